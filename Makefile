@@ -1,0 +1,61 @@
+# What the project's people type. Each target installs, on Debian and Ubuntu, what it needs.
+#   make test      the tests that need no root, then, for root, the lab in namespaces and containers
+#   make test-vm   the lab on netem, in a virtual machine whose kernel has sch_netem
+#   make bench     the benchmark, as a table
+#   make lint      formatting, clippy, shellcheck
+
+SHELL := /bin/bash
+export PATH := $(PATH):/usr/local/bin:/usr/local/sbin:/usr/sbin:/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+.PHONY: build test test-user test-root test-vm bench lint
+
+build:
+	@tests/setup/packages.sh base
+	cargo build --release --locked
+
+test: test-user
+	@if [ "$$(id -u)" -eq 0 ]; then \
+	    $(MAKE) --no-print-directory test-root; \
+	elif [ -n "$$CI" ]; then \
+	    echo "make test: not root, so tests/root did NOT run; with CI set that is a failure"; exit 1; \
+	else \
+	    echo "make test: not root, so tests/root did NOT run; to run it: sudo env PATH=\"\$$PATH\" make test-root"; \
+	fi
+
+# Nextest is quicker where it is installed, and leaves the examples in the documentation to cargo.
+test-user:
+	@tests/setup/packages.sh base
+	@echo "== tests that need no root"
+	@if command -v cargo-nextest >/dev/null; then \
+	    cargo nextest run --locked && cargo test --locked --doc; \
+	else \
+	    cargo test --locked; \
+	fi
+
+# The Rust tests that need ffmpeg are ignored by default; here it is installed. Those that need a lab
+# are run in one by tests/root/link-shaper.sh.
+test-root: build
+	@tests/setup/packages.sh root peers compose
+	@echo "== tests that need other programs"
+	@cargo test --locked --test from_video -- --ignored
+	@echo "== tests that need root: network namespaces and docker compose"
+	@tests/run.sh tests/root
+
+test-vm: build
+	@echo "== tests that need sch_netem: in a virtual machine"
+	@tests/setup/packages.sh root
+	@tests/setup/vm.sh run tests/run.sh tests/vm
+
+bench: build
+	@tests/setup/packages.sh root peers
+	@benches/transfer.sh
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- --deny warnings
+	@if command -v shellcheck >/dev/null; then \
+	    echo "shellcheck of every script"; \
+	    git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck; \
+	else \
+	    echo "make lint: shellcheck is not installed, so the scripts were NOT checked"; \
+	fi

@@ -1,0 +1,117 @@
+//! The command line: one subcommand a role; each role owns its arguments.
+//!
+//! The only place that prints an error chain, and the only one that picks an exit code: 0 when all
+//! went well, 1 when the work failed, 2 when the command line made no sense.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::{client, doctor, link, segments, server};
+
+/// A two-server, one-client network lab
+#[derive(Parser)]
+#[command(name = "twinlink", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Serve a folder of segments
+    Server(server::Args),
+    /// Fetch all segments from two servers at once
+    Client(client::Args),
+    /// Set, show and clear link profiles
+    #[command(subcommand)]
+    Link(link::command::Command),
+    /// Write a set of sample segments
+    Segments(segments::Args),
+    /// Say what this host can do, and what to do about the rest
+    Doctor(doctor::Args),
+    /// Ask a server whether it is ready (for health checks)
+    Health(server::health::Args),
+}
+
+impl Command {
+    /// Whether this is a role that runs in a container, where every line printed is a JSON object.
+    fn prints_json_lines(&self) -> bool {
+        matches!(self, Command::Server(_) | Command::Client(_))
+    }
+
+    fn run(self) -> Result<()> {
+        match self {
+            Command::Server(args) => server::main(args),
+            Command::Client(args) => client::main(args),
+            Command::Link(command) => link::command::main(command),
+            Command::Segments(args) => segments::main(args),
+            Command::Doctor(args) => doctor::main(args),
+            Command::Health(args) => server::health::main(args),
+        }
+    }
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    forget_empty_settings();
+    let json_expected = !std::io::stderr().is_terminal();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage_error(&error, json_expected),
+    };
+    let json = json_expected && cli.command.prints_json_lines();
+    start_tracing(json);
+    match cli.command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if json {
+                tracing::error!("{error:#}");
+            } else {
+                eprintln!("error: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Compose passes a setting that is not set as an empty one; both mean the default.
+fn forget_empty_settings() {
+    let empty: Vec<_> = std::env::vars_os()
+        .filter(|(name, value)| name.to_string_lossy().starts_with("TWINLINK_") && value.is_empty())
+        .map(|(name, _)| name)
+        .collect();
+    for name in empty {
+        // SAFETY: no other thread runs yet, so none can be reading the environment.
+        unsafe { std::env::remove_var(name) };
+    }
+}
+
+/// Help and version go to stdout as clap writes them; a mistake in a container's command line is
+/// one JSON line, as everything that a container prints.
+fn usage_error(error: &clap::Error, json_expected: bool) -> ExitCode {
+    let role = std::env::args().nth(1).unwrap_or_default();
+    if error.use_stderr() && json_expected && matches!(role.as_str(), "server" | "client") {
+        start_tracing(true);
+        let text = error.render().to_string();
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        tracing::error!("{}", text.trim_start_matches("error: "));
+    } else {
+        // A closed pipe is no reason to fail while printing help.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+fn start_tracing(json: bool) {
+    let filter = EnvFilter::try_from_env("TWINLINK_TRACE").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        builder.json().flatten_event(true).with_target(false).init();
+    } else {
+        builder.with_target(false).without_time().init();
+    }
+}

@@ -1,0 +1,94 @@
+//! The control socket: `twinlink link set|show|clear` reach a running client here, so that a change
+//! in the middle of a run is made and logged by its one owner.
+
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+
+use super::links::Links;
+use crate::link::control::{self, Reply, Request};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Listens until it is dropped, then removes the socket.
+pub struct Control {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+impl Control {
+    /// Opens the socket. One that a killed client left behind is replaced; a live one is an error.
+    pub fn open() -> Result<Control> {
+        let path = control::path();
+        if StdUnixStream::connect(&path).is_ok() {
+            anyhow::bail!(
+                "cannot listen on {}: another client is running here; end it, or set TWINLINK_CONTROL to another path",
+                path.display()
+            );
+        }
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)
+                .with_context(|| format!("cannot make the folder {}", dir.display()))?;
+        }
+        if path.exists() {
+            std::fs::remove_file(&path)
+                .with_context(|| format!("cannot remove the old socket {}", path.display()))?;
+        }
+        let listener = UnixListener::bind(&path).with_context(|| {
+            format!("cannot listen on {}; set TWINLINK_CONTROL to another path", path.display())
+        })?;
+        Ok(Control { path, listener })
+    }
+
+    /// Answers requests, one connection at a time; never ends by itself.
+    pub async fn serve(self, links: Arc<Links>) {
+        loop {
+            let Ok((stream, _)) = self.listener.accept().await else { continue };
+            match timeout(PATIENCE, answer(stream, links.clone())).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!("a request on the control socket failed: {error:#}"),
+                Err(_) => tracing::warn!("a request on the control socket took too long"),
+            }
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // Nothing can be done about a socket that is already gone.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn answer(mut stream: UnixStream, links: Arc<Links>) -> Result<()> {
+    let (reading, mut writing) = stream.split();
+    let mut line = String::new();
+    BufReader::new(reading.take(control::LONGEST)).read_line(&mut line).await?;
+    let reply = match serde_json::from_str(&line) {
+        // Shaping blocks on tc, so it is kept off the threads that move packets.
+        Ok(request) => tokio::task::spawn_blocking(move || act(request, &links)).await?,
+        Err(error) => Err(anyhow::anyhow!("the request is not understood: {error}")),
+    };
+    let reply = reply.unwrap_or_else(|error| Reply::failed(&error));
+    let mut text = serde_json::to_vec(&reply)?;
+    text.push(b'\n');
+    writing.write_all(&text).await?;
+    Ok(())
+}
+
+fn act(request: Request, links: &Links) -> Result<Reply> {
+    match request {
+        Request::Set { link, profile } => {
+            links.change(link, *profile)?;
+        }
+        Request::Show => {}
+        Request::Clear { link } => links.clear(link)?,
+    }
+    Ok(Reply::done(links.rows()?))
+}

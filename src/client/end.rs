@@ -1,0 +1,132 @@
+//! The end of a run: totals, bound and efficiency, in the log's last record.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::Args;
+use super::job::{Failure, Job, Totals};
+use super::links::Links;
+use crate::bound;
+use crate::bound_air::{self, Sharer};
+use crate::link::scenario::Scenario;
+use crate::record::{Event, Fault, LinkTotals, Log, PerLink, RunEnd};
+use crate::units::LinkId;
+
+/// What a run has gathered for its last record, as far as it came.
+#[derive(Default)]
+pub struct Ends {
+    pub links: Option<Arc<Links>>,
+    pub job: Option<Arc<Job>>,
+    pub mss_bytes: [f64; 2],
+    pub sync_ms: Option<f64>,
+}
+
+/// Writes the last record of a run.
+pub fn close(log: &Log, args: &Args, ends: &Ends, outcome: &Result<(), Failure>) -> Result<RunEnd> {
+    let totals = ends.job.as_ref().map(|job| job.totals()).unwrap_or_default();
+    let record = run_end(args, ends, &totals, outcome);
+    if record.efficiency.is_some_and(|efficiency| efficiency > 1.0) {
+        log.write(Event::Fault(Fault {
+            link: None,
+            segment: None,
+            what: format!(
+                "the run took {:.1} ms and the bound is {:.1} ms: a link let more through than its profile says",
+                record.elapsed_ms.unwrap_or_default(),
+                record.bound_ms.unwrap_or_default()
+            ),
+            action: "the result is kept; do not trust it".into(),
+        }))?;
+    }
+    log.write(Event::RunEnd(Box::new(record.clone())))?;
+    Ok(record)
+}
+
+fn run_end(args: &Args, ends: &Ends, totals: &Totals, outcome: &Result<(), Failure>) -> RunEnd {
+    let log = ends.job.as_ref().map(|job| job.log.clone());
+    let since_first = |at: std::time::Instant| {
+        totals.first_request.map(|first| at.saturating_duration_since(first).as_secs_f64() * 1e3)
+    };
+    let elapsed_ms = if outcome.is_ok() { totals.last_file.and_then(since_first) } else { None };
+    let bounds = bounds(ends, totals);
+    let links = |link: LinkId| {
+        let bytes = totals.link_bytes[link.index()];
+        let last_byte_ms = totals.last_byte[link.index()].and_then(since_first);
+        let gauge = ends.job.as_ref().map(|job| job.gauge(link));
+        LinkTotals {
+            bytes,
+            files: gauge.map_or(0, |gauge| gauge.files()),
+            goodput_kbit: last_byte_ms.filter(|&ms| ms > 0.0).map(|ms| bytes as f64 * 8.0 / ms),
+            last_byte_ms,
+            connections: gauge.map_or(0, |gauge| gauge.connections()),
+        }
+    };
+    let mut end = RunEnd {
+        exit: outcome.as_ref().map_or_else(|failure| failure.exit, |()| "ok").to_string(),
+        summary: String::new(),
+        elapsed_ms,
+        first_request_ms: log.zip(totals.first_request).map(|(log, at)| log.ms(at)),
+        files: totals.files,
+        bytes: totals.bytes,
+        bound_ms: bounds.map(|(plain, _)| plain),
+        bound_tcp_ms: bounds.map(|(_, tcp)| tcp),
+        efficiency: elapsed_ms.zip(bounds).map(|(elapsed, (bound, _))| bound / elapsed),
+        predicted_ms: None,
+        wasted_bytes: totals.wasted_bytes,
+        sync_ms: ends.sync_ms,
+        links: PerLink { a: links(LinkId::A), b: links(LinkId::B) },
+    };
+    end.summary = summary(args, &end, outcome);
+    end
+}
+
+/// The bound and the bound with slow start, in ms; `None` where a link has no rate or nothing came.
+fn bounds(ends: &Ends, totals: &Totals) -> Option<(f64, f64)> {
+    let mss_bytes = ends.mss_bytes.map(|mss| if mss > 0.0 { mss } else { 1448.0 });
+    let links = ends.links.as_ref()?;
+    let paths = links.paths(totals.first_request?, mss_bytes)?;
+    let bytes = (totals.bytes + totals.head_bytes) as f64;
+    // Links that share the air can be no faster than links that do not, nor than the air.
+    let air = links.air().and_then(|air| air_bound_s(&air, &paths, bytes)).unwrap_or_default();
+    let plain = bound::bound_s(&paths, bytes)?.max(air);
+    let tcp = bound::bound_tcp_s(&paths, bytes)?.max(air);
+    Some((plain * 1e3, tcp * 1e3))
+}
+
+/// The bound that a shared channel sets (s). Every second segment is acknowledged, as TCP does at
+/// least; the air may be used from the first request on.
+fn air_bound_s(air: &Scenario, paths: &[bound::Path], bytes: f64) -> Option<f64> {
+    let sharers: Vec<Sharer> = LinkId::BOTH
+        .into_iter()
+        .zip(paths)
+        .map(|(link, path)| Sharer {
+            airtime_per_byte_s: air
+                .link(link)
+                .map_or(0.0, |_| air.least_airtime_per_payload_byte_s(link, path.mss_bytes as u64, 0.5)),
+            bytes_per_s: path.capacity.highest(),
+            starts_s: path.first_byte_s,
+        })
+        .collect();
+    bound_air::least_time_s(&sharers, 0.0, bytes)
+}
+
+/// One sentence for people.
+fn summary(args: &Args, end: &RunEnd, outcome: &Result<(), Failure>) -> String {
+    if let Err(failure) = outcome {
+        return format!("{} ended after {} files: {:#}.", args.schedule, end.files, failure.error);
+    }
+    let seconds = end.elapsed_ms.unwrap_or_default() / 1e3;
+    let mbytes = end.bytes as f64 / 1e6;
+    let share = |link: LinkId| end.links.get(link).bytes as f64 * 100.0 / (end.bytes.max(1)) as f64;
+    let mut text = format!(
+        "{} fetched {} files ({mbytes:.1} MB) in {seconds:.3} s, {:.0} % from a and {:.0} % from b",
+        args.schedule,
+        end.files,
+        share(LinkId::A),
+        share(LinkId::B)
+    );
+    if let (Some(bound_ms), Some(efficiency)) = (end.bound_ms, end.efficiency) {
+        text += &format!("; the bound is {:.3} s, efficiency {efficiency:.3}", bound_ms / 1e3);
+    }
+    text + "."
+}

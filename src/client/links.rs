@@ -1,0 +1,287 @@
+//! The links of a run: shaped before it, changed during it, cleared after it, and all of that logged.
+//!
+//! Owns the run's [`Shaper`] and the history of rates that the bound is computed from.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use super::Asked;
+use crate::bound::{self, Capacity, Path};
+use crate::link::control::Row;
+use crate::link::nfqueue::Busy;
+use crate::link::profile::{Loss, Profile, Shape};
+use crate::link::scenario::Scenario;
+use crate::link::{Applied, Choice, Counters, Shaper, Wanted};
+use crate::record::{self, Airtime, Event, Fault, Log};
+use crate::units::{Direction, LinkId};
+
+pub struct Links {
+    shaper: Mutex<Shaper>,
+    servers: [IpAddr; 2],
+    log: Arc<Log>,
+    history: Mutex<[History; 2]>,
+}
+
+/// What all counters said at one time.
+pub struct Reading {
+    counters: Vec<(LinkId, Direction, Counters)>,
+    airtimes: Vec<Airtime>,
+    on_air: [bool; 2],
+}
+
+impl Reading {
+    pub fn shaping(&self, link: LinkId, direction: Direction) -> Option<record::Shaping> {
+        let row = self.counters.iter().find(|(l, d, _)| (*l, *d) == (link, direction));
+        row.map(|(_, _, counters)| shaping_record(counters))
+    }
+
+    /// How busy the shared channel is, for a link that is on one.
+    pub fn air(&self, link: LinkId) -> Option<Vec<Airtime>> {
+        self.on_air[link.index()].then(|| self.airtimes.clone())
+    }
+}
+
+/// When which shapes of a link came into force; `None` for unshaped.
+type History = Vec<(Instant, Option<Shapes>)>;
+
+#[derive(Clone, Debug)]
+struct Shapes {
+    down: Shape,
+    up: Shape,
+}
+
+impl Links {
+    /// Shapes both links, or those for which there is a profile. Logs nothing yet.
+    pub fn start(
+        asked: Asked,
+        servers: [IpAddr; 2],
+        choice: Choice,
+        seed: u64,
+        log: Arc<Log>,
+    ) -> Result<Links> {
+        let wanted: Vec<Wanted> = LinkId::BOTH
+            .into_iter()
+            .zip(asked.profiles)
+            .filter_map(|(link, profile)| {
+                Some(Wanted { link, server: servers[link.index()], profile: profile? })
+            })
+            .collect();
+        let shaper = match &asked.air {
+            Some(air) => Shaper::start_on_air(&wanted, air, choice, seed),
+            None => Shaper::start(&wanted, choice, seed),
+        };
+        let shaper = shaper.context("cannot shape the links")?;
+        let links = Links { shaper: Mutex::new(shaper), servers, log, history: Mutex::default() };
+        links.remember();
+        Ok(links)
+    }
+
+    fn shaper(&self) -> MutexGuard<'_, Shaper> {
+        self.shaper.lock().expect("nobody panics while holding the shaper")
+    }
+
+    /// Everything in force, a row per link and direction.
+    pub fn applied(&self) -> Vec<Applied> {
+        self.shaper().applied().to_vec()
+    }
+
+    /// Adds what is in force now to the history.
+    fn remember(&self) {
+        let now = Instant::now();
+        let applied = self.applied();
+        let mut history = self.history.lock().expect("nobody panics while holding the history");
+        for link in LinkId::BOTH {
+            let shape = |direction| {
+                applied.iter().find(|a| a.link == link && a.direction == direction).map(|a| a.asked.clone())
+            };
+            let shapes =
+                shape(Direction::Down).zip(shape(Direction::Up)).map(|(down, up)| Shapes { down, up });
+            history[link.index()].push((now, shapes));
+        }
+    }
+
+    /// Logs every link as it is: the records at the beginning of a run.
+    pub fn log_all(&self) -> Result<()> {
+        let applied = self.applied();
+        for link in LinkId::BOTH {
+            for direction in Direction::BOTH {
+                match applied.iter().find(|a| a.link == link && a.direction == direction) {
+                    Some(applied) => self.log_applied(applied, "set")?,
+                    None => self.log_unshaped(link, direction, "set")?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn log_applied(&self, applied: &Applied, action: &str) -> Result<()> {
+        let backend = serde_json::to_value(applied.backend)?.as_str().unwrap_or_default().to_string();
+        self.log.write(Event::Link(Box::new(record::Link {
+            link: applied.link,
+            direction: applied.direction,
+            backend,
+            why: applied.why.clone(),
+            profile: Some(applied.profile.clone()),
+            asked: Some(shape_record(&applied.asked)),
+            kernel: applied.kernel.clone(),
+            action: action.to_string(),
+        })))
+    }
+
+    fn log_unshaped(&self, link: LinkId, direction: Direction, action: &str) -> Result<()> {
+        self.log.write(Event::Link(Box::new(record::Link {
+            link,
+            direction,
+            backend: "none".into(),
+            why: "no profile was asked for".into(),
+            profile: None,
+            asked: None,
+            kernel: serde_json::Value::Null,
+            action: action.to_string(),
+        })))
+    }
+
+    /// Puts another profile on a link while the run goes on.
+    pub fn change(&self, link: LinkId, profile: Profile) -> Result<Vec<Applied>> {
+        let wanted = Wanted { link, server: self.servers[link.index()], profile };
+        let changed = self.shaper().change(&wanted)?;
+        self.remember();
+        for applied in &changed {
+            self.log_applied(applied, "changed")?;
+        }
+        Ok(changed)
+    }
+
+    /// Takes the shaping of one link, or of both, away while the run goes on.
+    pub fn clear(&self, link: Option<LinkId>) -> Result<()> {
+        let links = link.map_or(LinkId::BOTH.to_vec(), |link| vec![link]);
+        for link in links {
+            self.shaper().clear_link(link)?;
+            for direction in Direction::BOTH {
+                self.log_unshaped(link, direction, "cleared")?;
+            }
+        }
+        self.remember();
+        Ok(())
+    }
+
+    /// Takes all shaping away at the end of a run.
+    pub fn finish(&self) -> Result<()> {
+        self.shaper().clear().context("cannot take the shaping away")
+    }
+
+    /// The rows of `twinlink link show`.
+    pub fn rows(&self) -> Result<Vec<Row>> {
+        self.shaper().rows()
+    }
+
+    /// Reads all counters, and logs as faults what went wrong with the shaping since the last time.
+    pub fn read(&self) -> Result<Reading> {
+        let mut shaper = self.shaper();
+        let counters = shaper.counters()?;
+        let airtime = |busy: &Busy| Airtime { station: busy.station.clone(), busy_pct: busy.share * 100.0 };
+        let on_air = LinkId::BOTH.map(|link| shaper.air().is_some_and(|air| air.link(link).is_some()));
+        let reading = Reading { counters, airtimes: shaper.air_busy().iter().map(airtime).collect(), on_air };
+        let faults = shaper.take_faults();
+        drop(shaper);
+        for (link, what) in faults {
+            let action = "the run goes on; what it measured of this link is not the profile's".into();
+            self.log.write(Event::Fault(Fault { link: Some(link), segment: None, what, action }))?;
+        }
+        Ok(reading)
+    }
+
+    /// The scenario of the shared channel, if the links are on one.
+    pub fn air(&self) -> Option<Scenario> {
+        self.shaper().air().cloned()
+    }
+
+    /// The links as the bound sees them; `None` where one of them is or was unshaped.
+    pub fn paths(&self, first_request: Instant, mss_bytes: [f64; 2]) -> Option<Vec<Path>> {
+        let history = self.history.lock().expect("nobody panics while holding the history");
+        LinkId::BOTH
+            .into_iter()
+            .map(|link| {
+                path(
+                    &history[link.index()],
+                    first_request,
+                    mss_bytes[link.index()],
+                    self.servers[link.index()],
+                )
+            })
+            .collect()
+    }
+}
+
+/// One link's path from its history. Its delays are those in force when the transfer began.
+fn path(
+    history: &[(Instant, Option<Shapes>)],
+    first_request: Instant,
+    mss_bytes: f64,
+    server: IpAddr,
+) -> Option<Path> {
+    let began = history.iter().rposition(|(at, _)| *at <= first_request).unwrap_or(0);
+    let share = bound::payload_share(mss_bytes, server.is_ipv6());
+    let steps = history[began..]
+        .iter()
+        .map(|(at, shapes)| {
+            let at_s = at.saturating_duration_since(first_request).as_secs_f64();
+            Some((at_s, shapes.as_ref()?.down.rate.bytes_per_s() * share))
+        })
+        .collect::<Option<Vec<_>>>()?;
+    let shapes = history[began].1.as_ref()?;
+    let rtt_s = (shapes.down.delay.0 + shapes.up.delay.0).as_secs_f64();
+    Some(Path {
+        capacity: Capacity::steps(steps),
+        first_byte_s: rtt_s,
+        behind_s: 0.0,
+        credit_bytes: 0.0,
+        rtt_s,
+        mss_bytes,
+    })
+}
+
+/// A shape with units in the keys, for the log.
+pub fn shape_record(shape: &Shape) -> record::LinkShape {
+    let loss_model = match shape.loss {
+        Loss::Random(share) if share.is_zero() => None,
+        Loss::Random(_) => Some("random"),
+        Loss::GilbertElliott(_) => Some("gilbert-elliott"),
+    };
+    let distribution = shape.distribution.and_then(|d| serde_json::to_value(d).ok());
+    record::LinkShape {
+        rate_kbit: shape.rate.kbit(),
+        delay_ms: shape.delay.ms(),
+        jitter_ms: shape.jitter.ms(),
+        distribution: distribution.and_then(|value| value.as_str().map(str::to_string)),
+        loss_pct: shape.loss.mean().percent(),
+        loss_model: loss_model.map(str::to_string),
+        queue_ms: shape.queue_time().as_secs_f64() * 1e3,
+        reorder_pct: shape.reorder.percent(),
+        duplicate_pct: shape.duplicate.percent(),
+        corrupt_pct: shape.corrupt.percent(),
+    }
+}
+
+/// Counters as the samples carry them.
+pub fn shaping_record(counters: &Counters) -> record::Shaping {
+    let queue_ms =
+        counters.rate_kbit.filter(|&rate| rate > 0.0).map(|rate| counters.queue_bytes as f64 * 8.0 / rate);
+    record::Shaping {
+        rate_kbit: counters.rate_kbit,
+        packets: counters.packets,
+        bytes: counters.bytes,
+        queue_packets: counters.queue_packets,
+        queue_bytes: counters.queue_bytes,
+        queue_ms,
+        dropped_queue: counters.dropped_queue,
+        dropped_loss: counters.dropped_loss,
+        lateness_ms: counters.lateness_ms,
+        lateness_p50_ms: counters.lateness_p50_ms,
+        lateness_p99_ms: counters.lateness_p99_ms,
+        queue_packets_max: counters.queue_packets_max,
+    }
+}

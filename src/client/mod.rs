@@ -1,0 +1,372 @@
+//! The client: fetches every segment from both servers at once and logs how it went.
+//!
+//! This module is the recipe of a run. [`schedule`] decides what is fetched where (pure), [`fetch`]
+//! moves it, [`store`] keeps it, [`links`] shapes the way, [`finish`](end) adds it up.
+
+mod control;
+mod end;
+mod fetch;
+mod goodput;
+mod http;
+mod job;
+mod links;
+mod listing;
+mod peer;
+mod progress;
+mod sampler;
+pub mod schedule;
+mod store;
+mod tcp_info;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use crate::doctor;
+use crate::link::Choice;
+use crate::link::profile::Profile;
+use crate::link::scenario::{self, Scenario};
+use crate::record::{self, Event, Log, PerLink, Stdout};
+use crate::units::{Delay, LinkId};
+use control::Control;
+use fetch::{Fetcher, LinkEnd};
+use job::{Failure, Job, Pipeline};
+use links::Links;
+use peer::{Introduction, Peer};
+use progress::Bars;
+use schedule::{Schedule, Scheduler};
+use store::Store;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The two servers, a and b: host or host:port (4455 where no port is given)
+    #[arg(value_names = ["SERVER_A", "SERVER_B"], num_args = 2, required = true)]
+    pub servers: Vec<String>,
+    /// ratio=NA:NB (NA files from server a, the next NB from server b, and so on), or greedy (whichever has room takes the next)
+    #[arg(long, env = "TWINLINK_SCHEDULE", default_value = "greedy")]
+    pub schedule: Schedule,
+    /// Requests in flight per connection: a number, or auto (ask for the next when what is still to come takes about one round trip)
+    #[arg(long, env = "TWINLINK_PIPELINE", default_value = "auto", value_name = "auto|N")]
+    pub pipeline: Pipeline,
+    /// Profile of the link to server a: a name or a .toml file; without one the link is not shaped
+    #[arg(long, env = "TWINLINK_LINK_A", value_name = "PROFILE")]
+    pub link_a: Option<String>,
+    /// Profile of the link to server b
+    #[arg(long, env = "TWINLINK_LINK_B", value_name = "PROFILE")]
+    pub link_b: Option<String>,
+    /// A scenario that puts links on one wireless channel, by name or as a .toml file; they need no profile then
+    #[arg(long, env = "TWINLINK_AIR", value_name = "SCENARIO")]
+    pub air: Option<String>,
+    /// What shapes the links
+    #[arg(long, env = "TWINLINK_BACKEND", value_enum, default_value = "auto")]
+    pub backend: Choice,
+    /// Folder for the files, created if missing; without it they are verified and deleted
+    #[arg(long, env = "TWINLINK_OUT", value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Make a new folder for this run in DIR, with log.jsonl in it
+    #[arg(long, env = "TWINLINK_RESULTS", value_name = "DIR", conflicts_with = "log")]
+    pub results: Option<PathBuf>,
+    /// Write the log to FILE, which must not exist yet
+    #[arg(long, env = "TWINLINK_LOG", value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Files to fetch, as in s{001..160}.m4s; else all in the servers' SHA256SUMS
+    #[arg(long, env = "TWINLINK_FILES", value_name = "PATTERN")]
+    pub files: Option<String>,
+    /// Congestion control of the client's own sockets; the servers choose their own for what they send
+    #[arg(long, env = "TWINLINK_CONGESTION", value_name = "NAME")]
+    pub congestion: Option<String>,
+    /// Do not check digests
+    #[arg(long, env = "TWINLINK_NO_VERIFY", value_parser = clap::builder::FalseyValueParser::new())]
+    pub no_verify: bool,
+    /// Flush the files to the disk after the run, and log the time that it took
+    #[arg(long, env = "TWINLINK_SYNC", value_parser = clap::builder::FalseyValueParser::new())]
+    pub sync: bool,
+    /// How long a server may be away before it is given up
+    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME")]
+    pub give_up: Delay,
+    /// Seed of everything random in the links
+    #[arg(long, env = "TWINLINK_SEED", default_value_t = 1)]
+    pub seed: u64,
+    /// Print the 100 ms samples on stdout too
+    #[arg(long)]
+    pub samples: bool,
+}
+
+impl Args {
+    /// Whether any link is asked to be shaped.
+    fn shapes(&self) -> bool {
+        self.link_a.is_some() || self.link_b.is_some() || self.air.is_some()
+    }
+}
+
+/// One run, from the command line to the exit code.
+pub fn main(args: Args) -> Result<()> {
+    let asked = Asked::load(&args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // Writing files blocks a thread now and then, so there is one to spare for each link.
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    runtime.block_on(run(args, asked))
+}
+
+/// How the links are to be shaped. Bad profiles are errors before anything is touched.
+pub struct Asked {
+    pub profiles: [Option<Profile>; 2],
+    pub air: Option<Scenario>,
+}
+
+impl Asked {
+    fn load(args: &Args) -> Result<Asked> {
+        let air = args.air.as_deref().map(Scenario::load).transpose()?;
+        let profiles = scenario::profiles(air.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
+        Ok(Asked { profiles, air })
+    }
+
+    fn names(&self) -> [Option<String>; 2] {
+        self.profiles.each_ref().map(|profile| profile.as_ref().map(|profile| profile.name.clone()))
+    }
+}
+
+/// What a run has once everything before its first request is done.
+struct Ready {
+    links: Arc<Links>,
+    peers: PerLink<Peer>,
+    introductions: PerLink<Introduction>,
+    job: Arc<Job>,
+}
+
+async fn run(args: Args, asked: Asked) -> Result<()> {
+    let log = open_log(&args)?;
+    let names = asked.names();
+    let names = [names[0].as_deref(), names[1].as_deref()];
+    let mut sigterm = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut ends = end::Ends::default();
+    // Dropping the work on a signal clears the links: their owner clears them when it goes.
+    let outcome = tokio::select! {
+        outcome = whole_run(&args, asked, &names, &log, &mut ends) => outcome,
+        _ = tokio::signal::ctrl_c() => Err(interrupted("SIGINT")),
+        _ = sigterm.recv() => Err(interrupted("SIGTERM")),
+    };
+    let outcome = unshape(ends.links.clone(), outcome).await;
+    let record = end::close(&log, &args, &ends, &outcome)?;
+    if progress::on_terminal() {
+        let servers = PerLink { a: args.servers[0].clone(), b: args.servers[1].clone() };
+        println!("{}", progress::summary(&record, &servers, names));
+    }
+    outcome.map_err(|failure| failure.error)
+}
+
+/// Takes the shaping away, however the run went. Failing at it is a failure of the run, unless there
+/// is one already.
+async fn unshape(links: Option<Arc<Links>>, outcome: Result<(), Failure>) -> Result<(), Failure> {
+    let Some(links) = links else { return outcome };
+    let finished = blocking(move || links.finish()).await;
+    if let (Err(_), Err(failure)) = (&outcome, &finished) {
+        tracing::error!("{:#}", failure.error);
+    }
+    outcome.and(finished)
+}
+
+/// Runs what waits for tc, or for the shaper's thread, off the threads that move packets.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|error| Failure::new("internal", error))?;
+    done.map_err(|error| Failure::new("link", error))
+}
+
+fn interrupted(signal: &str) -> Failure {
+    Failure::new("interrupted", anyhow!("interrupted by {signal}; what was received so far is kept"))
+}
+
+fn open_log(args: &Args) -> Result<Arc<Log>> {
+    let run = record::new_run_id();
+    let path = match (&args.results, &args.log) {
+        (Some(results), _) => {
+            let dir = results.join(&run);
+            std::fs::create_dir_all(results)
+                .and_then(|()| std::fs::create_dir(&dir))
+                .with_context(|| format!("cannot make the folder {} for this run", dir.display()))?;
+            own_like_parent(&dir)?;
+            Some(dir.join("log.jsonl"))
+        }
+        (None, log) => log.clone(),
+    };
+    let file = path.as_deref().map(record::create_log_file).transpose()?;
+    if let (Some(path), Some(_)) = (&path, &args.results) {
+        own_like_parent(path)?;
+    }
+    let stdout = match (progress::on_terminal(), args.samples) {
+        (true, _) => Stdout::Nothing,
+        (false, false) => Stdout::AllButSamples,
+        (false, true) => Stdout::Everything,
+    };
+    Ok(Arc::new(Log::new(run, file, stdout)))
+}
+
+/// In a container, root writes into a folder of somebody on the host, to whom the results belong.
+fn own_like_parent(path: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::{MetadataExt, chown};
+    // SAFETY: this only asks for the process's own user id.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    let Some(parent) = path.parent().filter(|_| is_root) else { return Ok(()) };
+    let owner = std::fs::metadata(parent).with_context(|| format!("cannot examine {}", parent.display()))?;
+    let own = std::fs::metadata(path).with_context(|| format!("cannot examine {}", path.display()))?;
+    if (own.uid(), own.gid()) == (owner.uid(), owner.gid()) {
+        return Ok(());
+    }
+    chown(path, Some(owner.uid()), Some(owner.gid())).with_context(|| {
+        format!("cannot give {} to the owner of {}; add CAP_CHOWN", path.display(), parent.display())
+    })
+}
+
+async fn whole_run(
+    args: &Args,
+    asked: Asked,
+    names: &[Option<&str>; 2],
+    log: &Arc<Log>,
+    ends: &mut end::Ends,
+) -> Result<(), Failure> {
+    let ready = prepare(args, asked, log, ends).await?;
+    let control = Control::open().inspect_err(|error| {
+        // Who shapes nothing will hardly miss it.
+        if ready.links.applied().is_empty() {
+            tracing::debug!("links cannot be set during this run: {error:#}");
+        } else {
+            tracing::warn!("links cannot be changed during this run: {error:#}");
+        }
+    });
+    let mut beside = JoinSet::new();
+    if let Ok(control) = control {
+        beside.spawn(control.serve(ready.links.clone()));
+    }
+    let bars =
+        Bars::new(&PerLink { a: &ready.peers.a, b: &ready.peers.b }, ready.job.segments.len() as u64, *names);
+    let transfer = transfer(&ready);
+    let sampling = sampler::run(ready.job.clone(), ready.links.clone(), &bars);
+    // The sampler ends only when it cannot go on, and then neither can the run.
+    let outcome = tokio::select! {
+        outcome = transfer => outcome,
+        error = sampling => Err(error),
+    };
+    bars.finish();
+    ends.mss_bytes = LinkId::BOTH.map(|link| ready.job.gauge(link).mss_bytes());
+    outcome?;
+    if args.sync {
+        let started = Instant::now();
+        let names = ready.job.segments.iter().map(|segment| segment.name.as_str());
+        ready.job.store.sync(names).map_err(|error| Failure::new("store", error))?;
+        ends.sync_ms = Some(started.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(())
+}
+
+/// Everything before the first request, from looking the servers up to their lists. Each step's
+/// result goes into the log even if a later step fails.
+async fn prepare(args: &Args, asked: Asked, log: &Arc<Log>, ends: &mut end::Ends) -> Result<Ready, Failure> {
+    let mut start = first_record(args);
+    let prepared = async {
+        let unreachable = |error| Failure::new("unreachable", error);
+        let resolve =
+            |link: LinkId| Peer::resolve(link, &args.servers[link.index()], args.congestion.clone());
+        let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;
+        start.servers.a.address = Some(a.address.to_string());
+        start.servers.b.address = Some(b.address.to_string());
+        let links = shape(args, asked, [&a, &b], log).await?;
+        ends.links = Some(links.clone());
+        let patience = args.give_up.0;
+        let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
+        describe(&mut start.servers.a, &ia);
+        describe(&mut start.servers.b, &ib);
+        let segments = listing::agree(args.files.as_deref(), ia.list.clone(), ib.list.clone())
+            .map_err(|error| Failure::new("lists_differ", error))?;
+        start.congestion_control = ia.congestion_control.clone();
+        start.files = Some(segments.len() as u64);
+        let names = segments.iter().map(|segment| segment.name.as_str());
+        let store = Store::open(args.out.as_deref(), !args.no_verify, names)
+            .map_err(|error| Failure::new("store", error))?;
+        let scheduler = Scheduler::new(&args.schedule, segments.len());
+        let job = Job::new(segments, scheduler, store, log.clone(), args.pipeline, patience);
+        Ok((links, PerLink { a, b }, PerLink { a: ia, b: ib }, Arc::new(job)))
+    }
+    .await;
+    let logged = |error| Failure::new("log", error);
+    log.write(Event::RunStart(Box::new(start))).map_err(logged)?;
+    if let Some(links) = &ends.links {
+        links.log_all().map_err(logged)?;
+    }
+    let (links, peers, introductions, job) = prepared?;
+    ends.job = Some(job.clone());
+    Ok(Ready { links, peers, introductions, job })
+}
+
+async fn shape(args: &Args, asked: Asked, peers: [&Peer; 2], log: &Arc<Log>) -> Result<Arc<Links>, Failure> {
+    let servers = peers.map(|peer| peer.address.ip());
+    let (choice, seed, log) = (args.backend, args.seed, log.clone());
+    blocking(move || Links::start(asked, servers, choice, seed, log).map(Arc::new)).await
+}
+
+fn first_record(args: &Args) -> record::RunStart {
+    let unknown = |name: &String| record::Server {
+        name: name.clone(),
+        address: None,
+        software: None,
+        http_version: None,
+        digests: None,
+        rtt_ms: None,
+    };
+    record::RunStart {
+        version: env!("CARGO_PKG_VERSION").into(),
+        command_line: std::env::args().collect(),
+        kernel: doctor::kernel(),
+        doctor: doctor::findings(args.shapes()),
+        seed: args.seed,
+        schedule: args.schedule.to_string(),
+        pipeline: args.pipeline.to_string(),
+        congestion_control: args.congestion.clone(),
+        servers: PerLink { a: unknown(&args.servers[0]), b: unknown(&args.servers[1]) },
+        files: None,
+        verify: !args.no_verify,
+        sync: args.sync,
+        wall_clock: record::wall_clock(),
+    }
+}
+
+fn describe(server: &mut record::Server, introduction: &Introduction) {
+    server.software = introduction.software.clone();
+    server.http_version = Some(introduction.http_version.clone());
+    server.digests = Some(introduction.list.is_some());
+    server.rtt_ms = introduction.rtt.map(|rtt| rtt.as_secs_f64() * 1e3);
+}
+
+/// Opens a connection to each server, then fetches everything.
+async fn transfer(ready: &Ready) -> Result<(), Failure> {
+    let patience = ready.job.give_up;
+    // Connections are open when the clock starts, which is when the first request is made.
+    let (a, b) = tokio::try_join!(ready.peers.a.connect(patience), ready.peers.b.connect(patience))
+        .map_err(|error| Failure::new("unreachable", error))?;
+    let mut at_work = JoinSet::new();
+    for (link, stream) in [(LinkId::A, a), (LinkId::B, b)] {
+        let keeps_alive = ready.introductions.get(link).keeps_alive;
+        let fetcher = Fetcher::new(ready.job.clone(), ready.peers.get(link).clone(), keeps_alive);
+        at_work.spawn(fetcher.run(stream));
+    }
+    let mut ends = Vec::new();
+    while let Some(joined) = at_work.join_next().await {
+        // The first failure drops the set, which ends the other link's work too.
+        ends.push(joined.map_err(|error| Failure::new("internal", error))??);
+    }
+    let missing = ready.job.segments.len() as u64 - ready.job.totals().files;
+    if missing > 0 {
+        let given_up = ends.iter().filter(|end| **end == LinkEnd::GivenUp).count();
+        let error = anyhow!("{missing} files are missing after {given_up} of 2 servers were given up");
+        return Err(Failure::new("server_away", error));
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! What a person at a terminal sees of a run: a bar a server, then a short summary.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::job::Job;
+use super::peer::Peer;
+use crate::record::{PerLink, RunEnd};
+use crate::units::LinkId;
+
+/// Whether a person is looking.
+pub fn on_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// One bar for each server, on stderr.
+pub struct Bars {
+    bars: [ProgressBar; 2],
+}
+
+impl Bars {
+    /// Bars for a run of `files` segments; hidden ones where nobody is looking.
+    pub fn new(peers: &PerLink<&Peer>, files: u64, profiles: [Option<&str>; 2]) -> Bars {
+        let target =
+            if on_terminal() { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
+        let all = MultiProgress::with_draw_target(target);
+        let style = ProgressStyle::with_template("{prefix:28} [{bar:30}] {pos:>4}/{len} files  {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("=> ");
+        let bars = LinkId::BOTH.map(|link| {
+            let bar = all.add(ProgressBar::new(files).with_style(style.clone()));
+            let profile = profiles[link.index()].unwrap_or("unshaped");
+            bar.set_prefix(format!("{link} {} ({profile})", peers.get(link).name));
+            bar
+        });
+        Bars { bars }
+    }
+
+    /// Shows how far each link has come.
+    pub fn update(&self, job: &Job, goodput_kbit: [f64; 2]) {
+        for link in LinkId::BOTH {
+            let gauge = job.gauge(link);
+            let bar = &self.bars[link.index()];
+            bar.set_position(gauge.files());
+            bar.set_message(format!(
+                "{:>8.1} MB  {:>8.2} Mbit/s",
+                gauge.bytes() as f64 / 1e6,
+                goodput_kbit[link.index()] / 1e3
+            ));
+        }
+    }
+
+    pub fn finish(&self) {
+        for bar in &self.bars {
+            bar.abandon();
+        }
+    }
+}
+
+/// The summary of a run for a person.
+pub fn summary(end: &RunEnd, peers: &PerLink<String>, profiles: [Option<&str>; 2]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(["link", "server", "profile", "files", "MB", "share", "goodput Mbit/s", "last byte s"]);
+    for column in 3..8 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for link in LinkId::BOTH {
+        let totals = end.links.get(link);
+        let number =
+            |value: Option<f64>, digits: usize| value.map_or("-".to_string(), |v| format!("{v:.digits$}"));
+        let share = (end.bytes > 0).then(|| totals.bytes as f64 * 100.0 / end.bytes as f64);
+        table.add_row([
+            link.to_string(),
+            peers.get(link).clone(),
+            profiles[link.index()].unwrap_or("unshaped").to_string(),
+            totals.files.to_string(),
+            format!("{:.2}", totals.bytes as f64 / 1e6),
+            number(share, 1) + " %",
+            number(totals.goodput_kbit.map(|kbit| kbit / 1e3), 2),
+            number(totals.last_byte_ms.map(|ms| ms / 1e3), 2),
+        ]);
+    }
+    format!("{table}\n{}", end.summary)
+}
+
+/// How often the bars move and the samples are taken.
+pub const SAMPLE_EVERY: Duration = Duration::from_millis(100);

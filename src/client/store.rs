@@ -1,0 +1,260 @@
+//! Files on disk: written as `.part`, verified, renamed. No network and no schedule in it.
+//!
+//! Writes go to the page cache from whoever received the bytes; nothing is flushed to the disk
+//! unless `--sync` asks for it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use sha2::{Digest as _, Sha256};
+
+/// A SHA-256.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// From 64 hexadecimal digits.
+    pub fn from_hex(text: &str) -> Option<Digest> {
+        if text.len() != 64 || !text.is_ascii() {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
+        }
+        Some(Digest(bytes))
+    }
+
+    /// From the value of a `Repr-Digest` (RFC 9530).
+    pub fn from_base64(text: &str) -> Option<Digest> {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok()?;
+        bytes.try_into().ok().map(Digest)
+    }
+}
+
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::fmt::Debug for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// Where the files of a run land.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    verify: bool,
+    /// Deletes the files at the end of a run without `--out`.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Store {
+    /// Opens the folder `out`, created if missing, or a temporary one.
+    ///
+    /// # Errors
+    /// When it cannot be written, or already holds one of `names`: nothing is ever overwritten.
+    pub fn open<'a>(
+        out: Option<&Path>,
+        verify: bool,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Store> {
+        let (dir, temporary) = match out {
+            Some(dir) => (dir.to_path_buf(), None),
+            None => {
+                let dir = tempfile::Builder::new()
+                    .prefix("twinlink-")
+                    .tempdir()
+                    .context("cannot make a temporary folder for the files; set TMPDIR or give --out")?;
+                (dir.path().to_path_buf(), Some(dir))
+            }
+        };
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+        tempfile::tempfile_in(&dir).with_context(|| {
+            format!("cannot write to the folder {}; give another with --out", dir.display())
+        })?;
+        for name in names {
+            if dir.join(name).exists() {
+                bail!(
+                    "{} already holds {name}, and nothing is overwritten; give an empty folder with --out",
+                    dir.display()
+                );
+            }
+        }
+        Ok(Store { dir, verify, _temporary: temporary })
+    }
+
+    /// Starts a file. What an earlier run left of it unfinished is replaced.
+    pub fn begin(&self, name: &str) -> Result<Incoming> {
+        let part = self.dir.join(format!("{name}.part"));
+        let file = File::create(&part).with_context(|| format!("cannot create {}", part.display()))?;
+        Ok(Incoming { file, part, hasher: self.verify.then(Sha256::new), received: 0 })
+    }
+
+    /// Puts a complete file under its name. Returns whether its digest was right, if one was due.
+    ///
+    /// A file with the wrong digest keeps its `.part` name.
+    pub fn finish(&self, incoming: Incoming, name: &str, expected: Option<Digest>) -> Result<Verdict> {
+        let verdict = match (incoming.hasher, expected) {
+            (Some(hasher), Some(expected)) => {
+                let actual = Digest(hasher.finalize().into());
+                if actual != expected {
+                    return Ok(Verdict::Wrong { expected, actual });
+                }
+                Verdict::Right
+            }
+            _ => Verdict::Unchecked,
+        };
+        let path = self.dir.join(name);
+        fs::rename(&incoming.part, &path)
+            .with_context(|| format!("cannot rename {} to {}", incoming.part.display(), path.display()))?;
+        Ok(verdict)
+    }
+
+    /// Forces the named files and their folder to the disk.
+    pub fn sync<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        for path in names.into_iter().map(|name| self.dir.join(name)).chain([self.dir.clone()]) {
+            File::open(&path)
+                .and_then(|file| file.sync_all())
+                .with_context(|| format!("cannot flush {} to the disk", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// What a complete file turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Right,
+    Wrong {
+        expected: Digest,
+        actual: Digest,
+    },
+    /// There was nothing to check it against, or `--no-verify`.
+    Unchecked,
+}
+
+impl Verdict {
+    /// For the log: null where nothing was checked.
+    pub fn ok(self) -> Option<bool> {
+        match self {
+            Verdict::Right => Some(true),
+            Verdict::Wrong { .. } => Some(false),
+            Verdict::Unchecked => None,
+        }
+    }
+}
+
+/// A file that is being received, from its beginning on.
+pub struct Incoming {
+    file: File,
+    part: PathBuf,
+    hasher: Option<Sha256>,
+    received: u64,
+}
+
+impl Incoming {
+    /// Bytes on file so far, which is also where to go on after a break.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).with_context(|| {
+            format!("cannot write {}; free some space or give another --out", self.part.display())
+        })?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        self.received += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Throws away what came, for a server that can only send files whole.
+    pub fn restart(&mut self) -> Result<()> {
+        let rewind = |file: &mut File| -> io::Result<()> {
+            file.set_len(0)?;
+            io::Seek::rewind(file)
+        };
+        rewind(&mut self.file).with_context(|| format!("cannot start {} again", self.part.display()))?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.reset();
+        }
+        self.received = 0;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest_of(bytes: &[u8]) -> Digest {
+        Digest(Sha256::digest(bytes).into())
+    }
+
+    #[test]
+    fn a_file_appears_under_its_name_only_when_it_is_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(dir.path()), true, []).unwrap();
+        let mut incoming = store.begin("x").unwrap();
+        incoming.write(b"hello ").unwrap();
+        incoming.write(b"world").unwrap();
+        assert!(!dir.path().join("x").exists());
+        assert_eq!(store.finish(incoming, "x", Some(digest_of(b"hello world"))).unwrap(), Verdict::Right);
+        assert_eq!(fs::read(dir.path().join("x")).unwrap(), b"hello world");
+
+        let mut incoming = store.begin("y").unwrap();
+        incoming.write(b"spoiled").unwrap();
+        let verdict = store.finish(incoming, "y", Some(digest_of(b"right"))).unwrap();
+        assert!(matches!(verdict, Verdict::Wrong { .. }));
+        assert!(!dir.path().join("y").exists());
+        assert!(dir.path().join("y.part").exists());
+    }
+
+    #[test]
+    fn starting_again_forgets_what_came() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(dir.path()), true, []).unwrap();
+        let mut incoming = store.begin("x").unwrap();
+        incoming.write(b"half").unwrap();
+        incoming.restart().unwrap();
+        incoming.write(b"whole").unwrap();
+        assert_eq!(incoming.received(), 5);
+        assert_eq!(store.finish(incoming, "x", Some(digest_of(b"whole"))).unwrap(), Verdict::Right);
+    }
+
+    #[test]
+    fn nothing_is_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("x"), "mine").unwrap();
+        let error = Store::open(Some(dir.path()), true, ["x"]).unwrap_err();
+        assert!(error.to_string().contains("already holds x"), "{error}");
+    }
+
+    #[test]
+    fn a_temporary_folder_goes_with_the_store() {
+        let store = Store::open(None, true, []).unwrap();
+        let dir = store.dir.clone();
+        store.begin("x").unwrap().write(b"1").unwrap();
+        assert!(dir.join("x.part").exists());
+        drop(store);
+        assert!(!dir.exists());
+    }
+
+    #[test]
+    fn digests_are_read_from_hex_and_base64() {
+        let digest = digest_of(b"");
+        assert_eq!(Digest::from_hex(&digest.to_string()), Some(digest));
+        assert_eq!(Digest::from_base64("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="), Some(digest));
+        assert_eq!(Digest::from_hex("é3"), None);
+        assert_eq!(Digest::from_base64("AAAA"), None);
+    }
+}

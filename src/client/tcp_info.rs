@@ -1,0 +1,154 @@
+//! TCP_INFO of a socket, as much of it as the log carries.
+//!
+//! Only reads; the one thing it sets is a socket's congestion control. Linux only.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, RawFd};
+
+use crate::record;
+
+/// The kernel's `struct tcp_info` up to `tcpi_rcv_ooopack` (include/uapi/linux/tcp.h, Linux 5.4);
+/// libc's own stops at 2.6.37. Newer kernels only append, older ones fill less and say so.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct RawTcpInfo {
+    bytes_0_7: [u8; 8],
+    rto: u32,
+    ato: u32,
+    snd_mss: u32,
+    rcv_mss: u32,
+    counts: [u32; 5], // unacked, sacked, lost, retrans, fackets
+    times: [u32; 4],  // last data sent, ack sent, data received, ack received
+    pmtu: u32,
+    rcv_ssthresh: u32,
+    rtt: u32,
+    rttvar: u32,
+    snd_ssthresh: u32,
+    snd_cwnd: u32,
+    advmss: u32,
+    reordering: u32,
+    rcv_rtt: u32,
+    rcv_space: u32,
+    total_retrans: u32,
+    pacing_rate: u64,
+    max_pacing_rate: u64,
+    bytes_acked: u64,
+    bytes_received: u64,
+    segs_out: u32,
+    segs_in: u32,
+    notsent_bytes: u32,
+    min_rtt: u32,
+    data_segs_in: u32,
+    data_segs_out: u32,
+    delivery_rate: u64,
+    busy_time: u64,
+    rwnd_limited: u64,
+    sndbuf_limited: u64,
+    delivered: u32,
+    delivered_ce: u32,
+    bytes_sent: u64,
+    bytes_retrans: u64,
+    dsack_dups: u32,
+    reord_seen: u32,
+    rcv_ooopack: u32,
+    snd_wnd: u32,
+}
+
+const NO_MIN_RTT: u32 = u32::MAX;
+
+/// Reads a socket's TCP_INFO.
+///
+/// # Errors
+/// When the descriptor is not a TCP socket.
+pub fn read(socket: &impl AsRawFd) -> io::Result<record::TcpInfo> {
+    let (raw, filled) = read_raw(socket.as_raw_fd())?;
+    let us = |value: u32| f64::from(value) / 1e3;
+    let has = |end: usize| filled >= end;
+    Ok(record::TcpInfo {
+        rtt_ms: us(raw.rtt),
+        rtt_var_ms: us(raw.rttvar),
+        min_rtt_ms: (has(mem::offset_of!(RawTcpInfo, data_segs_in)) && raw.min_rtt != NO_MIN_RTT)
+            .then(|| us(raw.min_rtt)),
+        rcv_rtt_ms: us(raw.rcv_rtt),
+        rcv_space_bytes: raw.rcv_space.into(),
+        snd_mss_bytes: raw.snd_mss.into(),
+        rcv_mss_bytes: raw.rcv_mss.into(),
+        snd_cwnd_packets: raw.snd_cwnd.into(),
+        retransmits_total: raw.total_retrans.into(),
+        bytes_received: has(mem::offset_of!(RawTcpInfo, segs_out)).then_some(raw.bytes_received),
+        rcv_out_of_order: has(mem::offset_of!(RawTcpInfo, snd_wnd)).then(|| raw.rcv_ooopack.into()),
+    })
+}
+
+fn read_raw(fd: RawFd) -> io::Result<(RawTcpInfo, usize)> {
+    let mut raw = RawTcpInfo::default();
+    let mut length = mem::size_of::<RawTcpInfo>() as libc::socklen_t;
+    // SAFETY: `raw` is plain data of `length` bytes, which is all that the kernel writes to.
+    let status = unsafe {
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut raw).cast(), &mut length)
+    };
+    if status == 0 { Ok((raw, length as usize)) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The name of the congestion control that a socket's own sending uses.
+pub fn congestion_control(socket: &impl AsRawFd) -> Option<String> {
+    let mut name = [0u8; 16];
+    let mut length = name.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `name`.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            name.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
+    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+    (status == 0).then(|| String::from_utf8_lossy(&name[..end]).into_owned())
+}
+
+/// Sets the congestion control of a socket's own sending.
+pub fn set_congestion_control(socket: &impl AsRawFd, name: &str) -> io::Result<()> {
+    // SAFETY: the kernel reads `name.len()` bytes from `name`.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            name.as_ptr().cast(),
+            name.len() as libc::socklen_t,
+        )
+    };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn a_loopback_socket_tells_its_round_trip_and_bytes() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        far.write_all(&[7; 1000]).unwrap();
+        near.read_exact(&mut [0; 1000]).unwrap();
+        let info = read(&near).unwrap();
+        assert_eq!(info.bytes_received, Some(1000));
+        assert!(info.rtt_ms > 0.0 && info.rtt_ms < 1000.0, "{info:?}");
+        assert!(info.snd_mss_bytes > 500);
+        assert!(congestion_control(&near).is_some());
+    }
+
+    #[test]
+    fn an_unknown_congestion_control_is_refused_by_the_kernel() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(set_congestion_control(&listener, "nosuch").is_err());
+        set_congestion_control(&listener, "reno").unwrap();
+        assert_eq!(congestion_control(&listener).as_deref(), Some("reno"));
+    }
+}

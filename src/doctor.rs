@@ -1,0 +1,295 @@
+//! What this host can do for the lab, line by line, and what to do about the rest.
+//!
+//! It looks and tries, and changes nothing. It is the same inside a container and outside, where it
+//! asks about Docker too.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::link::lab;
+use crate::link::probe::{self, Feature, Verdict};
+use crate::link::tc::run::{self, Tool};
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// One JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One line of the doctor's: what was looked at, and what to do where it is not well.
+#[derive(Clone, Debug, Serialize)]
+struct Check {
+    name: String,
+    /// Null where it could not be found out.
+    ok: Option<bool>,
+    found: String,
+    /// What to do about it, where something is to be done.
+    advice: Option<String>,
+}
+
+impl Check {
+    fn new(name: &str, ok: Option<bool>, found: impl Into<String>, advice: &str) -> Check {
+        let advice = (ok != Some(true) && !advice.is_empty()).then(|| advice.to_string());
+        Check { name: name.into(), ok, found: found.into(), advice }
+    }
+}
+
+pub fn main(args: Args) -> Result<()> {
+    let mut checks = checks(true);
+    checks.extend(docker());
+    let text = if args.json {
+        serde_json::to_string_pretty(&report(&checks))? + "\n"
+    } else {
+        let table = table(&checks).to_string();
+        // Cells are padded to the terminal's width, which only makes copies of the text wide.
+        let lines: Vec<&str> = table.lines().map(str::trim_end).collect();
+        format!("{}\n{}\n", lines.join("\n"), summary(&checks))
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to stdout")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The findings, for the log: all but Docker's, which no container can see and which take a while.
+/// A run that shapes nothing tries nothing out, which would take longer than a fast transfer.
+pub fn findings(shaping: bool) -> serde_json::Value {
+    let mut report = report(&checks(shaping));
+    if !shaping {
+        report["summary"] = "nothing is shaped, so nothing was tried".into();
+    }
+    report
+}
+
+fn report(checks: &[Check]) -> serde_json::Value {
+    serde_json::json!({ "kernel": kernel(), "summary": summary(checks), "checks": checks })
+}
+
+/// What can be looked up and, with `trying`, what has to be tried out.
+fn checks(trying: bool) -> Vec<Check> {
+    let mut checks = vec![Check::new("kernel", Some(true), kernel(), ""), namespace(), net_admin()];
+    if trying {
+        checks.extend(tools());
+        let features = probe::features(&Feature::ALL).into_iter();
+        checks.extend(features.map(|(feature, verdict)| judge(feature, verdict)));
+    }
+    checks.push(congestion());
+    checks
+}
+
+/// The kernel's release, as `uname -r` prints it.
+pub fn kernel() -> String {
+    read("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into())
+}
+
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(path).ok().map(|text| text.trim().to_string())
+}
+
+fn namespace() -> Check {
+    let found = if lab::is_own_namespace() {
+        "a lab's own"
+    } else {
+        "the machine's own, where links are never shaped: docker compose and netem/lab.sh make others"
+    };
+    Check::new("network namespace", Some(true), found, "")
+}
+
+fn net_admin() -> Check {
+    let there = lab::has_net_admin();
+    let found = if there { "NET_ADMIN is there" } else { "NET_ADMIN is missing" };
+    let advice = "to shape links here: cap_add: [NET_ADMIN] for the container, or root for netem/lab.sh";
+    Check::new("capabilities", Some(there), found, advice)
+}
+
+fn tools() -> Vec<Check> {
+    [Tool::Tc, Tool::Ip, Tool::Iptables]
+        .into_iter()
+        .map(|tool| match run::output(tool, &["-V"]) {
+            Ok(text) => {
+                let version = text.split_once(' ').map_or(text.as_str(), |(_, rest)| rest).trim();
+                let seed = match tool {
+                    Tool::Tc if probe::can_seed(&text) => ", hands netem a seed",
+                    Tool::Tc => ", too old to hand netem a seed (6.6 on)",
+                    _ => "",
+                };
+                Check::new(tool.name(), Some(true), format!("{version}{seed}"), "")
+            }
+            Err(_) if tool == Tool::Iptables => {
+                Check::new("iptables", Some(false), "not found", "install iptables for NFQUEUE")
+            }
+            Err(_) => Check::new(tool.name(), Some(false), "not found", "install iproute2"),
+        })
+        .collect()
+}
+
+fn judge(feature: Feature, verdict: Verdict) -> Check {
+    let advice = match feature {
+        Feature::Netem => {
+            "delay, jitter and loss need it, or NFQUEUE: to have it, install the module sch_netem (Ubuntu: \
+             linux-modules-extra-$(uname -r); Fedora: kernel-modules-extra)"
+        }
+        Feature::Nfqueue => {
+            "the userspace backend and shared channels need it: a kernel with xt_NFQUEUE and \
+             nfnetlink_queue, and iptables"
+        }
+        _ => "links cannot be shaped without it: use a kernel that has it, or --backend none",
+    };
+    match verdict {
+        Verdict::Yes(how) => Check::new(feature.name(), Some(true), how, ""),
+        Verdict::No(why) => {
+            // The command itself says less than what came of it.
+            let said = why.rsplit_once("\": ").map_or(why.as_str(), |(_, said)| said);
+            Check::new(feature.name(), Some(false), said, advice)
+        }
+        Verdict::Unknown(why) => {
+            let advice =
+                "run the doctor as root, or in the lab's client: docker compose run --rm client doctor";
+            Check::new(feature.name(), None, why, advice)
+        }
+    }
+}
+
+fn congestion() -> Check {
+    let get = |name: &str| read(&format!("/proc/sys/net/ipv4/tcp_{name}"));
+    let Some(default) = get("congestion_control") else {
+        return Check::new("congestion control", None, "this namespace does not tell", "");
+    };
+    let listed = |name: &str| get(name).unwrap_or_else(|| "unknown".into());
+    let found = format!(
+        "{default}; available: {}; allowed to all: {}",
+        listed("available_congestion_control"),
+        listed("allowed_congestion_control")
+    );
+    Check::new("congestion control", Some(true), found, "")
+}
+
+/// Docker and its compose plugin, on the host.
+fn docker() -> Vec<Check> {
+    let inside = std::env::var("TWINLINK_LAB").is_ok_and(|value| value == "container");
+    if inside {
+        return Vec::new();
+    }
+    let advice = "needed for docker compose up only: install Docker Engine, or use netem/lab.sh";
+    let client = match ask(&["version", "--format", "{{.Server.Version}}"]) {
+        Ok(version) => Check::new("docker", Some(true), version, ""),
+        Err(why) => Check::new("docker", Some(false), why, advice),
+    };
+    let compose = match ask(&["compose", "version", "--short"]) {
+        Ok(version) => {
+            let major: Option<u32> =
+                version.trim_start_matches('v').split('.').next().and_then(|m| m.parse().ok());
+            let ok = major.map(|major| major >= 2);
+            Check::new("docker compose", ok, version, "install the compose plugin, version 2 or later")
+        }
+        Err(why) => Check::new("docker compose", Some(false), why, "install the compose plugin (version 2)"),
+    };
+    vec![client, compose]
+}
+
+/// What docker answers, or in one line why it does not.
+fn ask(args: &[&str]) -> Result<String, String> {
+    let output = Command::new("docker").args(args).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => "not found".to_string(),
+        _ => format!("cannot be started: {error}"),
+    })?;
+    let text =
+        |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().next().unwrap_or_default().trim().to_string();
+    let (said, complaint) = (text(&output.stdout), text(&output.stderr));
+    if output.status.success() && !said.is_empty() {
+        return Ok(said);
+    }
+    Err(if complaint.is_empty() { format!("no answer ({})", output.status) } else { complaint })
+}
+
+fn works(checks: &[Check], feature: Feature) -> Option<bool> {
+    checks.iter().find(|check| check.name == feature.name()).and_then(|check| check.ok)
+}
+
+/// One sentence: which profiles can run here.
+fn summary(checks: &[Check]) -> String {
+    let basics = [Feature::Ifb, Feature::Tbf, Feature::Redirect].map(|feature| works(checks, feature));
+    let text = if works(checks, Feature::Netem) != Some(true) && works(checks, Feature::Nfqueue) == Some(true)
+    {
+        "every profile runs on this kernel, held in userspace: it has no netem that works, but NFQUEUE"
+    } else if basics.contains(&Some(false)) {
+        "this kernel cannot shape links: runs are unshaped (--backend none)"
+    } else if basics.contains(&None) {
+        "what this kernel can do was not tried; see the lines above"
+    } else {
+        match works(checks, Feature::Netem) {
+            Some(true) => "every profile runs on this kernel",
+            Some(false) => "profiles with a rate and a queue run on this kernel; delay and loss need netem",
+            None => "profiles with a rate and a queue run on this kernel; netem was not tried",
+        }
+    };
+    text.to_string()
+}
+
+fn table(checks: &[Check]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    for check in checks {
+        let mark = match check.ok {
+            Some(true) => "ok",
+            Some(false) => "no",
+            None => "?",
+        };
+        let text = match &check.advice {
+            Some(advice) => format!("{}\n-> {advice}", check.found),
+            None => check.found.clone(),
+        };
+        table.add_row([mark, check.name.as_str(), text.as_str()]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(netem: Option<bool>, tbf: Option<bool>) -> Vec<Check> {
+        [
+            (Feature::Ifb, Some(true)),
+            (Feature::Tbf, tbf),
+            (Feature::Redirect, Some(true)),
+            (Feature::Netem, netem),
+        ]
+        .map(|(feature, ok)| Check::new(feature.name(), ok, "", ""))
+        .to_vec()
+    }
+
+    #[test]
+    fn the_summary_follows_from_what_works() {
+        assert!(summary(&with(Some(true), Some(true))).starts_with("every profile"));
+        assert!(summary(&with(Some(false), Some(true))).contains("delay and loss need netem"));
+        assert!(summary(&with(Some(true), Some(false))).contains("cannot shape links"));
+        assert!(summary(&with(None, None)).contains("not tried"));
+    }
+
+    #[test]
+    fn what_does_not_work_says_what_to_do() {
+        for feature in Feature::ALL {
+            assert!(judge(feature, Verdict::No("x".into())).advice.is_some());
+            assert!(judge(feature, Verdict::Unknown("x".into())).advice.is_some());
+            assert!(judge(feature, Verdict::Yes("tried")).advice.is_none());
+        }
+    }
+
+    #[test]
+    fn the_findings_name_the_kernel_and_every_feature() {
+        let findings = findings(true);
+        assert_eq!(findings["kernel"], kernel().as_str());
+        let names: Vec<&str> =
+            findings["checks"].as_array().unwrap().iter().filter_map(|c| c["name"].as_str()).collect();
+        assert!(Feature::ALL.iter().all(|feature| names.contains(&feature.name())), "{names:?}");
+    }
+}

@@ -1,0 +1,21 @@
+//! twinlink: a two-server, one-client network lab.
+//!
+//! The map. Imports run downward only:
+//!
+//! - [`cli`]: the command line; hands over to one role.
+//! - Roles: [`server`] answers, [`client`] fetches over two links, [`segments`] makes sample files,
+//!   [`doctor`] says what this host can do. Client and server know nothing of each other.
+//! - What the roles share: [`link`] shapes packets, [`record`] is the log, [`bound`] is what
+//!   physics allows.
+//! - [`units`]: quantities that cannot be written without their unit.
+
+pub mod bound;
+pub mod bound_air;
+pub mod cli;
+pub mod client;
+pub mod doctor;
+pub mod link;
+pub mod record;
+pub mod segments;
+pub mod server;
+pub mod units;

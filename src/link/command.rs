@@ -1,0 +1,326 @@
+//! `twinlink link …`: the command-line handles on links.
+//!
+//! Where a client runs, requests go to its control socket, so that a live change has one owner and
+//! is in its log; else they act on the kernel.
+
+use std::io::Write;
+use std::net::{IpAddr, ToSocketAddrs};
+
+use anyhow::{Context, Result, bail};
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::control::{self, Request, Row};
+use super::hold::{self, HoldArgs};
+use super::nfqueue::Busy;
+use super::profile::load::{self, Source};
+use super::profile::{Loss, Profile, Shape};
+use super::tc::read::Owner;
+use super::tc::render::{self, Child, Place};
+use super::{Choice, Shaper, Wanted, lab, netem};
+use crate::units::{Direction, LinkId};
+
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    /// Put a profile on a link; it stays until it is cleared
+    Set(SetArgs),
+    /// Shape links for as long as another program runs
+    Hold(HoldArgs),
+    /// Show what is in force, read from the kernel
+    Show {
+        /// One JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the profiles
+    List {
+        /// One JSON array instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take shaping away, from one link or from both
+    Clear { link: Option<LinkId> },
+    /// Print what `set` would run; needs no privilege
+    Plan(PlanArgs),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct SetArgs {
+    /// The link: a or b
+    link: LinkId,
+    /// A profile's name, or the path of a .toml file
+    profile: String,
+    /// The server at the link's end, where no client runs [default: server-a or server-b]
+    #[arg(long, value_name = "HOST")]
+    server: Option<String>,
+    /// What carries the link
+    #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
+    backend: Choice,
+    /// Seeds the losses, where tc can hand a seed to netem
+    #[arg(long, default_value_t = 1, env = "TWINLINK_SEED")]
+    seed: u64,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct PlanArgs {
+    /// The link: a or b
+    link: LinkId,
+    /// A profile's name, or the path of a .toml file
+    profile: String,
+    /// The interface that leads to the server
+    #[arg(long, default_value = "DEV", hide_default_value = true)]
+    dev: String,
+    /// The server's address
+    #[arg(long, value_name = "ADDRESS")]
+    server: Option<IpAddr>,
+    /// Seeds the losses, where tc can hand a seed to netem (6.6 on)
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+pub fn main(command: Command) -> Result<()> {
+    match command {
+        Command::Set(args) => set(&args),
+        Command::Hold(args) => hold::main(&args),
+        Command::Show { json } => print_rows(&show()?, json),
+        Command::List { json } => list(json),
+        Command::Clear { link } => clear(link),
+        Command::Plan(args) => plan(&args),
+    }
+}
+
+fn set(args: &SetArgs) -> Result<()> {
+    let profile = load::load(&args.profile)?;
+    let request = Request::Set { link: args.link, profile: Box::new(profile.clone()) };
+    if let Some(rows) = control::ask(&request)? {
+        return print_rows(&rows, false);
+    }
+    if args.backend == Choice::None {
+        bail!("cannot set link {}: --backend none shapes nothing; use \"twinlink link clear\"", args.link);
+    }
+    let host = args.server.clone().unwrap_or_else(|| format!("server-{}", args.link));
+    let wanted = Wanted { link: args.link, server: resolve(&host)?, profile };
+    let mut shaper = Shaper::set_for_good(&[], args.backend, args.seed)?;
+    shaper.change(&wanted)?;
+    drop(shaper);
+    print_rows(&show()?, false)
+}
+
+pub fn resolve(host: &str) -> Result<IpAddr> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let found = (bare, 0).to_socket_addrs().with_context(|| {
+        format!("cannot find the address of {host}: name the server at the link's end with --server HOST")
+    })?;
+    found
+        .map(|address| address.ip())
+        .next()
+        .with_context(|| format!("cannot find the address of {host}: it has none"))
+}
+
+fn clear(link: Option<LinkId>) -> Result<()> {
+    if let Some(rows) = control::ask(&Request::Clear { link })? {
+        return print_rows(&rows, false);
+    }
+    lab::check_privilege()?;
+    let mut shaper = Shaper::set_for_good(&[], Choice::Auto, 0)?;
+    for link in LinkId::BOTH.into_iter().filter(|each| link.is_none_or(|link| link == *each)) {
+        shaper.clear_link(link)?;
+    }
+    drop(shaper);
+    print_rows(&show()?, false)
+}
+
+/// What is in force: asked of the running client, else read from the kernel.
+fn show() -> Result<Vec<Row>> {
+    match control::ask(&Request::Show)? {
+        Some(rows) => Ok(rows),
+        None => netem::rows(),
+    }
+}
+
+fn print_rows(rows: &[Row], json: bool) -> Result<()> {
+    if json {
+        return print(&(serde_json::to_string_pretty(&serde_json::json!({ "links": rows }))? + "\n"));
+    }
+    if rows.is_empty() {
+        return print("no link is shaped\n");
+    }
+    let mut table = new_table(&[
+        "link", "profile", "backend", "rate", "delay", "jitter", "loss", "queue", "packets", "bytes",
+        "drops", "queued",
+    ]);
+    for row in rows {
+        let (shape, counters) = (&row.shape, &row.counters);
+        let drops = counters.dropped_queue + counters.dropped_loss.unwrap_or_default();
+        table.add_row([
+            format!("{} {}", row.link, row.direction),
+            row.profile.clone(),
+            serde_json::to_value(row.backend)?.as_str().unwrap_or_default().to_string(),
+            shape.rate.to_string(),
+            milliseconds(shape.delay.ms()),
+            milliseconds(shape.jitter.ms()),
+            loss(shape),
+            queue(shape),
+            counters.packets.to_string(),
+            counters.bytes.to_string(),
+            drops.to_string(),
+            format!("{} p, {} B", counters.queue_packets, counters.queue_bytes),
+        ]);
+    }
+    align(&mut table, 3..=11);
+    let dead = if rows.iter().any(|row| row.owner == "dead") {
+        "A run that was killed left this; the next one, or \"twinlink link clear\", removes it.\n"
+    } else {
+        ""
+    };
+    print(&format!("{table}\n{}{dead}", air(rows)))
+}
+
+/// A line about the shared channel; empty without one.
+fn air(rows: &[Row]) -> String {
+    let Some(busy) = rows.iter().find_map(|row| row.air.as_ref()) else { return String::new() };
+    let share = |busy: &Busy| format!("{} {:.0} %", busy.station, busy.share * 100.0);
+    format!("on the air since the last reading: {}\n", busy.iter().map(share).collect::<Vec<_>>().join(", "))
+}
+
+fn list(json: bool) -> Result<()> {
+    let profiles = load::list();
+    if json {
+        let entries: Vec<serde_json::Value> = profiles.iter().map(listed).collect();
+        return print(&(serde_json::to_string_pretty(&entries)? + "\n"));
+    }
+    let mut table = new_table(&["profile", "way", "rate", "delay", "jitter", "loss", "queue", "what it is"]);
+    for (name, source, profile) in &profiles {
+        match profile {
+            Ok(profile) => {
+                for direction in Direction::BOTH {
+                    table.add_row(list_row(name, source, profile, direction));
+                }
+            }
+            Err(error) => {
+                table.add_row(vec![
+                    name.clone(),
+                    "not valid".into(),
+                    "".into(),
+                    "".into(),
+                    "".into(),
+                    "".into(),
+                    "".into(),
+                    format!("{error:#}"),
+                ]);
+            }
+        }
+    }
+    align(&mut table, 2..=6);
+    print(&format!("{table}\n"))
+}
+
+fn listed((name, source, profile): &(String, Source, Result<Profile>)) -> serde_json::Value {
+    match profile {
+        Ok(profile) => serde_json::json!({ "name": name, "source": source.to_string(), "profile": profile }),
+        Err(error) => {
+            serde_json::json!({ "name": name, "source": source.to_string(), "error": format!("{error:#}") })
+        }
+    }
+}
+
+fn list_row(name: &str, source: &Source, profile: &Profile, direction: Direction) -> Vec<String> {
+    let shape = profile.shape(direction);
+    let (name, about) = match (direction, source) {
+        (Direction::Down, _) => (name.to_string(), profile.description.clone()),
+        (Direction::Up, Source::BuiltIn) => (String::new(), String::new()),
+        (Direction::Up, Source::File(path)) => (String::new(), path.display().to_string()),
+    };
+    vec![
+        name,
+        direction.to_string(),
+        shape.rate.to_string(),
+        milliseconds(shape.delay.ms()),
+        milliseconds(shape.jitter.ms()),
+        loss(shape),
+        queue(shape),
+        about,
+    ]
+}
+
+fn plan(args: &PlanArgs) -> Result<()> {
+    let profile = load::load(&args.profile)?;
+    let server = args.server.map(|server| server.to_canonical());
+    let places = Direction::BOTH.map(|direction| Place {
+        link: args.link,
+        direction,
+        dev: args.dev.clone(),
+        server: server.map_or("SERVER".into(), |server| server.to_string()),
+        ipv6: server.is_some_and(|server| server.is_ipv6()),
+    });
+    print(&plan_text(&places, &profile, args.seed))
+}
+
+/// The script that `set` amounts to where nothing is shaped yet.
+fn plan_text(places: &[Place], profile: &Profile, seed: Option<u64>) -> String {
+    let mut ip = Vec::new();
+    let mut tc = vec![render::add_clsact(&places[0].dev)];
+    let mut redirects = Vec::new();
+    for place in places {
+        let shape = profile.shape(place.direction);
+        let alias = netem::alias(place, &profile.name, Owner::Set, true);
+        ip.extend(render::make_ifb(place, &alias.render()));
+        let seed = seed.map(|seed| render::seed_of(seed, place.link, place.direction));
+        tc.extend(render::set_up(place, shape, Child::needed_by(shape), seed));
+        redirects.push(render::redirect(place));
+    }
+    tc.extend(redirects);
+    let note = if tc.iter().any(|line| line.contains("distribution uniform")) {
+        "# iproute2 ships no table uniform.dist: set hands it one through $TC_LIB_DIR\n"
+    } else {
+        ""
+    };
+    format!(
+        "ip -batch - <<'END'\n{}\nEND\n{note}tc -batch - <<'END'\n{}\nEND\n",
+        ip.join("\n"),
+        tc.join("\n")
+    )
+}
+
+fn new_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
+    table
+}
+
+fn align(table: &mut Table, columns: std::ops::RangeInclusive<usize>) {
+    for column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+fn milliseconds(ms: f64) -> String {
+    if ms == 0.0 { "-".into() } else { format!("{} ms", (ms * 1e3).round() / 1e3) }
+}
+
+fn loss(shape: &Shape) -> String {
+    let mean = shape.loss.mean();
+    if mean.is_zero() {
+        return "-".into();
+    }
+    let share = format!("{}%", (mean.percent() * 1e4).round() / 1e4);
+    match shape.loss {
+        Loss::Random(_) => share,
+        Loss::GilbertElliott(_) => format!("{share} bursts"),
+    }
+}
+
+fn queue(shape: &Shape) -> String {
+    format!("{} ms", (shape.queue_time().as_secs_f64() * 1e3).round())
+}
+
+/// Prints to stdout; a reader that has gone away (a closed pipe) is no failure.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to stdout")
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,399 @@
+//! Links: the shaped paths between the client and each server.
+//!
+//! [`Shaper`] is the one owner of everything that a process shapes. It blocks; callers on tokio's
+//! pool wrap it. [`profile`] says what a link is like, [`lab`] where shaping is allowed, [`probe`] what
+//! the kernel can do; [`netem`] is the backend on the kernel's own qdiscs, by way of [`tc`].
+//!
+//! The userspace backend holds packets itself: [`model`] and [`air`] say when they depart, on the
+//! stages in [`line`] and [`tail`] and the draws in [`chance`]; [`plant`] is all of it together, and
+//! [`nfqueue`] the thread that does it. [`scenario`] reads what is on a shared channel.
+
+pub mod air;
+pub mod chance;
+pub mod command;
+pub mod control;
+pub mod hold;
+pub mod lab;
+pub mod line;
+pub mod model;
+pub mod netem;
+pub mod nfqueue;
+pub mod plant;
+pub mod probe;
+pub mod profile;
+pub mod scenario;
+pub mod tail;
+pub mod tc;
+pub mod userspace;
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Direction, LinkId};
+use control::Row;
+use lab::Lock;
+use netem::{Netem, Request};
+use profile::{Profile, Shape};
+use scenario::Scenario;
+use tc::read::{self, Owner};
+use userspace::Held;
+
+/// Which backend the user asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Choice {
+    /// The first that can do all of the profile: netem, else userspace.
+    Auto,
+    Netem,
+    Userspace,
+    /// Shape nothing, even where profiles are named.
+    None,
+}
+
+/// What carries a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    Netem,
+    Userspace,
+}
+
+/// A link to be shaped.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub link: LinkId,
+    pub server: IpAddr,
+    pub profile: Profile,
+}
+
+/// One direction of a link as it is now in force.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    pub link: LinkId,
+    pub direction: Direction,
+    pub backend: Backend,
+    /// Why this backend, in a few words.
+    pub why: String,
+    pub profile: String,
+    pub asked: Shape,
+    /// What the kernel says when it is read back; null for userspace.
+    pub kernel: serde_json::Value,
+}
+
+/// Counters of one direction since it was set up.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Counters {
+    pub packets: u64,
+    pub bytes: u64,
+    /// Dropped because the queue was full.
+    pub dropped_queue: u64,
+    /// Dropped by the loss model; null where the backend counts all drops as one.
+    pub dropped_loss: Option<u64>,
+    /// Held now, those in the delay line included: the kernel can tell no other way.
+    pub queue_packets: u64,
+    pub queue_bytes: u64,
+    /// The most packets that were held at once; null where the kernel holds them.
+    #[serde(default)]
+    pub queue_packets_max: Option<u64>,
+    /// The rate in force, kbit/s.
+    pub rate_kbit: Option<f64>,
+    /// How late departures were, worst since the last reading, ms; null where the kernel departs.
+    pub lateness_ms: Option<f64>,
+    /// The same for half of the packets, and for 99 of 100.
+    #[serde(default)]
+    pub lateness_p50_ms: Option<f64>,
+    #[serde(default)]
+    pub lateness_p99_ms: Option<f64>,
+}
+
+/// Owns the shaping of this network namespace for as long as it lives; clears it when dropped.
+///
+/// What `twinlink link set` left there is taken over and reported, and stays when this is dropped.
+pub struct Shaper {
+    netem: Netem,
+    held: Held,
+    applied: Vec<Applied>,
+    choice: Choice,
+    seed: u64,
+    /// Taken with the first link: who shapes nothing locks nobody out.
+    lock: Option<Lock>,
+    owner: Owner,
+}
+
+impl Shaper {
+    /// Checks everything first, then shapes all the links or none of them.
+    ///
+    /// With no link wanted it takes over what `twinlink link set` put there, if anything.
+    ///
+    /// # Errors
+    /// No privilege, no tc, a kernel that cannot do all of a profile, an interface that is not the
+    /// lab's, or another process that already shapes here.
+    pub fn start(wanted: &[Wanted], choice: Choice, seed: u64) -> Result<Shaper> {
+        Shaper::start_as(Owner::Run(std::process::id()), wanted, None, choice, seed)
+    }
+
+    /// The same, with links on a shared channel: those that the scenario carries follow it, and their
+    /// profiles are [`Scenario::profile`]'s.
+    pub fn start_on_air(wanted: &[Wanted], air: &Scenario, choice: Choice, seed: u64) -> Result<Shaper> {
+        Shaper::start_as(Owner::Run(std::process::id()), wanted, Some(air), choice, seed)
+    }
+
+    /// Sets links as `twinlink link set` does with no client running: they outlive this process.
+    pub fn set_for_good(wanted: &[Wanted], choice: Choice, seed: u64) -> Result<Shaper> {
+        Shaper::start_as(Owner::Set, wanted, None, choice, seed)
+    }
+
+    fn start_as(
+        owner: Owner,
+        wanted: &[Wanted],
+        air: Option<&Scenario>,
+        choice: Choice,
+        seed: u64,
+    ) -> Result<Shaper> {
+        let held = Held::new(air, seed);
+        let mut shaper =
+            Shaper { netem: Netem::default(), held, applied: Vec::new(), choice, seed, lock: None, owner };
+        if wanted.is_empty() || choice == Choice::None {
+            // Whoever shapes nothing needs neither tc nor a privilege, so neither is missed.
+            if lab::has_net_admin() && read::devices().is_ok_and(|devices| !devices.is_empty()) {
+                shaper.take_over(&[])?;
+            }
+            return Ok(shaper);
+        }
+        lab::check_privilege()?;
+        lab::check_tools()?;
+        refuse_same_server(wanted)?;
+        let devs: Vec<String> = wanted.iter().map(device_of).collect::<Result<_>>()?;
+        shaper.take_over(&devs)?;
+        shaper.set(wanted, &devs)?;
+        Ok(shaper)
+    }
+
+    /// Locks, repairs what a killed process left, and takes over what was set deliberately.
+    fn take_over(&mut self, devs: &[String]) -> Result<()> {
+        if self.lock.is_none() {
+            self.lock = Some(lab::lock()?);
+            let removed = netem::repair(devs).context("cannot remove what an earlier run left")?;
+            if removed > 0 {
+                tracing::warn!("removed {removed} devices that an earlier run had left shaped");
+            }
+            // Packet rules of a process that was killed drop all that they catch.
+            if nfqueue::repair()? {
+                tracing::warn!("removed the packet rules that an earlier run had left");
+            }
+            self.netem = Netem::adopt()?;
+            self.note_applied();
+        }
+        Ok(())
+    }
+
+    fn note_applied(&mut self) {
+        self.applied = self.netem.applied();
+        self.applied.extend(self.held.applied());
+        self.applied.sort_by_key(|row| (row.link, row.direction));
+    }
+
+    /// Sets links up, all of them by one backend: the first that can do all of every profile.
+    fn set(&mut self, wanted: &[Wanted], devs: &[String]) -> Result<()> {
+        match self.decide(wanted)? {
+            (Backend::Netem, why) => {
+                let mut requests = Vec::new();
+                for (wanted, dev) in wanted.iter().zip(devs) {
+                    let (why, seed) = (why.clone(), self.tc_seed());
+                    requests.push(Request { wanted, dev: dev.clone(), owner: self.owner, why, seed });
+                }
+                self.netem.add(&requests)?;
+            }
+            (Backend::Userspace, why) => {
+                self.held.set(wanted, &why)?;
+                // A link that was the kernel's until now must not be shaped twice.
+                self.netem.remove(|lane| wanted.iter().any(|wanted| wanted.link == lane.place.link))?;
+            }
+        }
+        self.note_applied();
+        Ok(())
+    }
+
+    /// Which backend carries these links, and why.
+    ///
+    /// # Errors
+    /// The backend that was asked for cannot do all of them, or none can; with what each lacks.
+    fn decide(&self, wanted: &[Wanted]) -> Result<(Backend, String)> {
+        let on_air = wanted.iter().any(|wanted| self.held.on_air(wanted.link));
+        let asked = if self.choice == Choice::Auto { "" } else { "asked for; " };
+        if self.choice != Choice::Userspace && !on_air {
+            let reasons: Result<Vec<String>> = wanted.iter().map(|w| netem_reason(&w.profile)).collect();
+            match reasons {
+                Ok(reasons) => {
+                    let why = reasons.into_iter().next_back().unwrap_or_default();
+                    return Ok((Backend::Netem, format!("{asked}{why}")));
+                }
+                Err(error) if self.choice == Choice::Netem => return Err(error),
+                Err(error) => {
+                    let userspace = self.decide_userspace(wanted, "no netem in this kernel");
+                    return userspace.with_context(|| format!("{error:#}"));
+                }
+            }
+        }
+        if self.choice == Choice::Netem {
+            bail!("cannot do a shared channel with netem: use --backend auto or userspace");
+        }
+        let why = if on_air {
+            "a shared channel is modelled in userspace"
+        } else {
+            "packets are held in userspace"
+        };
+        self.decide_userspace(wanted, &format!("{asked}{why}"))
+    }
+
+    fn decide_userspace(&self, wanted: &[Wanted], why: &str) -> Result<(Backend, String)> {
+        for wanted in wanted {
+            nfqueue::check(&wanted.profile)?;
+        }
+        if self.owner == Owner::Set {
+            bail!(
+                "cannot hold links in userspace without a process that holds them: run a client, or a \
+                 command under \"twinlink link hold\""
+            );
+        }
+        Ok((Backend::Userspace, why.to_string()))
+    }
+
+    /// The seed to hand to netem, where this iproute2 can.
+    fn tc_seed(&self) -> Option<u64> {
+        probe::tc_can_seed().then_some(self.seed)
+    }
+
+    /// Replaces the profile of one link in place, without emptying its queue. A link that is not
+    /// shaped yet is set up. Returns the rows of this link.
+    pub fn change(&mut self, wanted: &Wanted) -> Result<Vec<Applied>> {
+        if self.choice == Choice::None {
+            bail!("cannot shape link {}: this run was told to shape nothing (--backend none)", wanted.link);
+        }
+        if self.held.on_air(wanted.link) {
+            bail!("cannot change link {}: it is on the air, and follows its scenario", wanted.link);
+        }
+        let server = wanted.server.to_canonical().to_string();
+        let lane = self.netem.lanes().iter().find(|lane| lane.place.link == wanted.link);
+        let in_place = lane.is_some_and(|lane| lane.place.server == server)
+            && self.decide(std::slice::from_ref(wanted))?.0 == Backend::Netem;
+        if in_place {
+            let seed = self.tc_seed();
+            self.netem.change(wanted, seed)?;
+        } else if self.held.has(wanted.link) {
+            let (_, why) = self.decide_userspace(std::slice::from_ref(wanted), "held in userspace before")?;
+            self.held.set(std::slice::from_ref(wanted), &why)?;
+        } else {
+            lab::check_privilege()?;
+            lab::check_tools()?;
+            let dev = device_of(wanted)?;
+            self.take_over(std::slice::from_ref(&dev))?;
+            self.set(std::slice::from_ref(wanted), &[dev])?;
+        }
+        self.note_applied();
+        Ok(self.applied.iter().filter(|row| row.link == wanted.link).cloned().collect())
+    }
+
+    /// Takes the shaping of one link away, whoever put it there.
+    pub fn clear_link(&mut self, link: LinkId) -> Result<()> {
+        let result = self.netem.remove(|lane| lane.place.link == link).and(self.held.remove(link));
+        self.note_applied();
+        result
+    }
+
+    /// Takes away all that this process put there. What `twinlink link set` left stays.
+    pub fn clear(&mut self) -> Result<()> {
+        self.held.clear();
+        let result = self.netem.remove(|lane| lane.alias.owner != Owner::Set);
+        self.note_applied();
+        result
+    }
+
+    /// What is in force, a row per link and direction.
+    pub fn applied(&self) -> &[Applied] {
+        &self.applied
+    }
+
+    /// The rows of `twinlink link show`, for the control socket's answers.
+    pub fn rows(&mut self) -> Result<Vec<Row>> {
+        let mut rows = self.netem.rows()?;
+        rows.extend(self.held.rows()?);
+        rows.sort_by_key(|row| (row.link, row.direction));
+        Ok(rows)
+    }
+
+    /// Reads the counters of every direction; cheap enough for ten times a second.
+    ///
+    /// # Errors
+    /// The kernel's qdiscs are gone, or the thread that holds packets has ended: the run cannot go on.
+    pub fn counters(&mut self) -> Result<Vec<(LinkId, Direction, Counters)>> {
+        let mut counters = self.netem.counters()?;
+        counters.extend(self.held.counters()?);
+        counters.sort_by_key(|row| (row.0, row.1));
+        Ok(counters)
+    }
+
+    /// How busy the stations of a shared channel were when counters were last read.
+    pub fn air_busy(&self) -> &[nfqueue::Busy] {
+        self.held.busy()
+    }
+
+    /// The shared channel, if there is one.
+    pub fn air(&self) -> Option<&Scenario> {
+        self.held.air()
+    }
+
+    /// What went wrong with the shaping since the last call (an overload), for the log. Seen when
+    /// counters are read.
+    pub fn take_faults(&mut self) -> Vec<(LinkId, String)> {
+        self.held.take_faults()
+    }
+
+    /// Why shaped packets no longer pass, if that is so: the run cannot go on.
+    pub fn failed(&mut self) -> Option<String> {
+        self.held.failed()
+    }
+}
+
+impl Drop for Shaper {
+    fn drop(&mut self) {
+        if let Err(error) = self.clear() {
+            tracing::error!("cannot take the shaping away: {error:#}");
+        }
+    }
+}
+
+/// The interface that leads to a link's server, if it is one that may be shaped.
+fn device_of(wanted: &Wanted) -> Result<String> {
+    let dev = read::route_dev(wanted.server).with_context(|| format!("cannot shape link {}", wanted.link))?;
+    lab::check_interface(&dev)?;
+    Ok(dev)
+}
+
+/// Packets are told apart by the server's address, so two links need two.
+fn refuse_same_server(wanted: &[Wanted]) -> Result<()> {
+    if let [one, two] = wanted
+        && one.server.to_canonical() == two.server.to_canonical()
+    {
+        bail!(
+            "cannot shape two links to the one address {}: their packets cannot be told apart; use two servers",
+            one.server
+        );
+    }
+    Ok(())
+}
+
+/// Why the kernel's own qdiscs can do all of this profile.
+///
+/// # Errors
+/// They cannot.
+fn netem_reason(profile: &Profile) -> Result<String> {
+    if Direction::BOTH.iter().all(|direction| profile.shape(*direction).is_rate_only()) {
+        return Ok("a rate and a queue need only tbf".into());
+    }
+    if !probe::has_netem()? {
+        return Err(netem::no_netem().context(format!("cannot do all of the profile {}", profile.name)));
+    }
+    Ok("the kernel can do all of the profile".into())
+}

@@ -1,0 +1,163 @@
+//! One direction of a link as a state machine: a packet goes in, its departure or its drop comes
+//! out. No clock, no socket, no thread: time is handed in, and must not run backwards.
+//!
+//! The order of things, which is also the netem backend's as far as packets can tell:
+//!
+//! 1. **Loss** comes first: a lost packet takes neither queue nor rate.
+//! 2. **Queue.** A packet is dropped where the direction already holds its limit. As in the netem
+//!    backend the limit counts packets, and counts those in the delay line too
+//!    ([`Shape::held_packets`]); with nothing but a rate and a queue it is the time that the packet
+//!    would wait.
+//! 3. **Bottleneck**, then 4. **delay line** with jitter; see [`super::line`].
+//!
+//! What it does not do: duplicate packets (no backend that holds a kernel's packets can).
+
+use super::chance::{LossProcess, Purpose, Stream};
+use super::line::{Bottleneck, Nanos};
+use super::profile::{FRAME, Shape};
+pub use super::tail::{Delay, Departure};
+use super::tail::{Packet, Tail};
+use crate::units::{Direction, LinkId, Percent};
+
+/// Why a packet was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Loss,
+    QueueFull,
+}
+
+/// What a direction counted since it was set up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Packets and bytes that departed.
+    pub packets: u64,
+    pub bytes: u64,
+    pub dropped_loss: u64,
+    pub dropped_queue: u64,
+    /// Held now, delay line included, as the limit counts them.
+    pub held_packets: u64,
+    pub held_bytes: u64,
+    /// Waiting for the bottleneck now.
+    pub waiting_packets: u64,
+    pub waiting_bytes: u64,
+    /// The most that were held at once.
+    pub held_packets_max: u64,
+}
+
+/// When a direction is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    /// At so many packets, those in the delay line included.
+    Packets(u64),
+    /// When the last packet waits so long; for a rate and a queue with nothing behind them.
+    Wait(Nanos),
+}
+
+impl Limit {
+    fn of(shape: &Shape) -> Limit {
+        if !shape.is_rate_only() {
+            return Limit::Packets(shape.held_packets());
+        }
+        let frame = shape.rate.time_for(FRAME);
+        Limit::Wait(shape.queue_time().max(frame).as_nanos() as Nanos)
+    }
+}
+
+/// One direction of a link.
+#[derive(Clone, Debug)]
+pub struct Link {
+    loss: LossProcess,
+    bottleneck: Bottleneck,
+    tail: Tail,
+    corrupt: Percent,
+    corrupt_stream: Stream,
+    limit: Limit,
+    tally: Tally,
+}
+
+impl Link {
+    pub fn new(shape: &Shape, delay: Delay, seed: u64, link: LinkId, direction: Direction) -> Link {
+        Link {
+            loss: LossProcess::new(shape.loss, Stream::new(seed, link, direction, Purpose::Loss)),
+            bottleneck: Bottleneck::new(shape.rate),
+            tail: Tail::new(shape, delay, seed, link, direction),
+            corrupt: shape.corrupt,
+            corrupt_stream: Stream::new(seed, link, direction, Purpose::Corrupt),
+            limit: Limit::of(shape),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Takes a packet of `bytes` (as Ethernet frame) in, and says when it will depart if nothing
+    /// changes.
+    ///
+    /// # Errors
+    /// The cause, where the packet is dropped; the model has then forgotten it.
+    pub fn arrive(&mut self, now: Nanos, id: u32, bytes: u32) -> Result<Nanos, Cause> {
+        // Everything is drawn for every packet, so that none of its fates moves another's.
+        let lost = self.loss.loses_next();
+        let draws = self.tail.draw();
+        let corrupted = self.corrupt_stream.happens(self.corrupt);
+        let damage = self.corrupt_stream.below(usize::MAX) as u64;
+        if lost {
+            self.tally.dropped_loss += 1;
+            return Err(Cause::Loss);
+        }
+        let full = match self.limit {
+            Limit::Packets(most) => self.tail.inside(now) >= most,
+            Limit::Wait(longest) => self.bottleneck.wait(now) > longest,
+        };
+        if full {
+            self.tally.dropped_queue += 1;
+            return Err(Cause::QueueFull);
+        }
+        let out = self.bottleneck.pass(now, bytes);
+        let due = self.tail.file(Packet::new(id, bytes, out, draws, corrupted.then_some(damage)));
+        self.tally.held_packets_max = self.tally.held_packets_max.max(self.tail.inside(now));
+        Ok(due)
+    }
+
+    /// Whether packets leave in the order in which they came.
+    pub fn keeps_order(&self) -> bool {
+        self.tail.keeps_order()
+    }
+
+    /// When the next packet departs.
+    pub fn next_departure(&self) -> Option<Nanos> {
+        self.tail.next_departure()
+    }
+
+    /// Hands out the next packet whose time has come.
+    pub fn take_due(&mut self, now: Nanos) -> Option<Departure> {
+        let departure = self.tail.take_due(now)?;
+        self.tally.packets += 1;
+        self.tally.bytes += u64::from(departure.bytes);
+        Some(departure)
+    }
+
+    /// Puts another profile in force. What is queued stays queued and is served at the new rate;
+    /// what has passed the bottleneck keeps its departure; a lowered limit evicts nothing.
+    pub fn change(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>) {
+        self.loss.change(shape.loss);
+        self.corrupt = shape.corrupt;
+        self.limit = Limit::of(shape);
+        let waiting = self.tail.change(now, shape, other);
+        self.bottleneck.change(now, shape.rate, waiting.first().map(|packet| packet.out));
+        for mut packet in waiting {
+            packet.out = self.bottleneck.pass(now, packet.bytes);
+            self.tail.file(packet);
+        }
+    }
+
+    /// Counts so far, and what is held now.
+    pub fn tally(&mut self, now: Nanos) -> Tally {
+        let (waiting_packets, waiting_bytes) = self.tail.waiting(now);
+        let (held_packets, held_bytes) = (self.tail.inside(now), self.tail.bytes_inside(now));
+        Tally { held_packets, held_bytes, waiting_packets, waiting_bytes, ..self.tally }
+    }
+
+    /// How many packets have not departed yet.
+    pub fn held(&self) -> usize {
+        self.tail.held()
+    }
+}

@@ -1,0 +1,348 @@
+//! The netem backend: keeps the kernel's tbf and netem in step with the shapes that are asked for.
+//!
+//! It applies all of a request or nothing, reads back what the kernel made of it, and takes away only
+//! what the lab put there. Whether it may act at all is for [`super::lab`] to say.
+
+use anyhow::{Context, Result, anyhow, bail};
+
+mod leftovers;
+
+use super::control::Row;
+use super::profile::Shape;
+use super::tc::read::{self, Alias, Device, Owner};
+use super::tc::render::{self, Child, Place};
+use super::tc::run::{self, Tool};
+use super::tc::stats;
+use super::{Applied, Backend, Counters, Wanted};
+use crate::units::{Direction, LinkId};
+use leftovers::take_away;
+pub use leftovers::{in_force, repair};
+
+/// One direction of a link that is in force.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    pub place: Place,
+    pub alias: Alias,
+    pub shape: Shape,
+    pub child: Child,
+    pub why: String,
+    pub report: serde_json::Value,
+}
+
+/// Every lane that is in force in this network namespace and known to this process.
+#[derive(Debug, Default)]
+pub struct Netem {
+    lanes: Vec<Lane>,
+}
+
+/// A link that is to be set up, with the interface that leads to its server.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    pub wanted: &'a Wanted,
+    pub dev: String,
+    pub owner: Owner,
+    pub why: String,
+    pub seed: Option<u64>,
+}
+
+impl Netem {
+    /// Takes over what is in force: the lanes that `twinlink link set` left.
+    pub fn adopt() -> Result<Netem> {
+        let lanes = in_force()?
+            .into_iter()
+            .filter(|lane| lane.alias.owner == Owner::Set)
+            .map(|lane| Lane { why: "set before this run".into(), ..lane })
+            .collect();
+        Ok(Netem { lanes })
+    }
+
+    pub fn has(&self, link: LinkId) -> bool {
+        self.lanes.iter().any(|lane| lane.place.link == link)
+    }
+
+    pub fn lanes(&self) -> &[Lane] {
+        &self.lanes
+    }
+
+    /// Sets links up anew, in the place of whatever they were: all of them, or none.
+    pub fn add(&mut self, requests: &[Request]) -> Result<()> {
+        for request in requests {
+            self.remove(|lane| lane.place.link == request.wanted.link)?;
+        }
+        let mut lanes = Vec::new();
+        for request in requests {
+            for direction in Direction::BOTH {
+                lanes.push(lane(request, direction)?);
+            }
+        }
+        if let Err(error) = make(&mut lanes, requests) {
+            // What is half there must not stay; the first error is the one that counts.
+            let made: Vec<Device> = read::devices().unwrap_or_default();
+            let ours = |device: &Device| lanes.iter().any(|lane| lane.place.ifb() == device.name);
+            let _ = take_away(&made.into_iter().filter(|device| ours(device)).collect::<Vec<_>>());
+            return Err(error);
+        }
+        self.lanes.append(&mut lanes);
+        self.lanes.sort_by_key(|lane| (lane.place.link, lane.place.direction));
+        Ok(())
+    }
+
+    /// Gives both directions of a link another shape in place. When that fails the old one is put back.
+    pub fn change(&mut self, wanted: &Wanted, seed: Option<u64>) -> Result<()> {
+        let of_link = |lane: &&mut Lane| lane.place.link == wanted.link;
+        let before: Vec<Lane> = self.lanes.iter_mut().filter(of_link).map(|lane| lane.clone()).collect();
+        let result = self.lanes.iter_mut().filter(of_link).try_for_each(|lane| {
+            let to = wanted.profile.shape(lane.place.direction).clone();
+            reshape(lane, to, &wanted.profile.name, seed)
+        });
+        let Err(error) = result else { return Ok(()) };
+        for (lane, old) in self.lanes.iter_mut().filter(of_link).zip(before) {
+            if let Err(second) = reshape(lane, old.shape, &old.alias.profile, seed) {
+                return Err(error
+                    .context(format!("cannot put the old shape of {} back: {second:#}", lane.place.ifb())));
+            }
+        }
+        Err(error)
+    }
+
+    /// Takes away the lanes that are picked.
+    pub fn remove(&mut self, pick: impl Fn(&Lane) -> bool) -> Result<()> {
+        let names: Vec<String> =
+            self.lanes.iter().filter(|lane| pick(lane)).map(|lane| lane.place.ifb()).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let devices: Vec<Device> =
+            read::devices()?.into_iter().filter(|device| names.contains(&device.name)).collect();
+        take_away(&devices)?;
+        self.lanes.retain(|lane| !names.contains(&lane.place.ifb()));
+        Ok(())
+    }
+
+    pub fn applied(&self) -> Vec<Applied> {
+        self.lanes
+            .iter()
+            .map(|lane| Applied {
+                link: lane.place.link,
+                direction: lane.place.direction,
+                backend: Backend::Netem,
+                why: lane.why.clone(),
+                profile: lane.alias.profile.clone(),
+                asked: lane.shape.clone(),
+                kernel: lane.report.clone(),
+            })
+            .collect()
+    }
+
+    /// The lanes with what was asked for, and their counters.
+    pub fn rows(&self) -> Result<Vec<Row>> {
+        self.rows_of(false)
+    }
+
+    fn rows_of(&self, dead: bool) -> Result<Vec<Row>> {
+        let counters = self.counters()?;
+        let rows = self.lanes.iter().zip(counters);
+        Ok(rows.map(|(lane, (_, _, counters))| row(lane, counters, dead)).collect())
+    }
+
+    /// The counters of all lanes, with one question to the kernel.
+    ///
+    /// tbf counts what left the bottleneck and what waits in it. A loss of netem's and a full queue are
+    /// one number there, so a loss model makes them one here.
+    pub fn counters(&self) -> Result<Vec<(LinkId, Direction, Counters)>> {
+        if self.lanes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let by_device = stats::read()?;
+        self.lanes
+            .iter()
+            .map(|lane| {
+                let ifb = lane.place.ifb();
+                let found = stats::index_of(&ifb).and_then(|index| by_device.get(&index));
+                let found =
+                    found.with_context(|| format!("cannot read the counters of {ifb}: it is gone"))?;
+                let can_lose = !lane.shape.loss.mean().is_zero();
+                let counters = Counters {
+                    packets: found.packets,
+                    bytes: found.bytes,
+                    dropped_queue: found.drops,
+                    dropped_loss: if can_lose { None } else { Some(0) },
+                    queue_packets: found.queue_packets,
+                    queue_bytes: found.queue_bytes,
+                    rate_kbit: Some(lane.shape.rate.kbit()),
+                    ..Counters::default()
+                };
+                Ok((lane.place.link, lane.place.direction, counters))
+            })
+            .collect()
+    }
+}
+
+fn lane(request: &Request, direction: Direction) -> Result<Lane> {
+    let Wanted { link, server, profile } = request.wanted;
+    let place = Place::new(*link, direction, &request.dev, *server);
+    let shape = profile.shape(direction).clone();
+    let alias = alias(&place, &profile.name, request.owner, own_clsact(&request.dev)?);
+    let child = Child::needed_by(&shape);
+    Ok(Lane { place, alias, shape, child, why: request.why.clone(), report: serde_json::Value::Null })
+}
+
+pub fn alias(place: &Place, profile: &str, owner: Owner, own_clsact: bool) -> Alias {
+    let (dev, server) = (place.dev.clone(), place.server.clone());
+    Alias { owner, dev, server, own_clsact, profile: profile.to_string() }
+}
+
+/// Whether the interface's clsact is, or will be, the lab's. Devices of the lab that are already
+/// there know; else it is whether there is none yet.
+fn own_clsact(dev: &str) -> Result<bool> {
+    let known = read::devices()?
+        .into_iter()
+        .filter_map(|device| device.alias)
+        .find(|alias| alias.dev == dev)
+        .map(|alias| alias.own_clsact);
+    match known {
+        Some(own) => Ok(own),
+        None => match read::ingress_kind(dev)?.as_deref() {
+            None => Ok(true),
+            Some("clsact") => Ok(false),
+            Some(other) => bail!(
+                "cannot shape {dev}: it has the qdisc {other} from elsewhere, which leaves no room for \
+                 clsact: remove it with \"tc qdisc del dev {dev} {other}\""
+            ),
+        },
+    }
+}
+
+fn make(lanes: &mut [Lane], requests: &[Request]) -> Result<()> {
+    for lane in lanes.iter() {
+        refuse_foreign_filter(&lane.place)?;
+    }
+    let devices: Vec<String> =
+        lanes.iter().flat_map(|lane| render::make_ifb(&lane.place, &lane.alias.render())).collect();
+    run::batch(Tool::Ip, &devices).map_err(explain)?;
+    let mut lines = Vec::new();
+    for lane in lanes.iter() {
+        let seed = requests.iter().find(|r| r.wanted.link == lane.place.link).and_then(|r| r.seed);
+        let seed = seed.map(|seed| render::seed_of(seed, lane.place.link, lane.place.direction));
+        lines.extend(render::set_up(&lane.place, &lane.shape, lane.child, seed));
+    }
+    let mut devs: Vec<&str> = lanes.iter().map(|lane| lane.place.dev.as_str()).collect();
+    devs.sort_unstable();
+    devs.dedup();
+    for dev in devs {
+        if read::ingress_kind(dev)?.is_none() {
+            lines.push(render::add_clsact(dev));
+        }
+    }
+    // Packets are sent to an ifb only when it is ready for them.
+    lines.extend(lanes.iter().map(|lane| render::redirect(&lane.place)));
+    run::batch(Tool::Tc, &lines).map_err(explain)?;
+    read_back(lanes)
+}
+
+/// Fails where something else holds the preference that the lab's filter would take.
+fn refuse_foreign_filter(place: &Place) -> Result<()> {
+    if read::ingress_kind(&place.dev)?.is_none() {
+        return Ok(());
+    }
+    let taken = read::filters(&place.dev, place.direction)?
+        .into_iter()
+        .any(|filter| filter.pref == render::pref(place.link, place.direction));
+    if taken {
+        bail!(
+            "cannot shape {}: a filter from elsewhere has the preference {} at its {}: remove it first",
+            place.dev,
+            render::pref(place.link, place.direction),
+            render::hook(place.direction)
+        );
+    }
+    Ok(())
+}
+
+fn reshape(lane: &mut Lane, to: Shape, profile: &str, seed: Option<u64>) -> Result<()> {
+    let ifb = lane.place.ifb();
+    let seed = seed.map(|seed| render::seed_of(seed, lane.place.link, lane.place.direction));
+    let (lines, child) = render::change(&ifb, &lane.shape, lane.child, &to, seed);
+    if !lines.is_empty() {
+        run::batch(Tool::Tc, &lines).map_err(explain)?;
+    }
+    lane.child = child;
+    lane.shape = to;
+    lane.alias.profile = profile.to_string();
+    run::batch(Tool::Ip, &[render::set_alias(&ifb, &lane.alias.render())])?;
+    read_back(std::slice::from_mut(lane))
+}
+
+/// Reads back what the kernel made of the lanes; a difference is an error, never a silent half.
+fn read_back(lanes: &mut [Lane]) -> Result<()> {
+    let qdiscs = read::qdiscs()?;
+    for lane in lanes {
+        let ifb = lane.place.ifb();
+        let found = qdiscs.get(&ifb).cloned().unwrap_or_default();
+        if let Some(difference) = found.differs_from(&lane.shape, lane.child) {
+            bail!("cannot shape link {} {}: {ifb} has {difference}", lane.place.link, lane.place.direction);
+        }
+        lane.report = found.report();
+    }
+    Ok(())
+}
+
+fn row(lane: &Lane, counters: Counters, dead: bool) -> Row {
+    Row {
+        link: lane.place.link,
+        direction: lane.place.direction,
+        backend: Backend::Netem,
+        why: (!lane.why.is_empty()).then(|| lane.why.clone()),
+        profile: lane.alias.profile.clone(),
+        server: lane.place.server.parse().ok(),
+        owner: match lane.alias.owner {
+            Owner::Run(_) if dead => "dead".into(),
+            Owner::Run(_) => "run".into(),
+            Owner::Set => "set".into(),
+        },
+        shape: lane.shape.clone(),
+        kernel: lane.report.clone(),
+        counters,
+        air: None,
+    }
+}
+
+/// What is in force as the kernel tells it, for `twinlink link show` with no client running.
+pub fn rows() -> Result<Vec<Row>> {
+    let netem = Netem { lanes: in_force()? };
+    // Whose run is alive holds the lock.
+    let dead = !netem.lanes.is_empty() && super::lab::lock().is_ok();
+    netem.rows_of(dead)
+}
+
+/// Adds what to do about it to an error that a kernel without the module gives.
+fn explain(error: anyhow::Error) -> anyhow::Error {
+    let text = format!("{error:#}");
+    let unknown =
+        ["qdisc kind is unknown", "Unknown device type", "No such file or directory", "not supported"]
+            .iter()
+            .any(|sign| text.contains(sign));
+    if !unknown {
+        return error;
+    }
+    let module =
+        [("netem", "sch_netem"), ("type ifb", "ifb"), (" tbf ", "sch_tbf"), ("clsact", "sch_ingress")]
+            .iter()
+            .find(|(word, _)| text.contains(word))
+            .map_or("a module", |(_, module)| module);
+    if module == "sch_netem" {
+        no_netem()
+    } else {
+        anyhow!("{text}: the kernel lacks {module}; see \"twinlink doctor\"")
+    }
+}
+
+/// What is said where a profile needs netem and the kernel has none.
+pub fn no_netem() -> anyhow::Error {
+    anyhow!(
+        "the kernel has no netem (module sch_netem), which delay, jitter and loss need: install it where \
+         the kernel comes from (Ubuntu: linux-modules-extra-$(uname -r); Fedora: kernel-modules-extra) and \
+         run \"modprobe sch_netem\" on the host, or use profiles with a rate and a queue only, such as \
+         rate-20 and rate-80"
+    )
+}

@@ -1,0 +1,229 @@
+//! What this kernel and these tools can do for links, found out by trying where that is allowed.
+//!
+//! Trials run in a network namespace made for them and thrown away, or else, in a lab's own
+//! namespace, on a device made for them. Where neither is allowed the module files are asked. Nothing
+//! that carries packets is touched.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, anyhow};
+
+use super::lab;
+use super::tc::run::{self, Tool};
+
+/// What the lab needs of a kernel, each by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    Ifb,
+    Tbf,
+    /// clsact, u32 and mirred: what sends packets to an ifb.
+    Redirect,
+    Netem,
+    Nfqueue,
+}
+
+impl Feature {
+    pub const ALL: [Feature; 5] =
+        [Feature::Ifb, Feature::Tbf, Feature::Redirect, Feature::Netem, Feature::Nfqueue];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Feature::Ifb => "ifb",
+            Feature::Tbf => "tbf",
+            Feature::Redirect => "redirect (clsact, u32, mirred)",
+            Feature::Netem => "netem",
+            Feature::Nfqueue => "nfqueue",
+        }
+    }
+
+    fn modules(self) -> &'static [&'static str] {
+        match self {
+            Feature::Ifb => &["ifb"],
+            Feature::Tbf => &["sch_tbf"],
+            Feature::Redirect => &["sch_ingress", "cls_u32", "act_mirred"],
+            Feature::Netem => &["sch_netem"],
+            Feature::Nfqueue => &["xt_NFQUEUE", "nfnetlink_queue"],
+        }
+    }
+
+    /// Tries it on a device of its own. The feature is there if nothing fails.
+    fn attempt(self, dev: &str) -> Result<()> {
+        let tc = |line: String| run::batch(Tool::Tc, &[line]);
+        match self {
+            // The device itself was the trial.
+            Feature::Ifb => Ok(()),
+            Feature::Tbf => tc(format!("qdisc replace dev {dev} root tbf rate 1mbit burst 3000 limit 3000")),
+            Feature::Redirect => {
+                tc(format!("qdisc add dev {dev} clsact"))?;
+                tc(format!(
+                    "filter add dev {dev} ingress pref 1 protocol ip u32 match ip src 192.0.2.1/32 \
+                     action mirred egress redirect dev {dev}"
+                ))
+            }
+            Feature::Netem => tc(format!("qdisc replace dev {dev} root netem limit 1")),
+            Feature::Nfqueue => attempt_nfqueue(dev),
+        }
+    }
+}
+
+/// Puts a rule into a chain that nothing leads to.
+fn attempt_nfqueue(chain: &str) -> Result<()> {
+    let iptables = |args: &[&str]| {
+        let args: Vec<&str> = ["-w", "-t", "raw"].iter().chain(args).copied().collect();
+        run::output(Tool::Iptables, &args)
+    };
+    iptables(&["-N", chain])?;
+    let rule = iptables(&["-A", chain, "-j", "NFQUEUE", "--queue-num", "65535"]);
+    let _ = iptables(&["-F", chain]);
+    let _ = iptables(&["-X", chain]);
+    rule.map(|_| ())
+}
+
+/// Whether a feature is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It works, and how that is known.
+    Yes(&'static str),
+    /// It does not, with what was said when it was tried.
+    No(String),
+    /// It could not be tried, and why.
+    Unknown(String),
+}
+
+/// Judges each of the features.
+pub fn features(wanted: &[Feature]) -> Vec<(Feature, Verdict)> {
+    try_them(wanted).unwrap_or_else(|why| {
+        let why = format!("{why:#}");
+        wanted.iter().map(|feature| (*feature, by_files(*feature, &why))).collect()
+    })
+}
+
+/// Whether netem can be used here. What was there once stays, so a change in the middle of a run does
+/// not wait for another trial; what was missing may have been loaded since.
+///
+/// # Errors
+/// It could not be found out.
+pub fn has_netem() -> Result<bool> {
+    static THERE: OnceLock<()> = OnceLock::new();
+    if THERE.get().is_some() {
+        return Ok(true);
+    }
+    let there = try_netem()?;
+    if there {
+        THERE.get_or_init(|| ());
+    }
+    Ok(there)
+}
+
+fn try_netem() -> Result<bool> {
+    let (_, verdict) = features(&[Feature::Netem]).remove(0);
+    match verdict {
+        Verdict::Yes(_) => Ok(true),
+        Verdict::No(_) => Ok(false),
+        Verdict::Unknown(why) => Err(anyhow!("cannot find out whether the kernel has netem: {why}")),
+    }
+}
+
+fn try_them(wanted: &[Feature]) -> Result<Vec<(Feature, Verdict)>> {
+    if !lab::has_net_admin() {
+        return Err(anyhow!("not tried: that takes the capability NET_ADMIN"));
+    }
+    let features = wanted.to_vec();
+    let apart = std::thread::spawn(move || {
+        // SAFETY: unshare takes no pointers, and moves this thread alone into a new namespace, which
+        // ends with it.
+        let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+        moved.then(|| try_here(&features))
+    });
+    let tried = apart.join().map_err(|_| anyhow!("the trial panicked"))?;
+    match tried {
+        Some(verdicts) => verdicts,
+        None if lab::is_own_namespace() => try_here(wanted),
+        None => Err(anyhow!("not tried: that takes the capability SYS_ADMIN, or a lab's namespace")),
+    }
+}
+
+fn try_here(wanted: &[Feature]) -> Result<Vec<(Feature, Verdict)>> {
+    let dev = format!("{TRIAL_PREFIX}{}", std::process::id());
+    run::output(Tool::Ip, &["-V"])?;
+    let device = run::batch(Tool::Ip, &[format!("link add dev {dev} type ifb")]);
+    let verdicts = wanted
+        .iter()
+        .map(|feature| {
+            let outcome = match (&device, feature) {
+                // It needs no device.
+                (_, Feature::Nfqueue) => feature.attempt(&dev),
+                (Ok(()), _) => feature.attempt(&dev),
+                (Err(error), _) => Err(anyhow!("{error:#}")),
+            };
+            let verdict = match outcome {
+                Ok(()) => Verdict::Yes("tried"),
+                Err(error) => Verdict::No(format!("{error:#}")),
+            };
+            (*feature, verdict)
+        })
+        .collect();
+    if device.is_ok() {
+        run::batch(Tool::Ip, &[format!("link del dev {dev}")]).context("cannot remove the trial's device")?;
+    }
+    Ok(verdicts)
+}
+
+/// What the names of the trials' devices start with; a process id follows.
+pub const TRIAL_PREFIX: &str = "twl-p";
+
+/// What the module files tell: enough for a yes, never for a no, since a container sees none of them.
+fn by_files(feature: Feature, why: &str) -> Verdict {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let folder = Path::new("/lib/modules").join(release.trim());
+    let lists: String = ["modules.builtin", "modules.dep"]
+        .iter()
+        .filter_map(|file| std::fs::read_to_string(folder.join(file)).ok())
+        .collect();
+    let there = |module: &&str| {
+        Path::new("/sys/module").join(module).exists() || lists.contains(&format!("/{module}.ko"))
+    };
+    if feature.modules().iter().all(there) {
+        return Verdict::Yes("its modules are there");
+    }
+    Verdict::Unknown(why.to_string())
+}
+
+/// Whether this iproute2 hands netem a seed: from 6.6 on.
+pub fn tc_can_seed() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| run::output(Tool::Tc, &["-V"]).is_ok_and(|text| can_seed(&text)))
+}
+
+pub fn can_seed(version_text: &str) -> bool {
+    iproute_version(version_text).is_some_and(|version| version >= (6, 6))
+}
+
+/// Major and minor of "tc utility, iproute2-6.1.0, libbpf 1.1.2".
+fn iproute_version(text: &str) -> Option<(u32, u32)> {
+    let version = text.split("iproute2-").nth(1)?;
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_iproute2_is_read() {
+        assert_eq!(iproute_version("tc utility, iproute2-6.1.0, libbpf 1.1.2"), Some((6, 1)));
+        assert_eq!(iproute_version("tc utility, iproute2-6.15.0"), Some((6, 15)));
+        assert_eq!(iproute_version("tc utility, iproute2-ss200127"), None);
+        assert_eq!(iproute_version(""), None);
+        assert!(can_seed("tc utility, iproute2-6.6.0") && !can_seed("tc utility, iproute2-5.15.0"));
+    }
+
+    #[test]
+    fn files_never_tell_that_something_is_missing() {
+        for feature in Feature::ALL {
+            assert!(!matches!(by_files(feature, "why"), Verdict::No(_)));
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Everything that is said to and heard from `tc` and `ip`: the only place that names them.
+//!
+//! [`render`] turns shapes into command lines and is pure; [`run`] runs them; [`read`] understands
+//! what the kernel reports; [`stats`] reads counters without starting either. Decisions about when to do what are the callers'.
+
+pub mod read;
+pub mod render;
+pub mod run;
+pub mod stats;

@@ -1,0 +1,504 @@
+//! The log's schema: every record that the lab writes, for writing and for reading back.
+//!
+//! One JSON object a line: `{"schema":"twinlink/1","event":…,"t_ns":…,"run":…,"data":{…}}`.
+//! `t_ns` is monotonic from the run's start. Units are in the keys; what is unknown is null.
+//! `docs/log-schema.md` says what each field means; `docs/log.schema.json` checks real logs.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Direction, LinkId};
+
+/// The name and version of the schema. Fields may be added to a version; none changes its meaning.
+pub const SCHEMA: &str = "twinlink/1";
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Record {
+    pub schema: String,
+    pub t_ns: u64,
+    pub run: String,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(tag = "event", content = "data", rename_all = "snake_case")]
+pub enum Event {
+    RunStart(Box<RunStart>),
+    Link(Box<Link>),
+    Segment(Segment),
+    Sample(Box<Sample>),
+    Fault(Fault),
+    RunEnd(Box<RunEnd>),
+    ServeStart(ServeStart),
+    Request(Request),
+    ServeEnd(ServeEnd),
+}
+
+/// What the run was, before anything happened.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RunStart {
+    pub version: String,
+    pub command_line: Vec<String>,
+    pub kernel: String,
+    /// What the lab can do here: the findings of `twinlink doctor`.
+    pub doctor: serde_json::Value,
+    pub seed: u64,
+    pub schedule: String,
+    /// "auto", or the number of requests in flight per connection.
+    pub pipeline: String,
+    /// Of the client's sockets. The servers' own choose how the payload is sent.
+    pub congestion_control: Option<String>,
+    pub servers: PerLink<Server>,
+    /// How many files there are to fetch; null where the run ended before that was known.
+    pub files: Option<u64>,
+    pub verify: bool,
+    pub sync: bool,
+    /// RFC 3339, UTC, at `t_ns` 0.
+    pub wall_clock: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PerLink<T> {
+    pub a: T,
+    pub b: T,
+}
+
+impl<T> PerLink<T> {
+    pub fn get(&self, link: LinkId) -> &T {
+        match link {
+            LinkId::A => &self.a,
+            LinkId::B => &self.b,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Server {
+    /// As it was named on the command line.
+    pub name: String,
+    /// The address and port in use; null where the name did not resolve.
+    pub address: Option<String>,
+    /// The `Server` header of its answers.
+    pub software: Option<String>,
+    pub http_version: Option<String>,
+    /// Whether it gave a list of digests.
+    pub digests: Option<bool>,
+    /// Handshake round trip before the transfer, idle.
+    pub rtt_ms: Option<f64>,
+}
+
+/// One direction of a link, when it was set, changed or cleared.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Link {
+    pub link: LinkId,
+    pub direction: Direction,
+    /// "netem", "userspace", or "none" for a link that is not shaped.
+    pub backend: String,
+    pub why: String,
+    pub profile: Option<String>,
+    pub asked: Option<LinkShape>,
+    /// What the kernel reports back, as tc prints it.
+    pub kernel: serde_json::Value,
+    /// "set", "changed" or "cleared".
+    pub action: String,
+}
+
+/// A profile's direction, with units in the keys.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct LinkShape {
+    pub rate_kbit: f64,
+    /// One way.
+    pub delay_ms: f64,
+    pub jitter_ms: f64,
+    pub distribution: Option<String>,
+    /// Mean share of packets lost, full queues apart.
+    pub loss_pct: f64,
+    /// "random" or "gilbert-elliott"; null without loss.
+    pub loss_model: Option<String>,
+    pub queue_ms: f64,
+    pub reorder_pct: f64,
+    pub duplicate_pct: f64,
+    pub corrupt_pct: f64,
+}
+
+/// One file, when it is on disk under its name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Segment {
+    pub name: String,
+    /// Its place in the list, from 0.
+    pub index: u64,
+    /// The link that brought its last byte.
+    pub link: LinkId,
+    pub bytes: u64,
+    pub parts: Vec<Part>,
+    /// When the first request for it was sent.
+    pub requested_ms: f64,
+    pub first_byte_ms: f64,
+    pub done_ms: f64,
+    /// `bytes` over the time from the first byte to done.
+    pub goodput_kbit: Option<f64>,
+    /// Null where there was nothing to check it against.
+    pub digest_ok: Option<bool>,
+}
+
+/// A range of a segment that one answer brought.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Part {
+    pub link: LinkId,
+    pub from_byte: u64,
+    /// One past the last byte.
+    pub to_byte: u64,
+    pub requested_ms: f64,
+    pub first_byte_ms: f64,
+    pub done_ms: f64,
+}
+
+/// The state of one link, every 100 ms.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Sample {
+    pub link: LinkId,
+    /// Payload received on this link since the transfer began.
+    pub bytes: u64,
+    /// Over the time since the last sample.
+    pub goodput_kbit: f64,
+    pub requests_in_flight: u64,
+    pub tcp: Option<TcpInfo>,
+    pub down: Option<Shaping>,
+    pub up: Option<Shaping>,
+    /// The stations of the shared channel; null for a link that is not on one. Added in 0.1.
+    #[serde(default)]
+    pub air: Option<Vec<Airtime>>,
+}
+
+/// How busy a station of the shared channel is, or the access point ("ap").
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Airtime {
+    pub station: String,
+    /// Its share of the channel's time since the last sample.
+    pub busy_pct: f64,
+}
+
+/// TCP_INFO of the client's socket. The client receives: loss on the way down is the server's to see.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct TcpInfo {
+    pub rtt_ms: f64,
+    pub rtt_var_ms: f64,
+    /// Least round trip seen; null on kernels before 4.6.
+    pub min_rtt_ms: Option<f64>,
+    /// Receiver-side estimate: the time that a window of data takes.
+    pub rcv_rtt_ms: f64,
+    pub rcv_space_bytes: u64,
+    pub snd_mss_bytes: u64,
+    pub rcv_mss_bytes: u64,
+    pub snd_cwnd_packets: u64,
+    pub retransmits_total: u64,
+    pub bytes_received: Option<u64>,
+    /// Data segments that came out of order: losses or reordering on the way down. Kernel 5.4 on.
+    pub rcv_out_of_order: Option<u64>,
+}
+
+/// Counters of one direction of a link since it was set up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Shaping {
+    pub rate_kbit: Option<f64>,
+    pub packets: u64,
+    pub bytes: u64,
+    pub queue_packets: u64,
+    pub queue_bytes: u64,
+    /// The queue's bytes over the rate.
+    pub queue_ms: Option<f64>,
+    pub dropped_queue: u64,
+    pub dropped_loss: Option<u64>,
+    /// How much too late packets left, at worst since the last sample.
+    pub lateness_ms: Option<f64>,
+    /// The same for half of the packets, and for 99 of 100. Added in 0.1.
+    #[serde(default)]
+    pub lateness_p50_ms: Option<f64>,
+    #[serde(default)]
+    pub lateness_p99_ms: Option<f64>,
+    /// The most packets held at once so far; null where the kernel holds them. Added in 0.1.
+    #[serde(default)]
+    pub queue_packets_max: Option<u64>,
+}
+
+/// Something that should not have happened, and what was done about it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Fault {
+    pub link: Option<LinkId>,
+    pub segment: Option<String>,
+    pub what: String,
+    pub action: String,
+}
+
+/// The last record of a run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RunEnd {
+    /// "ok", or a word for what ended the run.
+    pub exit: String,
+    /// One sentence for people.
+    pub summary: String,
+    /// From the first request until the last file is on disk under its name; null if that never was.
+    pub elapsed_ms: Option<f64>,
+    /// When the first request was sent, on the log's clock.
+    pub first_request_ms: Option<f64>,
+    pub files: u64,
+    /// Verified payload, without waste.
+    pub bytes: u64,
+    pub bound_ms: Option<f64>,
+    /// The bound with each link's slow start from ten segments.
+    pub bound_tcp_ms: Option<f64>,
+    /// Bound over elapsed.
+    pub efficiency: Option<f64>,
+    pub predicted_ms: Option<f64>,
+    /// Bytes received and thrown away.
+    pub wasted_bytes: u64,
+    /// Time that `--sync` took after the last file, not part of `elapsed_ms`.
+    pub sync_ms: Option<f64>,
+    pub links: PerLink<LinkTotals>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct LinkTotals {
+    pub bytes: u64,
+    /// Segments whose last byte came on this link.
+    pub files: u64,
+    /// `bytes` over the time from the first request to this link's last byte.
+    pub goodput_kbit: Option<f64>,
+    /// When this link's last byte came, counted from the first request.
+    pub last_byte_ms: Option<f64>,
+    pub connections: u64,
+}
+
+/// A server that is ready.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ServeStart {
+    pub version: String,
+    pub listen: String,
+    pub data: String,
+    pub files: u64,
+    pub bytes: u64,
+    pub wall_clock: String,
+}
+
+/// One request that a server answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Request {
+    pub peer: String,
+    /// Counts connections from 1.
+    pub connection: u64,
+    /// Counts requests on the connection from 1.
+    pub request: u64,
+    /// Empty, like the target, where the head could not be read.
+    pub method: String,
+    pub target: String,
+    pub range: Option<String>,
+    /// 0 where the connection ended before there was an answer.
+    pub status: u16,
+    /// Bytes of the answer's body that the kernel took.
+    pub bytes: u64,
+    /// Bytes of the request's own body.
+    pub received_bytes: u64,
+    /// From the request's head to the last byte of the answer handed to the kernel.
+    pub duration_ms: f64,
+    /// Whether the whole body went out.
+    pub complete: bool,
+}
+
+/// A server that has ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ServeEnd {
+    pub reason: String,
+    pub requests: u64,
+    pub bytes: u64,
+    /// Connections that were still busy when the time to finish was over.
+    pub cut_connections: u64,
+    /// Connections turned away because there were too many.
+    pub refused_connections: u64,
+    /// Records lost because the log was not read fast enough.
+    pub dropped_records: u64,
+}
+
+/// Writes records as they happen: all of them to the file, those that `stdout` lets through there.
+pub struct Log {
+    run: String,
+    started: Instant,
+    sinks: Mutex<Sinks>,
+}
+
+struct Sinks {
+    file: Option<File>,
+    stdout: Stdout,
+}
+
+/// Which records a log repeats on stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdout {
+    Nothing,
+    AllButSamples,
+    Everything,
+}
+
+impl Log {
+    /// A log whose clock starts now. `file` must be new: a log is never overwritten.
+    pub fn new(run: String, file: Option<File>, stdout: Stdout) -> Log {
+        Log { run, started: Instant::now(), sinks: Mutex::new(Sinks { file, stdout }) }
+    }
+
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+
+    /// The instant that `t_ns` counts from.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// An instant as milliseconds on the log's clock.
+    pub fn ms(&self, at: Instant) -> f64 {
+        // Dividing whole nanoseconds keeps the printed number as short as it is exact.
+        at.saturating_duration_since(self.started).as_nanos() as f64 / 1e6
+    }
+
+    /// Writes one record, whole, with one write to each sink.
+    ///
+    /// # Errors
+    /// When the file or stdout cannot be written; the record may then be in one of the two.
+    pub fn write(&self, event: Event) -> Result<()> {
+        self.write_at(Instant::now(), event)
+    }
+
+    /// Writes a record of something that happened earlier, as where another thread writes the log.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub fn write_at(&self, at: Instant, event: Event) -> Result<()> {
+        let is_sample = matches!(event, Event::Sample(_));
+        let record = Record {
+            schema: SCHEMA.to_string(),
+            t_ns: at.saturating_duration_since(self.started).as_nanos() as u64,
+            run: self.run.clone(),
+            event,
+        };
+        let mut line = serde_json::to_vec(&record).context("cannot render a log record")?;
+        line.push(b'\n');
+        let mut sinks = self.sinks.lock().expect("no writer of the log panics");
+        if let Some(file) = &mut sinks.file {
+            file.write_all(&line).context("cannot write to the log file")?;
+        }
+        let to_stdout = match sinks.stdout {
+            Stdout::Nothing => false,
+            Stdout::AllButSamples => !is_sample,
+            Stdout::Everything => true,
+        };
+        if to_stdout {
+            let mut out = io::stdout().lock();
+            out.write_all(&line).and_then(|()| out.flush()).context("cannot write a log record to stdout")?;
+        }
+        Ok(())
+    }
+}
+
+/// Creates a log file that must not exist yet.
+pub fn create_log_file(path: &Path) -> Result<File> {
+    File::options().write(true).create_new(true).open(path).with_context(|| {
+        let hint =
+            if path.exists() { ": it exists, and a log is never overwritten; name another" } else { "" };
+        format!("cannot create the log {}{hint}", path.display())
+    })
+}
+
+/// The time of day, UTC, RFC 3339 with milliseconds.
+pub fn wall_clock() -> String {
+    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
+/// A name for a run that sorts by time and does not repeat: `20261123T141503Z-9f3a`.
+pub fn new_run_id() -> String {
+    let now = SystemTime::now();
+    let stamp: String = humantime::format_rfc3339_seconds(now)
+        .to_string()
+        .chars()
+        .filter(|c| !matches!(c, '-' | ':'))
+        .collect();
+    let nanos = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
+    // The process id and the nanoseconds tell apart what starts in the same second.
+    let tail = (nanos ^ (nanos >> 16) ^ std::process::id().wrapping_mul(0x9e37)) & 0xffff;
+    format!("{stamp}-{tail:04x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written() {
+        let record = Record {
+            schema: SCHEMA.into(),
+            t_ns: 12,
+            run: "r".into(),
+            event: Event::Fault(Fault {
+                link: Some(LinkId::B),
+                segment: None,
+                what: "w".into(),
+                action: "a".into(),
+            }),
+        };
+        let text = serde_json::to_string(&record).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["schema"], "twinlink/1");
+        assert_eq!(value["event"], "fault");
+        assert_eq!(value["data"]["link"], "b");
+        let back: Record = serde_json::from_str(&text).unwrap();
+        assert!(matches!(back.event, Event::Fault(fault) if fault.what == "w"));
+    }
+
+    /// `docs/log.schema.json` is what these types say. `UPDATE_SCHEMA=1 cargo test schema` writes it.
+    #[test]
+    fn the_published_schema_is_the_one_of_these_types() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/log.schema.json");
+        let mut schema = schemars::schema_for!(Record);
+        schema.insert("title".into(), "A line of a twinlink log".into());
+        let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+        if std::env::var_os("UPDATE_SCHEMA").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &text).unwrap();
+        }
+        let published = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(published == text, "docs/log.schema.json is out of date: UPDATE_SCHEMA=1 cargo test schema");
+    }
+
+    #[test]
+    fn a_log_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        create_log_file(&path).unwrap();
+        let error = create_log_file(&path).unwrap_err();
+        assert!(format!("{error:#}").contains("never overwritten"), "{error:#}");
+    }
+}

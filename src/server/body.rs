@@ -1,0 +1,215 @@
+//! Answers' bodies: from memory, or from a file in pieces, each read on the worker thread just
+//! before it is sent.
+//!
+//! A piece is read from the page cache straight into a pooled buffer and written to the socket from
+//! there: no thread is changed and nothing is copied in between. A file that is not in the page
+//! cache makes its worker wait for the disk; that is the price, and for a lab's segments a small
+//! one. hyper asks for the next piece only when the last one is with the kernel, so a connection
+//! holds one piece at a time, whatever the size of the file.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use bytes::{Buf, Bytes};
+use hyper::body::{Frame, SizeHint};
+
+use super::journal::InFlight;
+
+/// The body of an answer: exactly `left` bytes more, or an error.
+pub struct Body {
+    source: Source,
+    left: u64,
+    in_flight: Arc<InFlight>,
+}
+
+enum Source {
+    Memory(Bytes),
+    File { file: Arc<OpenFile>, at: u64, pool: Arc<Pool> },
+}
+
+impl Body {
+    pub fn empty(in_flight: Arc<InFlight>) -> Body {
+        Body::memory(Bytes::new(), in_flight)
+    }
+
+    pub fn memory(bytes: Bytes, in_flight: Arc<InFlight>) -> Body {
+        Body { left: bytes.len() as u64, source: Source::Memory(bytes), in_flight }
+    }
+
+    /// The bytes of `file` from `from` up to and without `to`.
+    pub fn file(file: OpenFile, from: u64, to: u64, pool: Arc<Pool>, in_flight: Arc<InFlight>) -> Body {
+        Body { source: Source::File { file: Arc::new(file), at: from, pool }, left: to - from, in_flight }
+    }
+
+    fn next_piece(&mut self) -> io::Result<Bytes> {
+        match &mut self.source {
+            Source::Memory(bytes) => {
+                self.left = 0;
+                Ok(std::mem::take(bytes))
+            }
+            Source::File { file, at, pool } => {
+                let piece = file.read(*at, self.left, pool)?;
+                *at += piece.len() as u64;
+                self.left -= piece.len() as u64;
+                if self.left == 0 {
+                    // The last piece completes the answer, so it goes out only when the file is
+                    // still the one whose digest was promised.
+                    file.check_unchanged()?;
+                }
+                Ok(piece)
+            }
+        }
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Piece;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context) -> Poll<Option<io::Result<Frame<Piece>>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let piece = self.next_piece().map(|bytes| {
+            let in_flight = self.in_flight.clone();
+            Frame::data(Piece { bytes, in_flight })
+        });
+        if let Err(error) = &piece {
+            tracing::error!("an answer was cut off: {error}");
+        }
+        Poll::Ready(Some(piece))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+/// A piece of a body on its way to the kernel; it tells its request how much of it arrived there.
+pub struct Piece {
+    bytes: Bytes,
+    in_flight: Arc<InFlight>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.bytes.advance(n);
+        self.in_flight.sent(n as u64);
+    }
+}
+
+/// A file that was, when it was opened, what the table says.
+pub struct OpenFile {
+    file: File,
+    len: u64,
+    modified: Option<SystemTime>,
+    path: Box<Path>,
+}
+
+impl OpenFile {
+    /// # Errors
+    /// When the file cannot be opened, or has changed since the table was built.
+    pub fn open(path: &Path, len: u64, modified: Option<SystemTime>) -> io::Result<OpenFile> {
+        // Should someone put a pipe or a link in the file's place, opening it must not hang, or lead
+        // elsewhere.
+        let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        let file = OpenFile { file, len, modified, path: path.into() };
+        file.check_unchanged()?;
+        Ok(file)
+    }
+
+    fn check_unchanged(&self) -> io::Result<()> {
+        let now = self.file.metadata()?;
+        if now.is_file() && now.len() == self.len && now.modified().ok() == self.modified {
+            Ok(())
+        } else {
+            Err(self.changed())
+        }
+    }
+
+    fn changed(&self) -> io::Error {
+        io::Error::new(
+            ErrorKind::InvalidData,
+            format!("{} has changed since the server started: start it anew", self.path.display()),
+        )
+    }
+
+    /// At least one byte from `at`, at most `most`, as many as fit one piece.
+    fn read(&self, at: u64, most: u64, pool: &Arc<Pool>) -> io::Result<Bytes> {
+        let mut buffer = pool.take();
+        let room = most.min(buffer.bytes.len() as u64) as usize;
+        loop {
+            match self.file.read_at(&mut buffer.bytes[..room], at) {
+                Ok(0) => return Err(self.changed()),
+                Ok(n) => {
+                    buffer.filled = n;
+                    return Ok(Bytes::from_owner(buffer));
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Buffers that are used again, so that none has to be zeroed or mapped for each piece.
+pub struct Pool {
+    size: usize,
+    free: Mutex<Vec<Vec<u8>>>,
+}
+
+/// Buffers kept for later. More may be in use at a time; those are given back to the system.
+const KEPT: usize = 16;
+
+impl Pool {
+    /// Buffers of `size` bytes.
+    pub fn new(size: usize) -> Arc<Pool> {
+        Arc::new(Pool { size, free: Mutex::new(Vec::with_capacity(KEPT)) })
+    }
+
+    fn take(self: &Arc<Pool>) -> PooledBuffer {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let bytes = free.unwrap_or_else(|| vec![0; self.size]);
+        PooledBuffer { bytes, filled: 0, pool: self.clone() }
+    }
+}
+
+struct PooledBuffer {
+    bytes: Vec<u8>,
+    filled: usize,
+    pool: Arc<Pool>,
+}
+
+impl AsRef<[u8]> for PooledBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
+}
+
+impl Drop for PooledBuffer {
+    fn drop(&mut self) {
+        let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.len() < KEPT {
+            free.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The server: the files of one folder over HTTP/1.1.
+//!
+//! `table` is all that can be asked for (`folder` says what there is), `respond` turns a request into an answer (`range` reads
+//! what part of a file it is about), `body` brings files to the socket, `watch` gives up on peers
+//! that make no progress, `connection` puts these together, and `journal` keeps the log. Nothing
+//! here shapes traffic, and nothing here knows of the client.
+
+mod body;
+mod connection;
+mod folder;
+pub mod health;
+mod journal;
+mod range;
+mod respond;
+pub mod table;
+mod watch;
+
+use std::future::Future;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch as watched};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::record::{self, Event, Log, ServeStart, Stdout};
+use body::Pool;
+use connection::Shared;
+use journal::{Connection, Journal};
+pub use table::Table;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Folder whose files are served; where it holds none, the samples are
+    #[arg(long, env = "TWINLINK_DATA", default_value = "/data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Folder of sample segments, served when --data holds no file
+    #[arg(long, env = "TWINLINK_SAMPLES", value_name = "DIR")]
+    pub samples: Option<PathBuf>,
+    /// Address and port to listen on
+    #[arg(long, env = "TWINLINK_LISTEN", default_value = "0.0.0.0:4455", value_name = "ADDR:PORT")]
+    pub listen: String,
+}
+
+/// What a server puts up with.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// From the first byte of a request's head to its last. Generous, because a link of the lab may
+    /// lose the packet with the rest of a head and then be down for 10 s.
+    pub head: Duration,
+    /// Without a request, after the last answer has been acknowledged.
+    pub idle: Duration,
+    /// Without a byte taken of an answer, or brought of a request's body.
+    pub stall: Duration,
+    /// After the last answer, for the peer to close its side.
+    pub linger: Duration,
+    /// For what is in flight when the server is told to end.
+    pub finish: Duration,
+    /// One `PUT /sink`.
+    pub sink_time: Duration,
+    pub sink_bytes: u64,
+    /// The head of a request; more is answered with 431.
+    pub head_bytes: usize,
+    /// Connections at a time; more are answered with 503 and closed.
+    pub connections: usize,
+    /// What one connection holds of a file at a time.
+    pub piece_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            head: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+            stall: Duration::from_secs(30),
+            linger: Duration::from_secs(2),
+            finish: Duration::from_secs(5),
+            sink_time: Duration::from_secs(60),
+            sink_bytes: 1 << 30,
+            head_bytes: 16 * 1024,
+            connections: 256,
+            piece_bytes: 256 * 1024,
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub fn main(args: Args) -> Result<()> {
+    let table = Table::choose(&args.data, args.samples.as_deref())?;
+    let log = Arc::new(Log::new(record::new_run_id(), None, Stdout::Everything));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the server's threads")?;
+    runtime.block_on(async {
+        let shutdown = shutdown_signal().context("cannot listen for signals")?;
+        let listener = TcpListener::bind(&args.listen).await.with_context(|| {
+            format!("cannot listen on {}: name a free address and port with --listen", args.listen)
+        })?;
+        run(listener, table, Limits::default(), log, shutdown).await
+    })
+}
+
+/// Resolves to the name of the first signal that ends the program.
+fn shutdown_signal() -> Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
+
+/// Serves `table` on a bound listener until `shutdown` resolves, to the reason that the log's last
+/// record gives. Then no connection is accepted any more, and those that are busy have
+/// `limits.finish` to end.
+///
+/// # Errors
+/// When the listener has no address. What fails later concerns one connection and ends in the log.
+pub async fn run(
+    listener: TcpListener,
+    table: Table,
+    limits: Limits,
+    log: Arc<Log>,
+    shutdown: impl Future<Output = &'static str>,
+) -> Result<()> {
+    let (journal, written) = Journal::start(log);
+    journal.write(Event::ServeStart(ServeStart {
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        listen: listener.local_addr().context("cannot tell the address of the listener")?.to_string(),
+        data: table.folder().display().to_string(),
+        files: table.entries().len() as u64,
+        bytes: table.bytes(),
+        wall_clock: record::wall_clock(),
+    }));
+    let finish = limits.finish;
+    let (stop, stopping) = watched::channel(false);
+    let mut front = Front {
+        permits: Arc::new(Semaphore::new(limits.connections)),
+        refusals: Arc::new(Semaphore::new(limits.connections)),
+        shared: Arc::new(Shared { table, pool: Pool::new(limits.piece_bytes), limits }),
+        journal: journal.clone(),
+        stopping,
+        tasks: JoinSet::new(),
+        accepted: 0,
+    };
+    let mut shutdown = std::pin::pin!(shutdown);
+    let reason = loop {
+        tokio::select! {
+            reason = &mut shutdown => break reason,
+            accepted = listener.accept() => match accepted {
+                Ok((tcp, peer)) => front.take(tcp, peer),
+                Err(error) => pause_after(&error).await,
+            },
+            Some(ended) = front.tasks.join_next() => report_panic(ended),
+        }
+    };
+    drop(listener);
+    // All receivers are in connections; when there is none, nobody has to be told.
+    let _ = stop.send(true);
+    let cut = front.finish(finish).await;
+    journal.end(written, reason, cut).await;
+    Ok(())
+}
+
+/// Where connections come in and where they are kept.
+struct Front {
+    permits: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    journal: Arc<Journal>,
+    stopping: watched::Receiver<bool>,
+    tasks: JoinSet<()>,
+    accepted: u64,
+}
+
+impl Front {
+    /// Serves a connection, or turns it away when there are too many. So many come that even those
+    /// to be turned away are too many: they are closed without a word.
+    fn take(&mut self, tcp: TcpStream, peer: SocketAddr) {
+        self.accepted += 1;
+        let stop = self.stopping.clone();
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+            let connection = Arc::new(Connection {
+                peer: peer.to_string(),
+                number: self.accepted,
+                requests: 0.into(),
+                busy: 0.into(),
+                journal: self.journal.clone(),
+            });
+            let shared = self.shared.clone();
+            self.tasks.spawn(async move {
+                connection::serve(tcp, connection, shared, stop).await;
+                drop(permit);
+            });
+            return;
+        }
+        let before = self.journal.refused_connections.fetch_add(1, Relaxed);
+        if before == 0 {
+            tracing::warn!("too many connections: some are turned away, and counted in serve_end");
+        }
+        if let Ok(permit) = self.refusals.clone().try_acquire_owned() {
+            let limit = self.shared.limits.linger;
+            self.tasks.spawn(async move {
+                connection::refuse(tcp, limit, stop).await;
+                drop(permit);
+            });
+        }
+    }
+
+    /// Waits for the connections to end and cuts those that take too long; returns how many.
+    async fn finish(mut self, limit: Duration) -> u64 {
+        let all = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                report_panic(ended);
+            }
+        };
+        if timeout(limit, all).await.is_ok() {
+            return 0;
+        }
+        let cut = self.tasks.len() as u64;
+        self.tasks.shutdown().await;
+        cut
+    }
+}
+
+fn report_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!("a connection was lost to a mistake in this program: {error}");
+    }
+}
+
+/// After a connection that could not be accepted. Out of descriptors, the next try fails at once, so
+/// it waits for some to be closed; a connection that was reset while it waited concerns nobody.
+async fn pause_after(error: &std::io::Error) {
+    if !matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) {
+        tracing::warn!("cannot accept a connection: {error}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

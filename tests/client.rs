@@ -1,0 +1,536 @@
+//! The client against our own servers and against odd ones, as a user would run it.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{
+    Server, TWINLINK, answer, asked_for, client, odd_server, of_event, read_request, records, run_end,
+    segments, stderr,
+};
+
+struct Pair {
+    data: tempfile::TempDir,
+    a: Server,
+    b: Server,
+}
+
+/// Two servers on one set of segments.
+fn pair(count: u32, mean: &str) -> Pair {
+    let data = tempfile::tempdir().unwrap();
+    segments(data.path(), count, mean);
+    let (a, b) = (Server::start(data.path()), Server::start(data.path()));
+    Pair { data, a, b }
+}
+
+/// Every file of `data` but the list stands in `out`, the same.
+fn assert_same_files(data: &Path, out: &Path) {
+    let mut compared = 0;
+    for entry in fs::read_dir(data).unwrap() {
+        let name = entry.unwrap().file_name();
+        if name == "SHA256SUMS" {
+            continue;
+        }
+        assert_eq!(fs::read(data.join(&name)).unwrap(), fs::read(out.join(&name)).unwrap(), "{name:?}");
+        compared += 1;
+    }
+    assert!(compared > 0, "there was nothing to compare");
+    assert!(!fs::read_dir(out).unwrap().any(|e| e.unwrap().path().extension().is_some_and(|x| x == "part")));
+}
+
+#[test]
+fn all_files_arrive_by_every_schedule_and_depth() {
+    let pair = pair(40, "20KB");
+    for schedule in ["greedy", "ratio=1:2", "ratio=5:1", "ratio=1:0", "ratio=0:1"] {
+        for pipeline in ["auto", "1", "8"] {
+            let out = tempfile::tempdir().unwrap();
+            let dir = out.path().join("new/folder");
+            let output = client(&[
+                "--schedule",
+                schedule,
+                "--pipeline",
+                pipeline,
+                "--out",
+                dir.to_str().unwrap(),
+                &pair.a.address,
+                &pair.b.address,
+            ]);
+            assert!(output.status.success(), "{schedule} {pipeline}: {}", stderr(&output));
+            assert_same_files(pair.data.path(), &dir);
+            let records = records(&output);
+            let end = run_end(&records);
+            assert_eq!(end["exit"], "ok");
+            assert_eq!(end["files"], 40);
+            assert_eq!(of_event(&records, "segment").len(), 40);
+            assert!(of_event(&records, "segment").iter().all(|segment| segment["digest_ok"] == true));
+            assert!(of_event(&records, "fault").is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_ratio_is_exactly_the_course_s_order() {
+    let pair = pair(10, "5KB");
+    let output = client(&["--schedule", "ratio=1:2", "--pipeline", "1", &pair.a.address, &pair.b.address]);
+    let records = records(&output);
+    let names = |link: &str| -> Vec<String> {
+        let segments = of_event(&records, "segment");
+        segments
+            .iter()
+            .filter(|s| s["link"] == link)
+            .map(|s| s["name"].as_str().unwrap().to_string())
+            .collect()
+    };
+    assert_eq!(names("a"), ["s001.m4s", "s004.m4s", "s007.m4s", "s010.m4s"]);
+    assert_eq!(names("b"), ["s002.m4s", "s003.m4s", "s005.m4s", "s006.m4s", "s008.m4s", "s009.m4s"]);
+    let end = run_end(&records);
+    assert_eq!(end["links"]["a"]["files"], 4);
+    assert_eq!(end["links"]["b"]["files"], 6);
+    let bytes = end["links"]["a"]["bytes"].as_u64().unwrap() + end["links"]["b"]["bytes"].as_u64().unwrap();
+    assert_eq!(end["bytes"], bytes);
+}
+
+#[test]
+fn one_in_flight_waits_for_each_answer() {
+    let pair = pair(12, "5KB");
+    let output = client(&["--schedule", "ratio=1:0", "--pipeline", "1", &pair.a.address, &pair.b.address]);
+    let records = records(&output);
+    let segments = of_event(&records, "segment");
+    for two in segments.windows(2) {
+        assert!(two[1]["requested_ms"].as_f64() >= two[0]["done_ms"].as_f64(), "{two:?}");
+    }
+}
+
+#[test]
+fn a_run_leaves_a_log_in_a_folder_of_its_own() {
+    let pair = pair(5, "5KB");
+    let results = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let output =
+            client(&["--results", results.path().to_str().unwrap(), &pair.a.address, &pair.b.address]);
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    let runs: Vec<_> = fs::read_dir(results.path()).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(runs.len(), 2);
+    for run in runs {
+        let text = fs::read_to_string(run.join("log.jsonl")).unwrap();
+        assert!(text.lines().next().unwrap().contains("\"event\":\"run_start\""));
+        assert!(text.lines().last().unwrap().contains("\"event\":\"run_end\""));
+        assert!(text.contains("\"event\":\"sample\""), "samples belong into the file");
+    }
+}
+
+#[test]
+fn names_with_spaces_and_an_init_segment_are_fetched_too() {
+    let data = tempfile::tempdir().unwrap();
+    fs::write(data.path().join("init.mp4"), b"init").unwrap();
+    fs::write(data.path().join("my clip #1.m4s"), b"one").unwrap();
+    fs::write(data.path().join("empty.m4s"), b"").unwrap();
+    let (a, b) = (Server::start(data.path()), Server::start(data.path()));
+    let out = tempfile::tempdir().unwrap();
+    let output = client(&["--out", out.path().to_str().unwrap(), &a.address, &b.address]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_same_files(data.path(), out.path());
+}
+
+// Bad input, before anything is fetched.
+
+#[test]
+fn the_command_line_is_checked() {
+    for (args, expected) in [
+        (&["one"][..], "2 values"),
+        (&["one", "two", "three"], "2 values"),
+        (&["--schedule", "ratio=0:0", "x", "y"], "gives no server anything to do"),
+        (&["--schedule", "ratio=1:-2", "x", "y"], "two whole numbers"),
+        (&["--schedule", "ratio=a:b", "x", "y"], "two whole numbers"),
+        (&["--schedule", "best", "x", "y"], "is not a schedule"),
+        (&["--pipeline", "0", "x", "y"], "pipeline depth"),
+        (&["--give-up", "10", "x", "y"], "no unit"),
+    ] {
+        let output = client(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let text = stderr(&output);
+        assert!(text.contains(expected), "{args:?}: {text}");
+        let line: serde_json::Value = serde_json::from_str(text.trim()).expect("one JSON line");
+        assert_eq!(line["level"], "ERROR");
+    }
+}
+
+/// Runs a client that must fail, and returns its message and the exit word of its log.
+fn failure(args: &[&str]) -> (String, String) {
+    let output = client(args);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let exit = run_end(&records(&output))["exit"].as_str().unwrap().to_string();
+    (stderr(&output), exit)
+}
+
+#[test]
+fn a_host_that_does_not_resolve_is_named() {
+    let pair = pair(2, "1KB");
+    let (text, exit) = failure(&[&pair.a.address, "no-such-host.invalid"]);
+    assert!(text.contains("server b") && text.contains("no-such-host.invalid"), "{text}");
+    assert_eq!(exit, "unreachable");
+}
+
+#[test]
+fn nobody_listening_is_an_error_at_once() {
+    let pair = pair(2, "1KB");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (text, exit) = failure(&[&pair.a.address, &port.to_string()]);
+    assert!(text.contains("is a server running there?"), "{text}");
+    assert_eq!(exit, "unreachable");
+}
+
+#[test]
+fn other_programs_behind_the_port_are_told_apart() {
+    let pair = pair(2, "1KB");
+    let ssh = odd_server(|_, mut stream| {
+        let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n");
+        std::thread::sleep(Duration::from_secs(5));
+    });
+    let closes = odd_server(|_, stream| drop(stream));
+    let silent = odd_server(|_, mut stream| while read_request(&mut stream).is_some() {});
+    let garbage = odd_server(|_, mut stream| {
+        read_request(&mut stream);
+        let _ = stream.write_all(&[0, 255, 13, 10, 1, 2, 3]);
+    });
+    for (address, expected) in [
+        (ssh, "SSH-2.0-OpenSSH"),
+        (closes, "closed the connection without an answer"),
+        (silent, "did not answer for 0.5 s"),
+        (garbage, "not HTTP"),
+    ] {
+        let (text, exit) = failure(&["--give-up", "500ms", &address.to_string(), &pair.b.address]);
+        let reset = text.contains("Connection reset");
+        assert!(text.contains(expected) || (expected.contains("without an answer") && reset), "{text}");
+        assert!(text.contains("server a"), "{text}");
+        assert_eq!(exit, "unreachable");
+    }
+}
+
+#[test]
+fn servers_that_differ_are_an_error_that_names_the_first_difference() {
+    let first = pair(3, "1KB");
+    let second = tempfile::tempdir().unwrap();
+    for name in ["s001.m4s", "s002.m4s", "s003.m4s"] {
+        fs::copy(first.data.path().join(name), second.path().join(name)).unwrap();
+    }
+    fs::write(second.path().join("s002.m4s"), "another").unwrap();
+    let other = Server::start(second.path());
+    let (text, exit) = failure(&[&first.a.address, &other.address]);
+    assert!(text.contains("s002.m4s has the digest"), "{text}");
+    assert_eq!(exit, "lists_differ");
+}
+
+#[test]
+fn nothing_is_overwritten() {
+    let pair = pair(3, "1KB");
+    let out = tempfile::tempdir().unwrap();
+    fs::write(out.path().join("s002.m4s"), "mine").unwrap();
+    let (text, exit) = failure(&["--out", out.path().to_str().unwrap(), &pair.a.address, &pair.b.address]);
+    assert!(text.contains("already holds s002.m4s"), "{text}");
+    assert_eq!(exit, "store");
+    assert_eq!(fs::read(out.path().join("s002.m4s")).unwrap(), b"mine");
+
+    let log = out.path().join("log.jsonl");
+    fs::write(&log, "old").unwrap();
+    let output = client(&["--log", log.to_str().unwrap(), &pair.a.address, &pair.b.address]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("never overwritten"), "{}", stderr(&output));
+    assert_eq!(fs::read(&log).unwrap(), b"old");
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let pair = pair(3, "1KB");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let (text, _) = failure(&["--out", file.join("out").to_str().unwrap(), &pair.a.address, &pair.b.address]);
+    assert!(text.contains("file/out"), "{text}");
+}
+
+// Servers that fail in the middle.
+
+/// A server of files; `serve` answers each request but that for the list.
+fn file_server(
+    serve: impl Fn(&mut TcpStream, usize, &str, Option<usize>) -> bool + Send + Sync + 'static,
+) -> std::net::SocketAddr {
+    odd_server(move |connection, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            let (path, from) = asked_for(&request);
+            if path == "/SHA256SUMS" {
+                answer(&mut stream, "HTTP/1.1 404 Not Found", b"");
+            } else if !serve(&mut stream, connection, &path, from) {
+                return;
+            }
+        }
+    })
+}
+
+const BODY: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+
+/// Answers with the rest of the body.
+fn answer_rest(stream: &mut TcpStream, from: usize) {
+    let head = format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-35/36");
+    answer(stream, &head, &BODY[from..]);
+}
+
+/// Fetches `x0` from `server` alone, checks it, and returns what the client logged.
+fn fetch_x0(server: std::net::SocketAddr) -> Vec<serde_json::Value> {
+    let out = tempfile::tempdir().unwrap();
+    let dir = out.path().to_str().unwrap();
+    let (server, other) = (server.to_string(), good_server().to_string());
+    let output = client(&["--files", "x0", "--schedule", "ratio=1:0", "--out", dir, &server, &other]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(fs::read(out.path().join("x0")).unwrap(), BODY);
+    records(&output)
+}
+
+/// A server that answers well, with ranges.
+fn good_server() -> std::net::SocketAddr {
+    file_server(|stream, _, _, from| {
+        match from {
+            None => answer(stream, "HTTP/1.1 200 OK", BODY),
+            Some(from) => {
+                answer_rest(stream, from);
+            }
+        }
+        true
+    })
+}
+
+#[test]
+fn a_broken_connection_goes_on_from_the_byte_where_it_broke() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    let breaks = file_server(move |stream, _, path, from| {
+        seen.lock().unwrap().push((path.to_string(), from));
+        match from {
+            None => {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 36\r\n\r\n");
+                let _ = stream.write_all(&BODY[..10]);
+                return false;
+            }
+            Some(from) => {
+                answer_rest(stream, from);
+            }
+        }
+        true
+    });
+    let records = fetch_x0(breaks);
+    assert_eq!(*asked.lock().unwrap(), [("/x0".into(), None), ("/x0".into(), Some(10))]);
+    assert_eq!(of_event(&records, "fault").len(), 1);
+    let segment = of_event(&records, "segment")[0];
+    assert_eq!(segment["parts"].as_array().unwrap().len(), 2);
+    assert_eq!(segment["digest_ok"], serde_json::Value::Null);
+    assert_eq!(run_end(&records)["wasted_bytes"], 0);
+}
+
+#[test]
+fn a_server_without_ranges_sends_the_file_again_and_the_waste_is_counted() {
+    let tries = Arc::new(AtomicUsize::new(0));
+    let breaks = file_server(move |stream, _, _, _| {
+        if tries.fetch_add(1, Ordering::SeqCst) == 0 {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 36\r\n\r\n0123456789");
+            return false;
+        }
+        answer(stream, "HTTP/1.1 200 OK", BODY);
+        true
+    });
+    let records = fetch_x0(breaks);
+    assert_eq!(run_end(&records)["wasted_bytes"], 10);
+}
+
+#[test]
+fn a_ratio_run_ends_when_a_server_stays_away_and_greedy_goes_on() {
+    let dies = || {
+        file_server(|stream, _, path, _| {
+            if path != "/x0" && path != "/x1" {
+                return false;
+            }
+            answer(stream, "HTTP/1.1 200 OK", BODY);
+            true
+        })
+    };
+    let args = ["--files", "x{0..9}", "--give-up", "700ms", "--pipeline", "1"];
+    let addresses = [dies().to_string(), good_server().to_string()];
+    let mut ratio = args.to_vec();
+    ratio.extend(["--schedule", "ratio=1:1", &addresses[0], &addresses[1]]);
+    let (text, exit) = failure(&ratio);
+    assert!(text.contains("server a") && text.contains("was away for 0.7 s"), "{text}");
+    assert_eq!(exit, "server_away");
+
+    let mut greedy = args.to_vec();
+    greedy.extend(["--schedule", "greedy", &addresses[0], &addresses[1]]);
+    let output = client(&greedy);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(run_end(&records(&output))["files"], 10);
+}
+
+#[test]
+fn a_silent_server_is_given_up() {
+    let silent = file_server(|_, _, _, _| true);
+    let args = ["--files", "x{0..3}", "--give-up", "500ms", "--schedule", "ratio=1:1"];
+    let mut all = args.to_vec();
+    let addresses = [good_server().to_string(), silent.to_string()];
+    all.extend([addresses[0].as_str(), addresses[1].as_str()]);
+    let (text, exit) = failure(&all);
+    assert!(text.contains("server b") && text.contains("nothing came for 0.5 s"), "{text}");
+    assert_eq!(exit, "server_away");
+}
+
+#[test]
+fn lies_about_the_length_and_missing_files_are_errors() {
+    let short = file_server(|stream, _, _, _| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n0123456789");
+        false
+    });
+    let good = good_server().to_string();
+    let args = ["--files", "x0", "--give-up", "400ms", "--schedule", "ratio=1:0"];
+    let with = |address: String| {
+        let mut all: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
+        all.extend([address, good.clone()]);
+        all
+    };
+    let run = |all: Vec<String>| failure(&all.iter().map(String::as_str).collect::<Vec<_>>());
+    let (text, exit) = run(with(short.to_string()));
+    assert!(text.contains("closed the connection after byte"), "{text}");
+    assert_eq!(exit, "server_away");
+
+    let missing = file_server(|stream, _, _, _| {
+        answer(stream, "HTTP/1.1 404 Not Found", b"");
+        true
+    });
+    let (text, exit) = run(with(missing.to_string()));
+    assert!(text.contains("answered 404 for x0"), "{text}");
+    assert_eq!(exit, "missing_file");
+}
+
+#[test]
+fn a_wrong_digest_is_an_error_that_names_the_file() {
+    let wrong = file_server(|stream, _, _, _| {
+        let digest = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
+        answer(stream, &format!("HTTP/1.1 200 OK\r\nRepr-Digest: {digest}"), BODY);
+        true
+    });
+    let out = tempfile::tempdir().unwrap();
+    let wrong = wrong.to_string();
+    let good = good_server().to_string();
+    let dir = out.path().to_str().unwrap();
+    let args = ["--files", "x0", "--schedule", "ratio=1:0", "--out", dir, &wrong, &good];
+    let (text, exit) = failure(&args);
+    assert!(text.contains("sent x0 with the digest"), "{text}");
+    assert_eq!(exit, "digest");
+    assert!(!out.path().join("x0").exists());
+    let mut unverified = vec!["--no-verify"];
+    unverified.extend(args);
+    assert!(client(&unverified).status.success());
+}
+
+#[test]
+fn an_old_server_that_closes_after_each_answer_works() {
+    let old = || {
+        odd_server(|_, mut stream| {
+            let Some(request) = read_request(&mut stream) else { return };
+            let (path, _) = asked_for(&request);
+            let status = if path == "/SHA256SUMS" { "404 Not Found" } else { "200 OK" };
+            answer(
+                &mut stream,
+                &format!("HTTP/1.0 {status}"),
+                if path == "/SHA256SUMS" { b"" } else { BODY },
+            );
+        })
+        .to_string()
+    };
+    let output = client(&["--files", "x{0..9}", &old(), &old()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let records = records(&output);
+    assert_eq!(run_end(&records)["files"], 10);
+    assert!(of_event(&records, "fault").is_empty(), "a polite end of a connection is no fault");
+}
+
+#[test]
+fn a_body_that_ends_with_its_connection_is_whole() {
+    let endless = || {
+        odd_server(|_, mut stream| {
+            let Some(request) = read_request(&mut stream) else { return };
+            let (path, _) = asked_for(&request);
+            if path == "/SHA256SUMS" {
+                let _ = stream.write_all(b"HTTP/1.0 404 Not Found\r\n\r\n");
+            } else {
+                let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
+                let _ = stream.write_all(BODY);
+            }
+        })
+        .to_string()
+    };
+    let out = tempfile::tempdir().unwrap();
+    let output =
+        client(&["--files", "x{0..3}", "--out", out.path().to_str().unwrap(), &endless(), &endless()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    for i in 0..4 {
+        assert_eq!(fs::read(out.path().join(format!("x{i}"))).unwrap(), BODY);
+    }
+}
+
+#[test]
+fn an_interrupted_run_says_so_in_its_log() {
+    let silent = file_server(|_, _, _, _| true).to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log.jsonl");
+    let mut child = Command::new(TWINLINK)
+        .args(["client", "--files", "x{0..3}", "--log", log.to_str().unwrap(), &silent, &silent])
+        .env("TWINLINK_CONTROL", dir.path().join("control.sock"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first sample shows that the transfer is under way.
+    while !fs::read_to_string(&log).is_ok_and(|text| text.contains("\"sample\"")) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let signalled = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(signalled.success());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let text = fs::read_to_string(&log).unwrap();
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(last["event"], "run_end");
+    assert_eq!(last["data"]["exit"], "interrupted");
+    assert!(!dir.path().join("control.sock").exists(), "the control socket goes with the client");
+}
+
+#[test]
+fn real_logs_are_what_the_published_schema_says() {
+    let schema: serde_json::Value =
+        serde_json::from_str(include_str!("../docs/log.schema.json")).expect("the schema is JSON");
+    let schema = jsonschema::validator_for(&schema).expect("the schema is a schema");
+    let pair = pair(20, "50KB");
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log.jsonl");
+    let output = client(&["--log", log.to_str().unwrap(), &pair.a.address, &pair.b.address]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let broken = client(&[&pair.a.address, "no-such-host.invalid"]);
+    let text = fs::read_to_string(&log).unwrap() + &String::from_utf8_lossy(&broken.stdout);
+    let mut events = std::collections::BTreeSet::new();
+    for line in text.lines() {
+        let record: serde_json::Value = serde_json::from_str(line).unwrap();
+        if let Err(error) = schema.validate(&record) {
+            panic!("{line}\n{error} at {}", error.instance_path());
+        }
+        events.insert(record["event"].as_str().unwrap().to_string());
+    }
+    for event in ["run_start", "link", "segment", "sample", "run_end"] {
+        assert!(events.contains(event), "no {event} among {events:?}");
+    }
+    let wrong =
+        serde_json::json!({"schema": "twinlink/1", "event": "segment", "t_ns": 1, "run": "r", "data": {}});
+    assert!(!schema.is_valid(&wrong), "the schema accepts an empty segment");
+}

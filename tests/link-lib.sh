@@ -1,0 +1,66 @@
+# Sourced by the link tests, after lib.sh: runs the test inside a lab, and measures links by what the
+# kernel counts, so that no transport protocol and no program's speed is in the figures.
+# shellcheck shell=bash
+
+needs_root
+needs_binary
+
+in_a_lab "$@"
+
+declare -A server=([a]=10.45.0.2 [b]=10.45.0.3) ns=([a]=$TWINLINK_NS_A [b]=$TWINLINK_NS_B)
+CLIENT=10.45.0.4
+
+# The interpreter itself: a version manager's wrapper before it costs seconds on an emulated processor.
+PYTHON=$(python3 -c 'import sys; print(sys.executable)')
+
+link() { "$TWINLINK_BIN" link "$@"; }
+traffic() { "$PYTHON" "$ROOT/tests/link-traffic.py" "$@"; }
+in_server() { ip netns exec "${ns[$1]}" "${@:2}"; }
+
+start_sinks() {
+    local each
+    for each in a b; do
+        in_server "$each" "$PYTHON" "$ROOT/tests/link-traffic.py" sink "${server[$each]}" &
+        at_exit "kill $!"
+    done
+    traffic sink "$CLIENT" &
+    at_exit "kill $!"
+    for each in "${server[a]}" "${server[b]}" "$CLIENT"; do eventually 90 traffic rtt "$each" 1; done
+}
+
+# shown LINK DIRECTION KEY: one value of what `link show` reports.
+shown() { link show --json | jq -r --arg l "$1" --arg d "$2" ".links[] | select(.link == \$l and .direction == \$d) | $3"; }
+
+# rate_of LINK DIRECTION OFFERED_MBIT SECONDS: Mbit/s of frames that leave the bottleneck while more
+# is offered than it takes. The queue fills first, so that its filling is not in the figure.
+rate_of() {
+    local device=twl-$1-$2 flooder before after from to
+    if [ "$2" = down ]; then
+        in_server "$1" "$PYTHON" "$ROOT/tests/link-traffic.py" flood "$CLIENT" "$3" "$(jq -n "$4 + ${5:-1} + 0.5")" &
+    else
+        traffic flood "${server[$1]}" "$3" "$(jq -n "$4 + ${5:-1} + 0.5")" &
+    fi
+    flooder=$!
+    sleep "${5:-1}"
+    read -r before <"/sys/class/net/$device/statistics/rx_bytes"
+    from=$EPOCHREALTIME
+    sleep "$4"
+    read -r after <"/sys/class/net/$device/statistics/rx_bytes"
+    to=$EPOCHREALTIME
+    wait "$flooder"
+    awk -v bytes=$((after - before)) -v from="$from" -v to="$to" 'BEGIN { printf "%.3f\n", bytes * 8 / (to - from) / 1e6 }'
+}
+
+# within WHAT FOUND WANTED PERCENT
+within() {
+    expect "$1, within $4 % of $3" "$2" -ge "$(jq -n "$3 * (1 - $4 / 100)")"
+    expect "$1, within $4 % of $3" "$2" -le "$(jq -n "$3 * (1 + $4 / 100)")"
+}
+
+# What tc and ip know of shaping in this namespace, without counters.
+network_state() {
+    tc qdisc show
+    tc filter show dev eth0 ingress 2>/dev/null || true
+    tc filter show dev eth0 egress 2>/dev/null || true
+    ip -o link show type ifb
+}

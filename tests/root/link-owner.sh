@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# Shaping touches only what is the lab's: a host's own interface is refused, filters from elsewhere
+# stay, one process shapes at a time, what a killed run left is removed and what was set on purpose is
+# not, and whatever fails leaves nothing half done.
+. "$(dirname "$0")/../lib.sh"
+
+# The part outside a lab, on the machine's own network, which must be as it was.
+if [ -z "${TWINLINK_NS_CLIENT:-}" ]; then
+    needs_root
+    needs_binary
+    echo "== the machine's own interfaces"
+    # Other programs may be busy on this machine, but none of them with these.
+    shaping() { tc qdisc show | grep -cE 'clsact|ingress|tbf|netem' || true; }
+    before=$(shaping)
+    for address in 127.0.0.1 "$(ip -o -4 address show scope global | sed -n 's|.*inet \([0-9.]*\)/.*|\1|p' | head -n 1)"; do
+        [ -n "$address" ] || continue
+        code=0
+        "$TWINLINK_BIN" link set a rate-20 --server "$address" >"$WORK/out" 2>&1 || code=$?
+        expect "exit code for $address" "$code" -eq 1
+        grep -q 'cannot shape' "$WORK/out" || fail "the refusal does not say so: $(cat "$WORK/out")"
+        cat "$WORK/out"
+    done
+    # A veth whose other end is elsewhere is still not the lab's in the machine's own namespace.
+    ip netns add "owner-$$"
+    at_exit "ip netns del owner-$$"
+    ip link add "tw-$$" type veth peer name eth0 netns "owner-$$"
+    ip address add 198.51.100.1/24 dev "tw-$$"
+    ip link set "tw-$$" up
+    ip -n "owner-$$" address add 198.51.100.2/24 dev eth0
+    ip -n "owner-$$" link set eth0 up
+    code=0
+    "$TWINLINK_BIN" link set a rate-20 --server 198.51.100.2 >"$WORK/out" 2>&1 || code=$?
+    expect "exit code for a veth of the machine's" "$code" -eq 1
+    grep -q "the machine's own" "$WORK/out" || fail "the refusal does not say why: $(cat "$WORK/out")"
+    ip link del "tw-$$"
+    expect "devices of the lab on the machine" "$(ip -o link | grep -c 'twl-' || true)" -eq 0
+    expect "shaping qdiscs on the machine" "$(shaping)" -eq "$before"
+fi
+. "$(dirname "$0")/../link-lib.sh"
+
+clean=$(network_state)
+filters() { tc -j filter show dev eth0 "$1" 2>/dev/null | jq -c '[.[].pref] | unique'; }
+
+refused() { # WHAT PATTERN COMMAND...
+    local what=$1 pattern=$2 code=0 before
+    shift 2
+    before=$(network_state)
+    "$@" >"$WORK/out" 2>&1 || code=$?
+    expect "$what: exit code" "$code" -eq 1
+    expect "$what: lines of the error" "$(wc -l <"$WORK/out")" -eq 1
+    grep -q -- "$pattern" "$WORK/out" || fail "$what: no '$pattern' in: $(cat "$WORK/out")"
+    cat "$WORK/out"
+    expect "$what: what it changed" "$(diff <(echo "$before") <(network_state))" = ""
+}
+
+echo "== set, show, change, clear"
+link set a rate-20 >/dev/null
+link set b rate-80 >/dev/null
+expect "links shown" "$(link show --json | jq -c '[.links[] | [.link, .direction, .profile, .owner]]')" = \
+    '[["a","down","rate-20","set"],["a","up","rate-20","set"],["b","down","rate-80","set"],["b","up","rate-80","set"]]'
+ping -q -c 3 -i 0.2 "${server[a]}" >/dev/null
+packets=$(shown a down .counters.packets)
+link set a rate-80 >/dev/null
+expect "rate after a change" "$(shown a down .shape.rate)" = 80mbit
+expect "counters go on after a change" "$(shown a down .counters.packets)" -ge "$packets"
+link clear a >/dev/null
+expect "links left" "$(link show --json | jq -c '[.links[].link] | unique')" = '["b"]'
+link clear >/dev/null
+expect "what is left" "$(network_state)" = "$clean"
+
+echo "== what cannot be done changes nothing"
+refused "unknown profile" 'did you mean wifi-near' link set a wifi-neer
+refused "unreachable server" 'unreachable' link set a rate-20 --server 203.0.113.9
+refused "server on this host" 'not a lab' link set a rate-20 --server 127.0.0.1
+refused "no NET_ADMIN" 'NET_ADMIN' setpriv --bounding-set -net_admin --inh-caps -net_admin "$TWINLINK_BIN" link set a rate-20
+# shellcheck disable=SC2016
+refused "no tc" 'install the package iproute2' unshare --mount bash -c \
+    'mount -t tmpfs none "$(dirname "$(realpath "$(command -v tc)")")" && exec "$0" link set a rate-20' "$TWINLINK_BIN"
+if ! "$TWINLINK_BIN" doctor --json | jq -e '.checks[] | select(.name == "netem") | .ok' >/dev/null; then
+    refused "no netem" 'sch_netem' link set a wifi-near
+fi
+link set a rate-20 >/dev/null
+"$PYTHON" -c '
+import socket, sys, time
+lock = socket.socket(socket.AF_UNIX)
+lock.bind("\0twinlink/shaper")
+lock.listen()
+print("locked", flush=True)
+time.sleep(60)' >"$WORK/lock" &
+holder=$!
+at_exit "kill $holder 2>/dev/null || true"
+eventually 30 grep -q locked "$WORK/lock"
+refused "another process shapes" 'another twinlink process' link set b rate-20
+refused "clearing what another process shapes" 'another twinlink process' link clear
+kill "$holder"
+wait "$holder" 2>/dev/null || true
+link clear >/dev/null
+
+echo "== filters from elsewhere stay"
+tc qdisc add dev eth0 clsact
+tc filter add dev eth0 ingress pref 7 protocol ip u32 match ip src 192.0.2.7/32 flowid :1
+foreign=$(network_state)
+link set a rate-20 >/dev/null
+expect "preferences at ingress" "$(filters ingress)" = '[7,44551]'
+link clear >/dev/null
+expect "what is left beside a foreign filter" "$(network_state)" = "$foreign"
+tc filter add dev eth0 egress pref 44552 protocol ip u32 match ip dst 192.0.2.7/32 flowid :1
+refused "a foreign filter in the way" 'preference 44552' link set a rate-20
+tc qdisc del dev eth0 clsact
+tc qdisc add dev eth0 ingress
+refused "a foreign ingress qdisc" 'ingress from elsewhere' link set a rate-20
+tc qdisc del dev eth0 ingress
+
+echo "== what a killed run left"
+dead="twinlink owner=run pid=4194303 dev=eth0 server=${server[a]} clsact=own profile=rate-20"
+link set a rate-20 >/dev/null
+ip link set dev twl-a-down alias "$dead"
+ip link set dev twl-a-up alias "$dead"
+ip link add twl-b-up type ifb
+expect "owner of what is left" "$(shown a down .owner)" = dead
+link set b rate-80 >/dev/null 2>&1
+expect "links after the repair" "$(link show --json | jq -c '[.links[] | [.link, .profile]] | unique')" = '[["b","rate-80"]]'
+expect "preferences at ingress" "$(filters ingress)" = '[44553]'
+ip link del twl-b-down
+link clear >/dev/null
+link set a rate-20 >/dev/null 2>&1
+expect "a filter without its device is gone" "$(filters ingress)" = '[44551]'
+ping -q -c 1 "${server[b]}" >/dev/null || fail "link b is dead"
+link clear >/dev/null
+expect "what is left at the end" "$(network_state)" = "$clean"

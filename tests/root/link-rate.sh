@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Rate-only links hold their rate, down and up, both at once and for IPv6, on whatever kernel this is;
+# what leaves them is of wire size, and small packets are charged 14 bytes more than their IP length.
+. "$(dirname "$0")/../lib.sh"
+. "$(dirname "$0")/../link-lib.sh"
+
+start_sinks
+link set a rate-20
+link set b rate-80
+
+echo "== headers count the same each way"
+ping -q -c 10 -i 0.2 -s 100 "${server[a]}" >/dev/null
+expect "bytes of 10 pings of 128 IP bytes, up" "$(shown a up .counters.bytes)" -eq 1420
+expect "bytes of 10 pings of 128 IP bytes, down" "$(shown a down .counters.bytes)" -eq 1420
+expect "packets, down" "$(shown a down .counters.packets)" -eq 10
+
+echo "== rates"
+for way in down up; do
+    within "Mbit/s of a $way" "$(rate_of a "$way" 26 3)" 20 2
+    within "Mbit/s of b $way" "$(rate_of b "$way" 104 3)" 80 2
+done
+expect "drops of a down" "$(shown a down .counters.dropped_queue)" -gt 0
+expect "drops of a down by loss" "$(shown a down .counters.dropped_loss)" -eq 0
+
+echo "== both links at once, one down and one up"
+rate_of a down 26 3 >"$WORK/a" &
+beside=$!
+rate_of b up 104 3 >"$WORK/b"
+wait "$beside"
+within "Mbit/s of a down beside b" "$(cat "$WORK/a")" 20 2
+within "Mbit/s of b up beside a" "$(cat "$WORK/b")" 80 2
+
+echo "== packets of wire size, though TCP hands over larger ones"
+head -c 8000000 /dev/zero >"$WORK/file"
+in_server a "$PYTHON" -m http.server --directory "$WORK" --bind "${server[a]}" 8000 >/dev/null 2>&1 &
+at_exit "kill $!"
+eventually 90 curl -sf -o /dev/null -r 0-0 "http://${server[a]}:8000/"
+size() { ip -s -j link show dev "twl-$1" | jq '.[0].stats64.rx | [.bytes, .packets] | @csv' -r; }
+IFS=, read -r bytes packets <<<"$(size a-down)"
+curl -sf -o /dev/null "http://${server[a]}:8000/file"
+IFS=, read -r bytes_after packets_after <<<"$(size a-down)"
+mean=$(jq -n "($bytes_after - $bytes) / ($packets_after - $packets)")
+expect "mean bytes of a packet" "$mean" -le 1514
+expect "mean bytes of a packet" "$mean" -gt 1400
+rates=$(tc -j qdisc show dev twl-a-down | jq -c '.[0].options | [.rate, .burst]')
+expect "rate and burst in bytes" "$rates" = "[2500000,3000]"
+
+if [ -e /proc/net/if_inet6 ]; then
+    echo "== an IPv6 server"
+    link set a rate-20 --server server-a6
+    in_server a "$PYTHON" "$ROOT/tests/link-traffic.py" sink fd45::2 &
+    at_exit "kill $!"
+    eventually 90 traffic rtt fd45::2 1
+    before=$(shown a up .counters.bytes)
+    ping -q -c 5 -i 0.2 -s 100 "${server[a]}" >/dev/null
+    expect "bytes of IPv4 pings on the IPv6 link" "$(shown a up .counters.bytes)" -eq "$before"
+    traffic flood fd45::2 26 3 &
+    flooder=$!
+    sleep 1
+    read -r from <"/sys/class/net/twl-a-up/statistics/rx_bytes"
+    began=$EPOCHREALTIME
+    sleep 1.5
+    read -r to <"/sys/class/net/twl-a-up/statistics/rx_bytes"
+    ended=$EPOCHREALTIME
+    wait "$flooder"
+    within "Mbit/s up to an IPv6 server" "$(jq -n "($to - $from) * 8 / ($ended - $began) / 1e6")" 20 2
+fi

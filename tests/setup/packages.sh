@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Installs, with apt, what the tests need: packages.sh TIER..., where a tier is one of
+#   base      build and run the tests that need no root
+#   root      the lab in network namespaces
+#   peers     the programs that stand in for our server or client in tests
+#   compose   docker compose for real
+#   images    stand-ins for base images that cannot be pulled
+#   vm        the lab under a kernel with sch_netem
+#   lint      what make lint uses beyond cargo
+# Does nothing, and asks nobody, where every program is there already.
+set -euo pipefail
+. "$(dirname "$0")/common.sh"
+
+# Each word is PROGRAM=PACKAGE[,PACKAGE...]: the packages are installed if the program is missing.
+programs_of() {
+    case $1 in
+    base) echo git=git make=make cc=gcc,libc6-dev curl=curl,ca-certificates jq=jq python3=python3 ;;
+    root) echo ip=iproute2 tc=iproute2 iptables=iptables ping=iputils-ping ethtool=ethtool jq=jq ;;
+    peers) echo ffmpeg=ffmpeg aria2c=aria2 nginx=nginx-light iperf3=iperf3 curl=curl python3=python3 ;;
+    compose) echo curl=curl jq=jq python3=python3 ;;
+    images) echo mmdebstrap=mmdebstrap ;;
+    vm) echo qemu-system-x86_64=qemu-system-x86 busybox=busybox-static depmod=kmod file=file \
+        ensurepip=python3-venv ping=iputils-ping ;;
+    lint) echo shellcheck=shellcheck ;;
+    *) die "could not install for '$1': no such tier; expected base, root, peers, compose, images, vm or lint" ;;
+    esac
+}
+
+# Most are programs on the PATH; ensurepip is the module without which Debian's Python makes no venv.
+is_there() {
+    if [ "$1" = ensurepip ]; then
+        /usr/bin/python3 -c 'import ensurepip' 2>/dev/null
+    else
+        have "$1"
+    fi
+}
+
+# Debian starts a service when its package is installed. The tests start nginx themselves, on
+# ports of their own, so for the length of the installation starting services is refused.
+without_services() {
+    local policy=/usr/sbin/policy-rc.d
+    if [ -e "$policy" ]; then
+        "$@"
+        return
+    fi
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    # shellcheck disable=SC2064
+    trap "rm -f $policy" EXIT
+    "$@"
+    rm -f "$policy"
+    trap - EXIT
+}
+
+[ $# -gt 0 ] || die "could not install anything: name at least one tier (base, root, peers, compose, images, vm, lint)"
+
+missing=()
+for tier in "$@"; do
+    programs=$(programs_of "$tier")
+    for pair in $programs; do
+        is_there "${pair%%=*}" || missing+=("${pair#*=}")
+    done
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+mapfile -t missing < <(printf '%s\n' "${missing[@]}" | tr , '\n' | sort -u)
+have apt-get || die "could not install for $*: there is no apt-get; install what these packages hold: ${missing[*]}"
+is_root || die "could not install for $*: not root; run: sudo apt-get install ${missing[*]}"
+
+say "installing for $*: ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq update >&2
+log=$(mktemp)
+without_services apt-get -qq install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1 ||
+    die "could not install ${missing[*]}: $(tail -n 5 "$log")"
+rm -f "$log"
+
+for tier in "$@"; do
+    for pair in $(programs_of "$tier"); do
+        is_there "${pair%%=*}" || die "could not find ${pair%%=*} after installing ${pair#*=}"
+    done
+done
