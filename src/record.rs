@@ -36,8 +36,13 @@ pub enum Event {
     Link(Box<Link>),
     Segment(Segment),
     Sample(Box<Sample>),
+    Probe(Box<Probe>),
     Fault(Fault),
     RunEnd(Box<RunEnd>),
+    SweepStart(Box<SweepStart>),
+    Throughput(Throughput),
+    CellEnd(Box<CellEnd>),
+    SweepEnd(SweepEnd),
     ServeStart(ServeStart),
     Request(Request),
     ServeEnd(ServeEnd),
@@ -65,6 +70,38 @@ pub struct RunStart {
     pub sync: bool,
     /// RFC 3339, UTC, at `t_ns` 0.
     pub wall_clock: String,
+    /// How long a segment plays, for deadlines and QoE. Added in 0.1.
+    #[serde(default)]
+    pub segment_duration_ms: Option<f64>,
+    /// How many segments a player waits for before it starts. Added in 0.1.
+    #[serde(default)]
+    pub startup_segments: Option<u64>,
+    /// The cell of an experiment that this run is; null for a run of its own. Added in 0.1.
+    #[serde(default)]
+    pub cell: Option<Cell>,
+    /// The commit that the program was built from; null where that was not known. Added in 0.1.
+    #[serde(default)]
+    pub commit: Option<String>,
+}
+
+/// Where a run stands in an experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Cell {
+    /// The experiment's name.
+    pub experiment: String,
+    /// Place in the order of the runs, from 0.
+    pub index: u64,
+    /// Which repetition, from 0: every cell runs once in each block.
+    pub block: u64,
+    /// The links' condition, as in "near"; cells of one condition are compared with each other.
+    pub condition: String,
+    /// "shared" where both links are on one channel, else "independent".
+    pub channel: String,
+    /// The schedule as the experiment names it; "rates=alone" where it is computed from throughputs.
+    pub schedule: String,
+    pub pipeline: String,
+    pub congestion: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -241,6 +278,29 @@ pub struct Shaping {
     pub queue_packets_max: Option<u64>,
 }
 
+/// One direction of a link, measured before the transfer and held against its profile.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Probe {
+    pub link: LinkId,
+    pub direction: Direction,
+    /// Idle round trip of the whole link, median of TCP handshakes: the same in both directions.
+    pub rtt_ms: Option<f64>,
+    pub rtt_expected_ms: Option<f64>,
+    /// Of Ethernet frames, to compare with the profile; null where the peer has no such way.
+    pub rate_kbit: Option<f64>,
+    pub rate_expected_kbit: Option<f64>,
+    /// Of TCP payload, to compare with other tools.
+    pub goodput_kbit: Option<f64>,
+    pub loss_pct: Option<f64>,
+    pub loss_expected_pct: Option<f64>,
+    /// Whether what was measured is within tolerance; null where nothing could be compared.
+    pub ok: Option<bool>,
+    /// One sentence for people.
+    pub verdict: String,
+    pub took_ms: f64,
+}
+
 /// Something that should not have happened, and what was done about it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -277,6 +337,25 @@ pub struct RunEnd {
     /// Time that `--sync` took after the last file, not part of `elapsed_ms`.
     pub sync_ms: Option<f64>,
     pub links: PerLink<LinkTotals>,
+    /// What a viewer would have met; null where nothing came. Added in 0.1.
+    #[serde(default)]
+    pub qoe: Option<Qoe>,
+}
+
+/// What a viewer would have met who plays the segments in order as they come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Qoe {
+    /// From the first request until the first frame plays; null if it never would.
+    pub startup_delay_ms: Option<f64>,
+    pub rebuffer_count: u64,
+    pub rebuffer_ms: f64,
+    /// CTA-2066: stall time over stall and play time.
+    pub rebuffer_ratio: Option<f64>,
+    /// In the style of ITU-T P.1203: stall time over media time.
+    pub stall_per_media: Option<f64>,
+    pub segment_duration_ms: f64,
+    pub startup_segments: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -290,6 +369,68 @@ pub struct LinkTotals {
     /// When this link's last byte came, counted from the first request.
     pub last_byte_ms: Option<f64>,
     pub connections: u64,
+}
+
+/// An experiment that begins, or goes on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct SweepStart {
+    pub version: String,
+    pub experiment: String,
+    /// Path of its file, as given; the folder holds a copy.
+    pub file: String,
+    pub description: Option<String>,
+    pub command_line: Vec<String>,
+    pub kernel: String,
+    pub seed: u64,
+    pub cells: u64,
+    pub repetitions: u64,
+    /// Cells that an earlier call had completed.
+    pub skipped: u64,
+    pub wall_clock: String,
+}
+
+/// What each link carried under one condition, measured by an experiment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Throughput {
+    pub experiment: String,
+    pub condition: String,
+    pub channel: String,
+    pub block: u64,
+    /// Goodput of each link while the other rests, kbit/s.
+    pub alone_kbit: PerLink<Option<f64>>,
+    /// Goodput of each link while both are busy, kbit/s.
+    pub together_kbit: PerLink<Option<f64>>,
+}
+
+/// A cell that has ended. Its own log is `runs/<run>/log.jsonl`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct CellEnd {
+    pub cell: Cell,
+    /// The run's name.
+    pub run: String,
+    /// As in `run_end`.
+    pub exit: String,
+    pub summary: String,
+    pub elapsed_ms: Option<f64>,
+    pub bound_ms: Option<f64>,
+    pub efficiency: Option<f64>,
+    pub predicted_ms: Option<f64>,
+    /// What the cell took beside the transfer itself and its probe.
+    pub setup_ms: Option<f64>,
+}
+
+/// The last record of an experiment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct SweepEnd {
+    /// "ok", "failed" where a cell failed, or "interrupted".
+    pub exit: String,
+    pub summary: String,
+    pub cells: u64,
+    pub failed: u64,
 }
 
 /// A server that is ready.

@@ -75,6 +75,7 @@ fn run_end(args: &Args, ends: &Ends, totals: &Totals, outcome: &Result<(), Failu
         wasted_bytes: totals.wasted_bytes,
         sync_ms: ends.sync_ms,
         links: PerLink { a: links(LinkId::A), b: links(LinkId::B) },
+        qoe: None,
     };
     end.summary = summary(args, &end, outcome);
     end

@@ -335,6 +335,10 @@ fn first_record(args: &Args) -> record::RunStart {
         verify: !args.no_verify,
         sync: args.sync,
         wall_clock: record::wall_clock(),
+        segment_duration_ms: None,
+        startup_segments: None,
+        cell: None,
+        commit: None,
     }
 }
 
