@@ -6,7 +6,7 @@
 //! - Roles: [`server`] answers, [`client`] fetches over two links, [`segments`] makes sample files,
 //!   [`doctor`] says what this host can do. Client and server know nothing of each other.
 //! - What the roles share: [`link`] shapes packets, [`record`] is the log, [`bound`] is what
-//!   physics allows.
+//!   physics allows, [`qoe`] what a viewer would have met.
 //! - [`units`]: quantities that cannot be written without their unit.
 
 pub mod bound;
@@ -15,6 +15,7 @@ pub mod cli;
 pub mod client;
 pub mod doctor;
 pub mod link;
+pub mod qoe;
 pub mod record;
 pub mod segments;
 pub mod server;

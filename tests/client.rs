@@ -98,6 +98,26 @@ fn a_ratio_is_exactly_the_course_s_order() {
 }
 
 #[test]
+fn the_viewer_s_start_is_when_the_first_segments_were_there() {
+    let pair = pair(10, "5KB");
+    let film = ["--segment-duration", "2s", "--startup", "3"];
+    let output = client(&[&film[..], &[&pair.a.address, &pair.b.address]].concat());
+    let records = records(&output);
+    let end = run_end(&records);
+    let segments = of_event(&records, "segment");
+    let started = segments
+        .iter()
+        .filter(|segment| segment["index"].as_u64() < Some(3))
+        .map(|segment| segment["done_ms"].as_f64().unwrap())
+        .fold(0.0, f64::max);
+    let startup = end["qoe"]["startup_delay_ms"].as_f64().unwrap();
+    assert!((startup - (started - end["first_request_ms"].as_f64().unwrap())).abs() < 1.0, "{end}");
+    assert_eq!(end["qoe"]["rebuffer_count"], 0);
+    assert_eq!(end["qoe"]["segment_duration_ms"], 2000.0);
+    assert_eq!(of_event(&records, "run_start")[0]["startup_segments"], 3);
+}
+
+#[test]
 fn one_in_flight_waits_for_each_answer() {
     let pair = pair(12, "5KB");
     let output = client(&["--schedule", "ratio=1:0", "--pipeline", "1", &pair.a.address, &pair.b.address]);

@@ -10,7 +10,8 @@ use super::links::Links;
 use crate::bound;
 use crate::bound_air::{self, Sharer};
 use crate::link::scenario::Scenario;
-use crate::record::{Event, Fault, LinkTotals, Log, PerLink, RunEnd};
+use crate::qoe::{self, Arrival, Rule};
+use crate::record::{Event, Fault, LinkTotals, Log, PerLink, Qoe, RunEnd};
 use crate::units::LinkId;
 
 /// What a run has gathered for its last record, as far as it came.
@@ -75,10 +76,22 @@ fn run_end(args: &Args, ends: &Ends, totals: &Totals, outcome: &Result<(), Failu
         wasted_bytes: totals.wasted_bytes,
         sync_ms: ends.sync_ms,
         links: PerLink { a: links(LinkId::A), b: links(LinkId::B) },
-        qoe: None,
+        qoe: qoe(args, ends, totals),
     };
     end.summary = summary(args, &end, outcome);
     end
+}
+
+/// What a viewer would have met with the segments as they came; `None` where no film came.
+fn qoe(args: &Args, ends: &Ends, totals: &Totals) -> Option<Qoe> {
+    let (job, first) = (ends.job.as_ref()?, totals.first_request?);
+    let rule = Rule { segment_duration_ms: args.segment_duration.ms(), startup_segments: args.startup };
+    let arrivals = totals.arrivals.iter().map(|&(index, at)| Arrival {
+        index: index as u64,
+        done_ms: at.saturating_duration_since(first).as_secs_f64() * 1e3,
+        media: qoe::is_media(&job.segments[index].name),
+    });
+    qoe::play(arrivals, 0.0, rule).map(|played| played.qoe)
 }
 
 /// The bound and the bound with slow start, in ms; `None` where a link has no rate or nothing came.

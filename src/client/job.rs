@@ -134,6 +134,8 @@ pub struct Totals {
     /// When each link's last byte came.
     pub last_byte: [Option<Instant>; 2],
     pub link_bytes: [u64; 2],
+    /// Places in the list of what is complete, and when it was.
+    pub arrivals: Vec<(usize, Instant)>,
 }
 
 impl Job {
@@ -206,8 +208,8 @@ impl Job {
         }
     }
 
-    /// A file is under its name; `parts` says which link brought what of it.
-    pub fn completed(&self, link: LinkId, parts: &[record::Part], at: Instant) {
+    /// The file at `index` is under its name; `parts` says which link brought what of it.
+    pub fn completed(&self, link: LinkId, index: usize, parts: &[record::Part], at: Instant) {
         let mut board = self.board();
         board.scheduler.completed();
         let totals = &mut board.totals;
@@ -217,6 +219,7 @@ impl Job {
             totals.link_bytes[part.link.index()] += bytes;
         }
         totals.files += 1;
+        totals.arrivals.push((index, at));
         totals.last_file = Some(at);
         totals.last_byte[link.index()] = Some(at);
         let all = totals.files == self.segments.len() as u64;

@@ -88,12 +88,24 @@ pub struct Args {
     /// How long a server may be away before it is given up
     #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME")]
     pub give_up: Delay,
+    /// How long a segment plays, for deadlines and for what a viewer would have met
+    #[arg(long, env = "TWINLINK_SEGMENT_DURATION", default_value = "4s", value_name = "TIME", value_parser = playing_time)]
+    pub segment_duration: Delay,
+    /// How many segments a player waits for before it starts
+    #[arg(long, env = "TWINLINK_STARTUP", default_value_t = 2, value_name = "SEGMENTS",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub startup: u64,
     /// Seed of everything random in the links
     #[arg(long, env = "TWINLINK_SEED", default_value_t = 1)]
     pub seed: u64,
     /// Print the 100 ms samples on stdout too
     #[arg(long)]
     pub samples: bool,
+}
+
+fn playing_time(text: &str) -> Result<Delay, String> {
+    let time: Delay = text.parse()?;
+    if time.is_zero() { Err("a segment plays for some time; write 4s, say".into()) } else { Ok(time) }
 }
 
 impl Args {
@@ -335,8 +347,8 @@ fn first_record(args: &Args) -> record::RunStart {
         verify: !args.no_verify,
         sync: args.sync,
         wall_clock: record::wall_clock(),
-        segment_duration_ms: None,
-        startup_segments: None,
+        segment_duration_ms: Some(args.segment_duration.ms()),
+        startup_segments: Some(args.startup),
         cell: None,
         commit: None,
     }

@@ -144,7 +144,7 @@ impl Fetcher {
             return Err(Failure::new("digest", error).into());
         }
         let done = Instant::now();
-        self.job.completed(link, &parts, done);
+        self.job.completed(link, request.part.segment, &parts, done);
         self.log_segment(&request, parts, bytes, verdict, done)
     }
 

@@ -1,0 +1,238 @@
+//! What a viewer would have met who plays the segments in order as they come. Pure: a fold over
+//! arrival times; it reads no clock, and knows nothing of links, sockets or files.
+//!
+//! The viewer's player starts when the first segments are there, plays in order, stops where the next
+//! segment is missing, and goes on as soon as that one has come. It never skips, and its buffer has no
+//! upper end. An initialization segment (`init.mp4`) carries no film: it only has to be there first.
+
+use crate::record::Qoe;
+
+/// How the film is cut and when the player starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rule {
+    /// How long a segment plays.
+    pub segment_duration_ms: f64,
+    /// How many segments the player waits for before it starts; fewer where the film has fewer.
+    pub startup_segments: u64,
+}
+
+impl Default for Rule {
+    /// Two segments of four seconds: what the log's keys mean where a run did not say.
+    fn default() -> Rule {
+        Rule { segment_duration_ms: 4000.0, startup_segments: 2 }
+    }
+}
+
+/// When a segment came.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Arrival {
+    /// Its place in the film, from 0.
+    pub index: u64,
+    /// When it was there, whole; on any clock, the same for all.
+    pub done_ms: f64,
+    /// Whether it carries film; an initialization segment does not.
+    pub media: bool,
+}
+
+/// Whether a file of this name carries film.
+pub fn is_media(name: &str) -> bool {
+    !name.starts_with("init.")
+}
+
+/// The player stood still, waiting for a segment.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stall {
+    pub from_ms: f64,
+    pub to_ms: f64,
+}
+
+/// A film as it was played.
+#[derive(Clone, Debug)]
+pub struct Playback {
+    pub qoe: Qoe,
+    pub stalls: Vec<Stall>,
+    /// Moments and the contiguous film that is there and not yet played, both in ms; straight lines
+    /// between them. Two points at one moment are a step: a segment that fills a gap.
+    pub buffer: Vec<(f64, f64)>,
+}
+
+/// Plays what has come from `start_ms` on; none where no film came. Where a segment never came, the
+/// film ends before it: the length of a stall without an end is not known.
+pub fn play(arrivals: impl IntoIterator<Item = Arrival>, start_ms: f64, rule: Rule) -> Option<Playback> {
+    let ready = in_order(arrivals);
+    let needed = (rule.startup_segments.max(1) as usize).min(ready.len());
+    let begin_ms = *ready.get(needed.checked_sub(1)?)?;
+    let duration = rule.segment_duration_ms;
+
+    let mut stalls = Vec::new();
+    // When the film that is there runs out, were nothing more to come.
+    let mut runs_out_ms = begin_ms + duration * needed as f64;
+    for &at_ms in &ready[needed..] {
+        if at_ms > runs_out_ms {
+            stalls.push(Stall { from_ms: runs_out_ms, to_ms: at_ms });
+            runs_out_ms = at_ms;
+        }
+        runs_out_ms += duration;
+    }
+
+    let rebuffer_ms: f64 = stalls.iter().map(|stall| stall.to_ms - stall.from_ms).sum();
+    let media_ms = duration * ready.len() as f64;
+    let share_of = |whole: f64| (whole > 0.0).then(|| rebuffer_ms / whole);
+    let qoe = Qoe {
+        startup_delay_ms: Some(begin_ms - start_ms),
+        rebuffer_count: stalls.len() as u64,
+        rebuffer_ms,
+        rebuffer_ratio: share_of(rebuffer_ms + media_ms),
+        stall_per_media: share_of(media_ms),
+        segment_duration_ms: duration,
+        startup_segments: rule.startup_segments,
+    };
+    let buffer = buffer(&ready, begin_ms, start_ms, duration);
+    Some(Playback { qoe, stalls, buffer })
+}
+
+/// When each segment of film could be played: when it and all before it were there. Ends at the first
+/// that never came.
+fn in_order(arrivals: impl IntoIterator<Item = Arrival>) -> Vec<f64> {
+    let mut arrivals: Vec<Arrival> = arrivals.into_iter().collect();
+    arrivals.sort_by_key(|arrival| arrival.index);
+    arrivals.dedup_by_key(|arrival| arrival.index);
+    let mut whole_ms = f64::NEG_INFINITY;
+    let mut ready = Vec::new();
+    for (expected, arrival) in (0..).zip(arrivals) {
+        if arrival.index != expected {
+            break;
+        }
+        whole_ms = whole_ms.max(arrival.done_ms);
+        if arrival.media {
+            ready.push(whole_ms);
+        }
+    }
+    ready
+}
+
+/// The buffer level over time. It falls by a millisecond a millisecond while the film plays.
+fn buffer(ready: &[f64], begin_ms: f64, start_ms: f64, duration: f64) -> Vec<(f64, f64)> {
+    let mut points = vec![(start_ms, 0.0)];
+    let (mut at, mut level, mut playing) = (start_ms, 0.0, false);
+    let mut arrived = ready.iter().copied().peekable();
+    while let Some(moment) = arrived.next() {
+        if playing {
+            if at + level < moment {
+                points.push((at + level, 0.0));
+            }
+            level = (level - (moment - at)).max(0.0);
+        }
+        points.push((moment, level));
+        level += duration;
+        // What comes at the same moment is one step.
+        while arrived.next_if_eq(&moment).is_some() {
+            level += duration;
+        }
+        points.push((moment, level));
+        at = moment;
+        playing |= moment >= begin_ms;
+    }
+    points.push((at + level, 0.0));
+    points
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const RULE: Rule = Rule { segment_duration_ms: 1000.0, startup_segments: 2 };
+
+    fn arrivals(done_ms: &[f64]) -> Vec<Arrival> {
+        (0..).zip(done_ms).map(|(index, &done_ms)| Arrival { index, done_ms, media: true }).collect()
+    }
+
+    #[test]
+    fn a_film_that_comes_in_time_never_stops() {
+        let played = play(arrivals(&[150.0, 300.0, 900.0, 2000.0]), 100.0, RULE).unwrap();
+        assert_eq!(played.qoe.startup_delay_ms, Some(200.0));
+        assert_eq!(played.qoe.rebuffer_count, 0);
+        assert_eq!(played.qoe.rebuffer_ratio, Some(0.0));
+        assert_eq!(played.buffer.last(), Some(&(4300.0, 0.0)));
+    }
+
+    #[test]
+    fn a_late_segment_is_a_stall_and_both_ratios_count_it() {
+        // Plays from 200 to 2200 ms, waits for the third until 3200, then plays two seconds.
+        let played = play(arrivals(&[100.0, 200.0, 3200.0, 3300.0]), 0.0, RULE).unwrap();
+        assert_eq!(played.stalls, [Stall { from_ms: 2200.0, to_ms: 3200.0 }]);
+        assert_eq!(played.qoe.rebuffer_ms, 1000.0);
+        assert_eq!(played.qoe.rebuffer_ratio, Some(0.2));
+        assert_eq!(played.qoe.stall_per_media, Some(0.25));
+        let expected = [
+            (0.0, 0.0),
+            (100.0, 0.0),
+            (100.0, 1000.0),
+            (200.0, 1000.0),
+            (200.0, 2000.0),
+            (2200.0, 0.0),
+            (3200.0, 0.0),
+            (3200.0, 1000.0),
+            (3300.0, 900.0),
+            (3300.0, 1900.0),
+            (5200.0, 0.0),
+        ];
+        assert_eq!(played.buffer, expected);
+    }
+
+    #[test]
+    fn what_comes_out_of_order_counts_when_the_gap_before_it_is_filled() {
+        let played = play(arrivals(&[500.0, 100.0, 100.0]), 0.0, RULE).unwrap();
+        assert_eq!(played.qoe.startup_delay_ms, Some(500.0));
+        assert_eq!(played.buffer[1..3], [(500.0, 0.0), (500.0, 3000.0)]);
+    }
+
+    #[test]
+    fn an_initialization_segment_holds_up_and_plays_no_time() {
+        let mut film = arrivals(&[700.0, 100.0, 200.0]);
+        film[0].media = is_media("init.mp4");
+        let played = play(film, 0.0, RULE).unwrap();
+        assert_eq!(played.qoe.startup_delay_ms, Some(700.0));
+        assert_eq!(played.buffer.last(), Some(&(2700.0, 0.0)));
+    }
+
+    #[test]
+    fn the_film_ends_before_a_segment_that_never_came() {
+        let mut film = arrivals(&[1.0, 2.0, 3.0, 4.0]);
+        film.remove(2);
+        assert_eq!(play(film, 0.0, RULE).unwrap().buffer.last(), Some(&(2002.0, 0.0)));
+        assert!(play([], 0.0, RULE).is_none());
+        assert!(play(arrivals(&[1.0])[1..].to_vec(), 0.0, RULE).is_none());
+    }
+
+    #[test]
+    fn a_film_shorter_than_the_startup_plays_when_it_is_whole() {
+        let rule = Rule { startup_segments: 9, ..RULE };
+        assert_eq!(play(arrivals(&[10.0, 30.0]), 0.0, rule).unwrap().qoe.startup_delay_ms, Some(30.0));
+    }
+
+    proptest! {
+        /// The viewer is done when the film and all waiting are over, however it came.
+        #[test]
+        fn time_adds_up(done in prop::collection::vec(0f64..60e3, 1..50), startup in 1u64..6) {
+            let rule = Rule { startup_segments: startup, ..RULE };
+            let played = play(arrivals(&done), 0.0, rule).unwrap();
+            let (end_ms, rest) = *played.buffer.last().unwrap();
+            let spent = played.qoe.startup_delay_ms.unwrap() + played.qoe.rebuffer_ms + 1000.0 * done.len() as f64;
+            prop_assert!(rest == 0.0 && (end_ms - spent).abs() < 1e-6, "{end_ms} {spent}");
+            prop_assert!(played.buffer.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[1].1 >= 0.0));
+        }
+
+        /// A segment that comes earlier makes nothing worse, for a player that starts at the same time.
+        #[test]
+        fn earlier_is_never_worse(done in prop::collection::vec(0f64..60e3, 2..50), which in 0usize..50, by in 0f64..1.0) {
+            let rule = Rule { startup_segments: 1, ..RULE };
+            let mut earlier = done.clone();
+            let which = 1 + which % (done.len() - 1);
+            earlier[which] *= by;
+            let (late, early) = (play(arrivals(&done), 0.0, rule).unwrap(), play(arrivals(&earlier), 0.0, rule).unwrap());
+            prop_assert!(early.qoe.rebuffer_ms <= late.qoe.rebuffer_ms + 1e-6);
+        }
+    }
+}
