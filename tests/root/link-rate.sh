@@ -16,19 +16,17 @@ expect "packets, down" "$(shown a down .counters.packets)" -eq 10
 
 echo "== rates"
 for way in down up; do
-    within "Mbit/s of a $way" "$(rate_of a "$way" 26 3)" 20 2
-    within "Mbit/s of b $way" "$(rate_of b "$way" 104 3)" 80 2
+    rate_holds "Mbit/s of a $way" a "$way" 26 3 20 2
+    rate_holds "Mbit/s of b $way" b "$way" 104 3 80 2
 done
 expect "drops of a down" "$(shown a down .counters.dropped_queue)" -gt 0
 expect "drops of a down by loss" "$(shown a down .counters.dropped_loss)" -eq 0
 
 echo "== both links at once, one down and one up"
-rate_of a down 26 3 >"$WORK/a" &
+rate_holds "Mbit/s of a down beside b" a down 26 3 20 2 &
 beside=$!
-rate_of b up 104 3 >"$WORK/b"
+rate_holds "Mbit/s of b up beside a" b up 104 3 80 2
 wait "$beside"
-within "Mbit/s of a down beside b" "$(cat "$WORK/a")" 20 2
-within "Mbit/s of b up beside a" "$(cat "$WORK/b")" 80 2
 
 echo "== packets of wire size, though TCP hands over larger ones"
 head -c 8000000 /dev/zero >"$WORK/file"
