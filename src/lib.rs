@@ -5,8 +5,8 @@
 //! - [`cli`]: the command line; hands over to one role.
 //! - Roles: [`server`] answers, [`client`] fetches over two links, [`segments`] makes sample files,
 //!   [`doctor`] says what this host can do. Client and server know nothing of each other.
-//! - What the roles share: [`link`] shapes packets, [`record`] is the log, [`bound`] is what
-//!   physics allows, [`qoe`] what a viewer would have met.
+//! - What the roles share: [`link`] shapes packets, [`record`] is the log, [`results`] the folders that
+//!   it stands in, [`bound`] is what physics allows, [`qoe`] what a viewer would have met.
 //! - [`units`]: quantities that cannot be written without their unit.
 
 pub mod bound;
@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod link;
 pub mod qoe;
 pub mod record;
+pub mod results;
 pub mod segments;
 pub mod server;
 pub mod units;

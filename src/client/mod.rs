@@ -8,13 +8,14 @@ mod end;
 mod fetch;
 mod goodput;
 mod http;
-mod job;
+pub mod job;
 mod links;
 mod listing;
 mod peer;
 mod progress;
 mod sampler;
 pub mod schedule;
+pub mod signals;
 mod store;
 mod tcp_info;
 
@@ -23,14 +24,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::doctor;
 use crate::link::Choice;
 use crate::link::profile::Profile;
 use crate::link::scenario::{self, Scenario};
-use crate::record::{self, Event, Log, PerLink, Stdout};
+use crate::record::{self, Cell, Event, Log, PerLink, RunEnd, Stdout};
+use crate::results;
 use crate::units::{Delay, LinkId};
 use control::Control;
 use fetch::{Fetcher, LinkEnd};
@@ -39,6 +40,7 @@ use links::Links;
 use peer::{Introduction, Peer};
 use progress::Bars;
 use schedule::{Schedule, Scheduler};
+use signals::Signals;
 use store::Store;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -134,7 +136,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    fn load(args: &Args) -> Result<Asked> {
+    pub fn load(args: &Args) -> Result<Asked> {
         let air = args.air.as_deref().map(Scenario::load).transpose()?;
         let profiles = scenario::profiles(air.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
         Ok(Asked { profiles, air })
@@ -153,25 +155,51 @@ struct Ready {
     job: Arc<Job>,
 }
 
+/// A run, before it begins.
+pub struct Run<'a> {
+    pub args: &'a Args,
+    pub asked: Asked,
+    pub log: Arc<Log>,
+    /// Where the run stands in an experiment.
+    pub cell: Option<Cell>,
+    /// Whether its bars are shown, where a person is looking.
+    pub bars: bool,
+}
+
+/// A run that is over: its last record, and why it failed if it did.
+pub struct Ended {
+    pub record: RunEnd,
+    pub outcome: Result<(), Failure>,
+}
+
 async fn run(args: Args, asked: Asked) -> Result<()> {
     let log = open_log(&args)?;
     let names = asked.names();
-    let names = [names[0].as_deref(), names[1].as_deref()];
-    let mut sigterm = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut ends = end::Ends::default();
-    // Dropping the work on a signal clears the links: their owner clears them when it goes.
-    let outcome = tokio::select! {
-        outcome = whole_run(&args, asked, &names, &log, &mut ends) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(interrupted("SIGINT")),
-        _ = sigterm.recv() => Err(interrupted("SIGTERM")),
-    };
-    let outcome = unshape(ends.links.clone(), outcome).await;
-    let record = end::close(&log, &args, &ends, &outcome)?;
+    let mut signals = Signals::listen()?;
+    let run = Run { args: &args, asked, log, cell: None, bars: true };
+    let Ended { record, outcome } = one_run(run, &mut signals).await?;
     if progress::on_terminal() {
         let servers = PerLink { a: args.servers[0].clone(), b: args.servers[1].clone() };
-        println!("{}", progress::summary(&record, &servers, names));
+        println!("{}", progress::summary(&record, &servers, names.each_ref().map(Option::as_deref)));
     }
     outcome.map_err(|failure| failure.error)
+}
+
+/// Does a run: shapes, fetches, logs and clears. A signal ends it like any other failure.
+///
+/// # Errors
+/// The last record cannot be written; how the run itself went is in what is returned.
+pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> Result<Ended> {
+    let mut ends = end::Ends::default();
+    let (args, log) = (run.args, run.log.clone());
+    // Dropping the work on a signal clears the links: their owner clears them when it goes.
+    let outcome = tokio::select! {
+        outcome = whole_run(run, &mut ends) => outcome,
+        interrupted = signals.next() => Err(interrupted),
+    };
+    let outcome = unshape(ends.links.clone(), outcome).await;
+    let record = end::close(&log, args, &ends, &outcome)?;
+    Ok(Ended { record, outcome })
 }
 
 /// Takes the shaping away, however the run went. Failing at it is a failure of the run, unless there
@@ -193,27 +221,12 @@ async fn blocking<T: Send + 'static>(
     done.map_err(|error| Failure::new("link", error))
 }
 
-fn interrupted(signal: &str) -> Failure {
-    Failure::new("interrupted", anyhow!("interrupted by {signal}; what was received so far is kept"))
-}
-
 fn open_log(args: &Args) -> Result<Arc<Log>> {
     let run = record::new_run_id();
-    let path = match (&args.results, &args.log) {
-        (Some(results), _) => {
-            let dir = results.join(&run);
-            std::fs::create_dir_all(results)
-                .and_then(|()| std::fs::create_dir(&dir))
-                .with_context(|| format!("cannot make the folder {} for this run", dir.display()))?;
-            own_like_parent(&dir)?;
-            Some(dir.join("log.jsonl"))
-        }
-        (None, log) => log.clone(),
+    let file = match (&args.results, &args.log) {
+        (Some(results), _) => Some(results::new_log(&results::new_folder(results, &run)?)?),
+        (None, log) => log.as_deref().map(record::create_log_file).transpose()?,
     };
-    let file = path.as_deref().map(record::create_log_file).transpose()?;
-    if let (Some(path), Some(_)) = (&path, &args.results) {
-        own_like_parent(path)?;
-    }
     let stdout = match (progress::on_terminal(), args.samples) {
         (true, _) => Stdout::Nothing,
         (false, false) => Stdout::AllButSamples,
@@ -222,30 +235,9 @@ fn open_log(args: &Args) -> Result<Arc<Log>> {
     Ok(Arc::new(Log::new(run, file, stdout)))
 }
 
-/// In a container, root writes into a folder of somebody on the host, to whom the results belong.
-fn own_like_parent(path: &std::path::Path) -> Result<()> {
-    use std::os::unix::fs::{MetadataExt, chown};
-    // SAFETY: this only asks for the process's own user id.
-    let is_root = unsafe { libc::geteuid() } == 0;
-    let Some(parent) = path.parent().filter(|_| is_root) else { return Ok(()) };
-    let owner = std::fs::metadata(parent).with_context(|| format!("cannot examine {}", parent.display()))?;
-    let own = std::fs::metadata(path).with_context(|| format!("cannot examine {}", path.display()))?;
-    if (own.uid(), own.gid()) == (owner.uid(), owner.gid()) {
-        return Ok(());
-    }
-    chown(path, Some(owner.uid()), Some(owner.gid())).with_context(|| {
-        format!("cannot give {} to the owner of {}; add CAP_CHOWN", path.display(), parent.display())
-    })
-}
-
-async fn whole_run(
-    args: &Args,
-    asked: Asked,
-    names: &[Option<&str>; 2],
-    log: &Arc<Log>,
-    ends: &mut end::Ends,
-) -> Result<(), Failure> {
-    let ready = prepare(args, asked, log, ends).await?;
+async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
+    let (args, bars, names) = (run.args, run.bars, run.asked.names());
+    let ready = prepare(run, ends).await?;
     let control = Control::open().inspect_err(|error| {
         // Who shapes nothing will hardly miss it.
         if ready.links.applied().is_empty() {
@@ -258,8 +250,9 @@ async fn whole_run(
     if let Ok(control) = control {
         beside.spawn(control.serve(ready.links.clone()));
     }
+    let peers = PerLink { a: &ready.peers.a, b: &ready.peers.b };
     let bars =
-        Bars::new(&PerLink { a: &ready.peers.a, b: &ready.peers.b }, ready.job.segments.len() as u64, *names);
+        Bars::new(bars, &peers, ready.job.segments.len() as u64, names.each_ref().map(Option::as_deref));
     let transfer = transfer(&ready);
     let sampling = sampler::run(ready.job.clone(), ready.links.clone(), &bars);
     // The sampler ends only when it cannot go on, and then neither can the run.
@@ -281,8 +274,9 @@ async fn whole_run(
 
 /// Everything before the first request, from looking the servers up to their lists. Each step's
 /// result goes into the log even if a later step fails.
-async fn prepare(args: &Args, asked: Asked, log: &Arc<Log>, ends: &mut end::Ends) -> Result<Ready, Failure> {
-    let mut start = first_record(args);
+async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
+    let Run { args, asked, log, cell, .. } = run;
+    let mut start = record::RunStart { cell, ..first_record(args) };
     let prepared = async {
         let unreachable = |error| Failure::new("unreachable", error);
         let resolve =
@@ -290,7 +284,7 @@ async fn prepare(args: &Args, asked: Asked, log: &Arc<Log>, ends: &mut end::Ends
         let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;
         start.servers.a.address = Some(a.address.to_string());
         start.servers.b.address = Some(b.address.to_string());
-        let links = shape(args, asked, [&a, &b], log).await?;
+        let links = shape(args, asked, [&a, &b], &log).await?;
         ends.links = Some(links.clone());
         let patience = args.give_up.0;
         let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;

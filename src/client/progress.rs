@@ -22,10 +22,11 @@ pub struct Bars {
 }
 
 impl Bars {
-    /// Bars for a run of `files` segments; hidden ones where nobody is looking.
-    pub fn new(peers: &PerLink<&Peer>, files: u64, profiles: [Option<&str>; 2]) -> Bars {
+    /// Bars for a run of `files` segments; hidden ones where nobody is looking, or unless `shown`.
+    pub fn new(shown: bool, peers: &PerLink<&Peer>, files: u64, profiles: [Option<&str>; 2]) -> Bars {
+        let shown = shown && on_terminal();
         let target =
-            if on_terminal() { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
+            if shown { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
         let all = MultiProgress::with_draw_target(target);
         let style = ProgressStyle::with_template("{prefix:28} [{bar:30}] {pos:>4}/{len} files  {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar())
