@@ -7,6 +7,7 @@
 //!   [`doctor`] says what this host can do. Client and server know nothing of each other.
 //! - What the roles share: [`link`] shapes packets, [`record`] is the log, [`results`] the folders that
 //!   it stands in, [`bound`] is what physics allows, [`qoe`] what a viewer would have met.
+//! - [`tcp`] is what the kernel says of a socket, [`sender`] how a server tells it to its client.
 //! - [`units`]: quantities that cannot be written without their unit.
 
 pub mod bound;
@@ -19,5 +20,7 @@ pub mod qoe;
 pub mod record;
 pub mod results;
 pub mod segments;
+pub mod sender;
 pub mod server;
+pub mod tcp;
 pub mod units;

@@ -61,7 +61,7 @@ pub struct RunStart {
     pub schedule: String,
     /// "auto", or the number of requests in flight per connection.
     pub pipeline: String,
-    /// Of the client's sockets. The servers' own choose how the payload is sent.
+    /// Of the client's sockets, which send only requests.
     pub congestion_control: Option<String>,
     pub servers: PerLink<Server>,
     /// How many files there are to fetch; null where the run ended before that was known.
@@ -134,6 +134,9 @@ pub struct Server {
     pub digests: Option<bool>,
     /// Handshake round trip before the transfer, idle.
     pub rtt_ms: Option<f64>,
+    /// Of its sockets, which send the payload; null where it does not tell. Added in 0.1.
+    #[serde(default)]
+    pub congestion_control: Option<String>,
 }
 
 /// One direction of a link, when it was set, changed or cleared.
@@ -217,6 +220,12 @@ pub struct Sample {
     pub goodput_kbit: f64,
     pub requests_in_flight: u64,
     pub tcp: Option<TcpInfo>,
+    /// The server's end, as it last told; null before it did and where it does not. Added in 0.1.
+    #[serde(default)]
+    pub sender: Option<Sender>,
+    /// When the answer came that told it. Added in 0.1.
+    #[serde(default)]
+    pub sender_at_ms: Option<f64>,
     pub down: Option<Shaping>,
     pub up: Option<Shaping>,
     /// The stations of the shared channel; null for a link that is not on one. Added in 0.1.
@@ -251,6 +260,32 @@ pub struct TcpInfo {
     pub bytes_received: Option<u64>,
     /// Data segments that came out of order: losses or reordering on the way down. Kernel 5.4 on.
     pub rcv_out_of_order: Option<u64>,
+}
+
+/// TCP_INFO of a server's socket, which sends the payload. Added in 0.1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Sender {
+    pub congestion_control: Option<String>,
+    /// Smoothed, of data and its acknowledgement: it holds the queue of the way down.
+    pub rtt_ms: f64,
+    pub rtt_var_ms: f64,
+    pub min_rtt_ms: Option<f64>,
+    pub snd_mss_bytes: u64,
+    pub snd_cwnd_packets: u64,
+    /// Null as long as nothing has ended the first slow start.
+    pub ssthresh_packets: Option<u64>,
+    pub unacked_packets: u64,
+    pub retransmits_total: u64,
+    /// The kernel's estimate of what the path delivers.
+    pub delivery_rate_kbit: Option<u64>,
+    /// Null where nothing paces.
+    pub pacing_rate_kbit: Option<u64>,
+    /// How long there was something to send, ever; and of that, how long it waited for the client's
+    /// window, and for the server's own buffer.
+    pub busy_ms: Option<f64>,
+    pub rwnd_limited_ms: Option<f64>,
+    pub sndbuf_limited_ms: Option<f64>,
 }
 
 /// Counters of one direction of a link since it was set up.

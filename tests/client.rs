@@ -554,3 +554,73 @@ fn real_logs_are_what_the_published_schema_says() {
         serde_json::json!({"schema": "twinlink/1", "event": "segment", "t_ns": 1, "run": "r", "data": {}});
     assert!(!schema.is_valid(&wrong), "the schema accepts an empty segment");
 }
+
+#[test]
+fn the_senders_use_the_congestion_control_that_was_chosen_and_tell_how_they_do() {
+    let pair = pair(20, "50KB");
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log.jsonl");
+    let log = log.to_str().unwrap();
+    let output = client(&["--congestion", "reno", "--log", log, &pair.a.address, &pair.b.address]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = fs::read_to_string(log).unwrap();
+    let records: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let start = of_event(&records, "run_start")[0];
+    assert_eq!(start["congestion_control"], "reno");
+    for server in ["a", "b"] {
+        assert_eq!(start["servers"][server]["congestion_control"], "reno");
+    }
+    assert!(of_event(&records, "fault").is_empty());
+    // A run this short may end before a sample sees a report; one that is there is whole.
+    for sample in of_event(&records, "sample").iter().filter(|sample| !sample["sender"].is_null()) {
+        assert_eq!(sample["sender"]["congestion_control"], "reno");
+        assert!(sample["sender"]["snd_cwnd_packets"].as_u64().unwrap() > 0);
+        assert!(sample["sender_at_ms"].as_f64().unwrap() > 0.0);
+    }
+}
+
+#[test]
+fn a_server_that_takes_no_congestion_control_is_named_in_the_log() {
+    let pair = pair(3, "5KB");
+    let files = fs::read_dir(pair.data.path()).unwrap().map(|entry| {
+        let entry = entry.unwrap();
+        (format!("/{}", entry.file_name().into_string().unwrap()), fs::read(entry.path()).unwrap())
+    });
+    let files: std::collections::HashMap<String, Vec<u8>> = files.collect();
+    let plain = odd_server(move |_, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            answer(&mut stream, "HTTP/1.1 200 OK", &files[&asked_for(&request).0]);
+        }
+    });
+    let output = client(&["--congestion", "reno", &plain.to_string(), &pair.b.address]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let records = records(&output);
+    let servers = &of_event(&records, "run_start")[0]["servers"];
+    assert!(servers["a"]["congestion_control"].is_null());
+    assert_eq!(servers["b"]["congestion_control"], "reno");
+    let faults = of_event(&records, "fault");
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert_eq!(faults[0]["link"], "a");
+    assert!(faults[0]["what"].as_str().unwrap().contains("cannot be told to send with reno"));
+}
+
+#[test]
+fn a_congestion_control_that_a_server_refuses_ends_the_run_before_the_transfer() {
+    let pair = pair(3, "5KB");
+    let refusing = odd_server(|_, mut stream| {
+        while read_request(&mut stream).is_some() {
+            answer(&mut stream, "HTTP/1.1 400 Bad Request\r\nTwinlink-Sender: allowed=(bbr cubic)", b"no\n");
+        }
+    });
+    let output = client(&["--congestion", "reno", &pair.a.address, &refusing.to_string()]);
+    assert_eq!(output.status.code(), Some(1));
+    let records = records(&output);
+    let end = run_end(&records);
+    assert_eq!(end["exit"], "congestion");
+    assert!(end["summary"].as_str().unwrap().contains("its kernel allows it bbr, cubic"), "{end}");
+    assert_eq!(end["first_request_ms"], serde_json::Value::Null);
+    let unknown = client(&["--congestion", "vegas", &pair.a.address, &pair.b.address]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(stderr(&unknown).contains("cubic, bbr, reno"), "{}", stderr(&unknown));
+}

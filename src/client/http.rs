@@ -6,6 +6,8 @@
 
 use std::fmt::Write;
 
+use crate::sender;
+
 /// The most that the head of an answer may take, in bytes.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 const MAX_HEADERS: usize = 64;
@@ -21,19 +23,22 @@ pub struct Request<'a> {
     pub from: u64,
     /// The strong ETag that the bytes before `from` had.
     pub if_range: Option<&'a str>,
+    /// The congestion control that the server is to send with; its own without one.
+    pub congestion: Option<&'a str>,
 }
 
 impl Request<'_> {
     /// Appends the request to what is to be sent.
     pub fn render(&self, out: &mut Vec<u8>) {
+        // Writing to a String cannot fail.
         let mut text = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, self.path, self.host);
         if self.from > 0 {
-            // Writing to a String cannot fail.
             let _ = write!(text, "Range: bytes={}-\r\n", self.from);
             if let Some(etag) = self.if_range {
                 let _ = write!(text, "If-Range: {etag}\r\n");
             }
         }
+        let _ = write!(text, "Twinlink-Sender: {}\r\n", sender::ask(self.congestion));
         text.push_str("User-Agent: twinlink/");
         text.push_str(env!("CARGO_PKG_VERSION"));
         text.push_str("\r\nAccept-Encoding: identity\r\n\r\n");
@@ -67,6 +72,8 @@ pub struct Head {
     /// The sha-256 of the whole file in base64, from `Repr-Digest`.
     pub sha256_base64: Option<String>,
     pub server: Option<String>,
+    /// What the server tells of its sending end (`crate::sender`).
+    pub sender: Option<String>,
     /// The server ends the connection after this answer.
     pub closes: bool,
     /// The size of the head on the wire, bytes.
@@ -210,6 +217,7 @@ fn understand(response: &httparse::Response, head_bytes: usize) -> Result<Head, 
         etag: None,
         sha256_base64: None,
         server: None,
+        sender: None,
         closes: minor_version == 0,
         head_bytes,
     };
@@ -229,6 +237,7 @@ fn understand(response: &httparse::Response, head_bytes: usize) -> Result<Head, 
             }
             "etag" if value.starts_with('"') => head.etag = Some(value.to_string()),
             "repr-digest" => head.sha256_base64 = sha256_of_digest(value),
+            sender::HEADER => head.sender = Some(value.to_string()),
             "server" => head.server = Some(value.to_string()),
             "connection" => {
                 let has = |token: &str| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token));

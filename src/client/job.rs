@@ -76,6 +76,8 @@ pub struct Gauge {
     pub in_flight: AtomicU64,
     pub connections: AtomicU64,
     pub socket: Mutex<Option<Arc<TcpStream>>>,
+    /// What the server last told of its end of that socket, and when.
+    pub sender: Mutex<Option<(Instant, record::Sender)>>,
     /// Payload of a full segment, as negotiated; 0 until it was read.
     pub mss: AtomicU64,
 }
@@ -83,6 +85,10 @@ pub struct Gauge {
 impl Gauge {
     pub fn socket(&self) -> MutexGuard<'_, Option<Arc<TcpStream>>> {
         self.socket.lock().expect("nobody panics while holding a socket")
+    }
+
+    pub fn sender(&self) -> MutexGuard<'_, Option<(Instant, record::Sender)>> {
+        self.sender.lock().expect("nobody panics while holding a report")
     }
 
     pub fn bytes(&self) -> u64 {

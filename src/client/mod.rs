@@ -17,7 +17,6 @@ mod sampler;
 pub mod schedule;
 pub mod signals;
 mod store;
-mod tcp_info;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,12 +31,13 @@ use crate::link::profile::Profile;
 use crate::link::scenario::{self, Scenario};
 use crate::record::{self, Cell, Event, Log, PerLink, RunEnd, Stdout};
 use crate::results;
+use crate::tcp;
 use crate::units::{Delay, LinkId};
 use control::Control;
 use fetch::{Fetcher, LinkEnd};
 use job::{Failure, Job, Pipeline};
 use links::Links;
-use peer::{Introduction, Peer};
+use peer::{Introduction, Peer, Refused};
 use progress::Bars;
 use schedule::{Schedule, Scheduler};
 use signals::Signals;
@@ -78,8 +78,8 @@ pub struct Args {
     /// Files to fetch, as in s{001..160}.m4s; else all in the servers' SHA256SUMS
     #[arg(long, env = "TWINLINK_FILES", value_name = "PATTERN")]
     pub files: Option<String>,
-    /// Congestion control of the client's own sockets; the servers choose their own for what they send
-    #[arg(long, env = "TWINLINK_CONGESTION", value_name = "NAME")]
+    /// Congestion control of the servers' sockets, and of the client's; each kernel's default without it
+    #[arg(long, env = "TWINLINK_CONGESTION", value_name = "NAME", value_parser = tcp::CONGESTION_CONTROLS)]
     pub congestion: Option<String>,
     /// Do not check digests
     #[arg(long, env = "TWINLINK_NO_VERIFY", value_parser = clap::builder::FalseyValueParser::new())]
@@ -278,7 +278,10 @@ async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
     let Run { args, asked, log, cell, .. } = run;
     let mut start = record::RunStart { cell, ..first_record(args) };
     let prepared = async {
-        let unreachable = |error| Failure::new("unreachable", error);
+        let unreachable = |error: anyhow::Error| {
+            Failure::new(if error.is::<Refused>() { "congestion" } else { "unreachable" }, error)
+        };
+        args.congestion.as_deref().map_or(Ok(()), peer::may_use).map_err(unreachable)?;
         let resolve =
             |link: LinkId| Peer::resolve(link, &args.servers[link.index()], args.congestion.clone());
         let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;
@@ -309,6 +312,12 @@ async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
     }
     let (links, peers, introductions, job) = prepared?;
     ends.job = Some(job.clone());
+    if let Some(name) = &args.congestion {
+        for link in LinkId::BOTH.into_iter().filter(|link| introductions.get(*link).sender.is_none()) {
+            let what = format!("{} cannot be told to send with {name}", peers.get(link));
+            job.fault(link, what, "its kernel's choice sends".into());
+        }
+    }
     Ok(Ready { links, peers, introductions, job })
 }
 
@@ -326,6 +335,7 @@ fn first_record(args: &Args) -> record::RunStart {
         http_version: None,
         digests: None,
         rtt_ms: None,
+        congestion_control: None,
     };
     record::RunStart {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -353,6 +363,7 @@ fn describe(server: &mut record::Server, introduction: &Introduction) {
     server.http_version = Some(introduction.http_version.clone());
     server.digests = Some(introduction.list.is_some());
     server.rtt_ms = introduction.rtt.map(|rtt| rtt.as_secs_f64() * 1e3);
+    server.congestion_control = introduction.sender.as_ref().and_then(|told| told.congestion_control.clone());
 }
 
 /// Opens a connection to each server, then fetches everything.

@@ -12,8 +12,8 @@ use tokio::time::timeout;
 
 use super::http::{Answers, Event, Head, Request};
 use super::listing::{self, Segment};
-use super::tcp_info;
 use crate::units::LinkId;
+use crate::{record, sender, tcp};
 
 /// The port of a server that is named without one.
 pub const DEFAULT_PORT: u16 = 4455;
@@ -49,6 +49,8 @@ pub struct Introduction {
     pub rtt: Option<Duration>,
     /// Of this end of the connection.
     pub congestion_control: Option<String>,
+    /// Of the server's end; null where it tells nothing.
+    pub sender: Option<record::Sender>,
 }
 
 impl Peer {
@@ -72,11 +74,8 @@ impl Peer {
         let socket = if self.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
         let socket = socket.context("cannot make a socket")?;
         if let Some(name) = &self.congestion {
-            tcp_info::set_congestion_control(&socket, name).with_context(|| {
-                format!(
-                    "cannot use the congestion control \"{name}\"; `twinlink doctor` lists those allowed here"
-                )
-            })?;
+            tcp::set_congestion_control(&socket, name)
+                .with_context(|| format!("cannot use the congestion control {name}"))?;
         }
         let stream = match timeout(patience, socket.connect(self.address)).await {
             Ok(Ok(stream)) => stream,
@@ -98,14 +97,22 @@ impl Peer {
         anyhow!("could not connect to {self}: {error}{hint}")
     }
 
-    /// Asks a server for its list, which also shows whether it speaks HTTP at all.
+    /// Asks a server for its list, which also shows whether it speaks HTTP at all, and whether its
+    /// kernel lets it send with the congestion control that was chosen.
+    ///
+    /// # Errors
+    /// `Refused` where it does not.
     pub async fn introduce(&self, patience: Duration) -> Result<Introduction> {
         let stream = self.connect(patience).await?;
         let rtt = rtt_of(&stream);
-        let congestion_control = tcp_info::congestion_control(stream.as_ref());
-        let (head, body) = get(&stream, &self.host, "/SHA256SUMS", patience)
+        let congestion_control = tcp::congestion_control(stream.as_ref());
+        let (head, body) = get(&stream, self, "/SHA256SUMS", patience)
             .await
             .with_context(|| format!("{self} cannot be used"))?;
+        let told = head.sender.as_deref();
+        if let Some(allowed) = told.and_then(sender::allowed).filter(|_| head.status == 400) {
+            return Err(self.refused(&allowed).into());
+        }
         let list = match head.status {
             200 => {
                 let text = String::from_utf8(body).map_err(|_| anyhow!("its SHA256SUMS is not text"));
@@ -123,13 +130,47 @@ impl Peer {
             list,
             rtt,
             congestion_control,
+            sender: told.and_then(sender::parse),
         })
     }
+
+    fn refused(&self, allowed: &[&str]) -> Refused {
+        Refused {
+            by: self.to_string(),
+            name: self.congestion.clone().unwrap_or_default(),
+            allowed: list(allowed),
+        }
+    }
+}
+
+/// A congestion control that a kernel does not let a program use.
+#[derive(Debug, thiserror::Error)]
+#[error("{by} cannot use the congestion control {name}: its kernel allows it {allowed}")]
+pub struct Refused {
+    by: String,
+    name: String,
+    allowed: String,
+}
+
+/// Whether this program may use a congestion control on its own sockets.
+///
+/// # Errors
+/// `Refused`, or when sockets cannot be made at all.
+pub fn may_use(congestion: &str) -> Result<()> {
+    let allowed = tcp::usable().context("cannot make a socket")?;
+    if allowed.contains(&congestion) {
+        return Ok(());
+    }
+    Err(Refused { by: "the client".into(), name: congestion.into(), allowed: list(&allowed) }.into())
+}
+
+fn list(names: &[&str]) -> String {
+    if names.is_empty() { "none of those that can be chosen".into() } else { names.join(", ") }
 }
 
 /// The least round trip that the kernel has seen on a connection.
 pub fn rtt_of(stream: &TcpStream) -> Option<Duration> {
-    let info = tcp_info::read(stream).ok()?;
+    let info = tcp::read(stream).ok()?;
     Some(Duration::from_secs_f64(info.min_rtt_ms.unwrap_or(info.rtt_ms) / 1e3))
 }
 
@@ -159,9 +200,10 @@ fn with_port(name: &str) -> Result<String> {
 }
 
 /// One GET, whole in memory.
-async fn get(stream: &TcpStream, host: &str, path: &str, patience: Duration) -> Result<(Head, Vec<u8>)> {
+async fn get(stream: &TcpStream, peer: &Peer, path: &str, patience: Duration) -> Result<(Head, Vec<u8>)> {
     let mut out = Vec::new();
-    Request { method: "GET", host, path, from: 0, if_range: None }.render(&mut out);
+    let congestion = peer.congestion.as_deref();
+    Request { method: "GET", host: &peer.host, path, from: 0, if_range: None, congestion }.render(&mut out);
     while !out.is_empty() {
         stream.writable().await?;
         match stream.try_write(&out) {

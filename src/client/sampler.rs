@@ -7,11 +7,12 @@ use std::time::Instant;
 use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::blocking;
 use super::job::{Failure, Job};
 use super::links::Links;
 use super::progress::{Bars, SAMPLE_EVERY};
-use super::{blocking, tcp_info};
 use crate::record::{Event, Sample};
+use crate::tcp;
 use crate::units::{Direction, LinkId};
 
 /// Samples until it is dropped; returns only when the run cannot go on.
@@ -45,16 +46,19 @@ async fn sample(
         let span_s = (now - then).as_secs_f64();
         let goodput_kbit = if span_s > 0.0 { (bytes - earlier) as f64 * 8e-3 / span_s } else { 0.0 };
         goodputs[link.index()] = goodput_kbit;
-        let tcp = gauge.socket().as_ref().and_then(|stream| tcp_info::read(stream.as_ref()).ok());
+        let tcp = gauge.socket().as_ref().and_then(|stream| tcp::read(stream.as_ref()).ok());
         if let Some(tcp) = &tcp {
             gauge.mss.store(tcp.snd_mss_bytes, Ordering::Relaxed);
         }
+        let told = gauge.sender().clone();
         let sample = Sample {
             link,
             bytes,
             goodput_kbit,
             requests_in_flight: gauge.in_flight.load(Ordering::Relaxed),
             tcp,
+            sender_at_ms: told.as_ref().map(|(at, _)| job.log.ms(*at)),
+            sender: told.map(|(_, sender)| sender),
             down: reading.shaping(link, Direction::Down),
             up: reading.shaping(link, Direction::Up),
             air: reading.air(link),

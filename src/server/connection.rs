@@ -22,6 +22,7 @@ use super::Limits;
 use super::body::{Body, Pool};
 use super::journal::{Connection, InFlight};
 use super::respond::{self, Resource, Sunk};
+use super::sending::{SENDER, Sending};
 use super::table::Table;
 use super::watch::{Watched, unacknowledged};
 
@@ -47,8 +48,16 @@ pub async fn serve(
     // An answer's last packet must not wait for an acknowledgement. That this fails only on a
     // connection that is gone already is found out soon enough.
     let _ = tcp.set_nodelay(true);
+    let sending = match Sending::new(&tcp) {
+        Ok(sending) => Arc::new(sending),
+        Err(error) => {
+            tracing::warn!(peer = connection.peer, "a connection is closed: {error}");
+            return;
+        }
+    };
     let io = Watched::new(tcp, connection.clone(), limits.clone());
-    let service = service_fn(|request| Box::pin(handle(request, connection.clone(), shared.clone())));
+    let service =
+        service_fn(|request| Box::pin(handle(request, connection.clone(), sending.clone(), shared.clone())));
     let mut http = http1::Builder::new()
         // Time limits are the socket's, which can tell an idle connection from a slow head.
         .timer(TokioTimer::new())
@@ -96,11 +105,15 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 async fn handle(
     request: Request<Incoming>,
     connection: Arc<Connection>,
+    sending: Arc<Sending>,
     shared: Arc<Shared>,
 ) -> Result<Response<Body>, Infallible> {
-    let resource = respond::resource(&shared.table, &request);
+    let (resource, report) = match sending.obey(request.headers()) {
+        Ok(report) => (respond::resource(&shared.table, &request), report),
+        Err(refusal) => (Resource::Bad("this congestion control cannot be had here"), Some(refusal)),
+    };
     let in_flight = InFlight::begin(&connection, &request, matches!(resource, Resource::Health));
-    let answer = match resource {
+    let mut answer = match resource {
         Resource::Entry(entry) => {
             respond::entry(entry, request.method(), request.headers(), &shared.pool, in_flight)
         }
@@ -110,6 +123,9 @@ async fn handle(
         }
         other => respond::other(&other, request.method(), in_flight),
     };
+    if let Some(report) = report {
+        answer.headers_mut().insert(SENDER, report);
+    }
     Ok(answer)
 }
 

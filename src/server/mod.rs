@@ -2,8 +2,8 @@
 //!
 //! `table` is all that can be asked for (`folder` says what there is), `respond` turns a request into an answer (`range` reads
 //! what part of a file it is about), `body` brings files to the socket, `watch` gives up on peers
-//! that make no progress, `connection` puts these together, and `journal` keeps the log. Nothing
-//! here shapes traffic, and nothing here knows of the client.
+//! that make no progress, `sending` chooses and tells how TCP sends, `connection` puts these together,
+//! and `journal` keeps the log. Nothing here shapes traffic, and nothing here knows of the client.
 
 mod body;
 mod connection;
@@ -12,6 +12,7 @@ pub mod health;
 mod journal;
 mod range;
 mod respond;
+mod sending;
 pub mod table;
 mod watch;
 

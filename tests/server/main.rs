@@ -5,3 +5,4 @@ mod answers;
 mod lab;
 mod limits;
 mod program;
+mod sending;

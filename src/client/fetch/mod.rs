@@ -167,7 +167,9 @@ impl Fetcher {
             rtt,
         };
         let outcome = self.work(&mut connection).await;
-        *self.job.gauge(self.peer.link).socket() = None;
+        let gauge = self.job.gauge(self.peer.link);
+        *gauge.socket() = None;
+        *gauge.sender() = None;
         self.give_back(connection);
         self.goodput.idle();
         outcome
@@ -226,6 +228,7 @@ impl Fetcher {
                 path: &self.job.segments[part.segment].path,
                 from: part.from,
                 if_range: etag.as_deref(),
+                congestion: self.peer.congestion.as_deref(),
             }
             .render(&mut connection.to_send);
             connection.in_flight.push_back(InFlight {

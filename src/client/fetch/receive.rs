@@ -10,7 +10,7 @@ use super::super::job::{Failure, Partial};
 use super::super::peer::Peer;
 use super::super::store::{Digest, Verdict};
 use super::{Broken, Connection, Fetcher, InFlight};
-use crate::record;
+use crate::{record, sender};
 
 impl Fetcher {
     /// Works through the bytes of one read.
@@ -56,6 +56,9 @@ impl Fetcher {
     fn on_head(&mut self, connection: &mut Connection, head: Head, now: Instant) -> Result<(), Broken> {
         let job = &self.job;
         job.received_head(head.head_bytes);
+        if let Some(sender) = head.sender.as_deref().and_then(sender::parse) {
+            *job.gauge(self.peer.link).sender() = Some((now, sender));
+        }
         let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
         let segment = &job.segments[request.part.segment];
         request.first_byte = Some(now);

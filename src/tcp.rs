@@ -1,10 +1,10 @@
-//! TCP_INFO of a socket, as much of it as the log carries.
+//! TCP_INFO of a socket, as much of it as the log carries, and its congestion control.
 //!
-//! Only reads; the one thing it sets is a socket's congestion control. Linux only.
+//! Reads what the kernel knows; the one thing it sets is the congestion control. Linux only.
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::record;
 
@@ -56,6 +56,11 @@ struct RawTcpInfo {
 }
 
 const NO_MIN_RTT: u32 = u32::MAX;
+/// What the kernel calls a slow-start threshold that was never set (`TCP_INFINITE_SSTHRESH`).
+const NO_SSTHRESH: u32 = 0x7fff_ffff;
+
+/// The congestion controls that can be asked for.
+pub const CONGESTION_CONTROLS: [&str; 3] = ["cubic", "bbr", "reno"];
 
 /// Reads a socket's TCP_INFO.
 ///
@@ -68,8 +73,7 @@ pub fn read(socket: &impl AsRawFd) -> io::Result<record::TcpInfo> {
     Ok(record::TcpInfo {
         rtt_ms: us(raw.rtt),
         rtt_var_ms: us(raw.rttvar),
-        min_rtt_ms: (has(mem::offset_of!(RawTcpInfo, data_segs_in)) && raw.min_rtt != NO_MIN_RTT)
-            .then(|| us(raw.min_rtt)),
+        min_rtt_ms: min_rtt_ms(&raw, filled),
         rcv_rtt_ms: us(raw.rcv_rtt),
         rcv_space_bytes: raw.rcv_space.into(),
         snd_mss_bytes: raw.snd_mss.into(),
@@ -79,6 +83,40 @@ pub fn read(socket: &impl AsRawFd) -> io::Result<record::TcpInfo> {
         bytes_received: has(mem::offset_of!(RawTcpInfo, segs_out)).then_some(raw.bytes_received),
         rcv_out_of_order: has(mem::offset_of!(RawTcpInfo, snd_wnd)).then(|| raw.rcv_ooopack.into()),
     })
+}
+
+/// Reads the side of a socket's TCP_INFO that tells of its sending.
+///
+/// # Errors
+/// When the descriptor is not a TCP socket.
+pub fn read_sender(socket: &impl AsRawFd) -> io::Result<record::Sender> {
+    let (raw, filled) = read_raw(socket.as_raw_fd())?;
+    let has = |end: usize| filled >= end;
+    let kbit = |bytes_per_s: u64| bytes_per_s.saturating_mul(8) / 1000;
+    let busy = |us: u64| has(mem::offset_of!(RawTcpInfo, delivered)).then_some(us as f64 / 1e3);
+    let paced = has(mem::offset_of!(RawTcpInfo, max_pacing_rate)) && raw.pacing_rate != u64::MAX;
+    Ok(record::Sender {
+        congestion_control: congestion_control(socket),
+        rtt_ms: f64::from(raw.rtt) / 1e3,
+        rtt_var_ms: f64::from(raw.rttvar) / 1e3,
+        min_rtt_ms: min_rtt_ms(&raw, filled),
+        snd_mss_bytes: raw.snd_mss.into(),
+        snd_cwnd_packets: raw.snd_cwnd.into(),
+        ssthresh_packets: (raw.snd_ssthresh < NO_SSTHRESH).then(|| raw.snd_ssthresh.into()),
+        unacked_packets: raw.counts[0].into(),
+        retransmits_total: raw.total_retrans.into(),
+        delivery_rate_kbit: has(mem::offset_of!(RawTcpInfo, busy_time)).then(|| kbit(raw.delivery_rate)),
+        pacing_rate_kbit: paced.then(|| kbit(raw.pacing_rate)),
+        busy_ms: busy(raw.busy_time),
+        rwnd_limited_ms: busy(raw.rwnd_limited),
+        sndbuf_limited_ms: busy(raw.sndbuf_limited),
+    })
+}
+
+/// The least round trip seen (ms), where the kernel tells it and there was one.
+fn min_rtt_ms(raw: &RawTcpInfo, filled: usize) -> Option<f64> {
+    let told = filled >= mem::offset_of!(RawTcpInfo, data_segs_in);
+    (told && raw.min_rtt != NO_MIN_RTT).then(|| f64::from(raw.min_rtt) / 1e3)
 }
 
 fn read_raw(fd: RawFd) -> io::Result<(RawTcpInfo, usize)> {
@@ -124,6 +162,20 @@ pub fn set_congestion_control(socket: &impl AsRawFd, name: &str) -> io::Result<(
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Those of `CONGESTION_CONTROLS` that this process may use here, found by trying on a socket of its
+/// own: what is allowed depends on the kernel, its modules and the process's capabilities.
+pub fn usable() -> io::Result<Vec<&'static str>> {
+    // SAFETY: this passes no pointers.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let usable = |name: &&str| set_congestion_control(&socket, name).is_ok();
+    Ok(CONGESTION_CONTROLS.into_iter().filter(usable).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +194,10 @@ mod tests {
         assert!(info.rtt_ms > 0.0 && info.rtt_ms < 1000.0, "{info:?}");
         assert!(info.snd_mss_bytes > 500);
         assert!(congestion_control(&near).is_some());
+        let sender = read_sender(&far).unwrap();
+        assert!(sender.snd_cwnd_packets > 0 && sender.rtt_ms > 0.0, "{sender:?}");
+        assert_eq!(sender.ssthresh_packets, None, "nothing was lost");
+        assert_eq!(sender.congestion_control, congestion_control(&far));
     }
 
     #[test]
@@ -150,5 +206,6 @@ mod tests {
         assert!(set_congestion_control(&listener, "nosuch").is_err());
         set_congestion_control(&listener, "reno").unwrap();
         assert_eq!(congestion_control(&listener).as_deref(), Some("reno"));
+        assert!(usable().unwrap().contains(&"reno"), "reno is part of every kernel, and allowed to all");
     }
 }
