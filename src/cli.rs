@@ -112,6 +112,6 @@ fn start_tracing(json: bool) {
     if json {
         builder.json().flatten_event(true).with_target(false).init();
     } else {
-        builder.with_target(false).without_time().init();
+        builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).without_time().init();
     }
 }

@@ -118,11 +118,10 @@ impl Links {
     }
 
     fn log_applied(&self, applied: &Applied, action: &str) -> Result<()> {
-        let backend = serde_json::to_value(applied.backend)?.as_str().unwrap_or_default().to_string();
         self.log.write(Event::Link(Box::new(record::Link {
             link: applied.link,
             direction: applied.direction,
-            backend,
+            backend: applied.backend.to_string(),
             why: applied.why.clone(),
             profile: Some(applied.profile.clone()),
             asked: Some(shape_record(&applied.asked)),

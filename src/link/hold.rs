@@ -104,7 +104,7 @@ pub fn main(args: &HoldArgs) -> Result<()> {
     };
     for row in shaper.applied() {
         let (link, direction, profile, why) = (row.link, row.direction, &row.profile, &row.why);
-        tracing::info!("link {link} {direction}: {profile}, {:?} ({why})", row.backend);
+        tracing::info!("link {link} {direction}: {profile}, {} ({why})", row.backend);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the runtime that waits for the program")?;

@@ -26,6 +26,7 @@ pub mod tail;
 pub mod tc;
 pub mod userspace;
 
+use std::fmt;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
@@ -57,6 +58,15 @@ pub enum Choice {
 pub enum Backend {
     Netem,
     Userspace,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Backend::Netem => "netem",
+            Backend::Userspace => "userspace",
+        })
+    }
 }
 
 /// A link to be shaped.
@@ -206,7 +216,9 @@ impl Shaper {
                 self.netem.add(&requests)?;
             }
             (Backend::Userspace, why) => {
-                self.held.set(wanted, &why)?;
+                self.held
+                    .set(wanted, &why)
+                    .with_context(|| format!("cannot hold the links in userspace ({why})"))?;
                 // A link that was the kernel's until now must not be shaped twice.
                 self.netem.remove(|lane| wanted.iter().any(|wanted| wanted.link == lane.place.link))?;
             }
@@ -231,7 +243,8 @@ impl Shaper {
                 }
                 Err(error) if self.choice == Choice::Netem => return Err(error),
                 Err(error) => {
-                    let userspace = self.decide_userspace(wanted, "no netem in this kernel");
+                    let userspace =
+                        self.decide_userspace(wanted, "no netem in this kernel (module sch_netem)");
                     return userspace.with_context(|| format!("{error:#}"));
                 }
             }

@@ -67,6 +67,16 @@ for tool in ip tc true; do ln -s "$(command -v "$tool")" "$WORK/bin/$tool"; done
 refused "install iptables" env PATH="$WORK/bin" "$TWINLINK_BIN" link hold --backend userspace \
     --link-a wifi-near -- true
 
+# Programs that are there and refuse: what they say is what the user reads.
+for tool in iptables iptables-restore; do
+    printf '#!/bin/bash\necho "the table is locked by a policy" >&2\nexit 4\n' >"$WORK/bin/$tool"
+    chmod 755 "$WORK/bin/$tool"
+done
+ln -s "$(command -v bash)" "$WORK/bin/bash"
+refused "says: the table is locked by a policy.*NET_ADMIN" env PATH="$WORK/bin" "$TWINLINK_BIN" link hold \
+    --backend userspace --link-a wifi-near -- true
+expect "rules after refused rules" "$(rules)" -eq 0
+
 cat >"$WORK/twice.toml" <<'END'
 description = "what a verdict cannot do"
 [down]
