@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use crate::{client, doctor, link, segments, server};
+use crate::{client, doctor, link, segments, server, sweep};
 
 /// A two-server, one-client network lab
 #[derive(Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Server(server::Args),
     /// Fetch all segments from two servers at once
     Client(client::Args),
+    /// Do an experiment: many runs in a random order, each with its own links and schedule
+    Sweep(sweep::Args),
     /// Set, show and clear link profiles
     #[command(subcommand)]
     Link(link::command::Command),
@@ -40,13 +42,19 @@ enum Command {
 impl Command {
     /// Whether this is a role that runs in a container, where every line printed is a JSON object.
     fn prints_json_lines(&self) -> bool {
-        matches!(self, Command::Server(_) | Command::Client(_))
+        match self {
+            Command::Server(_) | Command::Client(_) => true,
+            // A dry run prints a table, for a person.
+            Command::Sweep(args) => !args.dry_run,
+            _ => false,
+        }
     }
 
     fn run(self) -> Result<()> {
         match self {
             Command::Server(args) => server::main(args),
             Command::Client(args) => client::main(args),
+            Command::Sweep(args) => sweep::main(args),
             Command::Link(command) => link::command::main(command),
             Command::Segments(args) => segments::main(args),
             Command::Doctor(args) => doctor::main(args),
@@ -94,7 +102,7 @@ fn forget_empty_settings() {
 /// one JSON line, as everything that a container prints.
 fn usage_error(error: &clap::Error, json_expected: bool) -> ExitCode {
     let role = std::env::args().nth(1).unwrap_or_default();
-    if error.use_stderr() && json_expected && matches!(role.as_str(), "server" | "client") {
+    if error.use_stderr() && json_expected && matches!(role.as_str(), "server" | "client" | "sweep") {
         start_tracing(true);
         let text = error.render().to_string();
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");

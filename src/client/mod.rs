@@ -17,6 +17,7 @@ mod sampler;
 pub mod schedule;
 pub mod signals;
 mod store;
+pub mod throughput;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -111,25 +112,38 @@ fn playing_time(text: &str) -> Result<Delay, String> {
 }
 
 impl Args {
-    /// Whether any link is asked to be shaped.
-    fn shapes(&self) -> bool {
-        self.link_a.is_some() || self.link_b.is_some() || self.air.is_some()
+    /// What the command line means with these servers and nothing else, whatever the environment says:
+    /// what the runs of an experiment start from.
+    ///
+    /// # Errors
+    /// The names are no arguments, as where one begins with a dash.
+    pub fn plain(servers: [String; 2]) -> Result<Args> {
+        let command = <Args as clap::Args>::augment_args(clap::Command::new("client"));
+        let command = command.mut_args(|arg| arg.env(None::<&str>));
+        let words = ["client".to_string()].into_iter().chain(servers);
+        let matches = command.try_get_matches_from(words).context("the servers' names make no sense")?;
+        Ok(<Args as clap::FromArgMatches>::from_arg_matches(&matches)?)
     }
 }
 
 /// One run, from the command line to the exit code.
 pub fn main(args: Args) -> Result<()> {
     let asked = Asked::load(&args)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    runtime()?.block_on(run(args, asked))
+}
+
+/// What runs are done on.
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
         // Writing files blocks a thread now and then, so there is one to spare for each link.
         .worker_threads(4)
         .enable_all()
         .build()
-        .context("cannot start the async runtime")?;
-    runtime.block_on(run(args, asked))
+        .context("cannot start the async runtime")
 }
 
 /// How the links are to be shaped. Bad profiles are errors before anything is touched.
+#[derive(Clone, Debug)]
 pub struct Asked {
     pub profiles: [Option<Profile>; 2],
     pub air: Option<Scenario>,
@@ -140,6 +154,11 @@ impl Asked {
         let air = args.air.as_deref().map(Scenario::load).transpose()?;
         let profiles = scenario::profiles(air.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
         Ok(Asked { profiles, air })
+    }
+
+    /// Whether any link is asked to be shaped.
+    fn shapes(&self) -> bool {
+        self.profiles.iter().any(Option::is_some)
     }
 
     fn names(&self) -> [Option<String>; 2] {
@@ -276,7 +295,7 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
 /// result goes into the log even if a later step fails.
 async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
     let Run { args, asked, log, cell, .. } = run;
-    let mut start = record::RunStart { cell, ..first_record(args) };
+    let mut start = record::RunStart { cell, ..first_record(args, asked.shapes()) };
     let prepared = async {
         let unreachable = |error: anyhow::Error| {
             Failure::new(if error.is::<Refused>() { "congestion" } else { "unreachable" }, error)
@@ -327,7 +346,7 @@ async fn shape(args: &Args, asked: Asked, peers: [&Peer; 2], log: &Arc<Log>) -> 
     blocking(move || Links::start(asked, servers, choice, seed, log).map(Arc::new)).await
 }
 
-fn first_record(args: &Args) -> record::RunStart {
+fn first_record(args: &Args, shapes: bool) -> record::RunStart {
     let unknown = |name: &String| record::Server {
         name: name.clone(),
         address: None,
@@ -341,7 +360,7 @@ fn first_record(args: &Args) -> record::RunStart {
         version: env!("CARGO_PKG_VERSION").into(),
         command_line: std::env::args().collect(),
         kernel: doctor::kernel(),
-        doctor: doctor::findings(args.shapes()),
+        doctor: doctor::findings(shapes),
         seed: args.seed,
         schedule: args.schedule.to_string(),
         pipeline: args.pipeline.to_string(),

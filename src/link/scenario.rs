@@ -150,8 +150,10 @@ impl Scenario {
         }
         let Some((name, text)) = BUILT_IN.iter().find(|(name, _)| *name == wanted) else {
             let known: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
+            let guess = load::nearest(wanted, known.iter().copied())
+                .map_or(String::new(), |name| format!("did you mean {name}? "));
             bail!(
-                "there is no air scenario \"{wanted}\": name one of {}, or the path of a .toml file",
+                "there is no air scenario \"{wanted}\": {guess}name one of {}, or the path of a .toml file",
                 known.join(", ")
             );
         };

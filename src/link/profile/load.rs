@@ -147,7 +147,7 @@ fn unknown(wanted: &str) -> anyhow::Error {
 }
 
 /// The candidate that a mistyped word most likely meant, if one is near enough.
-fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .map(|candidate| (strsim::damerau_levenshtein(&word.to_lowercase(), candidate), candidate))
         .min()

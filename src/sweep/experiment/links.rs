@@ -1,0 +1,125 @@
+//! The links of a condition: a scenario of the shared channel, or profiles with a few values changed.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow, ensure};
+use serde::de::value::MapAccessDeserializer;
+use serde::{Deserialize, Deserializer};
+
+use crate::client::Asked;
+use crate::link::profile::load;
+use crate::link::profile::{Loss, Profile, Queue, Shape};
+use crate::link::scenario::Scenario;
+use crate::units::{Delay, LinkId, Rate};
+
+/// A link as a condition describes it: a profile, and values that take the place of its own in both
+/// directions.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Changed {
+    profile: String,
+    rate: Option<Rate>,
+    /// One way.
+    delay: Option<Delay>,
+    jitter: Option<Delay>,
+    loss: Option<Loss>,
+    queue: Option<Queue>,
+}
+
+/// The same, which may also be written as the profile's name alone.
+#[derive(Clone, Debug)]
+pub struct Link(Changed);
+
+// By hand: an untagged enum would answer every mistake with "did not match any variant".
+impl<'de> Deserialize<'de> for Link {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Link;
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str(
+                    "a profile such as \"wifi-near\" or a table such as \
+                     { profile = \"wifi-near\", delay = \"50ms\" }",
+                )
+            }
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Link, E> {
+                Ok(Link(Changed { profile: name.to_string(), ..Changed::default() }))
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Link, A::Error> {
+                Changed::deserialize(MapAccessDeserializer::new(map)).map(Link)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// Loads what a condition names. A link without a profile that is on no channel is not shaped. With
+/// `independent`, a scenario's links keep what each of them carries alone on the channel, and no longer
+/// share it: the control for what sharing does.
+///
+/// # Errors
+/// Nothing is named, something that is named cannot be loaded, or a link on the channel has a
+/// profile too.
+pub fn load(air: Option<&str>, independent: bool, links: [Option<Link>; 2], folder: &Path) -> Result<Asked> {
+    let air = air.map(|name| Scenario::load(&beside(folder, name))).transpose()?;
+    ensure!(
+        air.is_some() || !independent,
+        "independent = true is for the links of a scenario (air); those with profiles are independent"
+    );
+    ensure!(
+        air.is_some() || links.iter().any(Option::is_some),
+        "it names neither profiles (link_a, link_b) nor a scenario (air)"
+    );
+    let mut profiles = [None, None];
+    for (link, wanted) in LinkId::BOTH.into_iter().zip(links) {
+        let on_air = air.as_ref().and_then(|air| air.profile(link));
+        ensure!(
+            on_air.is_none() || wanted.is_none(),
+            "link {link} is on the air of the scenario, so it has no profile of its own: leave link_{link} out"
+        );
+        profiles[link.index()] = match wanted {
+            Some(wanted) => Some(wanted.0.load(folder).map_err(|error| anyhow!("link_{link}: {error:#}"))?),
+            None if independent => on_air
+                .map(|profile| Profile { name: format!("{} link {link} alone", profile.name), ..profile }),
+            None => on_air,
+        };
+    }
+    Ok(Asked { profiles, air: air.filter(|_| !independent) })
+}
+
+impl Changed {
+    fn load(self, folder: &Path) -> Result<Profile> {
+        let mut profile = load::load(&beside(folder, &self.profile))?;
+        let changes = [
+            self.rate.map(|rate| format!(", rate {rate}")),
+            self.delay.map(|delay| format!(", delay {delay}")),
+            self.jitter.map(|jitter| format!(", jitter {jitter}")),
+            self.loss.map(|loss| format!(", loss {}", loss.mean())),
+            self.queue.map(|queue| format!(", queue {queue}")),
+        ];
+        self.apply(&mut profile.down);
+        self.apply(&mut profile.up);
+        profile.name.extend(changes.into_iter().flatten());
+        profile.check().map_err(|problem| anyhow!("the profile {}: {problem}", profile.name))?;
+        Ok(profile)
+    }
+
+    fn apply(&self, shape: &mut Shape) {
+        shape.rate = self.rate.unwrap_or(shape.rate);
+        shape.delay = self.delay.unwrap_or(shape.delay);
+        shape.jitter = self.jitter.unwrap_or(shape.jitter);
+        if shape.jitter.is_zero() {
+            shape.distribution = None;
+        }
+        shape.loss = self.loss.unwrap_or(shape.loss);
+        shape.queue = self.queue.unwrap_or(shape.queue);
+    }
+}
+
+/// A path starts at the experiment's folder; a name stays a name.
+fn beside(folder: &Path, wanted: &str) -> String {
+    if wanted.contains('/') || wanted.ends_with(".toml") {
+        return folder.join(wanted).to_string_lossy().into_owned();
+    }
+    wanted.to_string()
+}

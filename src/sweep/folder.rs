@@ -1,0 +1,221 @@
+//! An experiment's folder: made new, or found again to go on with.
+//!
+//! It holds a copy of the experiment, `sweep.jsonl`, and a folder in `runs` for each run.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::experiment::Experiment;
+use crate::record::{Cell, Event, Record, Throughput};
+use crate::results;
+
+const COPY: &str = "experiment.toml";
+const LOG: &str = "sweep.jsonl";
+const RUNS: &str = "runs";
+
+/// A folder that an experiment is being done in.
+#[derive(Debug)]
+pub struct Folder {
+    pub dir: PathBuf,
+    /// Its name, under which the experiment's records stand.
+    pub name: String,
+    pub done: Done,
+}
+
+/// What an earlier call has left.
+#[derive(Clone, Debug, Default)]
+pub struct Done {
+    /// Cells that ended well.
+    pub complete: Vec<Cell>,
+    pub measured: Vec<Throughput>,
+}
+
+impl Folder {
+    /// Makes a folder for `experiment` in `results`.
+    ///
+    /// # Errors
+    /// It cannot be made or written, or exists.
+    pub fn create(results: &Path, name: String, experiment: &Experiment) -> Result<Folder> {
+        let dir = results::new_folder(results, &name)?;
+        let copy = dir.join(COPY);
+        fs::write(&copy, &experiment.text).with_context(|| format!("cannot write {}", copy.display()))?;
+        results::own_like_parent(&copy)?;
+        results::new_folder(&dir, RUNS)?;
+        Ok(Folder { dir, name, done: Done::default() })
+    }
+
+    /// Opens `dir` to go on with `experiment`, or the newest folder in `results` that holds it.
+    ///
+    /// # Errors
+    /// There is none, or it holds another experiment.
+    pub fn find(results: &Path, dir: Option<&Path>, experiment: &Experiment) -> Result<Folder> {
+        let dir = match dir {
+            Some(dir) => {
+                let copy = dir.join(COPY);
+                let text = fs::read_to_string(&copy)
+                    .with_context(|| format!("cannot go on in {}: no experiment is there", dir.display()))?;
+                ensure!(
+                    text == experiment.text,
+                    "cannot go on in {}: its experiment.toml is not the experiment that was given; give \
+                     that one, or begin anew without --resume",
+                    dir.display()
+                );
+                dir.to_path_buf()
+            }
+            None => newest(results, experiment)?,
+        };
+        let name = fs::canonicalize(&dir)
+            .ok()
+            .and_then(|full| Some(full.file_name()?.to_string_lossy().into_owned()))
+            .with_context(|| format!("cannot tell the name of the folder {}", dir.display()))?;
+        let done = done(&dir.join(LOG))?;
+        Ok(Folder { dir, name, done })
+    }
+
+    /// Opens the experiment's own log to add to it.
+    pub fn log(&self) -> Result<File> {
+        let path = self.dir.join(LOG);
+        let new = !path.exists();
+        let file = File::options().append(true).create(true).open(&path);
+        let file = file.with_context(|| format!("cannot write to {}", path.display()))?;
+        if new {
+            results::own_like_parent(&path)?;
+        }
+        Ok(file)
+    }
+
+    /// Makes a folder for a run and the log in it.
+    pub fn new_run(&self, run: &str) -> Result<File> {
+        results::new_log(&results::new_folder(&self.dir.join(RUNS), run)?)
+    }
+}
+
+/// The newest folder in `results` with the same experiment. Names sort by time.
+fn newest(results: &Path, experiment: &Experiment) -> Result<PathBuf> {
+    let entries = fs::read_dir(results)
+        .with_context(|| format!("cannot look for what to resume in {}", results.display()))?;
+    let mut dirs: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    dirs.sort();
+    let same = |dir: &&PathBuf| fs::read_to_string(dir.join(COPY)).is_ok_and(|text| text == experiment.text);
+    let Some(dir) = dirs.iter().rev().find(same) else {
+        bail!(
+            "there is nothing to resume: no folder in {} holds this experiment as it is now; begin it \
+             without --resume",
+            results.display()
+        );
+    };
+    Ok(dir.clone())
+}
+
+/// Reads what is complete, and cuts off a last line that a killed process left unfinished, so that
+/// the next record starts on a line of its own.
+fn done(path: &Path) -> Result<Done> {
+    let shown = path.display();
+    let mut bytes = Vec::new();
+    match File::open(path) {
+        Ok(mut file) => file.read_to_end(&mut bytes).with_context(|| format!("cannot read {shown}"))?,
+        // It was killed before its first record.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Done::default()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
+    };
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    if whole < bytes.len() {
+        tracing::warn!("the last line of {shown} is not complete, and is dropped");
+        let cut = File::options().write(true).open(path).and_then(|file| file.set_len(whole as u64));
+        cut.with_context(|| format!("cannot cut the unfinished line off {shown}"))?;
+    }
+    parse(&bytes[..whole]).with_context(|| format!("cannot go on from {shown}"))
+}
+
+/// Reads the records of an experiment, whole lines of them.
+fn parse(text: &[u8]) -> Result<Done> {
+    let mut done = Done::default();
+    for (number, line) in (1..).zip(text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())) {
+        let record: Record =
+            serde_json::from_slice(line).with_context(|| format!("line {number} is no record of its log"))?;
+        match record.event {
+            Event::CellEnd(end) if end.exit == "ok" => done.complete.push(end.cell),
+            Event::Throughput(throughput) => done.measured.push(throughput),
+            _ => {}
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{CellEnd, Log, Stdout};
+    use crate::sweep::plan;
+
+    fn experiment(repetitions: u64) -> Experiment {
+        let text = format!(
+            "repetitions = {repetitions}\nschedules = [\"greedy\"]\n[[condition]]\nname = \"c\"\nlink_a = \"dsl\"\n"
+        );
+        Experiment::parse("x", &text, Path::new(".")).unwrap()
+    }
+
+    fn end(cell: &Cell, exit: &str) -> Event {
+        Event::CellEnd(Box::new(CellEnd {
+            cell: cell.clone(),
+            run: "r".into(),
+            exit: exit.into(),
+            summary: String::new(),
+            elapsed_ms: None,
+            bound_ms: None,
+            efficiency: None,
+            predicted_ms: None,
+            setup_ms: None,
+        }))
+    }
+
+    #[test]
+    fn what_ended_well_is_complete_and_a_torn_line_is_cut_off() {
+        let results = tempfile::tempdir().unwrap();
+        let experiment = experiment(3);
+        let cells = plan::order(&experiment);
+        let folder = Folder::create(results.path(), "one".into(), &experiment).unwrap();
+        let log = Log::new("one".into(), Some(folder.log().unwrap()), Stdout::Nothing);
+        log.write(end(&cells[0], "ok")).unwrap();
+        log.write(end(&cells[1], "server_away")).unwrap();
+        let path = folder.dir.join(LOG);
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, [&whole[..], b"{\"schema\":\"twinl"].concat()).unwrap();
+        let found = Folder::find(results.path(), None, &experiment).unwrap();
+        assert_eq!((found.dir, found.name.as_str()), (folder.dir, "one"));
+        assert_eq!(found.done.complete, cells[..1]);
+        assert_eq!(fs::read(&path).unwrap(), whole);
+    }
+
+    #[test]
+    fn the_newest_folder_with_the_same_experiment_is_found_and_no_other() {
+        let results = tempfile::tempdir().unwrap();
+        for (name, repetitions) in [("1", 3), ("2", 3), ("3", 4)] {
+            Folder::create(results.path(), name.into(), &experiment(repetitions)).unwrap();
+        }
+        let find =
+            |dir: Option<&Path>, repetitions| Folder::find(results.path(), dir, &experiment(repetitions));
+        assert_eq!(find(None, 3).unwrap().name, "2");
+        let error = find(None, 5).unwrap_err().to_string();
+        assert!(error.contains("nothing to resume"), "{error}");
+        let three = results.path().join("3");
+        assert_eq!(find(Some(&three), 4).unwrap().name, "3");
+        let error = find(Some(&three), 3).unwrap_err().to_string();
+        assert!(error.contains("is not the experiment that was given"), "{error}");
+        let error = find(Some(&results.path().join("4")), 3).unwrap_err().to_string();
+        assert!(error.contains("no experiment is there"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_is_never_used_twice_and_a_broken_log_is_named() {
+        let results = tempfile::tempdir().unwrap();
+        let folder = Folder::create(results.path(), "1".into(), &experiment(1)).unwrap();
+        assert!(Folder::create(results.path(), "1".into(), &experiment(1)).is_err());
+        fs::write(folder.dir.join(LOG), "{}\n").unwrap();
+        let error = format!("{:#}", Folder::find(results.path(), None, &experiment(1)).unwrap_err());
+        assert!(error.contains("sweep.jsonl") && error.contains("line 1"), "{error}");
+    }
+}

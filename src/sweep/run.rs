@@ -1,0 +1,252 @@
+//! Does what is planned: sets the links, measures them, runs the cell, records how it went.
+//!
+//! Each record is in `sweep.jsonl` as soon as it is known. A cell that fails is recorded like any
+//! other and the experiment goes on; a signal ends it after the record of the cell under way.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+
+use super::Args;
+use super::experiment::{Condition, Experiment, Policy};
+use super::folder::Folder;
+use super::plan::{self, Step};
+use super::progress::{self, Progress};
+use crate::client::signals::Signals;
+use crate::client::{self, Ended, Run, throughput};
+use crate::doctor;
+use crate::record::{
+    self, Cell, CellEnd, Event, Fault, Log, PerLink, Stdout, SweepEnd, SweepStart, Throughput,
+};
+
+/// An experiment under way.
+struct Sweep<'a> {
+    args: &'a Args,
+    experiment: &'a Experiment,
+    folder: &'a Folder,
+    log: Arc<Log>,
+    signals: Signals,
+    progress: Progress,
+    measured: Vec<Throughput>,
+    failed: u64,
+    /// Conditions whose throughput could not be measured.
+    unmeasured: u64,
+}
+
+/// Whether to go on with the next step.
+#[derive(PartialEq, Eq)]
+enum Then {
+    GoOn,
+    Stop,
+}
+
+/// Does all runs that are not complete.
+///
+/// # Errors
+/// The experiment's own log, or that of a run, cannot be written. How the runs went is in the record.
+pub async fn all(args: &Args, experiment: &Experiment, folder: &Folder) -> Result<SweepEnd> {
+    let stdout = if progress::on_terminal() { Stdout::Nothing } else { Stdout::Everything };
+    let log = Arc::new(Log::new(folder.name.clone(), Some(folder.log()?), stdout));
+    let signals = Signals::listen()?;
+    let order = plan::order(experiment);
+    let complete: Vec<Cell> = order.into_iter().filter(|cell| folder.done.complete.contains(cell)).collect();
+    let skipped = complete.len() as u64;
+    let cells = experiment.cells();
+    log.write(Event::SweepStart(Box::new(start(args, experiment, skipped))))?;
+    let mut sweep = Sweep {
+        args,
+        experiment,
+        folder,
+        log,
+        signals,
+        progress: Progress::new(cells, skipped),
+        measured: folder.done.measured.clone(),
+        failed: 0,
+        unmeasured: 0,
+    };
+    let mut interrupted = false;
+    for step in plan::steps(experiment, &complete, &folder.done.measured) {
+        if sweep.step(step).await? == Then::Stop {
+            interrupted = true;
+            break;
+        }
+    }
+    sweep.close(cells, interrupted)
+}
+
+fn start(args: &Args, experiment: &Experiment, skipped: u64) -> SweepStart {
+    SweepStart {
+        version: env!("CARGO_PKG_VERSION").into(),
+        experiment: experiment.name.clone(),
+        file: args.experiment.display().to_string(),
+        description: experiment.description.clone(),
+        command_line: std::env::args().collect(),
+        kernel: doctor::kernel(),
+        seed: experiment.seed,
+        cells: experiment.cells(),
+        repetitions: experiment.repetitions,
+        skipped,
+        wall_clock: record::wall_clock(),
+    }
+}
+
+impl Sweep<'_> {
+    async fn step(&mut self, step: Step) -> Result<Then> {
+        match step {
+            Step::Measure(cell) => self.measure(&cell).await,
+            Step::Run(cell) => self.run(cell).await,
+        }
+    }
+
+    /// What the client is asked for in a cell, its schedule apart.
+    fn options(&self, cell: &Cell) -> Result<client::Args> {
+        let servers = [self.args.server_a.clone(), self.args.server_b.clone()];
+        let mut options = client::Args::plain(servers)?;
+        options.backend = self.args.backend;
+        options.give_up = self.args.give_up;
+        options.files = self.experiment.files.clone();
+        options.congestion = cell.congestion.clone();
+        // All schedules of a block meet the same losses, and each block meets others.
+        options.seed = self.experiment.seed.wrapping_add(cell.block);
+        Ok(options)
+    }
+
+    fn condition(&self, cell: &Cell) -> Result<&Condition> {
+        let condition = self.experiment.condition_of(cell);
+        condition.ok_or_else(|| anyhow!("the cell {} has no condition; please report this", cell.index))
+    }
+
+    /// Measures what the links carry under a cell's condition. Failing at it is a fault, after which
+    /// only the schedules fail that are computed from it.
+    async fn measure(&mut self, cell: &Cell) -> Result<Then> {
+        let Some(span) = self.experiment.throughput else { return Ok(Then::GoOn) };
+        self.progress.now("throughput of ", cell);
+        let asked = self.condition(cell)?.asked.clone();
+        let options = self.options(cell)?;
+        let found = throughput::measure(&options, asked, span.0, &self.log, &mut self.signals).await;
+        let found = match found {
+            Ok(found) => found,
+            Err(failure) => {
+                let stop = failure.exit == "interrupted";
+                self.unmeasured += u64::from(!stop);
+                let (condition, channel, error) = (&cell.condition, &cell.channel, &failure.error);
+                self.log.write(Event::Fault(Fault {
+                    link: None,
+                    segment: None,
+                    what: format!("the throughput of {condition} ({channel}) was not measured: {error:#}"),
+                    action: "the experiment goes on without it, if it was not interrupted".into(),
+                }))?;
+                return Ok(if stop { Then::Stop } else { Then::GoOn });
+            }
+        };
+        let some = |kbit: PerLink<f64>| PerLink { a: Some(kbit.a), b: Some(kbit.b) };
+        let throughput = Throughput {
+            experiment: cell.experiment.clone(),
+            condition: cell.condition.clone(),
+            channel: cell.channel.clone(),
+            block: cell.block,
+            alone_kbit: some(found.alone_kbit),
+            together_kbit: some(found.together_kbit),
+        };
+        self.log.write(Event::Throughput(throughput.clone()))?;
+        self.measured.push(throughput);
+        Ok(Then::GoOn)
+    }
+
+    /// Does one cell, from setting its links to its record.
+    async fn run(&mut self, cell: Cell) -> Result<Then> {
+        let began = Instant::now();
+        self.progress.now(&format!("{} under ", cell.schedule), &cell);
+        let end = match self.options_of_run(&cell)? {
+            Some(options) => self.transfer(&cell, options, began).await?,
+            None => unmeasured(cell),
+        };
+        let then = if end.exit == "interrupted" { Then::Stop } else { Then::GoOn };
+        if then == Then::GoOn && end.exit != "ok" {
+            self.failed += 1;
+        }
+        self.log.write(Event::CellEnd(Box::new(end.clone())))?;
+        self.progress.ended(&end, began.elapsed());
+        Ok(then)
+    }
+
+    /// All that the client is asked for; `None` where the throughput that it depends on is unknown.
+    fn options_of_run(&self, cell: &Cell) -> Result<Option<client::Args>> {
+        let wrong = |problem: String| anyhow!("the cell {}: {problem}", cell.index);
+        let mut options = self.options(cell)?;
+        options.pipeline = cell.pipeline.parse().map_err(wrong)?;
+        options.schedule = match cell.schedule.parse().map_err(wrong)? {
+            Policy::Fixed(schedule) => schedule,
+            Policy::RatesAlone => {
+                let same = |m: &&Throughput| {
+                    (m.block, &m.condition, &m.channel) == (cell.block, &cell.condition, &cell.channel)
+                };
+                let alone = self.measured.iter().rev().find(same).map(|m| &m.alone_kbit);
+                let Some(PerLink { a: Some(a), b: Some(b) }) = alone else { return Ok(None) };
+                format!("rates={}:{}", a.round().max(1.0), b.round().max(1.0)).parse().map_err(wrong)?
+            }
+        };
+        Ok(Some(options))
+    }
+
+    async fn transfer(&mut self, cell: &Cell, options: client::Args, began: Instant) -> Result<CellEnd> {
+        let run = record::new_run_id();
+        let log = Arc::new(Log::new(run.clone(), Some(self.folder.new_run(&run)?), Stdout::Nothing));
+        let asked = self.condition(cell)?.asked.clone();
+        let run_of_cell = Run { args: &options, asked, log, cell: Some(cell.clone()), bars: false };
+        let Ended { record, .. } = client::one_run(run_of_cell, &mut self.signals).await?;
+        let took_ms = began.elapsed().as_secs_f64() * 1e3;
+        Ok(CellEnd {
+            cell: cell.clone(),
+            run,
+            exit: record.exit,
+            summary: record.summary,
+            elapsed_ms: record.elapsed_ms,
+            bound_ms: record.bound_ms,
+            efficiency: record.efficiency,
+            predicted_ms: record.predicted_ms,
+            setup_ms: record.elapsed_ms.map(|elapsed_ms| took_ms - elapsed_ms),
+        })
+    }
+
+    /// Writes the last record.
+    fn close(self, cells: u64, interrupted: bool) -> Result<SweepEnd> {
+        self.progress.finish();
+        let exit = match (interrupted, self.failed + self.unmeasured) {
+            (true, _) => "interrupted",
+            (false, 0) => "ok",
+            (false, _) => "failed",
+        };
+        let summary = match exit {
+            "ok" => format!("All {cells} runs of {} are complete.", self.experiment.name),
+            "interrupted" => format!("{} was interrupted; --resume does the rest.", self.experiment.name),
+            _ if self.failed > 0 => format!(
+                "{} of {cells} runs of {} failed; --resume tries them again.",
+                self.failed, self.experiment.name
+            ),
+            _ => format!(
+                "All {cells} runs of {} are complete, but the throughput of {} conditions is unknown.",
+                self.experiment.name, self.unmeasured
+            ),
+        };
+        let end = SweepEnd { exit: exit.into(), summary, cells, failed: self.failed };
+        self.log.write(Event::SweepEnd(end.clone()))?;
+        Ok(end)
+    }
+}
+
+/// The end of a cell that could not begin, for want of the throughput that its schedule is made of.
+fn unmeasured(cell: Cell) -> CellEnd {
+    CellEnd {
+        cell,
+        run: String::new(),
+        exit: "unmeasured".into(),
+        summary: "The throughput that its schedule is computed from was not measured.".into(),
+        elapsed_ms: None,
+        bound_ms: None,
+        efficiency: None,
+        predicted_ms: None,
+        setup_ms: None,
+    }
+}
