@@ -1,0 +1,210 @@
+//! An experiment against our own servers on loopback, as a user would run it, with links left unshaped.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Server, TWINLINK, asked_for, odd_server, of_event, read_request, records, segments, stderr};
+use serde_json::Value;
+
+const TWO_BY_TWO: &str = "repetitions = 2\nschedules = [\"greedy\", \"ratio=1:2\"]\nthroughput = \"500ms\"\n\
+    [[condition]]\nname = \"near\"\nlink_a = \"wifi-near\"\n[[condition]]\nname = \"far\"\nlink_a = \"wifi-far\"\n";
+
+/// A folder with an experiment in it, and two servers on one set of segments.
+struct Bench {
+    dir: tempfile::TempDir,
+    a: Server,
+    b: Server,
+}
+
+impl Bench {
+    fn new(experiment: &str) -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        segments(&dir.path().join("data"), 12, "20KB");
+        fs::write(dir.path().join("experiment.toml"), experiment).unwrap();
+        let server = || Server::start(&dir.path().join("data"));
+        Bench { a: server(), b: server(), dir }
+    }
+
+    /// `twinlink sweep`, its links unshaped, between two servers.
+    fn sweep(&self, a: &str, b: &str, options: &[&str]) -> Command {
+        let mut command = Command::new(TWINLINK);
+        command
+            .args(["sweep", "experiment.toml", a, b, "--backend", "none"])
+            .args(options)
+            .current_dir(self.dir.path())
+            .env("TWINLINK_CONTROL", self.dir.path().join("control.sock"))
+            // What a container of the lab has set is not for an experiment's runs.
+            .env("TWINLINK_SCHEDULE", "ratio=1:0")
+            .env("TWINLINK_LINK_A", "no-such-profile")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, options: &[&str]) -> Output {
+        self.sweep(&self.a.address, &self.b.address, options).output().unwrap()
+    }
+
+    fn folders(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.dir.path().join("results")).unwrap();
+        let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        folders.sort();
+        folders
+    }
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn last<'a>(records: &'a [Value], event: &str) -> &'a Value {
+    let record = records.last().expect("there are records");
+    assert_eq!(record["event"], event, "the last record is {record}");
+    &record["data"]
+}
+
+#[test]
+fn every_cell_is_run_and_recorded_and_has_a_log_of_its_own() {
+    let bench = Bench::new(TWO_BY_TWO);
+    let output = bench.run(&[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let records = records(&output);
+    let folders = bench.folders();
+    let [folder] = &folders[..] else { panic!("one folder, not {folders:?}") };
+    assert_eq!(fs::read_to_string(folder.join("experiment.toml")).unwrap(), TWO_BY_TWO);
+    assert_eq!(lines(&folder.join("sweep.jsonl")), records);
+    assert_eq!(of_event(&records, "sweep_start")[0]["cells"], 8);
+    assert_eq!(last(&records, "sweep_end")["exit"], "ok");
+    let throughputs = of_event(&records, "throughput");
+    assert_eq!(throughputs.len(), 4, "one for each condition and block");
+    for throughput in throughputs {
+        for kind in ["alone_kbit", "together_kbit"] {
+            assert!(throughput[kind]["a"].as_f64() > Some(0.0) && throughput[kind]["b"].as_f64() > Some(0.0));
+        }
+    }
+    let cells = of_event(&records, "cell_end");
+    assert_eq!(cells.len(), 8);
+    for (at, end) in cells.iter().enumerate() {
+        assert_eq!(end["exit"], "ok");
+        assert_eq!(end["cell"]["index"], at);
+        assert!(end["setup_ms"].as_f64() > Some(0.0));
+        let log = lines(&folder.join("runs").join(end["run"].as_str().unwrap()).join("log.jsonl"));
+        let start = &of_event(&log, "run_start")[0];
+        assert_eq!((&start["cell"], &start["schedule"]), (&end["cell"], &end["cell"]["schedule"]));
+        assert_eq!(last(&log, "run_end")["files"], 12);
+        assert_eq!(last(&log, "run_end")["elapsed_ms"], end["elapsed_ms"]);
+    }
+}
+
+#[test]
+fn a_failed_cell_is_recorded_the_sweep_goes_on_and_resume_repeats_only_that() {
+    // Reno is always allowed, and nothing is called so in any kernel.
+    let bench =
+        Bench::new(&TWO_BY_TWO.replace("throughput = \"500ms\"", "congestion = [\"reno\", \"no-such\"]"));
+    let output = bench.run(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("8 of 16 runs"), "{}", stderr(&output));
+    let first = records(&output);
+    assert_eq!(of_event(&first, "cell_end").len(), 16);
+    for end in of_event(&first, "cell_end") {
+        assert_eq!(end["exit"] == "ok", end["cell"]["congestion"] == "reno", "{end}");
+    }
+    assert_eq!(
+        (&last(&first, "sweep_end")["exit"], &last(&first, "sweep_end")["failed"]),
+        (&"failed".into(), &8.into())
+    );
+    let output = bench.run(&["--resume"]);
+    assert_eq!(output.status.code(), Some(1));
+    let again = records(&output);
+    assert_eq!(of_event(&again, "sweep_start")[0]["skipped"], 8);
+    let repeated = of_event(&again, "cell_end");
+    assert_eq!(repeated.len(), 8);
+    assert!(repeated.iter().all(|end| end["cell"]["congestion"] == "no-such"));
+    let folders = bench.folders();
+    assert_eq!(folders.len(), 1, "a resumed experiment stays in its folder");
+    assert_eq!(lines(&folders[0].join("sweep.jsonl")).len(), first.len() + again.len());
+}
+
+/// Waits until the process has ended, for no longer than a test may take.
+fn ended(child: &mut Child) -> Option<i32> {
+    let until = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = child.kill();
+    panic!("the sweep did not end");
+}
+
+#[test]
+fn an_interrupted_sweep_closes_its_records_and_resume_does_the_rest() {
+    let bench = Bench::new(
+        "schedules = [\"greedy\", \"ratio=1:1\"]\n[[condition]]\nname = \"c\"\nlink_a = \"dsl\"\n",
+    );
+    // This one keeps its answer to everything but the list to itself, and says that it was asked.
+    let (asked, was_asked) = std::sync::mpsc::channel();
+    let stuck = odd_server(move |_, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            match asked_for(&request).0.as_str() {
+                "/SHA256SUMS" => common::answer(&mut stream, "HTTP/1.1 404 Not Found", b""),
+                _ => asked.send(()).unwrap(),
+            }
+        }
+    });
+    let mut child = bench
+        .sweep(&bench.a.address, &stuck.to_string(), &["--results", "results"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    was_asked.recv_timeout(Duration::from_secs(30)).expect("the first run begins");
+    // SAFETY: this signals the child that was just started and is not waited for yet.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    assert_eq!(ended(&mut child), Some(1));
+    let folder = bench.folders().remove(0);
+    let log = lines(&folder.join("sweep.jsonl"));
+    assert_eq!(last(&log, "sweep_end")["exit"], "interrupted");
+    let ends = of_event(&log, "cell_end");
+    assert_eq!((ends.len(), &ends[0]["exit"]), (1, &"interrupted".into()));
+    let run = lines(&folder.join("runs").join(ends[0]["run"].as_str().unwrap()).join("log.jsonl"));
+    assert_eq!(last(&run, "run_end")["exit"], "interrupted");
+
+    let output = bench.run(&["--resume", folder.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(of_event(&records(&output), "cell_end").len(), 2);
+    let output = bench.run(&["--resume"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(of_event(&records(&output), "sweep_start")[0]["skipped"], 2);
+    assert!(of_event(&records(&output), "cell_end").is_empty());
+}
+
+#[test]
+fn a_dry_run_lists_every_run_and_makes_nothing() {
+    let bench = Bench::new(TWO_BY_TWO);
+    let output = bench.run(&["--dry-run"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().filter(|line| line.contains("greedy")).count(), 4, "{text}");
+    assert!(text.contains("8 runs in 2 repetitions"), "{text}");
+    assert!(!bench.dir.path().join("results").exists());
+}
+
+#[test]
+fn what_cannot_be_begun_is_named_before_anything_is_made() {
+    let bench = Bench::new(&TWO_BY_TWO.replace("wifi-far", "wifi-fra"));
+    let output = bench.run(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    for word in ["experiment.toml", "\\\"far\\\"", "did you mean wifi-far?"] {
+        assert!(stderr(&output).contains(word), "{word} is not in {}", stderr(&output));
+    }
+    assert!(!bench.dir.path().join("results").exists());
+    let bench = Bench::new(TWO_BY_TWO);
+    fs::create_dir(bench.dir.path().join("results")).unwrap();
+    let output = bench.run(&["--resume"]);
+    assert!(stderr(&output).contains("nothing to resume"), "{}", stderr(&output));
+}
