@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use crate::{client, doctor, link, segments, server, sweep};
+use crate::{client, doctor, link, report, segments, server, sweep};
 
 /// A two-server, one-client network lab
 #[derive(Parser)]
@@ -33,6 +33,8 @@ enum Command {
     Link(link::command::Command),
     /// Write a set of sample segments
     Segments(segments::Args),
+    /// Compare runs: a verdict, a page, tables and a summary from logs
+    Report(report::Args),
     /// Say what this host can do, and what to do about the rest
     Doctor(doctor::Args),
     /// Ask a server whether it is ready (for health checks)
@@ -57,6 +59,7 @@ impl Command {
             Command::Sweep(args) => sweep::main(args),
             Command::Link(command) => link::command::main(command),
             Command::Segments(args) => segments::main(args),
+            Command::Report(args) => report::main(args),
             Command::Doctor(args) => doctor::main(args),
             Command::Health(args) => server::health::main(args),
         }

@@ -5,7 +5,7 @@
 //! - [`cli`]: the command line; hands over to one role.
 //! - Roles: [`server`] answers, [`client`] fetches over two links, [`segments`] makes sample files,
 //!   [`doctor`] says what this host can do. Client and server know nothing of each other; [`sweep`]
-//!   has the client do an experiment's runs.
+//!   has the client do an experiment's runs, [`report`] makes a verdict of logs and knows neither.
 //! - What the roles share: [`link`] shapes packets, [`record`] is the log, [`results`] the folders that
 //!   it stands in, [`bound`] is what physics allows, [`qoe`] what a viewer would have met.
 //! - [`tcp`] is what the kernel says of a socket, [`sender`] how a server tells it to its client.
@@ -19,6 +19,7 @@ pub mod doctor;
 pub mod link;
 pub mod qoe;
 pub mod record;
+pub mod report;
 pub mod results;
 pub mod segments;
 pub mod sender;

@@ -1,0 +1,341 @@
+//! Puts runs into cells, cells into places, and says which is best in each. Pure.
+//!
+//! A *place* is a condition of the links on a channel; only what ran in one place is compared. A *cell*
+//! is one way to do it there: a schedule with a pipeline and a congestion control, repeated. Runs of an
+//! experiment say themselves which cell they are; others are put together by their profiles.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::load::{Group, Loaded, Run};
+use super::split::{self, Split};
+use super::stats::{self, Difference, Estimate};
+use crate::record::{PerLink, RunEnd};
+use crate::units::{Direction, LinkId};
+
+/// The chance in every interval starts here, so that a report made twice says the same.
+const SEED: u64 = 1;
+
+/// An experiment, or runs that lay beside each other.
+#[derive(Clone, Debug, Serialize)]
+pub struct Study<'a> {
+    pub title: String,
+    #[serde(skip)]
+    pub group: &'a Group,
+    /// The labels of all cells, in the order of the tables.
+    pub labels: Vec<String>,
+    pub places: Vec<Place<'a>>,
+}
+
+/// One condition of the links.
+#[derive(Clone, Debug, Serialize)]
+pub struct Place<'a> {
+    pub condition: String,
+    /// "shared" or "independent".
+    pub channel: String,
+    pub cells: Vec<Cell<'a>>,
+    /// Index of the cell with the least median time.
+    pub best: Option<usize>,
+    /// What each link carried by itself and beside the other, where that was measured.
+    pub throughput: Option<Throughput>,
+    /// The best ratio against the ratio of the measured throughputs.
+    pub split: Option<Split>,
+}
+
+/// Medians over the blocks, kbit/s of payload.
+#[derive(Clone, Debug, Serialize)]
+pub struct Throughput {
+    /// "alone": each while the other rested; "probe": the probes before the runs.
+    pub source: &'static str,
+    pub alone_kbit: PerLink<f64>,
+    pub together_kbit: Option<PerLink<f64>>,
+    pub n: usize,
+}
+
+/// One way to do it in a place, and how its repetitions went.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cell<'a> {
+    pub label: String,
+    pub schedule: String,
+    pub pipeline: String,
+    pub congestion: Option<String>,
+    #[serde(skip)]
+    pub runs: Vec<Done<'a>>,
+    /// Runs that ended without every file, or never.
+    #[serde(skip)]
+    pub failed: Vec<&'a Run>,
+    pub failures: usize,
+    pub elapsed_ms: Option<Estimate>,
+    pub bound_ms: Option<f64>,
+    pub efficiency: Option<f64>,
+    pub predicted_ms: Option<f64>,
+    /// Share of the bytes that link a brought, in percent.
+    pub share_a_pct: Option<f64>,
+    /// By how much its time is more than that of the best cell; null for the best itself.
+    pub against_best: Option<Difference>,
+}
+
+/// A run that fetched everything.
+#[derive(Clone, Copy, Debug)]
+pub struct Done<'a> {
+    pub run: &'a Run,
+    pub end: &'a RunEnd,
+    pub elapsed_ms: f64,
+    pub block: Option<u64>,
+}
+
+impl Place<'_> {
+    pub fn name(&self) -> String {
+        let shared = if self.channel == "shared" { ", shared channel" } else { "" };
+        format!("{}{shared}", self.condition)
+    }
+}
+
+impl<'a> Cell<'a> {
+    /// The median of what the runs' ends say; of those that say it.
+    pub fn median(&self, of: impl Fn(&RunEnd) -> Option<f64>) -> Option<f64> {
+        stats::median(self.runs.iter().filter_map(|done| of(done.end)))
+    }
+}
+
+/// How much longer the cell `x` takes than `y`: block by block where both ran in the same blocks.
+pub fn difference(x: &Cell, y: &Cell) -> Option<Difference> {
+    let by_block = |cell: &Cell| -> BTreeMap<u64, f64> {
+        cell.runs.iter().filter_map(|done| Some((done.block?, done.elapsed_ms))).collect()
+    };
+    let (bx, by) = (by_block(x), by_block(y));
+    let pairs: Vec<(f64, f64)> = bx.iter().filter_map(|(block, x)| Some((*x, *by.get(block)?))).collect();
+    if !pairs.is_empty() {
+        return stats::paired(&pairs, SEED);
+    }
+    let times = |cell: &Cell| -> Vec<f64> { cell.runs.iter().map(|done| done.elapsed_ms).collect() };
+    stats::unpaired(&times(x), &times(y), SEED)
+}
+
+/// Compares everything that was loaded.
+pub fn studies(loaded: &Loaded) -> Vec<Study<'_>> {
+    loaded.groups.iter().map(study).collect()
+}
+
+/// What tells a run's cell apart from others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    pub condition: String,
+    pub channel: String,
+    pub schedule: String,
+    pub pipeline: String,
+    pub congestion: Option<String>,
+}
+
+fn study(group: &Group) -> Study<'_> {
+    let mut runs: Vec<(Key, Option<u64>, &Run)> =
+        group.runs.iter().filter_map(|run| key(run).map(|(key, block)| (key, block, run))).collect();
+    tell_sizes_apart(&mut runs);
+    let several = |of: fn(&Key) -> Option<&str>| {
+        runs.iter().map(|(key, _, _)| of(key)).collect::<BTreeSet<_>>().len() > 1
+    };
+    let (pipelines, congestions) =
+        (several(|key| Some(&key.pipeline)), several(|key| key.congestion.as_deref()));
+    let label = |key: &Key| {
+        let mut label = key.schedule.clone();
+        if pipelines {
+            label += &format!(", pipeline {}", key.pipeline);
+        }
+        if let Some(congestion) = key.congestion.as_deref().filter(|_| congestions) {
+            label += &format!(", {congestion}");
+        }
+        label
+    };
+
+    // Places and cells keep the order in which an experiment's author thinks: that of first mention,
+    // which the order of runs hides; so places go by name, and schedules by the share of link a.
+    let mut places: BTreeMap<(String, String), BTreeMap<Key, Cell>> = BTreeMap::new();
+    for (key, block, run) in &runs {
+        let place = places.entry((key.condition.clone(), key.channel.clone())).or_default();
+        let cell = place.entry(key.clone()).or_insert_with(|| Cell::new(label(key), key));
+        cell.add(run, *block);
+    }
+    let mut labels: Vec<(Order, String)> = runs
+        .iter()
+        .map(|(key, _, _)| (order(key), label(key)))
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    labels.dedup_by(|x, y| x.1 == y.1);
+    let labels: Vec<String> = labels.into_iter().map(|(_, label)| label).collect();
+    let mut places: Vec<Place> = places
+        .into_iter()
+        .map(|((condition, channel), cells)| place(group, condition, channel, cells.into_values(), &labels))
+        .collect();
+    places.sort_by_key(|place| (place.channel.clone(), distance(&place.condition), place.condition.clone()));
+    Study { title: title(group), group, labels, places }
+}
+
+/// Near, mid and far in this order, not in the alphabet's.
+fn distance(condition: &str) -> usize {
+    ["near", "mid", "far"].iter().position(|word| condition.contains(word)).unwrap_or(3)
+}
+
+fn title(group: &Group) -> String {
+    if let Some(start) = group.sweep.as_ref().and_then(|sweep| sweep.starts.first()) {
+        return start.experiment.clone();
+    }
+    let named = group.runs.iter().find_map(|run| Some(run.start.as_ref()?.cell.as_ref()?.experiment.clone()));
+    match (named, &group.runs[..]) {
+        (Some(name), _) => name,
+        (None, [run]) => format!("run {}", run.name),
+        (None, runs) => format!("{} runs", runs.len()),
+    }
+}
+
+/// Where in the tables a cell comes: ratios by the share of link a, then the rest by name.
+type Order = (u64, String, u64, Option<String>);
+
+fn order(key: &Key) -> Order {
+    let share = split::share_a(&key.schedule).map_or(u64::MAX, |share| (share * 1e9) as u64);
+    let depth = key.pipeline.parse().unwrap_or(u64::MAX);
+    (share, key.schedule.clone(), depth, key.congestion.clone())
+}
+
+/// Which cell a run is, and its block. None for a run that did not even begin.
+pub fn key(run: &Run) -> Option<(Key, Option<u64>)> {
+    let start = run.start.as_ref()?;
+    if let Some(cell) = &start.cell {
+        let key = Key {
+            condition: cell.condition.clone(),
+            channel: cell.channel.clone(),
+            schedule: cell.schedule.clone(),
+            pipeline: cell.pipeline.clone(),
+            congestion: cell.congestion.clone(),
+        };
+        return Some((key, Some(cell.block)));
+    }
+    let on_air = |link: LinkId| run.samples.iter().any(|s| s.data.link == link && s.data.air.is_some());
+    let shared = LinkId::BOTH.into_iter().all(on_air);
+    let changed = run.links.iter().any(|link| link.data.action == "changed");
+    let key = Key {
+        condition: format!(
+            "{} and {}{}",
+            profile(run, LinkId::A),
+            profile(run, LinkId::B),
+            if changed { ", changed in the run" } else { "" }
+        ),
+        channel: if shared { "shared" } else { "independent" }.into(),
+        schedule: start.schedule.clone(),
+        pipeline: start.pipeline.clone(),
+        congestion: start.congestion_control.clone(),
+    };
+    Some((key, None))
+}
+
+/// The profile that a link began with, "unshaped" for none.
+pub fn profile(run: &Run, link: LinkId) -> &str {
+    let mut records = run.links.iter().map(|timed| &timed.data);
+    let first = records.find(|record| record.link == link && record.direction == Direction::Down);
+    first.and_then(|record| record.profile.as_deref()).unwrap_or("unshaped")
+}
+
+/// Runs of different lists of files are not compared with each other.
+fn tell_sizes_apart(runs: &mut [(Key, Option<u64>, &Run)]) {
+    let files = |run: &Run| run.start.as_ref().and_then(|start| start.files);
+    let sizes: BTreeSet<u64> = runs.iter().filter_map(|(_, _, run)| files(run)).collect();
+    if sizes.len() > 1 {
+        for (key, block, run) in runs {
+            if let (Some(files), None) = (files(run), block) {
+                key.condition += &format!(", {files} files");
+            }
+        }
+    }
+}
+
+impl<'a> Cell<'a> {
+    fn new(label: String, key: &Key) -> Cell<'a> {
+        Cell {
+            label,
+            schedule: key.schedule.clone(),
+            pipeline: key.pipeline.clone(),
+            congestion: key.congestion.clone(),
+            runs: Vec::new(),
+            failed: Vec::new(),
+            failures: 0,
+            elapsed_ms: None,
+            bound_ms: None,
+            efficiency: None,
+            predicted_ms: None,
+            share_a_pct: None,
+            against_best: None,
+        }
+    }
+
+    fn add(&mut self, run: &'a Run, block: Option<u64>) {
+        let complete = run.end.as_ref().filter(|end| end.exit == "ok");
+        match complete.and_then(|end| Some((end, end.elapsed_ms?))) {
+            Some((end, elapsed_ms)) => self.runs.push(Done { run, end, elapsed_ms, block }),
+            None => self.failed.push(run),
+        }
+    }
+
+    fn sum_up(&mut self) {
+        let times: Vec<f64> = self.runs.iter().map(|done| done.elapsed_ms).collect();
+        self.failures = self.failed.len();
+        self.elapsed_ms = stats::estimate(&times, SEED);
+        self.bound_ms = self.median(|end| end.bound_ms);
+        self.efficiency = self.median(|end| end.efficiency);
+        self.predicted_ms = self.median(|end| end.predicted_ms);
+        self.share_a_pct =
+            self.median(|end| (end.bytes > 0).then(|| end.links.a.bytes as f64 * 100.0 / end.bytes as f64));
+    }
+}
+
+fn place<'a>(
+    group: &Group,
+    condition: String,
+    channel: String,
+    cells: impl Iterator<Item = Cell<'a>>,
+    labels: &[String],
+) -> Place<'a> {
+    let mut cells: Vec<Cell> = cells.collect();
+    cells.sort_by_key(|cell| labels.iter().position(|label| *label == cell.label));
+    cells.iter_mut().for_each(Cell::sum_up);
+    let time = |cell: &Cell| cell.elapsed_ms.map(|estimate| estimate.median);
+    let best = (0..cells.len())
+        .filter_map(|index| Some((index, time(&cells[index])?)))
+        .min_by(|x, y| x.1.total_cmp(&y.1))
+        .map(|(index, _)| index);
+    if let Some(best) = best {
+        for index in (0..cells.len()).filter(|&index| index != best) {
+            cells[index].against_best = difference(&cells[index], &cells[best]);
+        }
+    }
+    let throughput = throughput(group, &condition, &channel, &cells);
+    let split = split::split(&cells, throughput.as_ref());
+    Place { condition, channel, cells, best, throughput, split }
+}
+
+/// What the links carried: as the experiment measured it, else as the probes before the runs did.
+fn throughput(group: &Group, condition: &str, channel: &str, cells: &[Cell]) -> Option<Throughput> {
+    let measured: Vec<_> = group
+        .sweep
+        .iter()
+        .flat_map(|sweep| &sweep.throughputs)
+        .filter(|record| record.condition == condition && record.channel == channel)
+        .collect();
+    let both = |of: &dyn Fn(LinkId) -> Option<f64>| Some(PerLink { a: of(LinkId::A)?, b: of(LinkId::B)? });
+    let alone =
+        both(&|link| stats::median(measured.iter().filter_map(|record| *record.alone_kbit.get(link))));
+    if let Some(alone_kbit) = alone {
+        let together =
+            |link| stats::median(measured.iter().filter_map(|record| *record.together_kbit.get(link)));
+        let together_kbit = both(&together);
+        return Some(Throughput { source: "alone", alone_kbit, together_kbit, n: measured.len() });
+    }
+    let runs = || cells.iter().flat_map(|cell| cell.runs.iter().map(|done| done.run));
+    let probed = |link: LinkId| {
+        let probes = runs().flat_map(|run| &run.probes);
+        let down = probes.filter(|probe| probe.link == link && probe.direction == Direction::Down);
+        stats::median(down.filter_map(|probe| probe.goodput_kbit))
+    };
+    let n = runs().filter(|run| !run.probes.is_empty()).count();
+    Some(Throughput { source: "probe", alone_kbit: both(&probed)?, together_kbit: None, n })
+}

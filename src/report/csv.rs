@@ -1,0 +1,251 @@
+//! Tidy tables: a row an observation, a column a variable, a file a kind of thing. Every file but
+//! `throughputs.csv` has the run's name in the column `run`, by which tables can be joined; what is
+//! unknown is an empty field, which pandas and R read as missing.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use super::compare;
+use super::load::{Loaded, Run, Timed};
+use crate::record::{
+    self, Fault, Link, LinkTotals, Probe, RunEnd, Sample, Segment, Server, Shaping, TcpInfo, Throughput,
+};
+use crate::units::LinkId;
+
+/// A column: its name, and a row's field in it. `C` is what several rows have in common.
+type Column<C, R> = (&'static str, fn(&C, &R) -> String);
+
+/// Writes every table into `dir`, which must exist.
+pub fn write(loaded: &Loaded, dir: &Path) -> io::Result<()> {
+    let runs = || loaded.runs();
+    let of_run = |run| (run, run);
+    table(dir, "runs.csv", RUNS, runs().map(of_run))?;
+    table(dir, "segments.csv", SEGMENTS, runs().flat_map(|run| run.segments.iter().map(move |s| (run, s))))?;
+    table(dir, "samples.csv", SAMPLES, runs().flat_map(|run| run.samples.iter().map(move |s| (run, s))))?;
+    table(dir, "links.csv", LINKS, runs().flat_map(|run| run.links.iter().map(move |l| (run, l))))?;
+    table(dir, "probes.csv", PROBES, runs().flat_map(|run| run.probes.iter().map(move |p| (run, p))))?;
+    table(dir, "faults.csv", FAULTS, runs().flat_map(|run| run.faults.iter().map(move |f| (run, f))))?;
+    let throughputs = loaded.groups.iter().filter_map(|group| group.sweep.as_ref());
+    let throughputs = throughputs.flat_map(|sweep| sweep.throughputs.iter().map(|t| (&(), t)));
+    table(dir, "throughputs.csv", THROUGHPUTS, throughputs)
+}
+
+fn table<'a, C: 'a, R: 'a>(
+    dir: &Path,
+    name: &str,
+    columns: &[Column<C, R>],
+    rows: impl Iterator<Item = (&'a C, &'a R)>,
+) -> io::Result<()> {
+    let mut out = BufWriter::new(File::create(dir.join(name))?);
+    let header: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+    writeln!(out, "{}", header.join(","))?;
+    for (common, row) in rows {
+        for (index, (_, field)) in columns.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            write!(out, "{comma}{}", field(common, row))?;
+        }
+        writeln!(out)?;
+    }
+    out.flush()
+}
+
+/// Text as a field, in quotes where it must be.
+fn text(text: &str) -> String {
+    let plain = !text.contains(['"', ',', '\n', '\r']);
+    if plain { text.to_string() } else { format!("\"{}\"", text.replace('"', "\"\"")) }
+}
+
+fn or_empty<T: Display>(value: Option<T>) -> String {
+    value.map_or(String::new(), |value| text(&value.to_string()))
+}
+
+fn end<T: Display>(run: &Run, of: impl Fn(&RunEnd) -> Option<T>) -> String {
+    or_empty(run.end.as_ref().and_then(of))
+}
+
+fn start<T: Display>(run: &Run, of: impl Fn(&record::RunStart) -> Option<T>) -> String {
+    or_empty(run.start.as_ref().and_then(of))
+}
+
+fn cell<T: Display>(run: &Run, of: impl Fn(&record::Cell) -> T) -> String {
+    start(run, |start| start.cell.as_ref().map(&of))
+}
+
+fn totals<T: Display>(run: &Run, link: LinkId, of: impl Fn(&LinkTotals) -> Option<T>) -> String {
+    end(run, |end| of(end.links.get(link)))
+}
+
+fn qoe<T: Display>(run: &Run, of: impl Fn(&record::Qoe) -> Option<T>) -> String {
+    end(run, |end| end.qoe.as_ref().and_then(&of))
+}
+
+fn server<T: Display>(run: &Run, link: LinkId, of: impl Fn(&Server) -> Option<T>) -> String {
+    start(run, |start| of(start.servers.get(link)))
+}
+
+const RUNS: &[Column<Run, Run>] = &[
+    ("run", |r, _| text(&r.name)),
+    ("experiment", |r, _| cell(r, |c| c.experiment.clone())),
+    ("index", |r, _| cell(r, |c| c.index)),
+    ("block", |r, _| cell(r, |c| c.block)),
+    ("condition", |r, _| compare::key(r).map_or(String::new(), |(key, _)| text(&key.condition))),
+    ("channel", |r, _| compare::key(r).map_or(String::new(), |(key, _)| text(&key.channel))),
+    // As the experiment names it, and as it was carried out.
+    ("schedule", |r, _| compare::key(r).map_or(String::new(), |(key, _)| text(&key.schedule))),
+    ("schedule_used", |r, _| start(r, |s| Some(s.schedule.clone()))),
+    ("pipeline", |r, _| start(r, |s| Some(s.pipeline.clone()))),
+    ("congestion", |r, _| start(r, |s| s.congestion_control.clone())),
+    ("profile_a", |r, _| text(compare::profile(r, LinkId::A))),
+    ("profile_b", |r, _| text(compare::profile(r, LinkId::B))),
+    ("exit", |r, _| end(r, |e| Some(e.exit.clone()))),
+    ("elapsed_ms", |r, _| end(r, |e| e.elapsed_ms)),
+    ("first_request_ms", |r, _| end(r, |e| e.first_request_ms)),
+    ("bound_ms", |r, _| end(r, |e| e.bound_ms)),
+    ("bound_tcp_ms", |r, _| end(r, |e| e.bound_tcp_ms)),
+    ("efficiency", |r, _| end(r, |e| e.efficiency)),
+    ("predicted_ms", |r, _| end(r, |e| e.predicted_ms)),
+    ("files", |r, _| end(r, |e| Some(e.files))),
+    ("bytes", |r, _| end(r, |e| Some(e.bytes))),
+    ("wasted_bytes", |r, _| end(r, |e| Some(e.wasted_bytes))),
+    ("bytes_a", |r, _| totals(r, LinkId::A, |l| Some(l.bytes))),
+    ("bytes_b", |r, _| totals(r, LinkId::B, |l| Some(l.bytes))),
+    ("files_a", |r, _| totals(r, LinkId::A, |l| Some(l.files))),
+    ("files_b", |r, _| totals(r, LinkId::B, |l| Some(l.files))),
+    ("goodput_a_kbit", |r, _| totals(r, LinkId::A, |l| l.goodput_kbit)),
+    ("goodput_b_kbit", |r, _| totals(r, LinkId::B, |l| l.goodput_kbit)),
+    ("last_byte_a_ms", |r, _| totals(r, LinkId::A, |l| l.last_byte_ms)),
+    ("last_byte_b_ms", |r, _| totals(r, LinkId::B, |l| l.last_byte_ms)),
+    ("rtt_a_ms", |r, _| server(r, LinkId::A, |s| s.rtt_ms)),
+    ("rtt_b_ms", |r, _| server(r, LinkId::B, |s| s.rtt_ms)),
+    ("startup_delay_ms", |r, _| qoe(r, |q| q.startup_delay_ms)),
+    ("rebuffer_count", |r, _| qoe(r, |q| Some(q.rebuffer_count))),
+    ("rebuffer_ms", |r, _| qoe(r, |q| Some(q.rebuffer_ms))),
+    ("rebuffer_ratio", |r, _| qoe(r, |q| q.rebuffer_ratio)),
+    ("stall_per_media", |r, _| qoe(r, |q| q.stall_per_media)),
+    ("faults", |r, _| r.faults.len().to_string()),
+    ("seed", |r, _| start(r, |s| Some(s.seed))),
+    ("version", |r, _| start(r, |s| Some(s.version.clone()))),
+    ("commit", |r, _| start(r, |s| s.commit.clone())),
+    ("kernel", |r, _| start(r, |s| Some(s.kernel.clone()))),
+    ("wall_clock", |r, _| start(r, |s| Some(s.wall_clock.clone()))),
+    ("log", |r, _| text(&r.path.display().to_string())),
+];
+
+const SEGMENTS: &[Column<Run, Segment>] = &[
+    ("run", |r, _| text(&r.name)),
+    ("name", |_, s| text(&s.name)),
+    ("index", |_, s| s.index.to_string()),
+    ("link", |_, s| s.link.to_string()),
+    ("bytes", |_, s| s.bytes.to_string()),
+    ("parts", |_, s| s.parts.len().to_string()),
+    ("requested_ms", |_, s| s.requested_ms.to_string()),
+    ("first_byte_ms", |_, s| s.first_byte_ms.to_string()),
+    ("done_ms", |_, s| s.done_ms.to_string()),
+    ("goodput_kbit", |_, s| or_empty(s.goodput_kbit)),
+    ("digest_ok", |_, s| or_empty(s.digest_ok)),
+];
+
+fn tcp<T: Display>(sample: &Timed<Sample>, of: impl Fn(&TcpInfo) -> Option<T>) -> String {
+    or_empty(sample.data.tcp.as_ref().and_then(of))
+}
+
+fn down<T: Display>(sample: &Timed<Sample>, of: impl Fn(&Shaping) -> Option<T>) -> String {
+    or_empty(sample.data.down.as_ref().and_then(of))
+}
+
+fn up<T: Display>(sample: &Timed<Sample>, of: impl Fn(&Shaping) -> Option<T>) -> String {
+    or_empty(sample.data.up.as_ref().and_then(of))
+}
+
+const SAMPLES: &[Column<Run, Timed<Sample>>] = &[
+    ("run", |r, _| text(&r.name)),
+    ("t_ms", |_, s| s.at_ms.to_string()),
+    ("link", |_, s| s.data.link.to_string()),
+    ("bytes", |_, s| s.data.bytes.to_string()),
+    ("goodput_kbit", |_, s| s.data.goodput_kbit.to_string()),
+    ("requests_in_flight", |_, s| s.data.requests_in_flight.to_string()),
+    ("rtt_ms", |_, s| tcp(s, |t| Some(t.rtt_ms))),
+    ("rcv_rtt_ms", |_, s| tcp(s, |t| Some(t.rcv_rtt_ms))),
+    ("retransmits_total", |_, s| tcp(s, |t| Some(t.retransmits_total))),
+    ("rcv_out_of_order", |_, s| tcp(s, |t| t.rcv_out_of_order)),
+    ("down_rate_kbit", |_, s| down(s, |d| d.rate_kbit)),
+    ("down_queue_ms", |_, s| down(s, |d| d.queue_ms)),
+    ("down_queue_bytes", |_, s| down(s, |d| Some(d.queue_bytes))),
+    ("down_dropped_queue", |_, s| down(s, |d| Some(d.dropped_queue))),
+    ("down_dropped_loss", |_, s| down(s, |d| d.dropped_loss)),
+    ("down_lateness_ms", |_, s| down(s, |d| d.lateness_ms)),
+    ("up_rate_kbit", |_, s| up(s, |u| u.rate_kbit)),
+    ("up_queue_ms", |_, s| up(s, |u| u.queue_ms)),
+    ("up_dropped_queue", |_, s| up(s, |u| Some(u.dropped_queue))),
+    ("up_dropped_loss", |_, s| up(s, |u| u.dropped_loss)),
+];
+
+fn asked<T: Display>(link: &Timed<Link>, of: impl Fn(&record::LinkShape) -> Option<T>) -> String {
+    or_empty(link.data.asked.as_ref().and_then(of))
+}
+
+const LINKS: &[Column<Run, Timed<Link>>] = &[
+    ("run", |r, _| text(&r.name)),
+    ("t_ms", |_, l| l.at_ms.to_string()),
+    ("link", |_, l| l.data.link.to_string()),
+    ("direction", |_, l| l.data.direction.to_string()),
+    ("action", |_, l| text(&l.data.action)),
+    ("backend", |_, l| text(&l.data.backend)),
+    ("profile", |_, l| or_empty(l.data.profile.as_ref())),
+    ("rate_kbit", |_, l| asked(l, |a| Some(a.rate_kbit))),
+    ("delay_ms", |_, l| asked(l, |a| Some(a.delay_ms))),
+    ("jitter_ms", |_, l| asked(l, |a| Some(a.jitter_ms))),
+    ("distribution", |_, l| asked(l, |a| a.distribution.clone())),
+    ("loss_pct", |_, l| asked(l, |a| Some(a.loss_pct))),
+    ("loss_model", |_, l| asked(l, |a| a.loss_model.clone())),
+    ("queue_ms", |_, l| asked(l, |a| Some(a.queue_ms))),
+];
+
+const PROBES: &[Column<Run, Probe>] = &[
+    ("run", |r, _| text(&r.name)),
+    ("link", |_, p| p.link.to_string()),
+    ("direction", |_, p| p.direction.to_string()),
+    ("rtt_ms", |_, p| or_empty(p.rtt_ms)),
+    ("rtt_expected_ms", |_, p| or_empty(p.rtt_expected_ms)),
+    ("rate_kbit", |_, p| or_empty(p.rate_kbit)),
+    ("rate_expected_kbit", |_, p| or_empty(p.rate_expected_kbit)),
+    ("goodput_kbit", |_, p| or_empty(p.goodput_kbit)),
+    ("loss_pct", |_, p| or_empty(p.loss_pct)),
+    ("loss_expected_pct", |_, p| or_empty(p.loss_expected_pct)),
+    ("ok", |_, p| or_empty(p.ok)),
+    ("took_ms", |_, p| p.took_ms.to_string()),
+];
+
+const FAULTS: &[Column<Run, Timed<Fault>>] = &[
+    ("run", |r, _| text(&r.name)),
+    ("t_ms", |_, f| f.at_ms.to_string()),
+    ("link", |_, f| or_empty(f.data.link)),
+    ("segment", |_, f| or_empty(f.data.segment.as_ref())),
+    ("what", |_, f| text(&f.data.what)),
+    ("action", |_, f| text(&f.data.action)),
+];
+
+const THROUGHPUTS: &[Column<(), Throughput>] = &[
+    ("experiment", |(), t| text(&t.experiment)),
+    ("condition", |(), t| text(&t.condition)),
+    ("channel", |(), t| text(&t.channel)),
+    ("block", |(), t| t.block.to_string()),
+    ("alone_a_kbit", |(), t| or_empty(t.alone_kbit.a)),
+    ("alone_b_kbit", |(), t| or_empty(t.alone_kbit.b)),
+    ("together_a_kbit", |(), t| or_empty(t.together_kbit.a)),
+    ("together_b_kbit", |(), t| or_empty(t.together_kbit.b)),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_quoted_where_they_must_be() {
+        assert_eq!(text("plain"), "plain");
+        assert_eq!(text("a \"b\", c"), "\"a \"\"b\"\", c\"");
+        assert_eq!(or_empty::<f64>(None), "");
+    }
+}

@@ -1,0 +1,400 @@
+//! Reads logs back: one run's folder, a folder of results, an experiment's folder, or a log file.
+//!
+//! What cannot be used is named, and the rest is kept: a line that was cut off, a log of a newer
+//! schema, a run that never ended, runs of another experiment. Nothing here changes a file.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::record::{
+    CellEnd, Fault, Link, Probe, RunEnd, RunStart, SCHEMA, Sample, Segment, SweepEnd, SweepStart, Throughput,
+};
+
+/// A record and when it was written, in ms since the run's start.
+#[derive(Clone, Debug)]
+pub struct Timed<T> {
+    pub at_ms: f64,
+    pub data: T,
+}
+
+/// One run, as far as its log tells.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    pub name: String,
+    pub path: PathBuf,
+    pub start: Option<RunStart>,
+    pub end: Option<RunEnd>,
+    pub links: Vec<Timed<Link>>,
+    pub probes: Vec<Probe>,
+    pub segments: Vec<Segment>,
+    pub samples: Vec<Timed<Sample>>,
+    pub faults: Vec<Timed<Fault>>,
+}
+
+/// What an experiment's own file tells, beside its runs.
+#[derive(Clone, Debug, Default)]
+pub struct Sweep {
+    pub path: PathBuf,
+    /// One for each call: an experiment that was resumed has several.
+    pub starts: Vec<SweepStart>,
+    pub throughputs: Vec<Throughput>,
+    pub cells: Vec<CellEnd>,
+    pub end: Option<SweepEnd>,
+}
+
+/// Runs that belong together: an experiment's, or what lies in one folder beside each other.
+#[derive(Clone, Debug, Default)]
+pub struct Group {
+    pub sweep: Option<Sweep>,
+    pub runs: Vec<Run>,
+}
+
+/// Something that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Problem {
+    pub path: PathBuf,
+    pub what: String,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.what)
+    }
+}
+
+/// Everything that was found.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    pub groups: Vec<Group>,
+    pub problems: Vec<Problem>,
+    /// Logs already read, so that a folder named twice counts once.
+    seen: HashSet<PathBuf>,
+}
+
+/// The file of an experiment's own records.
+const SWEEP_LOG: &str = "sweep.jsonl";
+const RUN_LOG: &str = "log.jsonl";
+
+/// Reads all of `paths`.
+///
+/// # Errors
+/// A path that cannot be read at all: that is a mistake in the call, not in the data.
+pub fn load(paths: &[PathBuf]) -> Result<Loaded> {
+    let mut loaded = Loaded::default();
+    for path in paths {
+        let meta = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let before = loaded.groups.len();
+        if meta.is_file() {
+            loaded.add_runs(vec![path.clone()]);
+        } else {
+            loaded.folder(path)?;
+        }
+        if loaded.groups.len() == before && !loaded.problems.iter().any(|p| p.path.starts_with(path)) {
+            loaded.problem(path, "no run in it: there is neither a log.jsonl nor a folder with one");
+        }
+    }
+    Ok(loaded)
+}
+
+impl Loaded {
+    pub fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.groups.iter().flat_map(|group| &group.runs)
+    }
+
+    fn problem(&mut self, path: &Path, what: impl Into<String>) {
+        let problem = Problem { path: path.into(), what: what.into() };
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
+    }
+
+    /// A run's folder, an experiment's, or one with some of either.
+    fn folder(&mut self, path: &Path) -> Result<()> {
+        if path.join(RUN_LOG).is_file() {
+            self.add_runs(vec![path.join(RUN_LOG)]);
+            return Ok(());
+        }
+        if path.join(SWEEP_LOG).is_file() || path.join("experiment.toml").is_file() {
+            self.experiment(path);
+            return Ok(());
+        }
+        let mut logs = Vec::new();
+        let listed = subfolders(path).with_context(|| format!("cannot list {}", path.display()))?;
+        for folder in listed {
+            if folder.join(RUN_LOG).is_file() {
+                logs.push(folder.join(RUN_LOG));
+            } else if folder.join(SWEEP_LOG).is_file() {
+                self.experiment(&folder);
+            }
+        }
+        self.add_runs(logs);
+        Ok(())
+    }
+
+    /// Runs that lie beside each other, without an experiment around them.
+    fn add_runs(&mut self, logs: Vec<PathBuf>) {
+        let runs: Vec<Run> = logs.iter().filter_map(|log| self.run(log)).collect();
+        if !runs.is_empty() {
+            self.groups.push(Group { sweep: None, runs });
+        }
+    }
+
+    fn experiment(&mut self, path: &Path) {
+        let runs_path = path.join("runs");
+        let folders = subfolders(&runs_path).unwrap_or_default();
+        let logs: Vec<PathBuf> = folders.iter().map(|folder| folder.join(RUN_LOG)).collect();
+        let mut runs = Vec::new();
+        for log in logs {
+            if log.is_file() {
+                runs.extend(self.run(&log));
+            } else {
+                self.problem(&log, "missing: a run that left no log");
+            }
+        }
+        let sweep = self.sweep(&path.join(SWEEP_LOG));
+        if let Some(sweep) = &sweep {
+            self.check_experiment(path, sweep, &mut runs);
+        }
+        if runs.is_empty() {
+            self.problem(path, "an experiment without a run that can be read");
+        }
+        if !runs.is_empty() || sweep.is_some() {
+            self.groups.push(Group { sweep, runs });
+        }
+    }
+
+    /// What an experiment's file promises against what lies in its folder.
+    fn check_experiment(&mut self, path: &Path, sweep: &Sweep, runs: &mut Vec<Run>) {
+        for cell in &sweep.cells {
+            let folder = path.join("runs").join(&cell.run);
+            if !folder.join(RUN_LOG).is_file() {
+                let what = format!("cell {} ended, but its log is missing", cell.cell.index);
+                self.problem(&folder, what);
+            }
+        }
+        let names: HashSet<&str> = sweep.starts.iter().map(|start| start.experiment.as_str()).collect();
+        if names.len() > 1 {
+            let mut names: Vec<_> = names.iter().copied().collect();
+            names.sort_unstable();
+            let what = format!("two experiments in one file: {}", names.join(", "));
+            self.problem(&sweep.path, what);
+        }
+        // What another experiment ran is not of this one's cells, whatever its conditions are called.
+        runs.retain(|run| {
+            let other = run
+                .start
+                .as_ref()
+                .map(|start| start.cell.as_ref().map_or("no experiment", |cell| cell.experiment.as_str()))
+                .filter(|name| !names.is_empty() && !names.contains(name));
+            if let Some(other) = other {
+                self.problem(&run.path, format!("belongs to {other}, not to this experiment; left out"));
+            }
+            other.is_none()
+        });
+        if sweep.end.is_none() {
+            let cells = sweep.starts.last().map_or(0, |start| start.cells);
+            let what = format!(
+                "the experiment never ended: {} of {cells} cells; `twinlink sweep --resume` goes on with it",
+                sweep.cells.iter().map(|cell| cell.cell.index).collect::<HashSet<_>>().len()
+            );
+            self.problem(&sweep.path, what);
+        }
+    }
+
+    fn run(&mut self, path: &Path) -> Option<Run> {
+        let text = self.text(path)?;
+        let mut run = Run { path: path.into(), ..Run::default() };
+        self.lines(path, &text, |line| {
+            if run.name.is_empty() {
+                run.name = line.run.to_string();
+            }
+            run.take(line)
+        })?;
+        if run.start.is_none() && run.segments.is_empty() {
+            self.problem(path, "not the log of a run: it has no run_start");
+            return None;
+        }
+        if run.end.is_none() {
+            let came = run.segments.len();
+            let what = format!("the run never ended: {came} segments came; left out of every comparison");
+            self.problem(path, what);
+        }
+        Some(run)
+    }
+
+    fn sweep(&mut self, path: &Path) -> Option<Sweep> {
+        if !path.is_file() {
+            self.problem(path, "missing: what the experiment measured beside its runs is not known");
+            return None;
+        }
+        let text = self.text(path)?;
+        let mut sweep = Sweep { path: path.into(), ..Sweep::default() };
+        self.lines(path, &text, |line| sweep.take(line))?;
+        Some(sweep)
+    }
+
+    /// A file's text, unless it was read before. What is no UTF-8 shows as a bad line.
+    fn text(&mut self, path: &Path) -> Option<String> {
+        let known = fs::canonicalize(path).unwrap_or_else(|_| path.into());
+        if !self.seen.insert(known) {
+            return None;
+        }
+        match fs::read(path) {
+            Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(error) => {
+                self.problem(path, format!("cannot be read: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Hands each line's record on. `None` where the file is in a schema that is not known here.
+    fn lines(
+        &mut self,
+        path: &Path,
+        text: &str,
+        mut take: impl FnMut(Line) -> serde_json::Result<()>,
+    ) -> Option<()> {
+        if text.trim().is_empty() {
+            self.problem(path, "empty");
+            return None;
+        }
+        let mut bad = Bad::default();
+        let mut lines = text.lines().enumerate().peekable();
+        while let Some((index, text_line)) = lines.next() {
+            let line = match serde_json::from_str::<Line>(text_line) {
+                Ok(line) => line,
+                // A process that is killed leaves half a line at the end.
+                Err(_) if lines.peek().is_none() && !text.ends_with('\n') => {
+                    let what = format!("the last line is cut off; the {index} records before it are used");
+                    self.problem(path, what);
+                    break;
+                }
+                Err(error) => {
+                    bad.add(index, error);
+                    continue;
+                }
+            };
+            if line.schema != SCHEMA {
+                self.problem(path, of_another_schema(&line.schema));
+                return None;
+            }
+            if let Err(error) = take(line) {
+                bad.add(index, error);
+            }
+        }
+        if let Some(what) = bad.what() {
+            self.problem(path, what);
+        }
+        Some(())
+    }
+}
+
+/// Lines that are no records.
+#[derive(Default)]
+struct Bad {
+    first: Option<String>,
+    count: usize,
+}
+
+impl Bad {
+    fn add(&mut self, index: usize, error: serde_json::Error) {
+        self.first.get_or_insert_with(|| format!("line {} is not a record ({error})", index + 1));
+        self.count += 1;
+    }
+
+    fn what(self) -> Option<String> {
+        let first = self.first?;
+        Some(match self.count {
+            1 => format!("{first}; it is left out"),
+            count => format!("{first}, nor are {} more; they are left out", count - 1),
+        })
+    }
+}
+
+fn of_another_schema(schema: &str) -> String {
+    let version = |schema: &str| schema.strip_prefix("twinlink/")?.parse::<u32>().ok();
+    if version(schema) > version(SCHEMA) {
+        format!("written as {schema}, and this program reads {SCHEMA}: use the newer program; left out")
+    } else {
+        format!("written as \"{schema}\", not {SCHEMA}: no log of this lab; left out")
+    }
+}
+
+/// The folders in a folder, by name, which for runs is by time.
+fn subfolders(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            folders.push(path);
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+/// A line, its data not looked at yet: an unknown event must not fail, and most time goes into data.
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(borrow)]
+    schema: Cow<'a, str>,
+    t_ns: u64,
+    #[serde(borrow)]
+    run: Cow<'a, str>,
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+impl Line<'_> {
+    fn data<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        serde_json::from_str(self.data.get())
+    }
+
+    fn timed<T: DeserializeOwned>(&self) -> serde_json::Result<Timed<T>> {
+        Ok(Timed { at_ms: self.t_ns as f64 / 1e6, data: self.data()? })
+    }
+}
+
+impl Run {
+    /// Keeps what a report needs; a version may gain events, so others are no mistake.
+    fn take(&mut self, line: Line) -> serde_json::Result<()> {
+        match &*line.event {
+            "run_start" => self.start = Some(line.data()?),
+            "run_end" => self.end = Some(line.data()?),
+            "link" => self.links.push(line.timed()?),
+            "probe" => self.probes.push(line.data()?),
+            "segment" => self.segments.push(line.data()?),
+            "sample" => self.samples.push(line.timed()?),
+            "fault" => self.faults.push(line.timed()?),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Sweep {
+    fn take(&mut self, line: Line) -> serde_json::Result<()> {
+        match &*line.event {
+            "sweep_start" => {
+                self.starts.push(line.data()?);
+                // Going on after an end takes the end back.
+                self.end = None;
+            }
+            "throughput" => self.throughputs.push(line.data()?),
+            "cell_end" => self.cells.push(line.data()?),
+            "sweep_end" => self.end = Some(line.data()?),
+            _ => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+//! `twinlink report`: from logs to a verdict in words, a page, tables and a summary.
+//!
+//! Its stages are files of their own: [`load`] reads logs, [`compare`] puts runs into cells and says
+//! which is best ([`stats`], [`split`]), [`words`] says it in sentences; [`table`], [`csv`] and
+//! [`summary`] render, each one thing. It knows neither the client nor the links: logs are the
+//! contract. A report is derived, so making it again replaces it; logs are never touched.
+
+mod compare;
+mod csv;
+mod load;
+mod split;
+mod stats;
+mod summary;
+mod table;
+mod words;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::results::own_like_parent;
+use load::Loaded;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// A run's folder, a folder of results, an experiment's folder, or a log
+    #[arg(required = true, value_name = "DIR")]
+    pub paths: Vec<PathBuf>,
+    /// Where report.html, summary.json and csv/ go [default: the first DIR]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// The command: what could be used is reported, what could not is named, and then the exit code says so.
+pub fn main(args: Args) -> Result<()> {
+    let loaded = load::load(&args.paths)?;
+    if loaded.runs().next().is_none() {
+        let named: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
+        bail!("there is nothing to report: {}", named.join("; "));
+    }
+    let out = args.out.unwrap_or_else(|| folder_of(&args.paths[0]));
+    let studies = compare::studies(&loaded);
+    print(&table::text(&studies))?;
+    write(&loaded, &studies, &out)?;
+    print(&format!("{}\n", out.join(SUMMARY).display()))?;
+    for problem in &loaded.problems {
+        tracing::warn!("{problem}");
+    }
+    match loaded.problems.len() {
+        0 => Ok(()),
+        1 => bail!("the report is there, without what the warning above names"),
+        count => bail!("the report is there, without what the {count} warnings above name"),
+    }
+}
+
+/// Makes the report of one folder and says nothing, as after a run.
+///
+/// # Errors
+/// When it cannot be read, or its report not be written.
+pub fn leave_in(dir: &Path) -> Result<()> {
+    let loaded = load::load(&[dir.to_path_buf()])?;
+    write(&loaded, &compare::studies(&loaded), dir)
+}
+
+const SUMMARY: &str = "summary.json";
+
+fn folder_of(path: &Path) -> PathBuf {
+    if path.is_dir() { path.into() } else { path.parent().unwrap_or(Path::new("")).into() }
+}
+
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Who stops reading has read enough.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to stdout")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write(loaded: &Loaded, studies: &[compare::Study], out: &Path) -> Result<()> {
+    fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    let tables = out.join("csv");
+    fs::create_dir_all(&tables).with_context(|| format!("cannot make the folder {}", tables.display()))?;
+    own_like_parent(&tables)?;
+    csv::write(loaded, &tables)
+        .with_context(|| format!("cannot write the tables in {}", tables.display()))?;
+    for entry in fs::read_dir(&tables).with_context(|| format!("cannot list {}", tables.display()))? {
+        own_like_parent(&entry?.path())?;
+    }
+    save(&out.join(SUMMARY), &summary::json(studies, &loaded.problems)?)
+}
+
+/// Puts a whole file in the place of an old one, so that nobody ever reads half of it.
+fn save(path: &Path, text: &str) -> Result<()> {
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, text)
+        .and_then(|()| fs::rename(&fresh, path))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    own_like_parent(path)
+}

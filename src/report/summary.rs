@@ -1,0 +1,41 @@
+//! `summary.json`: what was compared, for programs. The page says the same to people.
+
+use serde::Serialize;
+
+use super::compare::Study;
+use super::load::Problem;
+use super::words;
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    /// Name and version of this file's form; a version may gain fields.
+    schema: &'static str,
+    studies: &'a [Study<'a>],
+    verdicts: Vec<Verdict>,
+    /// What could not be used.
+    problems: &'a [Problem],
+}
+
+#[derive(Serialize)]
+struct Verdict {
+    study: String,
+    condition: String,
+    channel: String,
+    words: Vec<String>,
+}
+
+/// The summary as JSON, with a line end.
+pub fn json(studies: &[Study], problems: &[Problem]) -> serde_json::Result<String> {
+    let verdicts = studies
+        .iter()
+        .flat_map(|study| study.places.iter().map(move |place| (study, place)))
+        .map(|(study, place)| Verdict {
+            study: study.title.clone(),
+            condition: place.condition.clone(),
+            channel: place.channel.clone(),
+            words: words::verdict(place),
+        })
+        .collect();
+    let summary = Summary { schema: "twinlink-summary/1", studies, verdicts, problems };
+    Ok(serde_json::to_string_pretty(&summary)? + "\n")
+}

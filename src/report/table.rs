@@ -1,0 +1,90 @@
+//! The report on a terminal: a table for each study, then the verdict of each place in words.
+
+use std::fmt::Write;
+
+use comfy_table::{
+    Attribute, Cell as TableCell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle,
+};
+
+use super::compare::{Cell, Place, Study};
+use super::words;
+
+const LINE: LineStyle = LineStyle::none().fill('─').junction('─');
+/// Lines around the rows, none between them: a place may have a dozen.
+const STYLE: TableStyle = TableStyle::new().top_border(LINE).header_separator(LINE).bottom_border(LINE);
+
+pub fn text(studies: &[Study]) -> String {
+    let mut text = String::new();
+    for study in studies {
+        let _ = writeln!(text, "{}\n", study.title);
+        for place in &study.places {
+            let _ = writeln!(text, "{}\n{}", place.name(), table(place));
+            let said = match &study.group.runs[..] {
+                [run] => words::explain(run),
+                _ => words::verdict(place),
+            };
+            for sentence in said {
+                let _ = writeln!(text, "{sentence}");
+            }
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn table(place: &Place) -> String {
+    let mut table = Table::new();
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header([
+        "schedule",
+        "runs",
+        "median s",
+        "95 % interval",
+        "efficiency",
+        "from a",
+        "longer than best",
+        "",
+    ]);
+    for column in 1..7 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for (index, cell) in place.cells.iter().enumerate() {
+        let best = place.best == Some(index);
+        let mut cells = row(cell).map(TableCell::new).to_vec();
+        cells.push(TableCell::new(remark(cell, best)));
+        if best {
+            cells[0] = TableCell::new(&cell.label).add_attribute(Attribute::Bold);
+        }
+        table.add_row(cells);
+    }
+    table.to_string()
+}
+
+fn row(cell: &Cell) -> [String; 7] {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    let failed = if cell.failures > 0 { format!(" ({} failed)", cell.failures) } else { String::new() };
+    let time = cell.elapsed_ms;
+    [
+        cell.label.clone(),
+        format!("{}{failed}", cell.runs.len()),
+        or_dash(time.map(|time| format!("{:.3}", time.median / 1e3))),
+        or_dash(
+            time.filter(|time| time.n > 1)
+                .map(|time| format!("{:.3} to {:.3}", time.low / 1e3, time.high / 1e3)),
+        ),
+        or_dash(cell.efficiency.map(|efficiency| format!("{efficiency:.3}"))),
+        or_dash(cell.share_a_pct.map(|share| format!("{share:.1} %"))),
+        or_dash(cell.against_best.as_ref().map(|by| format!("{:+.1} %", by.pct.median))),
+    ]
+}
+
+fn remark(cell: &Cell, best: bool) -> &'static str {
+    match cell.against_best.as_ref().map(|by| by.significant) {
+        _ if best => "best",
+        Some(Some(true)) => "significant",
+        Some(Some(false)) => "not significant",
+        _ => "",
+    }
+}

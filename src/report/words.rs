@@ -1,0 +1,275 @@
+//! The verdict in words, from what was compared. Pure: the same sentences go to the terminal, the page
+//! and the summary.
+
+use super::compare::{Cell, Place, Throughput};
+use super::load::Run;
+use super::split::Split;
+use super::stats::{Difference, ENOUGH, Estimate};
+use crate::units::LinkId;
+
+/// What a place's runs say.
+pub fn verdict(place: &Place) -> Vec<String> {
+    let Some(best) = place.best.map(|index| &place.cells[index]) else {
+        return vec!["No run here fetched everything, so there is nothing to compare.".into()];
+    };
+    let mut said = vec![winner(place, best)];
+    said.extend(few(place));
+    said.extend(place.split.as_ref().zip(place.throughput.as_ref()).map(|(s, t)| ratio(place, s, t)));
+    said.extend(broken(place));
+    said
+}
+
+fn winner(place: &Place, best: &Cell) -> String {
+    let mut text = time(best);
+    if let Some(efficiency) = best.efficiency {
+        text += &format!(", {:.1} % of what the bound allows", efficiency * 100.0);
+    }
+    let mut others: Vec<(&Cell, &Difference)> =
+        place.cells.iter().filter_map(|cell| Some((cell, cell.against_best.as_ref()?))).collect();
+    others.sort_by(|x, y| x.1.pct.median.total_cmp(&y.1.pct.median));
+    let Some((next, by)) = others.first() else {
+        return format!("{} took {text}; nothing else was tried here.", best.label);
+    };
+    text = format!("Best is {}: {text}. {}.", best.label, against(&format!("The next, {}", next.label), by));
+    // Only what was repeated often enough can be like the best.
+    let alike: Vec<&str> = others[1..]
+        .iter()
+        .filter(|(_, by)| by.significant == Some(false))
+        .map(|(cell, _)| cell.label.as_str())
+        .collect();
+    if !alike.is_empty() {
+        text += &format!(" Nor can these: {}.", alike.join("; "));
+    }
+    text
+}
+
+/// How long something took against the best, as a clause.
+fn against(what: &str, by: &Difference) -> String {
+    match by.significant {
+        Some(true) => format!("{what}, took {} longer: significant", span(by)),
+        Some(false) => format!("{what}, cannot be told from it: {} longer is not significant", span(by)),
+        None => format!("{what}, took {} longer", span(by)),
+    }
+}
+
+fn judged(by: &Difference) -> &'static str {
+    match by.significant {
+        Some(true) => ", significant",
+        Some(false) => ", not significant",
+        None => "",
+    }
+}
+
+/// Says where there are too few repetitions to say more.
+fn few(place: &Place) -> Option<String> {
+    let counts = || place.cells.iter().map(|cell| cell.runs.len());
+    let (least, most) = (counts().min()?, counts().max()?);
+    if most < ENOUGH {
+        let runs = if most == 1 { "One run".into() } else { format!("At most {most} runs") };
+        return Some(format!("{runs} of each: with fewer than {ENOUGH} nothing is said about significance."));
+    }
+    (least < ENOUGH).then(|| {
+        format!("Some were run fewer than {ENOUGH} times; nothing is said about their significance.")
+    })
+}
+
+fn broken(place: &Place) -> Option<String> {
+    let broken: Vec<String> = place
+        .cells
+        .iter()
+        .filter(|cell| cell.failures > 0)
+        .map(|cell| format!("{} ({} of {})", cell.label, cell.failures, cell.failures + cell.runs.len()))
+        .collect();
+    (!broken.is_empty()).then(|| format!("Runs without every file, left out: {}.", broken.join("; ")))
+}
+
+/// The course's second question.
+fn ratio(place: &Place, split: &Split, throughput: &Throughput) -> String {
+    let alone = &throughput.alone_kbit;
+    let how = if throughput.source == "alone" { "Measured alone" } else { "Probed" };
+    let mut text = format!(
+        "{how}, link a carries {} and link b {} Mbit/s: {} to 1. Of the ratios tried, {} is the nearest to \
+         that",
+        mbit(alone.a),
+        mbit(alone.b),
+        short(split.throughput_ratio),
+        split.named
+    );
+    match &split.regret {
+        None => text += ", and it is the best of them: regret 0 %.",
+        Some(by) => {
+            text += &format!(" and {} the best: regret {}{}.", split.best, span(by), judged(by));
+        }
+    }
+    if let Some(exact) = &split.exact {
+        text += &format!(
+            " {}, whose split is computed from what was measured, took {} longer than {}{}.",
+            exact.schedule,
+            span(&exact.regret),
+            split.best,
+            judged(&exact.regret)
+        );
+    }
+    text + &reason(place, split, throughput)
+}
+
+/// Why the throughputs' ratio is, or is not, where the least time is.
+fn reason(place: &Place, split: &Split, throughput: &Throughput) -> String {
+    let straight = split.line.filter(|line| line.r_squared > 0.9);
+    if place.channel != "shared" {
+        let later = split.a_ends_later_ms.filter(|_| split.regret.is_some());
+        let Some(later) = later else {
+            return " On independent links the time is that of the link that ends last, least where both \
+                    end together: at the ratio of what they carry."
+                .into();
+        };
+        let last = if later > 0.0 { "a" } else { "b" };
+        let why = if (split.wanted_a_pct - split.named_a_pct).abs() > 3.0 {
+            format!(
+                "the throughputs ask for {:.1} % of the files from a, {} gives {:.1} %, and no ratio tried is \
+                 closer",
+                split.wanted_a_pct, split.named, split.named_a_pct
+            )
+        } else {
+            "it carried less in the run than when it was measured".into()
+        };
+        return format!(
+            " On independent links the time is that of the link that ends last; with {} that is link \
+             {last}, {} after the other: {why}.",
+            split.named,
+            seconds(later.abs())
+        );
+    }
+    let mut text = String::new();
+    if let (Some(adds_up), Some(together)) = (split.adds_up, &throughput.together_kbit) {
+        let sum = mbit(together.a + together.b);
+        text += &format!(" Together they carry {sum} Mbit/s, {} times the better one alone", short(adds_up));
+        text += if adds_up < 1.1 { ": one channel, shared." } else { "." };
+        if adds_up >= 1.1 {
+            return text
+                + " So something other than the air caps a station, and the best split lies where that \
+                   station is full and the other takes the rest, not at the ratio of the throughputs.";
+        }
+    }
+    text += " The channel is shared: while either station sends the air is busy, so the time is linear in \
+             the split, and least at an end, with the link whose bytes need less air";
+    text + &match (straight, split.line) {
+        (Some(line), _) => {
+            let end = if line.slope < 0.0 { "more" } else { "fewer" };
+            format!(
+                " (a straight line explains {:.1} % here; {end} files from a is faster).",
+                line.r_squared * 100.0
+            )
+        }
+        (None, Some(line)) => format!(
+            ". Here a straight line explains only {:.1} % of it: something else acts too.",
+            line.r_squared * 100.0
+        ),
+        (None, None) => ".".into(),
+    }
+}
+
+/// Where the time of a single run went, beyond its summary.
+pub fn explain(run: &Run) -> Vec<String> {
+    let Some(end) = &run.end else {
+        return vec![format!("The run never ended; {} segments came.", run.segments.len())];
+    };
+    let mut said = vec![end.summary.clone()];
+    let (Some(elapsed), Some(a), Some(b)) =
+        (end.elapsed_ms, end.links.a.last_byte_ms, end.links.b.last_byte_ms)
+    else {
+        return said;
+    };
+    let (first, last, gap) = if a < b { ("a", "b", b - a) } else { ("b", "a", a - b) };
+    if gap < elapsed * 0.01 {
+        said.push("Both links were busy to the end.".into());
+    } else {
+        said.push(format!(
+            "Link {first} had nothing left to do {} before link {last} ended, {:.0} % of the run.",
+            seconds(gap),
+            gap / elapsed * 100.0
+        ));
+    }
+    if let (Some(bound), true) = (end.bound_ms, gap < elapsed) {
+        let lost = elapsed - bound;
+        if lost > 0.0 {
+            said.push(format!(
+                "Against the bound {} were lost, {:.1} % of the run.",
+                seconds(lost),
+                lost / elapsed * 100.0
+            ));
+        }
+    }
+    if let Some(qoe) = &end.qoe {
+        said.push(match (qoe.startup_delay_ms, qoe.rebuffer_count) {
+            (Some(startup), 0) => {
+                format!("A viewer would have waited {} and seen no stall.", seconds(startup))
+            }
+            (Some(startup), count) => format!(
+                "A viewer would have waited {}, then met {count} stall{}, {} in all.",
+                seconds(startup),
+                if count == 1 { "" } else { "s" },
+                seconds(qoe.rebuffer_ms)
+            ),
+            (None, _) => "A viewer would have seen nothing.".into(),
+        });
+    }
+    let drops: Vec<String> = LinkId::BOTH.into_iter().filter_map(|link| dropped(run, link)).collect();
+    said.extend(
+        (!drops.is_empty()).then(|| format!("Packets dropped on the way down: {}.", drops.join(", "))),
+    );
+    said
+}
+
+fn dropped(run: &Run, link: LinkId) -> Option<String> {
+    let last = run.samples.iter().rev().find(|sample| sample.data.link == link)?;
+    let down = last.data.down.as_ref()?;
+    Some(format!("{} on link {link}", down.dropped_queue + down.dropped_loss.unwrap_or(0)))
+}
+
+/// A cell's time with its interval.
+fn time(cell: &Cell) -> String {
+    let Some(Estimate { n, median, low, high }) = cell.elapsed_ms else { return "no time".into() };
+    if n < 2 {
+        return seconds(median);
+    }
+    let digits = digits(median / 1e3);
+    format!("{} (95 % interval {:.digits$} to {:.digits$})", seconds(median), low / 1e3, high / 1e3)
+}
+
+/// A difference in percent, with its interval where it has one.
+fn span(by: &Difference) -> String {
+    let Estimate { n, median, low, high } = by.pct;
+    if n < 2 { format!("{median:.1} %") } else { format!("{median:.1} % ({low:.1} to {high:.1})") }
+}
+
+/// Three digits that mean something.
+fn digits(value: f64) -> usize {
+    if value.abs() >= 100.0 {
+        1
+    } else if value.abs() >= 10.0 {
+        2
+    } else {
+        3
+    }
+}
+
+pub fn seconds(ms: f64) -> String {
+    format!("{:.*} s", digits(ms / 1e3), ms / 1e3)
+}
+
+pub fn mbit(kbit: f64) -> String {
+    short(kbit / 1e3)
+}
+
+/// A number with about three digits.
+pub fn short(value: f64) -> String {
+    let digits = if value.abs() >= 100.0 {
+        0
+    } else if value.abs() >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.digits$}")
+}
