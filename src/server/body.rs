@@ -1,11 +1,11 @@
-//! Answers' bodies: from memory, or from a file in pieces, each read on the worker thread just
-//! before it is sent.
+//! Answers' bodies: from memory, from a small file through a buffer, or from a larger one with
+//! sendfile, by way of the connection's outbox.
 //!
-//! A piece is read from the page cache straight into a pooled buffer and written to the socket from
-//! there: no thread is changed and nothing is copied in between. A file that is not in the page
-//! cache makes its worker wait for the disk; that is the price, and for a lab's segments a small
-//! one. hyper asks for the next piece only when the last one is with the kernel, so a connection
-//! holds one piece at a time, whatever the size of the file.
+//! Either way a piece is handled on the worker thread just before it is sent, from the page cache to
+//! the socket: no thread is changed, and nothing of a larger file is ever copied into this program. A
+//! file that is not in the page cache makes its worker wait for the disk; that is the price, and for a
+//! lab's segments a small one. hyper asks for the next piece only when the last one is with the
+//! kernel, so a connection holds one piece at a time, whatever the size of the file.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -20,6 +20,7 @@ use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
 
 use super::journal::InFlight;
+use super::outbox::{Outbox, STRETCH, stand_in};
 
 /// The body of an answer: exactly `left` bytes more, or an error.
 pub struct Body {
@@ -30,8 +31,19 @@ pub struct Body {
 
 enum Source {
     Memory(Bytes),
-    File { file: Arc<OpenFile>, at: u64, pool: Arc<Pool> },
+    File { file: Arc<OpenFile>, at: u64, through: Through, outbox: Arc<Outbox> },
 }
+
+/// How the bytes of a file get to the socket.
+#[derive(Clone, Copy)]
+enum Through {
+    Buffer,
+    Sendfile,
+}
+
+/// Up to this many bytes, reading them and writing them together with the head costs less than
+/// sending them apart from it.
+const SMALL: u64 = 64 * 1024;
 
 impl Body {
     pub fn empty(in_flight: Arc<InFlight>) -> Body {
@@ -43,25 +55,40 @@ impl Body {
     }
 
     /// The bytes of `file` from `from` up to and without `to`.
-    pub fn file(file: OpenFile, from: u64, to: u64, pool: Arc<Pool>, in_flight: Arc<InFlight>) -> Body {
-        Body { source: Source::File { file: Arc::new(file), at: from, pool }, left: to - from, in_flight }
+    pub fn file(file: OpenFile, from: u64, to: u64, outbox: Arc<Outbox>, in_flight: Arc<InFlight>) -> Body {
+        let left = to - from;
+        let through = if left <= SMALL { Through::Buffer } else { Through::Sendfile };
+        Body { source: Source::File { file: Arc::new(file), at: from, through, outbox }, left, in_flight }
     }
 
-    fn next_piece(&mut self) -> io::Result<Bytes> {
+    fn next_piece(&mut self) -> io::Result<Content> {
         match &mut self.source {
             Source::Memory(bytes) => {
                 self.left = 0;
-                Ok(std::mem::take(bytes))
+                Ok(Content::Memory(std::mem::take(bytes)))
             }
-            Source::File { file, at, pool } => {
-                let piece = file.read(*at, self.left, pool)?;
-                *at += piece.len() as u64;
-                self.left -= piece.len() as u64;
+            Source::File { file, at, through, outbox } => {
+                let (piece, len) = match through {
+                    Through::Buffer => {
+                        let bytes = file.read(*at, self.left, &outbox.pool)?;
+                        let len = bytes.len();
+                        (Content::Memory(bytes), len)
+                    }
+                    Through::Sendfile => {
+                        let len = self.left.min(STRETCH as u64) as usize;
+                        (Content::Stretch { left: len, outbox: outbox.clone() }, len)
+                    }
+                };
+                self.left -= len as u64;
                 if self.left == 0 {
                     // The last piece completes the answer, so it goes out only when the file is
                     // still the one whose digest was promised.
                     file.check_unchanged()?;
                 }
+                if let Content::Stretch { .. } = piece {
+                    outbox.put(file.clone(), *at, len);
+                }
+                *at += len as u64;
                 Ok(piece)
             }
         }
@@ -76,9 +103,9 @@ impl hyper::body::Body for Body {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        let piece = self.next_piece().map(|bytes| {
+        let piece = self.next_piece().map(|content| {
             let in_flight = self.in_flight.clone();
-            Frame::data(Piece { bytes, in_flight })
+            Frame::data(Piece { content, in_flight })
         });
         if let Err(error) = &piece {
             tracing::error!("an answer was cut off: {error}");
@@ -97,21 +124,42 @@ impl hyper::body::Body for Body {
 
 /// A piece of a body on its way to the kernel; it tells its request how much of it arrived there.
 pub struct Piece {
-    bytes: Bytes,
+    content: Content,
     in_flight: Arc<InFlight>,
+}
+
+enum Content {
+    Memory(Bytes),
+    /// So many bytes of a file, which the outbox knows.
+    Stretch {
+        left: usize,
+        outbox: Arc<Outbox>,
+    },
 }
 
 impl Buf for Piece {
     fn remaining(&self) -> usize {
-        self.bytes.len()
+        match &self.content {
+            Content::Memory(bytes) => bytes.len(),
+            Content::Stretch { left, .. } => *left,
+        }
     }
 
     fn chunk(&self) -> &[u8] {
-        &self.bytes
+        match &self.content {
+            Content::Memory(bytes) => bytes,
+            Content::Stretch { left, .. } => stand_in(*left),
+        }
     }
 
     fn advance(&mut self, n: usize) {
-        self.bytes.advance(n);
+        match &mut self.content {
+            Content::Memory(bytes) => bytes.advance(n),
+            Content::Stretch { left, outbox } => {
+                outbox.taken(n);
+                *left -= n;
+            }
+        }
         self.in_flight.sent(n as u64);
     }
 }
@@ -146,7 +194,11 @@ impl OpenFile {
         }
     }
 
-    fn changed(&self) -> io::Error {
+    pub fn descriptor(&self) -> &File {
+        &self.file
+    }
+
+    pub fn changed(&self) -> io::Error {
         io::Error::new(
             ErrorKind::InvalidData,
             format!("{} has changed since the server started: start it anew", self.path.display()),
@@ -154,7 +206,7 @@ impl OpenFile {
     }
 
     /// At least one byte from `at`, at most `most`, as many as fit one piece.
-    fn read(&self, at: u64, most: u64, pool: &Arc<Pool>) -> io::Result<Bytes> {
+    pub fn read(&self, at: u64, most: u64, pool: &Arc<Pool>) -> io::Result<Bytes> {
         let mut buffer = pool.take();
         let room = most.min(buffer.bytes.len() as u64) as usize;
         loop {

@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Limits;
 use super::body::{Body, Pool};
 use super::journal::{Connection, InFlight};
+use super::outbox::Outbox;
 use super::respond::{self, Resource, Sunk};
 use super::sending::{SENDER, Sending};
 use super::table::Table;
@@ -55,9 +56,11 @@ pub async fn serve(
             return;
         }
     };
-    let io = Watched::new(tcp, connection.clone(), limits.clone());
-    let service =
-        service_fn(|request| Box::pin(handle(request, connection.clone(), sending.clone(), shared.clone())));
+    let outbox = Outbox::new(shared.pool.clone());
+    let io = Watched::new(tcp, connection.clone(), outbox.clone(), limits.clone());
+    let service = service_fn(|request| {
+        Box::pin(handle(request, connection.clone(), sending.clone(), outbox.clone(), shared.clone()))
+    });
     let mut http = http1::Builder::new()
         // Time limits are the socket's, which can tell an idle connection from a slow head.
         .timer(TokioTimer::new())
@@ -106,6 +109,7 @@ async fn handle(
     request: Request<Incoming>,
     connection: Arc<Connection>,
     sending: Arc<Sending>,
+    outbox: Arc<Outbox>,
     shared: Arc<Shared>,
 ) -> Result<Response<Body>, Infallible> {
     let (resource, report) = match sending.obey(request.headers()) {
@@ -115,7 +119,7 @@ async fn handle(
     let in_flight = InFlight::begin(&connection, &request, matches!(resource, Resource::Health));
     let mut answer = match resource {
         Resource::Entry(entry) => {
-            respond::entry(entry, request.method(), request.headers(), &shared.pool, in_flight)
+            respond::entry(entry, request.method(), request.headers(), &outbox, in_flight)
         }
         Resource::Sink => {
             let (outcome, bytes) = sink(request, &shared.limits, &in_flight).await;

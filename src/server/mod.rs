@@ -1,7 +1,7 @@
 //! The server: the files of one folder over HTTP/1.1.
 //!
 //! `table` is all that can be asked for (`folder` says what there is), `respond` turns a request into an answer (`range` reads
-//! what part of a file it is about), `body` brings files to the socket, `watch` gives up on peers
+//! what part of a file it is about), `body` brings files to the socket (large ones by way of `outbox`), `watch` gives up on peers
 //! that make no progress, `sending` chooses and tells how TCP sends, `connection` puts these together,
 //! and `journal` keeps the log. Nothing here shapes traffic, and nothing here knows of the client.
 
@@ -10,6 +10,7 @@ mod connection;
 mod folder;
 pub mod health;
 mod journal;
+mod outbox;
 mod range;
 mod respond;
 mod sending;

@@ -13,8 +13,9 @@ use hyper::header::{
 use hyper::http::response::Builder;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
-use super::body::{Body, OpenFile, Pool};
+use super::body::{Body, OpenFile};
 use super::journal::InFlight;
+use super::outbox::Outbox;
 use super::range::{Selection, names_etag, select};
 use super::table::{Content, Entry, Table};
 
@@ -76,7 +77,7 @@ pub fn entry(
     entry: &Entry,
     method: &Method,
     headers: &HeaderMap,
-    pool: &Arc<Pool>,
+    outbox: &Arc<Outbox>,
     in_flight: Arc<InFlight>,
 ) -> Response<Body> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
@@ -105,7 +106,7 @@ pub fn entry(
             return plain(base, StatusCode::RANGE_NOT_SATISFIABLE, why, method, in_flight);
         }
     };
-    let body = match body(entry, from, to, method, pool, &in_flight) {
+    let body = match body(entry, from, to, method, outbox, &in_flight) {
         Ok(body) => body,
         Err(error) => {
             tracing::error!("cannot serve {}: {error}", entry.name);
@@ -130,7 +131,7 @@ fn body(
     from: u64,
     to: u64,
     method: &Method,
-    pool: &Arc<Pool>,
+    outbox: &Arc<Outbox>,
     in_flight: &Arc<InFlight>,
 ) -> std::io::Result<Body> {
     let in_flight = in_flight.clone();
@@ -143,7 +144,7 @@ fn body(
             Ok(if method == Method::HEAD {
                 Body::empty(in_flight)
             } else {
-                Body::file(file, from, to, pool.clone(), in_flight)
+                Body::file(file, from, to, outbox.clone(), in_flight)
             })
         }
     }

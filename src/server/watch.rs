@@ -21,10 +21,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Limits;
 use super::journal::Connection;
+use super::outbox::Outbox;
 
 pub struct Watched {
     io: TokioIo<TcpStream>,
     connection: Arc<Connection>,
+    outbox: Arc<Outbox>,
     limits: Limits,
     /// Since when a read has waited for bytes.
     reading: Option<Instant>,
@@ -47,11 +49,12 @@ enum Wait {
 }
 
 impl Watched {
-    pub fn new(tcp: TcpStream, connection: Arc<Connection>, limits: Limits) -> Watched {
+    pub fn new(tcp: TcpStream, connection: Arc<Connection>, outbox: Arc<Outbox>, limits: Limits) -> Watched {
         let timer = Box::pin(sleep_until(Instant::now() + limits.idle));
         Watched {
             io: TokioIo::new(tcp),
             connection,
+            outbox,
             limits,
             reading: None,
             writing: None,
@@ -127,6 +130,18 @@ impl Watched {
         io::Error::new(io::ErrorKind::TimedOut, what)
     }
 
+    fn poll_outbox(&self, cx: &mut Context, pieces: &[io::IoSlice]) -> Poll<io::Result<usize>> {
+        let tcp = self.io.inner();
+        loop {
+            ready!(tcp.poll_write_ready(cx))?;
+            match self.outbox.write(tcp, pieces) {
+                // The socket is not ready after all, which it remembers.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
     fn wrote(&mut self, cx: &mut Context, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if result.is_ready() {
             self.writing = None;
@@ -163,9 +178,8 @@ impl Read for Watched {
 }
 
 impl Write for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write(cx, bytes);
-        self.wrote(cx, result)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -173,7 +187,11 @@ impl Write for Watched {
         cx: &mut Context,
         pieces: &[io::IoSlice],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write_vectored(cx, pieces);
+        let result = if self.outbox.concerns(pieces) {
+            self.poll_outbox(cx, pieces)
+        } else {
+            Pin::new(&mut self.io).poll_write_vectored(cx, pieces)
+        };
         self.wrote(cx, result)
     }
 
