@@ -3,14 +3,14 @@
 //! The only place that prints an error chain, and the only one that picks an exit code: 0 when all
 //! went well, 1 when the work failed, 2 when the command line made no sense.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use anyhow::Result;
-use clap::Parser;
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use crate::{client, doctor, link, report, segments, server, sweep};
+use crate::{client, doctor, init, link, report, segments, server, sweep};
 
 /// A two-server, one-client network lab
 #[derive(Parser)]
@@ -28,6 +28,8 @@ enum Command {
     Client(client::Args),
     /// Do an experiment: many runs in a random order, each with its own links and schedule
     Sweep(sweep::Args),
+    /// Write an experiment and a profile to start from
+    Init(init::Args),
     /// Set, show and clear link profiles
     #[command(subcommand)]
     Link(link::command::Command),
@@ -37,6 +39,8 @@ enum Command {
     Report(report::Args),
     /// Say what this host can do, and what to do about the rest
     Doctor(doctor::Args),
+    /// Print what makes a shell complete twinlink's commands, as in: source <(twinlink completions bash)
+    Completions { shell: clap_complete::Shell },
     /// Ask a server whether it is ready (for health checks)
     Health(server::health::Args),
 }
@@ -57,6 +61,8 @@ impl Command {
             Command::Server(args) => server::main(args),
             Command::Client(args) => client::main(args),
             Command::Sweep(args) => sweep::main(args),
+            Command::Init(args) => init::main(args),
+            Command::Completions { shell } => completions(shell),
             Command::Link(command) => link::command::main(command),
             Command::Segments(args) => segments::main(args),
             Command::Report(args) => report::main(args),
@@ -86,6 +92,17 @@ pub fn main() -> ExitCode {
             }
             ExitCode::FAILURE
         }
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "twinlink", &mut text);
+    match std::io::stdout().write_all(&text) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to stdout")
+        }
+        _ => Ok(()),
     }
 }
 

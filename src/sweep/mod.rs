@@ -4,7 +4,7 @@
 //! already, [`run`] does it by way of the client, in the same process, and [`progress`] says how far
 //! it is. Nothing here moves a packet or evaluates a result.
 
-mod experiment;
+pub mod experiment;
 mod folder;
 mod plan;
 mod progress;
