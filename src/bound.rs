@@ -4,43 +4,106 @@
 //! earliest first payload byte sᵢ, the burst credit βᵢ, the delay eᵢ behind its bottleneck and the
 //! payload capacity Cᵢ. No schedule is faster on links that do not share a channel.
 
-/// A capacity that changes in steps, in bytes per second.
+/// Rates one after another, in bytes per second; the last one holds, or all of them come again.
+#[derive(Clone, Debug)]
+pub struct Course {
+    /// When each rate begins (s), and the rate; ascending, the first at 0.
+    steps: Vec<(f64, f64)>,
+    /// Bytes up to the beginning of each step.
+    sums: Vec<f64>,
+    period_s: Option<f64>,
+}
+
+impl Course {
+    /// `period_s` is when the steps come again; `None` where the last one holds.
+    pub fn new(steps: Vec<(f64, f64)>, period_s: Option<f64>) -> Course {
+        let mut sums = Vec::with_capacity(steps.len());
+        let (mut sum, mut last) = (0.0, (0.0, 0.0));
+        for &step in &steps {
+            sum += last.1 * (step.0 - last.0);
+            sums.push(sum);
+            last = step;
+        }
+        Course { steps, sums, period_s }
+    }
+
+    /// Bytes from its beginning to `t` (s).
+    fn sum(&self, t: f64) -> f64 {
+        let within = |t: f64| {
+            let place = self.steps.partition_point(|step| step.0 <= t);
+            let Some(index) = place.checked_sub(1) else { return 0.0 };
+            let (began, rate) = self.steps[index];
+            // No time is infinite here, but a rate of 0 and a late end must not make NaN.
+            self.sums[index] + if rate > 0.0 { rate * (t - began) } else { 0.0 }
+        };
+        match self.period_s {
+            Some(period) if t > period => {
+                let laps = (t / period).floor();
+                laps * within(period) + within(t - laps * period)
+            }
+            _ => within(t),
+        }
+    }
+
+    fn is_usable(&self) -> bool {
+        let last = self.steps.last().is_some_and(|step| step.1 > 0.0);
+        last || self.period_s.is_some() && self.steps.iter().any(|step| step.1 > 0.0)
+    }
+}
+
+/// A capacity that changes, in bytes per second: courses one after another.
 #[derive(Clone, Debug)]
 pub struct Capacity {
-    /// When each rate begins, in seconds from the first request, and the rate; ascending, from 0.
-    steps: Vec<(f64, f64)>,
+    /// When each course begins, in seconds from the first request; ascending. It may have begun
+    /// before the first request; what it carried until then does not count.
+    courses: Vec<(f64, Course)>,
 }
 
 impl Capacity {
     pub fn constant(bytes_per_s: f64) -> Capacity {
-        Capacity { steps: vec![(0.0, bytes_per_s)] }
+        Capacity::from(Course::new(vec![(0.0, bytes_per_s)], None))
     }
 
-    /// Rates with the times (s) from which they hold; times below 0 count as 0.
-    pub fn steps(mut steps: Vec<(f64, f64)>) -> Capacity {
-        for step in &mut steps {
-            step.0 = step.0.max(0.0);
-        }
-        Capacity { steps }
+    /// A course that began `at_s` seconds after the first request, or before it.
+    pub fn begun(at_s: f64, course: Course) -> Capacity {
+        Capacity { courses: vec![(at_s, course)] }
+    }
+
+    /// From `at_s` on (s from the first request) another course holds, which begins then.
+    pub fn then(mut self, at_s: f64, course: Course) -> Capacity {
+        self.courses.push((at_s, course));
+        self
     }
 
     /// Bytes between two times (s).
     fn integral(&self, from: f64, to: f64) -> f64 {
-        let ends = self.steps.iter().skip(1).map(|step| step.0).chain([f64::INFINITY]);
-        self.steps
+        let from = from.max(0.0);
+        let ends = self.courses.iter().skip(1).map(|course| course.0).chain([f64::INFINITY]);
+        self.courses
             .iter()
             .zip(ends)
-            .map(|(&(start, rate), end)| rate * (to.min(end) - from.max(start)).max(0.0))
+            .map(|((began, course), end)| {
+                let (from, to) = (from.max(*began), to.min(end));
+                if from < to { course.sum(to - began) - course.sum(from - began) } else { 0.0 }
+            })
             .sum()
     }
 
     /// The highest of its rates, bytes per second.
     pub fn highest(&self) -> f64 {
-        self.steps.iter().map(|step| step.1).fold(0.0, f64::max)
+        let steps = self.courses.iter().flat_map(|(_, course)| &course.steps);
+        steps.map(|step| step.1).fold(0.0, f64::max)
     }
 
     fn is_usable(&self) -> bool {
-        self.steps.last().is_some_and(|step| step.1 > 0.0)
+        self.courses.last().is_some_and(|(_, course)| course.is_usable())
+    }
+}
+
+/// A course that begins at the first request.
+impl From<Course> for Capacity {
+    fn from(course: Course) -> Capacity {
+        Capacity::begun(0.0, course)
     }
 }
 
@@ -170,9 +233,26 @@ mod tests {
 
     #[test]
     fn a_rate_that_falls_is_followed() {
-        let capacity = Capacity::steps(vec![(-1.0, 1e6), (1.0, 0.1e6)]);
+        let falls = Course::new(vec![(0.0, 0.1e6)], None);
+        let capacity = Capacity::constant(1e6).then(1.0, falls);
         let bound = bound_s(&[Path { capacity, ..path(0.0, 0.0) }], 1.1e6).unwrap();
         assert!((bound - 2.0).abs() < 1e-6, "{bound}");
+    }
+
+    #[test]
+    fn a_course_that_comes_again_is_followed_through_its_outages() {
+        // 1 MB/s for 1 s, nothing for 2 s, and so on; it began half a second before the first request.
+        let course = || Course::new(vec![(0.0, 1e6), (1.0, 0.0)], Some(3.0));
+        let capacity = Capacity::constant(5e6).then(-0.5, course());
+        let at = |bytes| bound_s(&[Path { capacity: capacity.clone(), ..path(0.0, 0.0) }], bytes).unwrap();
+        for (bytes, expected) in [(0.4e6, 0.4), (0.6e6, 2.6), (1.5e6, 3.5), (1.6e6, 5.6), (100.5e6, 300.5)] {
+            assert!((at(bytes) - expected).abs() < 1e-6, "{bytes}: {}", at(bytes));
+        }
+        // It is cut off in an outage, and another one follows for good.
+        let capacity = Capacity::from(course()).then(7.5, Course::new(vec![(0.0, 0.0)], None));
+        let dies = [Path { capacity, ..path(0.0, 0.0) }];
+        assert!((bound_s(&dies, 2.9e6).unwrap() - 6.9).abs() < 1e-6);
+        assert_eq!(bound_s(&dies, 3.1e6), None);
     }
 
     #[test]

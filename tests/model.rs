@@ -21,6 +21,7 @@ fn shape(kbit: u64, delay_us: u64, queue: Queue) -> Shape {
         reorder: Percent::ZERO,
         duplicate: Percent::ZERO,
         corrupt: Percent::ZERO,
+        trace: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::Asked;
-use crate::bound::{self, Capacity, Path};
+use crate::bound::{self, Capacity, Course, Path};
 use crate::link::control::Row;
 use crate::link::nfqueue::Busy;
 use crate::link::profile::{Loss, Profile, Shape};
@@ -51,6 +51,13 @@ type History = Vec<(Instant, Option<Shapes>)>;
 struct Shapes {
     down: Shape,
     up: Shape,
+}
+
+impl Shapes {
+    /// The payload that can come down over time, in bytes per second.
+    fn course(&self, payload_share: f64) -> Course {
+        Course::new(vec![(0.0, self.down.rate.bytes_per_s() * payload_share)], None)
+    }
 }
 
 impl Links {
@@ -224,17 +231,20 @@ fn path(
 ) -> Option<Path> {
     let began = history.iter().rposition(|(at, _)| *at <= first_request).unwrap_or(0);
     let share = bound::payload_share(mss_bytes, server.is_ipv6());
-    let steps = history[began..]
-        .iter()
-        .map(|(at, shapes)| {
-            let at_s = at.saturating_duration_since(first_request).as_secs_f64();
-            Some((at_s, shapes.as_ref()?.down.rate.bytes_per_s() * share))
-        })
-        .collect::<Option<Vec<_>>>()?;
+    let mut capacity: Option<Capacity> = None;
+    for (at, shapes) in &history[began..] {
+        let before = first_request.saturating_duration_since(*at).as_secs_f64();
+        let at_s = at.saturating_duration_since(first_request).as_secs_f64() - before;
+        let course = shapes.as_ref()?.course(share);
+        capacity = Some(match capacity {
+            Some(capacity) => capacity.then(at_s, course),
+            None => Capacity::begun(at_s, course),
+        });
+    }
     let shapes = history[began].1.as_ref()?;
     let rtt_s = (shapes.down.delay.0 + shapes.up.delay.0).as_secs_f64();
     Some(Path {
-        capacity: Capacity::steps(steps),
+        capacity: capacity?,
         first_byte_s: rtt_s,
         behind_s: 0.0,
         credit_bytes: 0.0,

@@ -24,6 +24,7 @@ pub mod profile;
 pub mod scenario;
 pub mod tail;
 pub mod tc;
+pub mod trace;
 pub mod userspace;
 
 use std::fmt;

@@ -4,10 +4,12 @@
 
 pub mod load;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::trace::{Step, Trace};
 use crate::units::{Delay, Percent, Rate};
 
 /// Both directions of a link, as a profile file describes them.
@@ -46,6 +48,10 @@ pub struct Shape {
     pub duplicate: Percent,
     #[serde(default)]
     pub corrupt: Percent,
+    /// The rate over time, and with it delay and loss where it has them. Until it is played the values
+    /// above are in force, and the queue is always measured by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Arc<Trace>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,6 +199,10 @@ impl Profile {
         self.up.check().map_err(|problem| format!("up.{problem}"))
     }
 
+    pub fn has_trace(&self) -> bool {
+        self.down.trace.is_some() || self.up.trace.is_some()
+    }
+
     pub fn shape(&self, direction: crate::units::Direction) -> &Shape {
         match direction {
             crate::units::Direction::Down => &self.down,
@@ -210,6 +220,24 @@ impl Shape {
             && self.reorder.is_zero()
             && self.duplicate.is_zero()
             && self.corrupt.is_zero()
+            && self.trace.as_ref().is_none_or(|trace| !trace.changes_delay() && !trace.changes_loss())
+    }
+
+    /// The shape with a step of its trace in force. An outage has a rate of 0, which no profile has.
+    pub fn during(&self, step: &Step) -> Shape {
+        Shape {
+            rate: step.rate,
+            delay: step.delay.unwrap_or(self.delay),
+            // No packet can arrive before it was sent.
+            jitter: self.jitter.min(step.delay.unwrap_or(self.delay)),
+            loss: step.loss.map_or(self.loss, Loss::Random),
+            ..self.clone()
+        }
+    }
+
+    /// The longest delay that it can have, one way.
+    pub fn greatest_delay(&self) -> Delay {
+        self.trace.as_ref().and_then(|trace| trace.greatest_delay()).map_or(self.delay, |d| d.max(self.delay))
     }
 
     /// The packets that a direction with a delay line holds before it drops, the line included: rate ×
@@ -217,7 +245,8 @@ impl Shape {
     /// netem backend can count no other way, so both count like this.
     pub fn held_packets(&self) -> u64 {
         let frames = |seconds: f64| self.rate.bytes_per_s() * seconds / FRAME as f64;
-        let delay = self.delay.0.as_secs_f64();
+        // A trace's delay line must hold what its longest delay holds.
+        let delay = self.greatest_delay().0.as_secs_f64();
         let limit = match self.queue {
             Queue::Time(time) => frames(delay + time.0.as_secs_f64()).ceil() as u64,
             Queue::Packets(packets) => frames(delay).ceil() as u64 + u64::from(packets),

@@ -260,6 +260,7 @@ impl Scenario {
             reorder: Percent::ZERO,
             duplicate: Percent::ZERO,
             corrupt: Percent::ZERO,
+            trace: None,
         })
     }
 

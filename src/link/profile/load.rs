@@ -4,11 +4,13 @@
 //! that are built in, so that the program works without its repository beside it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
 use super::{Profile, Shape};
+use crate::link::trace::load::Table;
 
 /// Where a profile was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +61,7 @@ struct File {
     description: String,
     down: Shape,
     up: Shape,
+    trace: Option<Table>,
 }
 
 /// The folders that names are looked up in, those that exist.
@@ -161,8 +164,17 @@ fn parse(name: &str, text: &str, source: &Source) -> Result<Profile> {
         Source::BuiltIn => format!("built-in profile {name}"),
     };
     let file: File = toml::from_str(text).map_err(|error| anyhow!("{place}, {}", explain(text, &error)))?;
-    let profile =
+    let mut profile =
         Profile { name: name.to_string(), description: file.description, down: file.down, up: file.up };
+    if let Some(table) = &file.trace {
+        let folder = match source {
+            Source::File(path) => path.parent(),
+            Source::BuiltIn => None,
+        };
+        let pair = table.load(folder).with_context(|| place.clone())?;
+        profile.down.trace = pair.down.map(Arc::new);
+        profile.up.trace = pair.up.map(Arc::new);
+    }
     profile.check().map_err(|problem| anyhow!("{place}, {problem}"))?;
     Ok(profile)
 }
@@ -177,7 +189,9 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
         message.strip_prefix(prefix).and_then(|rest| rest.split('`').nth(1)).map(str::to_string)
     };
     if let Some(unknown) = quoted("unknown field") {
-        let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
+        // A direction has a trace, but its file names it in a table of its own.
+        let known = message.split('`').skip(3).step_by(2).filter(|key| *key != "trace" || table.is_empty());
+        let known: Vec<&str> = known.collect();
         let guess = nearest(&unknown, known.iter().copied())
             .map_or(String::new(), |key| format!("did you mean \"{key}\"? "));
         let place = if key.is_empty() || key == unknown { table } else { format!("{table}.{key}") };
@@ -190,11 +204,19 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
     if let Some(missing) = quoted("missing field") {
         let what = match missing.as_str() {
             "down" | "up" => format!("there is no table [{missing}]: both [down] and [up] are needed"),
+            "file" if table == "trace" => {
+                "[trace] has no file: write file = \"../traces/mine.csv\"".to_string()
+            }
             "description" => "there is no description: start the file with description = \"…\"".to_string(),
             _ if key.is_empty() => format!("[{table}] has no {missing}{}", example(&missing)),
             _ => format!("{table}.{key} has no {missing}{}", example(&missing)),
         };
         return what;
+    }
+    if key == "trace" && !table.is_empty() {
+        return format!(
+            "line {line}, {table}.trace: a trace has a table of its own: write [trace] with file = \"…\""
+        );
     }
     let key_path = match (table.as_str(), key.as_str()) {
         ("", "") => String::new(),

@@ -37,6 +37,7 @@ fn wifi() -> Shape {
         reorder: Percent::new(1.0),
         duplicate: Percent::ZERO,
         corrupt: Percent::new(0.5),
+        trace: None,
     }
 }
 
@@ -80,6 +81,7 @@ fn a_fifo_is_checked_by_its_latency() {
         reorder: Percent::ZERO,
         duplicate: Percent::ZERO,
         corrupt: Percent::ZERO,
+        trace: None,
     };
     assert_eq!(there.differs_from(&asked, Child::Fifo), None);
     assert_eq!(there.shape().unwrap(), asked);

@@ -40,6 +40,7 @@ fn shape(rate: u64) -> Shape {
         reorder: Percent::ZERO,
         duplicate: Percent::ZERO,
         corrupt: Percent::ZERO,
+        trace: None,
     }
 }
 
