@@ -90,12 +90,30 @@ impl Place<'_> {
         let shared = if self.channel == "shared" { ", shared channel" } else { "" };
         format!("{}{shared}", self.condition)
     }
+
+    pub fn cell(&self, label: &str) -> Option<&Cell<'_>> {
+        self.cells.iter().find(|cell| cell.label == label)
+    }
 }
 
 impl<'a> Cell<'a> {
     /// The median of what the runs' ends say; of those that say it.
     pub fn median(&self, of: impl Fn(&RunEnd) -> Option<f64>) -> Option<f64> {
         stats::median(self.runs.iter().filter_map(|done| of(done.end)))
+    }
+
+    /// The run whose time is nearest to the median: the one to look at. Where none was complete, the
+    /// one that came furthest.
+    pub fn representative(&self) -> Option<&'a Run> {
+        let Some(middle) = self.elapsed_ms.map(|estimate| estimate.median) else {
+            return self.failed.iter().max_by_key(|run| run.segments.len()).copied();
+        };
+        let far = |done: &&Done| (done.elapsed_ms - middle).abs();
+        self.runs.iter().min_by(|x, y| far(x).total_cmp(&far(y))).map(|done| done.run)
+    }
+
+    pub fn all_runs(&self) -> impl Iterator<Item = &'a Run> {
+        self.runs.iter().map(|done| done.run).chain(self.failed.iter().copied())
     }
 }
 

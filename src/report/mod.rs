@@ -1,17 +1,22 @@
 //! `twinlink report`: from logs to a verdict in words, a page, tables and a summary.
 //!
 //! Its stages are files of their own: [`load`] reads logs, [`compare`] puts runs into cells and says
-//! which is best ([`stats`], [`split`]), [`words`] says it in sentences; [`table`], [`csv`] and
-//! [`summary`] render, each one thing. It knows neither the client nor the links: logs are the
+//! which is best ([`stats`], [`split`]), [`words`] says it in sentences; [`table`], [`csv`], [`summary`]
+//! and [`html`] (with [`charts`], [`timeline`], [`setting`] and [`plot`]) render, each one thing. It knows neither the client nor the links: logs are the
 //! contract. A report is derived, so making it again replaces it; logs are never touched.
 
+mod charts;
 mod compare;
 mod csv;
+mod html;
 mod load;
+mod plot;
+mod setting;
 mod split;
 mod stats;
 mod summary;
 mod table;
+mod timeline;
 mod words;
 
 use std::fs;
@@ -44,7 +49,7 @@ pub fn main(args: Args) -> Result<()> {
     let studies = compare::studies(&loaded);
     print(&table::text(&studies))?;
     write(&loaded, &studies, &out)?;
-    print(&format!("{}\n", out.join(SUMMARY).display()))?;
+    print(&format!("{}\n", out.join(PAGE).display()))?;
     for problem in &loaded.problems {
         tracing::warn!("{problem}");
     }
@@ -64,6 +69,7 @@ pub fn leave_in(dir: &Path) -> Result<()> {
     write(&loaded, &compare::studies(&loaded), dir)
 }
 
+const PAGE: &str = "report.html";
 const SUMMARY: &str = "summary.json";
 
 fn folder_of(path: &Path) -> PathBuf {
@@ -90,7 +96,8 @@ fn write(loaded: &Loaded, studies: &[compare::Study], out: &Path) -> Result<()> 
     for entry in fs::read_dir(&tables).with_context(|| format!("cannot list {}", tables.display()))? {
         own_like_parent(&entry?.path())?;
     }
-    save(&out.join(SUMMARY), &summary::json(studies, &loaded.problems)?)
+    save(&out.join(SUMMARY), &summary::json(studies, &loaded.problems)?)?;
+    save(&out.join(PAGE), &html::page(loaded, studies))
 }
 
 /// Puts a whole file in the place of an old one, so that nobody ever reads half of it.

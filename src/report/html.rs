@@ -1,0 +1,257 @@
+//! `report.html`: one file without a script or anything from elsewhere, so that it works offline, from
+//! a mail, and on paper. A single run's page is the same page with one cell.
+
+use std::fmt::Write;
+
+use super::charts;
+use super::compare::{Cell, Place, Study};
+use super::load::{Loaded, Problem, Run};
+use super::plot::escape;
+use super::setting;
+use super::timeline::{self, Detail};
+use super::words::{self, mbit, seconds, short};
+
+const STYLE: &str = include_str!("page.css");
+
+/// Steps and bars of all timelines together. About 80 bytes each; the page stays under 5 MB.
+const DETAIL: usize = 24_000;
+/// The most timelines on a page.
+const TIMELINES: usize = 60;
+
+/// The whole page.
+pub fn page(loaded: &Loaded, studies: &[Study]) -> String {
+    let title = match studies {
+        [study] => study.title.clone(),
+        studies => format!("{} studies", studies.len()),
+    };
+    let mut body = String::new();
+    for study in studies {
+        body += &section_of(study);
+    }
+    body += &timelines(studies);
+    body += &setting::markup(loaded);
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
+         <meta name=\"generator\" content=\"twinlink {}\"><link rel=\"icon\" href=\"data:,\">\
+         <title>{} – twinlink</title>\n<style>\n{STYLE}</style></head>\n<body>\n<header><h1>{}</h1>{}\
+         <nav><a href=\"#verdict\">Verdict</a><a href=\"#timelines\">Timelines</a><a href=\"#links\">Links</a>\
+         <a href=\"#environment\">Environment</a><a href=\"#not-modelled\">What is not modelled</a></nav></header>\n\
+         <main>{}\n{body}</main>\n</body></html>\n",
+        env!("CARGO_PKG_VERSION"),
+        escape(&title),
+        escape(&title),
+        subtitle(loaded, studies),
+        problems(&loaded.problems)
+    )
+}
+
+fn subtitle(loaded: &Loaded, studies: &[Study]) -> String {
+    let runs: Vec<&Run> = loaded.runs().collect();
+    let mut when: Vec<&str> =
+        runs.iter().filter_map(|run| Some(run.start.as_ref()?.wall_clock.as_str())).collect();
+    when.sort_unstable();
+    let complete =
+        studies.iter().flat_map(|s| &s.places).flat_map(|p| &p.cells).map(|c| c.runs.len()).sum::<usize>();
+    let span = match when[..] {
+        [] => String::new(),
+        [one] => format!(", {}", minute(one)),
+        [first, .., last] => format!(", {} to {}", minute(first), minute(last)),
+    };
+    let described =
+        studies.iter().find_map(|study| study.group.sweep.as_ref()?.starts.first()?.description.clone());
+    let described = described.map_or(String::new(), |text| format!("<p>{}</p>", escape(&text)));
+    let counted = match runs.len() {
+        1 => "One run".to_string(),
+        count => format!("{count} runs, {complete} of them with every file"),
+    };
+    format!("{described}<p class=\"sub\">{counted}{}</p>", escape(&span))
+}
+
+/// A wall clock to the minute.
+fn minute(wall_clock: &str) -> String {
+    let date = wall_clock.get(..16).unwrap_or(wall_clock);
+    date.replace('T', " ") + " UTC"
+}
+
+fn problems(problems: &[Problem]) -> String {
+    if problems.is_empty() {
+        return String::new();
+    }
+    let items: String =
+        problems.iter().map(|problem| format!("<li>{}</li>", escape(&problem.to_string()))).collect();
+    format!("<div class=\"verdict problems\"><h3>Not everything could be used</h3><ul>{items}</ul></div>")
+}
+
+fn section_of(study: &Study) -> String {
+    let mut text = String::new();
+    let single = match &study.group.runs[..] {
+        [run] => Some(run),
+        _ => None,
+    };
+    let _ = write!(
+        text,
+        "<section id=\"verdict\"><h2>{}</h2>",
+        if single.is_some() { "What happened" } else { "Verdict" }
+    );
+    if let Some(run) = single {
+        text += &one_run(run);
+        text += "</section>";
+        text += &details(study);
+        return text;
+    }
+    for place in &study.places {
+        let said: String =
+            words::verdict(place).iter().map(|sentence| format!("<p>{}</p>", escape(sentence))).collect();
+        let _ = write!(text, "<div class=\"verdict\"><h3>{}</h3>{said}</div>", escape(&place.name()));
+    }
+    text += "<p class=\"note\">Times are medians; intervals are 95 % bootstrap intervals; differences are compared block by \
+             block where the runs have blocks. A difference is significant where its interval excludes zero. Each \
+             comparison stands for itself: of twenty that are not there, one may look significant.</p></section>";
+    text += &titled("Time of each schedule (s)", charts::times(study), "The least of each column is marked.");
+    text += "<section><h2>Each condition</h2>";
+    for place in &study.places {
+        let _ = write!(
+            text,
+            "<h3>{}</h3>{}<details><summary>The numbers</summary>{}</details>",
+            escape(&place.name()),
+            charts::bars(place),
+            charts::table(place)
+        );
+    }
+    text += "</section>";
+    text + &details(study)
+}
+
+/// What a single run came to, in figures and in words.
+fn one_run(run: &Run) -> String {
+    let mut text = String::from("<div class=\"facts\">");
+    let mut fact = |value: Option<String>, what: &str| {
+        if let Some(value) = value {
+            let _ = write!(text, "<div><b>{value}</b><span>{what}</span></div>");
+        }
+    };
+    if let Some(end) = &run.end {
+        fact(end.elapsed_ms.map(seconds), "first request to last file");
+        fact(end.bound_ms.map(seconds), "bound");
+        fact(end.efficiency.map(|efficiency| format!("{efficiency:.3}")), "efficiency");
+        fact(end.links.a.goodput_kbit.map(|kbit| format!("{} Mbit/s", mbit(kbit))), "link a");
+        fact(end.links.b.goodput_kbit.map(|kbit| format!("{} Mbit/s", mbit(kbit))), "link b");
+        fact(Some(end.files.to_string()), "files");
+    }
+    text += "</div>";
+    let said: String =
+        words::explain(run).iter().map(|sentence| format!("<p>{}</p>", escape(sentence))).collect();
+    text + &format!("<div class=\"verdict\">{said}</div>")
+}
+
+/// A section, where there is something to show.
+fn titled(title: &str, body: Option<String>, note: &str) -> String {
+    body.map_or(String::new(), |body| {
+        format!("<section><h2>{title}</h2>{body}<p class=\"note\">{note}</p></section>")
+    })
+}
+
+fn details(study: &Study) -> String {
+    let mut text = String::new();
+    if study.group.runs.len() > 1 {
+        text += &titled(
+            "Efficiency",
+            charts::efficiency(study),
+            "The bound over the time that was taken: 1 is what physics allows, without losses and without TCP's start.",
+        );
+    }
+    text += &titled("Share of the bytes from link a", charts::shares(study), "");
+    text += &throughputs(study);
+    let times: String = study
+        .places
+        .iter()
+        .filter_map(|place| {
+            Some(format!("<h3>{}</h3>{}", escape(&place.name()), charts::segment_times(place)?))
+        })
+        .collect();
+    text +=
+        &titled("Segment times", (!times.is_empty()).then_some(times), "All runs of a schedule together.");
+    text += &titled(
+        "Predicted against measured",
+        charts::predictions(study),
+        "What the simulation expected, and the median that was measured; warm where they are far apart.",
+    );
+    text + &titled(
+        "What a viewer would have met",
+        charts::viewers(study),
+        "Startup delay, stalls and their length, then stall over stall and play time (CTA-2066) and stall over media time \
+         (as in ITU-T P.1203). Medians. Segments are played in order, none is skipped.",
+    )
+}
+
+fn throughputs(study: &Study) -> String {
+    let mut rows = String::new();
+    for place in &study.places {
+        let Some(throughput) = &place.throughput else { continue };
+        let (alone, together) = (&throughput.alone_kbit, &throughput.together_kbit);
+        let dash = |kbit: Option<f64>| kbit.map_or("–".into(), mbit);
+        let _ = write!(
+            rows,
+            "<tr><th>{}</th><td class=\"t\">{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            escape(&place.name()),
+            if throughput.source == "alone" { "measured alone" } else { "probed" },
+            mbit(alone.a),
+            mbit(alone.b),
+            short(alone.a / alone.b),
+            dash(together.as_ref().map(|both| both.a)),
+            dash(together.as_ref().map(|both| both.b)),
+        );
+    }
+    let table = (!rows.is_empty()).then(|| {
+        format!(
+            "<div class=\"scroll\"><table><thead><tr><th></th><th class=\"t\">how</th><th>a</th><th>b</th><th>a to b</th>\
+             <th>a, both busy</th><th>b, both busy</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        )
+    });
+    titled("Throughput of each link (Mbit/s of payload)", table, "")
+}
+
+/// A timeline for each cell's median run, as many as the page can bear.
+fn timelines(studies: &[Study]) -> String {
+    let cells: Vec<(&Study, &Place, usize, &Cell)> = studies
+        .iter()
+        .flat_map(|study| study.places.iter().map(move |place| (study, place)))
+        .flat_map(|(study, place)| {
+            place.cells.iter().enumerate().map(move |(at, cell)| (study, place, at, cell))
+        })
+        .collect();
+    // The best of each place come first where not all can be shown.
+    let mut shown: Vec<usize> = (0..cells.len()).collect();
+    shown.sort_by_key(|&index| (cells[index].1.best != Some(cells[index].2), index));
+    shown.truncate(TIMELINES);
+    shown.sort_unstable();
+    let detail = Detail((DETAIL / shown.len().max(1)).clamp(100, 600));
+    let mut text = String::from("<section id=\"timelines\"><h2>Timelines</h2>");
+    let runs: usize = studies.iter().map(|study| study.group.runs.len()).sum();
+    if runs > shown.len() {
+        let _ = write!(
+            text,
+            "<p class=\"note\">One run a schedule and condition, the one nearest to the median time: {} of {runs} runs{}. \
+             The others are in the tables, and <code>twinlink report</code> on a run's own folder draws it in full.</p>",
+            shown.len(),
+            if shown.len() < cells.len() { ", those of the best schedules first" } else { "" }
+        );
+    }
+    for (count, &index) in shown.iter().enumerate() {
+        let (_, place, _, cell) = cells[index];
+        let Some(run) = cell.representative() else { continue };
+        let drawn = timeline::markup(run, detail)
+            .unwrap_or_else(|| "<p class=\"note\">The run sent no request.</p>".into());
+        let took = run.end.as_ref().and_then(|end| end.elapsed_ms).map_or("not complete".into(), seconds);
+        let open = if count == 0 { " open" } else { "" };
+        let _ = write!(
+            text,
+            "<details{open}><summary>{}: <strong>{}</strong>, {took} <span class=\"note\">run {}</span></summary>{drawn}</details>",
+            escape(&place.name()),
+            escape(&cell.label),
+            escape(&run.name)
+        );
+    }
+    text + "</section>"
+}

@@ -1,0 +1,151 @@
+//! The page's last parts: the links as asked and as probed, the environment, what is not modelled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use super::compare;
+use super::load::{Loaded, Run};
+use super::plot::escape;
+use super::stats;
+use super::words::{mbit, short};
+use crate::record::{Link, Probe, RunStart};
+use crate::units::{Direction, LinkId};
+
+pub fn markup(loaded: &Loaded) -> String {
+    format!("{}{}{}", links(loaded), environment(loaded), NOT_MODELLED)
+}
+
+/// What tells one row of the table from another.
+type Key = (String, LinkId, Direction, String);
+
+/// Each link as it was asked for, beside what the probes found: medians over the runs.
+fn links(loaded: &Loaded) -> String {
+    let mut rows: BTreeMap<Key, (&Link, Vec<&Probe>, usize)> = BTreeMap::new();
+    for run in loaded.runs() {
+        let condition = compare::key(run).map_or(String::new(), |(key, _)| key.condition);
+        for link in run.links.iter().map(|timed| &timed.data).filter(|link| link.action == "set") {
+            let profile = link.profile.clone().unwrap_or_else(|| "unshaped".into());
+            let key = (condition.clone(), link.link, link.direction, profile);
+            let (_, probes, runs) = rows.entry(key).or_insert((link, Vec::new(), 0));
+            let same = |probe: &&Probe| (probe.link, probe.direction) == (link.link, link.direction);
+            probes.extend(run.probes.iter().filter(same));
+            *runs += 1;
+        }
+    }
+    let mut text = String::from("<section id=\"links\"><h2>Links, as asked and as probed</h2>");
+    if rows.is_empty() {
+        return text + "<p>No link was shaped.</p></section>";
+    }
+    let conditions: BTreeSet<&String> = rows.keys().map(|key| &key.0).collect();
+    let many = conditions.len() > 1;
+    text += "<div class=\"scroll\"><table><thead><tr>";
+    if many {
+        text += "<th>condition</th>";
+    }
+    text += "<th class=\"t\">link</th><th class=\"t\">profile</th><th>rate Mbit/s</th><th>probed</th><th>RTT ms</th><th>probed</th>\
+             <th>one way ms</th><th>jitter ms</th><th>loss %</th><th>queue ms</th><th class=\"t\">probes</th></tr></thead><tbody>";
+    for ((condition, link, direction, profile), (record, probes, _)) in &rows {
+        let name = if many { format!("<th>{}</th>", escape(condition)) } else { String::new() };
+        let class = if *link == LinkId::A { "a" } else { "b" };
+        let asked = record.asked.as_ref();
+        let number = |value: Option<f64>| value.map_or("–".into(), short);
+        let probed =
+            |of: fn(&Probe) -> Option<f64>| stats::median(probes.iter().filter_map(|probe| of(probe)));
+        let _ = write!(
+            text,
+            "<tr>{name}<td class=\"t\"><span class=\"key {class}\">{link} {direction}</span></td><td class=\"t\">{}</td><td>{}</td><td>{}</td>\
+             <td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"t\">{}</td></tr>",
+            escape(profile),
+            asked.map_or("–".into(), |asked| mbit(asked.rate_kbit)),
+            number(probed(|probe| probe.rate_kbit).map(|kbit| kbit / 1e3)),
+            number(probed(|probe| probe.rtt_expected_ms)),
+            number(probed(|probe| probe.rtt_ms)),
+            number(asked.map(|asked| asked.delay_ms)),
+            number(asked.map(|asked| asked.jitter_ms)),
+            asked.map_or("–".into(), |asked| format!("{:.3}", asked.loss_pct)),
+            number(asked.map(|asked| asked.queue_ms)),
+            judged(probes)
+        );
+    }
+    text + "</tbody></table></div><p class=\"note\">Rates count Ethernet frames. Probed values are medians over the runs; a run \
+            without a probe has none.</p></section>"
+}
+
+fn judged(probes: &[&Probe]) -> String {
+    let count = |wanted: bool| probes.iter().filter(|probe| probe.ok == Some(wanted)).count();
+    match (count(true), count(false)) {
+        (0, 0) => "–".into(),
+        (good, 0) => format!("{good} as asked"),
+        (good, bad) => format!("{bad} of {} off", good + bad),
+    }
+}
+
+fn environment(loaded: &Loaded) -> String {
+    let mut text = String::from("<section id=\"environment\"><h2>Environment</h2><dl>");
+    let mut fact = |name: &str, values: BTreeSet<String>| {
+        const SHOWN: usize = 6;
+        if values.is_empty() {
+            return;
+        }
+        let count = values.len();
+        let mut shown: Vec<String> = values.into_iter().take(SHOWN).map(|value| escape(&value)).collect();
+        if count > SHOWN {
+            shown.push(format!("and {} more, in csv/runs.csv and the logs", count - SHOWN));
+        }
+        let _ = write!(text, "<dt>{name}</dt><dd class=\"mono\">{}</dd>", shown.join("<br>"));
+    };
+    let starts = |of: &dyn Fn(&RunStart) -> Option<String>| -> BTreeSet<String> {
+        loaded.runs().filter_map(|run| of(run.start.as_ref()?)).collect()
+    };
+    let sweeps =
+        loaded.groups.iter().filter_map(|group| group.sweep.as_ref()).flat_map(|sweep| &sweep.starts);
+    let calls: BTreeSet<String> = sweeps.clone().map(|start| start.command_line.join(" ")).collect();
+    let calls = if calls.is_empty() { starts(&|start| Some(start.command_line.join(" "))) } else { calls };
+    fact("command line", calls);
+    fact("version", starts(&|start| Some(start.version.clone())));
+    fact("commit", starts(&|start| start.commit.clone()));
+    fact("kernel", starts(&|start| Some(start.kernel.clone())));
+    let backends = |run: &Run| {
+        run.links.iter().map(|link| format!("{}: {}", link.data.backend, link.data.why)).collect::<Vec<_>>()
+    };
+    fact("backend", loaded.runs().flat_map(backends).collect());
+    fact("client's congestion control", starts(&|start| start.congestion_control.clone()));
+    fact("servers' congestion control", loaded.runs().flat_map(senders).collect());
+    fact(
+        "servers",
+        starts(&|start| Some(format!("{}, {}", server(start, LinkId::A), server(start, LinkId::B)))),
+    );
+    fact("pipeline", starts(&|start| Some(start.pipeline.clone())));
+    fact("seed of the links", starts(&|start| Some(start.seed.to_string())));
+    fact("seed of the order", sweeps.map(|start| start.seed.to_string()).collect());
+    fact(
+        "viewer",
+        starts(&|start| {
+            let (duration, startup) = (start.segment_duration_ms?, start.startup_segments?);
+            Some(format!("segments of {} s, starts with {startup}", short(duration / 1e3)))
+        }),
+    );
+    fact("this host", starts(&|start| Some(start.doctor["summary"].as_str()?.to_string())));
+    fact("report by", [format!("twinlink {}", env!("CARGO_PKG_VERSION"))].into());
+    text + "</dl></section>"
+}
+
+fn senders(run: &Run) -> Option<String> {
+    run.samples.iter().find_map(|sample| sample.data.sender.as_ref()?.congestion_control.clone())
+}
+
+fn server(start: &RunStart, link: LinkId) -> String {
+    let server = start.servers.get(link);
+    format!("{link}: {} ({})", server.name, server.software.as_deref().unwrap_or("unknown software"))
+}
+
+/// The short form of docs/limitations.md.
+const NOT_MODELLED: &str = "<section id=\"not-modelled\"><h2>What is not modelled</h2><ul>\
+<li>The shared channel is an airtime model, not Wi-Fi: no collisions, no rate adaptation, no hidden stations.</li>\
+<li>The links of two profiles are independent of each other; only an air scenario makes them share.</li>\
+<li>Link-layer retransmission shows only as jitter and as the loss it leaves.</li>\
+<li>Losses in bursts count packets, not time; they are a poor picture of Wi-Fi's.</li>\
+<li>The bound is physics: it knows neither losses nor TCP's start, so on a lossy link no TCP reaches it.</li>\
+<li>The viewer has one quality, an endless buffer, and never skips.</li>\
+<li>Both servers and the client share one machine: on a busy one, everything is late.</li></ul>\
+<p class=\"note\">docs/limitations.md says more.</p></section>";

@@ -1,0 +1,396 @@
+//! One run over time: goodput over the rates in force, queues, drops and retransmissions, each segment
+//! on its link, and the viewer's buffer; faults and changes of a link are marked in all of them.
+//!
+//! What is more than a plot can show is put together: samples into steps of equal length, neighbouring
+//! segments of a link into one bar. The words under the plots say so.
+
+use std::fmt::Write;
+
+use super::load::Run;
+use super::plot::{Panel, escape};
+use super::words::{mbit, seconds, short};
+use crate::qoe::{self, Arrival, Rule};
+use crate::record::{Part, Sample};
+use crate::units::LinkId;
+
+/// The most steps of time, and bars a link, that a timeline has.
+#[derive(Clone, Copy, Debug)]
+pub struct Detail(pub usize);
+
+/// One step of time on one link.
+#[derive(Clone, Copy, Debug, Default)]
+struct Step {
+    samples: u32,
+    goodput_kbit: f64,
+    queue_ms: f64,
+    rate_kbit: Option<f64>,
+    drops: u64,
+    resent: u64,
+}
+
+/// The timeline as markup; none where the run sent no request.
+pub fn markup(run: &Run, detail: Detail) -> Option<String> {
+    let first_ms = run
+        .end
+        .as_ref()
+        .and_then(|end| end.first_request_ms)
+        .or_else(|| run.segments.iter().map(|segment| segment.requested_ms).reduce(f64::min))?;
+    let last = run.segments.iter().map(|segment| segment.done_ms).fold(first_ms, f64::max);
+    let length_s = (last - first_ms) / 1e3;
+    if length_s <= 0.0 {
+        return None;
+    }
+    let view = View { run, first_ms, length_s, marks: marks(run, first_ms, length_s) };
+    let wanted = ((length_s * 10.0).ceil() as usize).clamp(1, detail.0);
+    let steps = LinkId::BOTH.map(|link| view.steps(link, wanted));
+    let mut text = String::new();
+    if run.samples.is_empty() {
+        text += "<p class=\"note\">The log has no samples, so there is nothing to draw of goodput and queues.</p>";
+    } else {
+        text += &view.goodput(&steps);
+        text += &view.queue(&steps);
+        text += &view.losses(&steps);
+    }
+    let (bars, merged) = view.segments(detail.0);
+    text += &bars;
+    text += &view.buffer(detail.0);
+    text += &view.notes(wanted, merged);
+    Some(text)
+}
+
+/// Something that happened at a moment (s since the first request).
+struct Mark {
+    at_s: f64,
+    class: &'static str,
+    what: String,
+}
+
+fn marks(run: &Run, first_ms: f64, length_s: f64) -> Vec<Mark> {
+    let faults = run.faults.iter().map(|fault| {
+        let link = fault.data.link.map_or(String::new(), |link| format!("link {link}: "));
+        (fault.at_ms, "fault", format!("fault, {link}{}; {}", fault.data.what, fault.data.action))
+    });
+    let changes = run.links.iter().filter(|link| link.data.action != "set").map(|link| {
+        let profile = link.data.profile.as_deref().unwrap_or("no profile");
+        let data = &link.data;
+        (link.at_ms, "change", format!("link {} {} {}: {profile}", data.link, data.direction, data.action))
+    });
+    let mut marks: Vec<Mark> = faults
+        .chain(changes)
+        .map(|(at_ms, class, what)| Mark { at_s: (at_ms - first_ms) / 1e3, class, what })
+        // What is cleared after the last file is no part of the transfer.
+        .filter(|mark| mark.at_s >= 0.0 && (mark.at_s <= length_s || mark.class == "fault"))
+        .collect();
+    marks.sort_by(|x, y| x.at_s.total_cmp(&y.at_s));
+    marks
+}
+
+struct View<'a> {
+    run: &'a Run,
+    first_ms: f64,
+    length_s: f64,
+    marks: Vec<Mark>,
+}
+
+impl View<'_> {
+    fn panel(&self, title: &str, height_px: u32, y_max: f64) -> Panel {
+        Panel::new(title, height_px, self.length_s, y_max)
+    }
+
+    /// Marks what happened, and renders.
+    fn finish(&self, mut panel: Panel, alt: &str, names: &[(f64, &str)], x_unit: Option<&str>) -> String {
+        for mark in &self.marks {
+            panel.upright(mark.class, mark.at_s);
+        }
+        panel.markup(alt, names, x_unit)
+    }
+
+    fn steps(&self, link: LinkId, count: usize) -> Vec<Step> {
+        let width_s = self.length_s / count as f64;
+        let mut steps = vec![Step::default(); count];
+        let told = self.senders_tell();
+        let mut before: Option<&Sample> = None;
+        for sample in self.run.samples.iter().filter(|sample| sample.data.link == link) {
+            // A sample speaks of the time before it.
+            let at_s = (sample.at_ms - self.first_ms) / 1e3 - 0.05;
+            let data = &sample.data;
+            let since = |of: &dyn Fn(&Sample) -> u64| of(data).saturating_sub(before.map_or(0, of));
+            let (drops, resent) = (since(&drops), since(&|sample| resent(sample, told)));
+            before = Some(data);
+            if at_s < -0.05 || at_s > self.length_s {
+                continue;
+            }
+            let step = &mut steps[((at_s.max(0.0) / width_s) as usize).min(count - 1)];
+            step.samples += 1;
+            step.goodput_kbit += data.goodput_kbit;
+            step.drops += drops;
+            step.resent += resent;
+            if let Some(down) = &data.down {
+                step.queue_ms = step.queue_ms.max(down.queue_ms.unwrap_or(0.0));
+                step.rate_kbit = down.rate_kbit;
+            }
+        }
+        fill(&mut steps);
+        steps
+    }
+
+    fn senders_tell(&self) -> bool {
+        self.run.samples.iter().any(|sample| sample.data.sender.is_some())
+    }
+
+    fn moments<'s>(&self, steps: &'s [Step], of: impl Fn(&Step) -> f64 + 's) -> Vec<(f64, f64)> {
+        let width_s = self.length_s / steps.len() as f64;
+        let at = move |index: usize| (index as f64 + 0.5) * width_s;
+        steps.iter().enumerate().map(|(index, step)| (at(index), of(step))).collect()
+    }
+
+    fn goodput(&self, steps: &[Vec<Step>; 2]) -> String {
+        let [a, b] = [0, 1].map(|link| self.moments(&steps[link], |step| step.goodput_kbit / 1e3));
+        let both: Vec<(f64, f64)> = a.iter().zip(&b).map(|(a, b)| (a.0, a.1 + b.1)).collect();
+        let ground: Vec<(f64, f64)> = a.iter().map(|point| (point.0, 0.0)).collect();
+        let rates = [0, 1].map(|link| self.moments(&steps[link], |step| step.rate_kbit.unwrap_or(0.0) / 1e3));
+        let known = LinkId::BOTH.map(|link| steps[link.index()].iter().any(|step| step.rate_kbit.is_some()));
+        let sum: Vec<(f64, f64)> = rates[0].iter().zip(&rates[1]).map(|(a, b)| (a.0, a.1 + b.1)).collect();
+        let highest = both.iter().chain(if known[0] && known[1] { &sum[..] } else { &[] });
+        let y_max = highest.map(|point| point.1).fold(0.0, f64::max) * 1.06;
+        let mut panel = self.panel(
+            "Goodput, Mbit/s: <span class=\"key a\">link a</span>, <span class=\"key b\">link b</span> on top \
+             of it; dashed, the rates in force of a and of both",
+            150,
+            y_max,
+        );
+        panel.area("a", &a, &ground);
+        panel.area("b", &both, &a);
+        if known[0] {
+            panel.line("a dash", &rates[0]);
+        }
+        if known[0] && known[1] {
+            panel.line("fg dash", &sum);
+        }
+        let said = LinkId::BOTH.map(|link| {
+            let values = &steps[link.index()];
+            let mean = values.iter().map(|step| step.goodput_kbit).sum::<f64>() / values.len() as f64;
+            let rate = values.iter().find_map(|step| step.rate_kbit);
+            let of = rate.map_or(String::new(), |rate| format!(" of a rate of {} Mbit/s", mbit(rate)));
+            format!("link {link} carries {} Mbit/s in the mean{of}", mbit(mean))
+        });
+        let alt = format!("Goodput over {}: {}.", seconds(self.length_s * 1e3), said.join("; "));
+        self.finish(panel, &alt, &[], None)
+    }
+
+    fn queue(&self, steps: &[Vec<Step>; 2]) -> String {
+        let lines = [0, 1].map(|link| self.moments(&steps[link], |step| step.queue_ms));
+        let highest = |line: &[(f64, f64)]| line.iter().map(|point| point.1).fold(0.0, f64::max);
+        let most = lines.each_ref().map(|line| highest(line));
+        let mut panel = self.panel("Queue on the way down, ms", 90, most[0].max(most[1]) * 1.06);
+        panel.line("a", &lines[0]);
+        panel.line("b", &lines[1]);
+        let alt = format!(
+            "Queue on the way down: at most {} ms on link a, {} ms on link b.",
+            short(most[0]),
+            short(most[1])
+        );
+        self.finish(panel, &alt, &[], None)
+    }
+
+    /// Drops downward from the middle line's sight: bars up for link a's, then b's on top of them.
+    fn losses(&self, steps: &[Vec<Step>; 2]) -> String {
+        let width_s = self.length_s / steps[0].len() as f64;
+        let total = |of: fn(&Step) -> u64| [0, 1].map(|link| steps[link].iter().map(of).sum::<u64>());
+        let (drops, resent) = (total(|step| step.drops), total(|step| step.resent));
+        let told = self.senders_tell();
+        let alt = format!(
+            "Dropped packets: {} on link a, {} on link b. {}",
+            drops[0],
+            drops[1],
+            if told {
+                format!("Retransmitted by the servers: {} and {}.", resent[0], resent[1])
+            } else {
+                format!("Arrived out of order: {} and {}.", resent[0], resent[1])
+            }
+        );
+        if drops.iter().chain(&resent).all(|count| *count == 0) {
+            return format!("<p class=\"note\">{alt}</p>");
+        }
+        let most = steps.iter().flatten().map(|step| step.drops.max(step.resent)).max().unwrap_or(0);
+        let title = if told { "retransmissions" } else { "arrivals out of order" };
+        let title = format!("Packets a step of {}: bars, drops; dots, {title}", seconds(width_s * 1e3));
+        let mut panel = self.panel(&title, 90, most as f64 * 1.06);
+        let half = most as f64 * 0.02;
+        for (class, link) in [("a", 0), ("b", 1)] {
+            // Side by side, so that neither link hides the other.
+            let left = |index: usize| (index as f64 + 0.5 * link as f64) * width_s;
+            let some = |of: fn(&Step) -> u64| {
+                let counted = steps[link].iter().map(of).enumerate();
+                counted.filter(|(_, count)| *count > 0).collect::<Vec<_>>()
+            };
+            let bar = |(index, count): (usize, u64)| {
+                ([left(index), left(index) + width_s * 0.5, 0.0, count as f64], String::new())
+            };
+            let dot = |(index, count): (usize, u64)| {
+                let at = count as f64;
+                ([left(index), left(index) + width_s * 0.5, at - half, at + half], String::new())
+            };
+            panel.boxes(class, &some(|step| step.drops).into_iter().map(bar).collect::<Vec<_>>());
+            panel.boxes("fg", &some(|step| step.resent).into_iter().map(dot).collect::<Vec<_>>());
+        }
+        self.finish(panel, &alt, &[], None)
+    }
+
+    /// The segments' bars, and how many neighbours the largest bar stands for.
+    fn segments(&self, most: usize) -> (String, usize) {
+        let mut panel = self.panel("Segments: thick, their bytes come; thin, waiting for the first", 84, 2.0);
+        let mut merged = 1;
+        let mut said = Vec::new();
+        for link in LinkId::BOTH {
+            let mut parts: Vec<(&str, &Part)> = self
+                .run
+                .segments
+                .iter()
+                .flat_map(|segment| segment.parts.iter().map(|part| (segment.name.as_str(), part)))
+                .filter(|(_, part)| part.link == link)
+                .collect();
+            parts.sort_by(|x, y| x.1.done_ms.total_cmp(&y.1.done_ms));
+            let each = parts.len().div_ceil(most).max(1);
+            merged = merged.max(each);
+            let ground = if link == LinkId::A { 1.0 } else { 0.0 };
+            let (mut body, mut wait) = ([Vec::new(), Vec::new()], Vec::new());
+            for (index, group) in parts.chunks(each).enumerate() {
+                let bar = self.bar(group);
+                wait.push(([bar[0], bar[1], ground + 0.82, ground + 0.9], String::new()));
+                // Two shades in turn tell neighbours apart.
+                body[index % 2].push(([bar[1], bar[2], ground + 0.12, ground + 0.72], describe(group)));
+            }
+            let class = if link == LinkId::A { "a" } else { "b" };
+            panel.boxes(&format!("{class} thin"), &wait);
+            panel.boxes(class, &body[0]);
+            panel.boxes(&format!("{class} pale"), &body[1]);
+            said.push(format!("link {link} brought {} parts of segments", parts.len()));
+        }
+        let alt = format!("Each segment on its link: {}.", said.join(", "));
+        (self.finish(panel, &alt, &[(1.5, "link a"), (0.5, "link b")], None), merged)
+    }
+
+    /// When a group of parts was asked for, began to come, and was there (s).
+    fn bar(&self, group: &[(&str, &Part)]) -> [f64; 3] {
+        let least = |of: fn(&Part) -> f64| group.iter().map(|(_, part)| of(part)).fold(f64::MAX, f64::min);
+        let done = group.iter().map(|(_, part)| part.done_ms).fold(0.0, f64::max);
+        [least(|part| part.requested_ms), least(|part| part.first_byte_ms), done]
+            .map(|ms| (ms - self.first_ms) / 1e3)
+    }
+
+    fn buffer(&self, most: usize) -> String {
+        let start = self.run.start.as_ref();
+        let unsaid = Rule::default();
+        let rule = Rule {
+            segment_duration_ms: start
+                .and_then(|start| start.segment_duration_ms)
+                .unwrap_or(unsaid.segment_duration_ms),
+            startup_segments: start
+                .and_then(|start| start.startup_segments)
+                .unwrap_or(unsaid.startup_segments),
+        };
+        let arrivals = self.run.segments.iter().map(|segment| Arrival {
+            index: segment.index,
+            done_ms: segment.done_ms,
+            media: qoe::is_media(&segment.name),
+        });
+        let Some(played) = qoe::play(arrivals, self.first_ms, rule) else { return String::new() };
+        let every = played.buffer.len().div_ceil(most * 2).max(1);
+        let in_s = |ms: f64| (ms - self.first_ms) / 1e3;
+        let points: Vec<(f64, f64)> =
+            played.buffer.iter().step_by(every).map(|(at, level)| (in_s(*at), level / 1e3)).collect();
+        let highest = points.iter().filter(|point| point.0 <= self.length_s).map(|point| point.1);
+        let highest = highest.fold(0.0, f64::max);
+        let mut panel = self.panel("Viewer's buffer, s of film; shaded, stalls", 90, highest * 1.06);
+        let stalls: Vec<([f64; 4], String)> = played
+            .stalls
+            .iter()
+            .filter(|stall| in_s(stall.from_ms) < self.length_s)
+            .take(most)
+            .map(|stall| ([in_s(stall.from_ms), in_s(stall.to_ms), 0.0, highest * 1.06], "stall".into()))
+            .collect();
+        panel.boxes("stall", &stalls);
+        let within: Vec<(f64, f64)> = points.into_iter().filter(|point| point.0 <= self.length_s).collect();
+        panel.line("fg", &within);
+        let alt = format!(
+            "Contiguous film that is there and not yet played: at most {} s; playback starts {} after the \
+             first request; {} stalls of {} in all.",
+            short(highest),
+            seconds(played.qoe.startup_delay_ms.unwrap_or(0.0)),
+            played.qoe.rebuffer_count,
+            seconds(played.qoe.rebuffer_ms)
+        );
+        self.finish(panel, &alt, &[], Some("s"))
+    }
+
+    fn notes(&self, steps: usize, merged: usize) -> String {
+        let mut text = String::new();
+        const SHOWN: usize = 12;
+        if !self.marks.is_empty() {
+            text += "<ul class=\"marks\">";
+            for mark in self.marks.iter().take(SHOWN) {
+                let at = seconds(mark.at_s * 1e3);
+                let _ = write!(
+                    text,
+                    "<li><span class=\"key {}\">{at}</span> {}</li>",
+                    mark.class,
+                    escape(&mark.what)
+                );
+            }
+            if self.marks.len() > SHOWN {
+                let _ = write!(
+                    text,
+                    "<li>and {} more, in csv/faults.csv and csv/links.csv</li>",
+                    self.marks.len() - SHOWN
+                );
+            }
+            text += "</ul>";
+        }
+        let mut said = Vec::new();
+        let step_s = self.length_s / steps as f64;
+        if step_s > 0.11 {
+            said.push(format!("Samples are put together in steps of {}.", seconds(step_s * 1e3)));
+        }
+        if merged > 1 {
+            said.push(format!("Up to {merged} neighbouring segments share a bar."));
+        }
+        if !said.is_empty() {
+            let _ = write!(text, "<p class=\"note\">{}</p>", said.join(" "));
+        }
+        text
+    }
+}
+
+/// Means where a step has several samples; where it has none, as the step before.
+fn fill(steps: &mut [Step]) {
+    let mut before = Step::default();
+    for step in steps {
+        if step.samples == 0 {
+            *step = Step { drops: 0, resent: 0, ..before };
+        } else {
+            step.goodput_kbit /= f64::from(step.samples);
+        }
+        before = *step;
+    }
+}
+
+fn drops(sample: &Sample) -> u64 {
+    sample.down.as_ref().map_or(0, |down| down.dropped_queue + down.dropped_loss.unwrap_or(0))
+}
+
+/// What had to be sent again where the servers tell it, else what arrived out of order.
+fn resent(sample: &Sample, told: bool) -> u64 {
+    if told {
+        sample.sender.as_ref().map_or(0, |sender| sender.retransmits_total)
+    } else {
+        sample.tcp.as_ref().and_then(|tcp| tcp.rcv_out_of_order).unwrap_or(0)
+    }
+}
+
+fn describe(group: &[(&str, &Part)]) -> String {
+    let bytes: u64 = group.iter().map(|(_, part)| part.to_byte - part.from_byte).sum();
+    let (first, last) = (group[0].0, group[group.len() - 1].0);
+    let names = if first == last { first.to_string() } else { format!("{first} to {last}") };
+    format!("{names}, {:.0} kB", bytes as f64 / 1e3)
+}
