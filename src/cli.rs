@@ -4,6 +4,7 @@
 //! went well, 1 when the work failed, 2 when the command line made no sense.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -59,8 +60,8 @@ impl Command {
     fn run(self) -> Result<()> {
         match self {
             Command::Server(args) => server::main(args),
-            Command::Client(args) => client::main(args),
-            Command::Sweep(args) => sweep::main(args),
+            Command::Client(args) => client::main(args, leave_report),
+            Command::Sweep(args) => sweep::main(args, leave_report),
             Command::Init(args) => init::main(args),
             Command::Completions { shell } => completions(shell),
             Command::Link(command) => link::command::main(command),
@@ -69,6 +70,16 @@ impl Command {
             Command::Doctor(args) => doctor::main(args),
             Command::Health(args) => server::health::main(args),
         }
+    }
+}
+
+/// Puts a report beside the logs of what has just ended. The logs are what counts: without a page the
+/// run is no failure.
+fn leave_report(folder: &Path) {
+    match report::leave_in(folder) {
+        Ok(page) if std::io::stdout().is_terminal() => println!("{}", page.display()),
+        Ok(_) => {}
+        Err(error) => tracing::warn!("the run's log is there, but not its report: {error:#}"),
     }
 }
 

@@ -1,6 +1,8 @@
 //! `twinlink report` on logs that tests/report-logs.py makes up: what it finds, what it names, and
 //! that it touches no log.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -191,4 +193,62 @@ fn an_experiment_that_was_cut_short_or_mixed_up_is_named() {
     }
     let runs = fs::read_to_string(dir.path().join("csv/runs.csv")).unwrap();
     assert_eq!(runs.lines().count(), 1 + 46);
+}
+
+#[test]
+fn the_page_is_one_file_that_needs_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    made_up("sweep", dir.path(), &["--segments", "40", "--repetitions", "2"]);
+    assert!(report(&[dir.path()]).status.success());
+    let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
+    for foreign in ["<script", "http:", "https:", "@import", "url(", "src=", "NaN", "inf%"] {
+        assert!(!page.contains(foreign), "{foreign}");
+    }
+    let ids = ["verdict", "timelines", "links", "environment", "not-modelled"];
+    for id in ids {
+        assert_eq!(page.matches(&format!("id=\"{id}\"")).count(), 1, "{id}");
+    }
+    // Every cell has its timeline, and every plot its words.
+    assert_eq!(page.matches("<summary>near").count() + page.matches("<summary>mid").count(), 32);
+    let images = page.matches("role=\"img\"").count();
+    assert!(images > 48 * 4 && images == page.matches("aria-label=\"").count(), "{images}");
+}
+
+#[test]
+fn a_log_of_a_hundred_thousand_segments_gives_a_small_page() {
+    let dir = TempDir::new().unwrap();
+    made_up("run", dir.path(), &["--segments", "100000"]);
+    assert!(report(&[dir.path()]).status.success());
+    let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
+    assert!(page.len() < 5_000_000, "{}", page.len());
+    assert!(page.contains("neighbouring segments share a bar"), "what is put together is said");
+}
+
+#[test]
+fn a_run_leaves_its_page_beside_its_log() {
+    let data = TempDir::new().unwrap();
+    common::segments(data.path(), 5, "5KB");
+    let (a, b) = (common::Server::start(data.path()), common::Server::start(data.path()));
+    let results = TempDir::new().unwrap();
+    let results_arg = results.path().to_str().unwrap();
+    let output = common::client(&["--results", results_arg, &a.address, &b.address]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let folder = fs::read_dir(results.path()).unwrap().next().unwrap().unwrap().path();
+    let page = fs::read_to_string(folder.join("report.html")).unwrap();
+    assert!(page.contains("greedy fetched 5 files"), "{page}");
+    assert!(folder.join("summary.json").is_file() && folder.join("csv/runs.csv").is_file());
+    let last = String::from_utf8(output.stdout).unwrap();
+    assert!(last.lines().last().unwrap().contains("run_end"), "run_end stays the last on stdout");
+}
+
+#[test]
+fn a_run_that_could_not_begin_leaves_a_page_that_says_so() {
+    let results = TempDir::new().unwrap();
+    let results_arg = results.path().to_str().unwrap();
+    let output =
+        common::client(&["--results", results_arg, "--give-up", "100ms", "127.0.0.1:1", "127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(1));
+    let folder = fs::read_dir(results.path()).unwrap().next().unwrap().unwrap().path();
+    let page = fs::read_to_string(folder.join("report.html")).unwrap();
+    assert!(page.contains("ended after 0 files"), "{page}");
 }

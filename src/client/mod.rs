@@ -19,7 +19,7 @@ pub mod signals;
 mod store;
 pub mod throughput;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -127,9 +127,16 @@ impl Args {
 }
 
 /// One run, from the command line to the exit code.
-pub fn main(args: Args) -> Result<()> {
+///
+/// `afterwards` is told the run's folder under `--results`, however the run went.
+pub fn main(args: Args, afterwards: impl FnOnce(&Path)) -> Result<()> {
     let asked = Asked::load(&args)?;
-    runtime()?.block_on(run(args, asked))
+    let (log, folder) = open_log(&args)?;
+    let outcome = runtime()?.block_on(run(args, asked, log));
+    if let Some(folder) = folder {
+        afterwards(&folder);
+    }
+    outcome
 }
 
 /// What runs are done on.
@@ -191,8 +198,7 @@ pub struct Ended {
     pub outcome: Result<(), Failure>,
 }
 
-async fn run(args: Args, asked: Asked) -> Result<()> {
-    let log = open_log(&args)?;
+async fn run(args: Args, asked: Asked, log: Arc<Log>) -> Result<()> {
     let names = asked.names();
     let mut signals = Signals::listen()?;
     let run = Run { args: &args, asked, log, cell: None, bars: true };
@@ -240,10 +246,12 @@ async fn blocking<T: Send + 'static>(
     done.map_err(|error| Failure::new("link", error))
 }
 
-fn open_log(args: &Args) -> Result<Arc<Log>> {
+/// The log, and the run's own folder if it has one.
+fn open_log(args: &Args) -> Result<(Arc<Log>, Option<PathBuf>)> {
     let run = record::new_run_id();
-    let file = match (&args.results, &args.log) {
-        (Some(results), _) => Some(results::new_log(&results::new_folder(results, &run)?)?),
+    let folder = args.results.as_deref().map(|dir| results::new_folder(dir, &run)).transpose()?;
+    let file = match (&folder, &args.log) {
+        (Some(folder), _) => Some(results::new_log(folder)?),
         (None, log) => log.as_deref().map(record::create_log_file).transpose()?,
     };
     let stdout = match (progress::on_terminal(), args.samples) {
@@ -251,7 +259,7 @@ fn open_log(args: &Args) -> Result<Arc<Log>> {
         (false, false) => Stdout::AllButSamples,
         (false, true) => Stdout::Everything,
     };
-    Ok(Arc::new(Log::new(run, file, stdout)))
+    Ok((Arc::new(Log::new(run, file, stdout)), folder))
 }
 
 async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::load::{Group, Loaded, Run};
+use super::load::Loaded;
+use super::run::{Group, Run};
 use super::split::{self, Split};
 use super::stats::{self, Difference, Estimate};
 use crate::record::{PerLink, RunEnd};

@@ -8,7 +8,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use super::compare;
-use super::load::{Loaded, Run, Timed};
+use super::load::Loaded;
+use super::run::{Run, Timed};
 use crate::record::{
     self, Fault, Link, LinkTotals, Probe, RunEnd, Sample, Segment, Server, Shaping, TcpInfo, Throughput,
 };

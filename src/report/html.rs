@@ -5,8 +5,9 @@ use std::fmt::Write;
 
 use super::charts;
 use super::compare::{Cell, Place, Study};
-use super::load::{Loaded, Problem, Run};
+use super::load::{Loaded, Problem};
 use super::plot::escape;
+use super::run::Run;
 use super::setting;
 use super::timeline::{self, Detail};
 use super::words::{self, mbit, seconds, short};
@@ -28,7 +29,10 @@ pub fn page(loaded: &Loaded, studies: &[Study]) -> String {
     for study in studies {
         body += &section_of(study);
     }
-    body += &timelines(studies);
+    // Of a single run, what it did comes first; of many, how they compare.
+    let all_details: String = studies.iter().map(details).collect();
+    let drawn = timelines(studies);
+    body += &if loaded.runs().count() == 1 { drawn + &all_details } else { all_details + &drawn };
     body += &setting::markup(loaded);
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -96,9 +100,7 @@ fn section_of(study: &Study) -> String {
     );
     if let Some(run) = single {
         text += &one_run(run);
-        text += "</section>";
-        text += &details(study);
-        return text;
+        return text + "</section>";
     }
     for place in &study.places {
         let said: String =
@@ -119,8 +121,7 @@ fn section_of(study: &Study) -> String {
             charts::table(place)
         );
     }
-    text += "</section>";
-    text + &details(study)
+    text + "</section>"
 }
 
 /// What a single run came to, in figures and in words.

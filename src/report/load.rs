@@ -3,58 +3,14 @@
 //! What cannot be used is named, and the rest is kept: a line that was cut off, a log of a newer
 //! schema, a run that never ended, runs of another experiment. Nothing here changes a file.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 
-use crate::record::{
-    CellEnd, Fault, Link, Probe, RunEnd, RunStart, SCHEMA, Sample, Segment, SweepEnd, SweepStart, Throughput,
-};
-
-/// A record and when it was written, in ms since the run's start.
-#[derive(Clone, Debug)]
-pub struct Timed<T> {
-    pub at_ms: f64,
-    pub data: T,
-}
-
-/// One run, as far as its log tells.
-#[derive(Clone, Debug, Default)]
-pub struct Run {
-    pub name: String,
-    pub path: PathBuf,
-    pub start: Option<RunStart>,
-    pub end: Option<RunEnd>,
-    pub links: Vec<Timed<Link>>,
-    pub probes: Vec<Probe>,
-    pub segments: Vec<Segment>,
-    pub samples: Vec<Timed<Sample>>,
-    pub faults: Vec<Timed<Fault>>,
-}
-
-/// What an experiment's own file tells, beside its runs.
-#[derive(Clone, Debug, Default)]
-pub struct Sweep {
-    pub path: PathBuf,
-    /// One for each call: an experiment that was resumed has several.
-    pub starts: Vec<SweepStart>,
-    pub throughputs: Vec<Throughput>,
-    pub cells: Vec<CellEnd>,
-    pub end: Option<SweepEnd>,
-}
-
-/// Runs that belong together: an experiment's, or what lies in one folder beside each other.
-#[derive(Clone, Debug, Default)]
-pub struct Group {
-    pub sweep: Option<Sweep>,
-    pub runs: Vec<Run>,
-}
+use super::run::{Group, Line, Run, Sweep};
+use crate::record::SCHEMA;
 
 /// Something that could not be used.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -221,6 +177,7 @@ impl Loaded {
             self.problem(path, "not the log of a run: it has no run_start");
             return None;
         }
+        run.complete();
         if run.end.is_none() {
             let came = run.segments.len();
             let what = format!("the run never ended: {came} segments came; left out of every comparison");
@@ -339,62 +296,4 @@ fn subfolders(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     }
     folders.sort();
     Ok(folders)
-}
-
-/// A line, its data not looked at yet: an unknown event must not fail, and most time goes into data.
-#[derive(Deserialize)]
-struct Line<'a> {
-    #[serde(borrow)]
-    schema: Cow<'a, str>,
-    t_ns: u64,
-    #[serde(borrow)]
-    run: Cow<'a, str>,
-    #[serde(borrow)]
-    event: Cow<'a, str>,
-    #[serde(borrow)]
-    data: &'a RawValue,
-}
-
-impl Line<'_> {
-    fn data<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
-        serde_json::from_str(self.data.get())
-    }
-
-    fn timed<T: DeserializeOwned>(&self) -> serde_json::Result<Timed<T>> {
-        Ok(Timed { at_ms: self.t_ns as f64 / 1e6, data: self.data()? })
-    }
-}
-
-impl Run {
-    /// Keeps what a report needs; a version may gain events, so others are no mistake.
-    fn take(&mut self, line: Line) -> serde_json::Result<()> {
-        match &*line.event {
-            "run_start" => self.start = Some(line.data()?),
-            "run_end" => self.end = Some(line.data()?),
-            "link" => self.links.push(line.timed()?),
-            "probe" => self.probes.push(line.data()?),
-            "segment" => self.segments.push(line.data()?),
-            "sample" => self.samples.push(line.timed()?),
-            "fault" => self.faults.push(line.timed()?),
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl Sweep {
-    fn take(&mut self, line: Line) -> serde_json::Result<()> {
-        match &*line.event {
-            "sweep_start" => {
-                self.starts.push(line.data()?);
-                // Going on after an end takes the end back.
-                self.end = None;
-            }
-            "throughput" => self.throughputs.push(line.data()?),
-            "cell_end" => self.cells.push(line.data()?),
-            "sweep_end" => self.end = Some(line.data()?),
-            _ => {}
-        }
-        Ok(())
-    }
 }

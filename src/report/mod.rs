@@ -1,6 +1,6 @@
 //! `twinlink report`: from logs to a verdict in words, a page, tables and a summary.
 //!
-//! Its stages are files of their own: [`load`] reads logs, [`compare`] puts runs into cells and says
+//! Its stages are files of their own: [`load`] reads logs into [`run`]s, [`compare`] puts runs into cells and says
 //! which is best ([`stats`], [`split`]), [`words`] says it in sentences; [`table`], [`csv`], [`summary`]
 //! and [`html`] (with [`charts`], [`timeline`], [`setting`] and [`plot`]) render, each one thing. It knows neither the client nor the links: logs are the
 //! contract. A report is derived, so making it again replaces it; logs are never touched.
@@ -11,6 +11,7 @@ mod csv;
 mod html;
 mod load;
 mod plot;
+mod run;
 mod setting;
 mod split;
 mod stats;
@@ -60,13 +61,14 @@ pub fn main(args: Args) -> Result<()> {
     }
 }
 
-/// Makes the report of one folder and says nothing, as after a run.
+/// Makes the report of one folder without a word, as after a run; returns the path of its page.
 ///
 /// # Errors
 /// When it cannot be read, or its report not be written.
-pub fn leave_in(dir: &Path) -> Result<()> {
+pub fn leave_in(dir: &Path) -> Result<PathBuf> {
     let loaded = load::load(&[dir.to_path_buf()])?;
-    write(&loaded, &compare::studies(&loaded), dir)
+    write(&loaded, &compare::studies(&loaded), dir)?;
+    Ok(dir.join(PAGE))
 }
 
 const PAGE: &str = "report.html";

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use super::compare;
-use super::load::{Loaded, Run};
+use super::load::Loaded;
 use super::plot::escape;
+use super::run::Run;
 use super::stats;
 use super::words::{mbit, short};
 use crate::record::{Link, Probe, RunStart};

@@ -6,10 +6,9 @@
 
 use std::fmt::Write;
 
-use super::load::Run;
 use super::plot::{Panel, escape};
+use super::run::Run;
 use super::words::{mbit, seconds, short};
-use crate::qoe::{self, Arrival, Rule};
 use crate::record::{Part, Sample};
 use crate::units::LinkId;
 
@@ -30,11 +29,7 @@ struct Step {
 
 /// The timeline as markup; none where the run sent no request.
 pub fn markup(run: &Run, detail: Detail) -> Option<String> {
-    let first_ms = run
-        .end
-        .as_ref()
-        .and_then(|end| end.first_request_ms)
-        .or_else(|| run.segments.iter().map(|segment| segment.requested_ms).reduce(f64::min))?;
+    let first_ms = run.first_request_ms()?;
     let last = run.segments.iter().map(|segment| segment.done_ms).fold(first_ms, f64::max);
     let length_s = (last - first_ms) / 1e3;
     if length_s <= 0.0 {
@@ -280,22 +275,7 @@ impl View<'_> {
     }
 
     fn buffer(&self, most: usize) -> String {
-        let start = self.run.start.as_ref();
-        let unsaid = Rule::default();
-        let rule = Rule {
-            segment_duration_ms: start
-                .and_then(|start| start.segment_duration_ms)
-                .unwrap_or(unsaid.segment_duration_ms),
-            startup_segments: start
-                .and_then(|start| start.startup_segments)
-                .unwrap_or(unsaid.startup_segments),
-        };
-        let arrivals = self.run.segments.iter().map(|segment| Arrival {
-            index: segment.index,
-            done_ms: segment.done_ms,
-            media: qoe::is_media(&segment.name),
-        });
-        let Some(played) = qoe::play(arrivals, self.first_ms, rule) else { return String::new() };
+        let Some(played) = self.run.playback() else { return String::new() };
         let every = played.buffer.len().div_ceil(most * 2).max(1);
         let in_s = |ms: f64| (ms - self.first_ms) / 1e3;
         let points: Vec<(f64, f64)> =

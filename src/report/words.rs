@@ -2,7 +2,7 @@
 //! and the summary.
 
 use super::compare::{Cell, Place, Throughput};
-use super::load::Run;
+use super::run::Run;
 use super::split::Split;
 use super::stats::{Difference, ENOUGH, Estimate};
 use crate::units::LinkId;

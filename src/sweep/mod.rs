@@ -11,7 +11,7 @@ mod progress;
 mod run;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
@@ -52,7 +52,9 @@ pub struct Args {
 }
 
 /// The experiment, from the command line to the exit code.
-pub fn main(args: Args) -> Result<()> {
+///
+/// `afterwards` is told the experiment's folder, however the experiment went.
+pub fn main(args: Args, afterwards: impl FnOnce(&Path)) -> Result<()> {
     let experiment = Experiment::load(&args.experiment)?;
     if args.dry_run {
         return print(&listing(&experiment));
@@ -61,7 +63,9 @@ pub fn main(args: Args) -> Result<()> {
         Some(dir) => Folder::find(&args.results, dir.as_deref(), &experiment)?,
         None => Folder::create(&args.results, record::new_run_id(), &experiment)?,
     };
-    let end = client::runtime()?.block_on(run::all(&args, &experiment, &folder))?;
+    let end = client::runtime()?.block_on(run::all(&args, &experiment, &folder));
+    afterwards(&folder.dir);
+    let end = end?;
     if end.exit != "ok" {
         bail!("{} What there is stands in {}", end.summary, folder.dir.display());
     }

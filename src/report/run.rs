@@ -1,0 +1,144 @@
+//! What a log tells: a run or an experiment, put together from its records. Reads no file.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::qoe::{self, Arrival, Playback, Rule};
+use crate::record::{
+    CellEnd, Fault, Link, Probe, RunEnd, RunStart, Sample, Segment, SweepEnd, SweepStart, Throughput,
+};
+
+/// A record and when it was written, in ms since the run's start.
+#[derive(Clone, Debug)]
+pub struct Timed<T> {
+    pub at_ms: f64,
+    pub data: T,
+}
+
+/// One run, as far as its log tells.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    pub name: String,
+    pub path: PathBuf,
+    pub start: Option<RunStart>,
+    pub end: Option<RunEnd>,
+    pub links: Vec<Timed<Link>>,
+    pub probes: Vec<Probe>,
+    pub segments: Vec<Segment>,
+    pub samples: Vec<Timed<Sample>>,
+    pub faults: Vec<Timed<Fault>>,
+}
+
+/// What an experiment's own file tells, beside its runs.
+#[derive(Clone, Debug, Default)]
+pub struct Sweep {
+    pub path: PathBuf,
+    /// One for each call: an experiment that was resumed has several.
+    pub starts: Vec<SweepStart>,
+    pub throughputs: Vec<Throughput>,
+    pub cells: Vec<CellEnd>,
+    pub end: Option<SweepEnd>,
+}
+
+/// Runs that belong together: an experiment's, or what lies in one folder beside each other.
+#[derive(Clone, Debug, Default)]
+pub struct Group {
+    pub sweep: Option<Sweep>,
+    pub runs: Vec<Run>,
+}
+
+/// A line, its data not looked at yet: an unknown event must not fail, and most time goes into data.
+#[derive(Deserialize)]
+pub struct Line<'a> {
+    #[serde(borrow)]
+    pub schema: Cow<'a, str>,
+    t_ns: u64,
+    #[serde(borrow)]
+    pub run: Cow<'a, str>,
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+impl Line<'_> {
+    fn data<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        serde_json::from_str(self.data.get())
+    }
+
+    fn timed<T: DeserializeOwned>(&self) -> serde_json::Result<Timed<T>> {
+        Ok(Timed { at_ms: self.t_ns as f64 / 1e6, data: self.data()? })
+    }
+}
+
+impl Run {
+    /// Adds what a viewer would have met where the log, being older, does not say it.
+    pub fn complete(&mut self) {
+        let played = self.playback();
+        if let Some(end) = self.end.as_mut().filter(|end| end.qoe.is_none()) {
+            end.qoe = played.map(|played| played.qoe);
+        }
+    }
+
+    /// The film as it would have been played, on the log's clock.
+    pub fn playback(&self) -> Option<Playback> {
+        let unsaid = Rule::default();
+        let start = self.start.as_ref();
+        let rule = Rule {
+            segment_duration_ms: start
+                .and_then(|start| start.segment_duration_ms)
+                .unwrap_or(unsaid.segment_duration_ms),
+            startup_segments: start
+                .and_then(|start| start.startup_segments)
+                .unwrap_or(unsaid.startup_segments),
+        };
+        let arrivals = self.segments.iter().map(|segment| Arrival {
+            index: segment.index,
+            done_ms: segment.done_ms,
+            media: qoe::is_media(&segment.name),
+        });
+        qoe::play(arrivals, self.first_request_ms()?, rule)
+    }
+
+    /// When the clock of the transfer started, in ms since the run's start.
+    pub fn first_request_ms(&self) -> Option<f64> {
+        let said = self.end.as_ref().and_then(|end| end.first_request_ms);
+        said.or_else(|| self.segments.iter().map(|segment| segment.requested_ms).reduce(f64::min))
+    }
+
+    /// Keeps what a report needs; a version may gain events, so others are no mistake.
+    pub fn take(&mut self, line: Line) -> serde_json::Result<()> {
+        match &*line.event {
+            "run_start" => self.start = Some(line.data()?),
+            "run_end" => self.end = Some(line.data()?),
+            "link" => self.links.push(line.timed()?),
+            "probe" => self.probes.push(line.data()?),
+            "segment" => self.segments.push(line.data()?),
+            "sample" => self.samples.push(line.timed()?),
+            "fault" => self.faults.push(line.timed()?),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Sweep {
+    pub fn take(&mut self, line: Line) -> serde_json::Result<()> {
+        match &*line.event {
+            "sweep_start" => {
+                self.starts.push(line.data()?);
+                // Going on after an end takes the end back.
+                self.end = None;
+            }
+            "throughput" => self.throughputs.push(line.data()?),
+            "cell_end" => self.cells.push(line.data()?),
+            "sweep_end" => self.end = Some(line.data()?),
+            _ => {}
+        }
+        Ok(())
+    }
+}
