@@ -19,8 +19,10 @@ pub struct Request<'a> {
     pub host: &'a str,
     /// The path, percent-encoded where it needs to be.
     pub path: &'a str,
-    /// Ask for the bytes from here to the end.
+    /// Ask for the bytes from here on.
     pub from: u64,
+    /// One past the last byte to ask for; `None` for the end of the file.
+    pub to: Option<u64>,
     /// The strong ETag that the bytes before `from` had.
     pub if_range: Option<&'a str>,
     /// The congestion control that the server is to send with; its own without one.
@@ -32,8 +34,9 @@ impl Request<'_> {
     pub fn render(&self, out: &mut Vec<u8>) {
         // Writing to a String cannot fail.
         let mut text = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, self.path, self.host);
-        if self.from > 0 {
-            let _ = write!(text, "Range: bytes={}-\r\n", self.from);
+        if self.from > 0 || self.to.is_some() {
+            let last = self.to.map_or(String::new(), |to| to.saturating_sub(1).to_string());
+            let _ = write!(text, "Range: bytes={}-{last}\r\n", self.from);
             if let Some(etag) = self.if_range {
                 let _ = write!(text, "If-Range: {etag}\r\n");
             }

@@ -1,46 +1,20 @@
 //! What the two links of a run share: the list, the scheduler, unfinished files, totals.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::listing::Segment;
-use super::schedule::{Next, Outlook, Part, Scheduler};
-use super::store::{Incoming, Store};
+use super::schedule::{Claim, Next, Outlook, Part, Scheduler};
+use super::store::{Digest, Incoming, Store};
 use crate::record::{self, Event, Log};
 use crate::units::LinkId;
-
-/// How many requests a connection has in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pipeline {
-    /// Ask for the next when what is still to come takes about one round trip.
-    Auto,
-    Depth(usize),
-}
-
-impl std::str::FromStr for Pipeline {
-    type Err = String;
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s.parse() {
-            _ if s == "auto" => Ok(Pipeline::Auto),
-            Ok(depth) if (1..=1000).contains(&depth) => Ok(Pipeline::Depth(depth)),
-            _ => Err(format!("\"{s}\" is not a pipeline depth: write auto, or a number from 1 to 1000")),
-        }
-    }
-}
-
-impl std::fmt::Display for Pipeline {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        match self {
-            Pipeline::Auto => f.write_str("auto"),
-            Pipeline::Depth(depth) => depth.fmt(f),
-        }
-    }
-}
 
 /// Why a run cannot go on.
 #[derive(Debug)]
@@ -56,15 +30,55 @@ impl Failure {
     }
 }
 
-/// A segment of which something has come.
-pub struct Partial {
-    pub incoming: Incoming,
+/// A segment of which something is coming.
+struct Unfinished {
+    incoming: Arc<Incoming>,
     /// The size of the whole file, where a server said it.
+    total_bytes: Option<u64>,
+    /// What each server calls its version of the file.
+    etags: [Option<String>; 2],
+    /// The digest that a server promised.
+    promised: Option<Digest>,
+    parts: Vec<record::Part>,
+}
+
+/// A segment of which everything has come.
+pub struct Finished {
+    pub incoming: Arc<Incoming>,
+    pub promised: Option<Digest>,
+    pub parts: Vec<record::Part>,
+}
+
+/// A request that has been sent, or is about to be.
+pub struct InFlight {
+    pub part: Part,
+    /// The version that a range was asked of.
+    pub etag: Option<String>,
+    pub requested: Instant,
+    pub first_byte: Option<Instant>,
+    /// Where the answer's bytes go; none before its head, nor where they are of no use.
+    pub incoming: Option<Arc<Incoming>>,
+    /// The size of the whole file, where the answer said it.
+    pub total_bytes: Option<u64>,
+    /// Which of the segment's part records it adds to.
+    record: Option<usize>,
+}
+
+impl InFlight {
+    fn new(part: Part, etag: Option<String>, now: Instant) -> InFlight {
+        let (first_byte, incoming, total_bytes, record) = Default::default();
+        InFlight { part, etag, requested: now, first_byte, incoming, total_bytes, record }
+    }
+}
+
+/// What an answer's head says of its body.
+#[derive(Debug)]
+pub struct Body {
+    pub from: u64,
+    pub length: Option<u64>,
     pub total_bytes: Option<u64>,
     pub etag: Option<String>,
-    pub parts: Vec<record::Part>,
-    /// The most that was ever received of it, which a restart does not forget.
-    pub most_bytes: u64,
+    pub promised: Option<Digest>,
 }
 
 /// What can be seen of a link from outside while it runs.
@@ -113,17 +127,20 @@ pub struct Job {
     pub segments: Vec<Segment>,
     pub store: Store,
     pub log: Arc<Log>,
-    pub pipeline: Pipeline,
     pub give_up: Duration,
     pub gauges: [Gauge; 2],
     /// Told when a waiting link may find something to do.
     pub changed: Notify,
+    /// The scheduler's time counts from here.
+    began: Instant,
     board: Mutex<Board>,
 }
 
 struct Board {
     scheduler: Scheduler,
-    unfinished: HashMap<usize, Partial>,
+    unfinished: HashMap<usize, Unfinished>,
+    /// Segments that came wrong once, with the digest that they should have.
+    wrong: HashMap<usize, Digest>,
     totals: Totals,
 }
 
@@ -150,12 +167,21 @@ impl Job {
         scheduler: Scheduler,
         store: Store,
         log: Arc<Log>,
-        pipeline: Pipeline,
         give_up: Duration,
     ) -> Job {
-        let board = Mutex::new(Board { scheduler, unfinished: HashMap::new(), totals: Totals::default() });
+        let board =
+            Board { scheduler, unfinished: HashMap::new(), wrong: HashMap::new(), totals: Totals::default() };
         let gauges = Default::default();
-        Job { segments, store, log, pipeline, give_up, gauges, changed: Notify::new(), board }
+        Job {
+            segments,
+            store,
+            log,
+            give_up,
+            gauges,
+            changed: Notify::new(),
+            began: Instant::now(),
+            board: Mutex::new(board),
+        }
     }
 
     fn board(&self) -> MutexGuard<'_, Board> {
@@ -166,29 +192,147 @@ impl Job {
         &self.gauges[link.index()]
     }
 
-    /// What `link` should ask for next, with what has come of it so far.
-    pub fn next(&self, link: LinkId, now: Instant) -> (Next, Option<Partial>) {
-        let mut board = self.board();
-        let next = board.scheduler.next(link);
-        let Next::Request(part) = next else { return (next, None) };
-        board.totals.first_request.get_or_insert(now);
-        let partial = board.unfinished.remove(&part.segment);
-        (next, partial)
+    /// Asks the scheduler something, or tells it something, with the time on its clock.
+    pub fn schedule<T>(&self, ask: impl FnOnce(&mut Scheduler, Duration) -> T) -> T {
+        let now = self.began.elapsed();
+        ask(&mut self.board().scheduler, now)
     }
 
-    /// Takes back what a broken connection still owed, in the order of its requests.
-    pub fn give_back(&self, link: LinkId, owed: Vec<(Part, Option<Partial>)>) {
+    /// A moment on the scheduler's clock as one on this machine's.
+    pub fn moment(&self, at: Duration) -> Instant {
+        self.began + at
+    }
+
+    /// What `link` should do next; a request comes with what is to be known of it.
+    pub fn next(&self, link: LinkId, now: Instant) -> Result<InFlight, Next> {
         let mut board = self.board();
-        let mut parts = Vec::with_capacity(owed.len());
-        for (part, partial) in owed {
-            parts.push(Part { from: partial.as_ref().map_or(0, |p| p.incoming.received()), ..part });
-            if let Some(partial) = partial {
-                board.unfinished.insert(part.segment, partial);
-            }
+        let next = board.scheduler.next(link, now.saturating_duration_since(self.began));
+        let Next::Request(part) = next else { return Err(next) };
+        board.totals.first_request.get_or_insert(now);
+        let unfinished = board.unfinished.get(&part.segment);
+        let etag = unfinished.and_then(|unfinished| unfinished.etags[link.index()].clone());
+        Ok(InFlight::new(part, etag, now))
+    }
+
+    /// The answer to the first request of `link` begins.
+    ///
+    /// # Errors
+    /// When the file's size is another than before, or no file can be made for it.
+    pub fn begin(&self, link: LinkId, request: &mut InFlight, body: Body, anew: bool) -> Result<(), Failure> {
+        let mut board = self.board();
+        let board = &mut *board;
+        let segment = request.part.segment;
+        if anew {
+            board.scheduler.begins_anew(link);
+            let gone = board.unfinished.remove(&segment).map_or(0, |gone| gone.incoming.written());
+            board.totals.wasted_bytes += gone;
         }
-        board.scheduler.give_back(link, &parts);
+        board.scheduler.head(link, body.from, body.length, body.total_bytes);
+        if board.scheduler.is_complete(segment) {
+            return Ok(());
+        }
+        let unfinished = match board.unfinished.entry(segment) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Unfinished {
+                incoming: Arc::new(
+                    self.store
+                        .begin(&self.segments[segment].name)
+                        .map_err(|error| Failure::new("store", error))?,
+                ),
+                total_bytes: None,
+                etags: [None, None],
+                promised: board.wrong.get(&segment).copied(),
+                parts: Vec::new(),
+            }),
+        };
+        if unfinished.total_bytes.zip(body.total_bytes).is_some_and(|(known, said)| known != said) {
+            let name = &self.segments[segment].name;
+            let error = anyhow!(
+                "server {link} says that {name} has another size than before; the files changed during the run"
+            );
+            return Err(Failure::new("files_changed", error));
+        }
+        unfinished.total_bytes = unfinished.total_bytes.or(body.total_bytes);
+        unfinished.etags[link.index()] = body.etag;
+        unfinished.promised = unfinished.promised.or(body.promised);
+        request.total_bytes = unfinished.total_bytes;
+        request.incoming = Some(unfinished.incoming.clone());
+        Ok(())
+    }
+
+    /// Which of the next `bytes` of the answer on `link` are new. Those belong to the caller, who
+    /// writes them.
+    pub fn claim(&self, link: LinkId, request: &mut InFlight, bytes: u64) -> Claim {
+        let mut board = self.board();
+        let claim = board.scheduler.claim(link, bytes);
+        board.totals.wasted_bytes += claim.stale;
+        let Some(unfinished) = board.unfinished.get_mut(&request.part.segment).filter(|_| claim.fresh > 0)
+        else {
+            return claim;
+        };
+        let (from_byte, now_ms) = (claim.at + claim.stale, self.log.ms(Instant::now()));
+        let parts = &mut unfinished.parts;
+        let going_on =
+            request.record.filter(|&index| parts.get(index).is_some_and(|p| p.to_byte == from_byte));
+        let index = going_on.unwrap_or_else(|| {
+            parts.push(record::Part {
+                link,
+                from_byte,
+                to_byte: from_byte,
+                requested_ms: self.log.ms(request.requested),
+                first_byte_ms: request.first_byte.map_or(now_ms, |at| self.log.ms(at)),
+                done_ms: now_ms,
+            });
+            parts.len() - 1
+        });
+        parts[index].to_byte += claim.fresh;
+        parts[index].done_ms = now_ms;
+        request.record = Some(index);
+        claim
+    }
+
+    /// Takes a segment of which everything has come; none where it has been taken.
+    pub fn take_finished(&self, segment: usize) -> Option<Finished> {
+        let Unfinished { incoming, promised, parts, .. } = self.board().unfinished.remove(&segment)?;
+        Some(Finished { incoming, promised, parts })
+    }
+
+    /// A segment came with the wrong digest. Returns the link that is to fetch it again: once, and not
+    /// the one that brought most of it.
+    /// It has to have the digest `expected` then too.
+    pub fn fetch_again(&self, segment: usize, finished: &Finished, expected: Digest) -> Option<LinkId> {
+        let mut board = self.board();
+        let bytes: u64 = finished.parts.iter().map(|part| part.to_byte - part.from_byte).sum();
+        board.totals.wasted_bytes += bytes;
+        let of_a = finished.parts.iter().filter(|part| part.link == LinkId::A);
+        let from_a = 2 * of_a.map(|part| part.to_byte - part.from_byte).sum::<u64>() > bytes;
+        let link = if from_a { LinkId::B } else { LinkId::A };
+        if board.scheduler.is_dead(link) || board.wrong.insert(segment, expected).is_some() {
+            return None;
+        }
+        board.scheduler.restart(segment, Some(link));
         drop(board);
         self.changed.notify_waiters();
+        Some(link)
+    }
+
+    /// A connection is gone: what it still owed is to be fetched still.
+    pub fn lost(&self, link: LinkId) {
+        self.schedule(|scheduler, _| scheduler.lost(link));
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until every file is there.
+    pub async fn all_done(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.board().totals.files == self.segments.len() as u64 {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Gives a link up. Returns whether the rest can still be fetched.
@@ -217,7 +361,7 @@ impl Job {
     /// The file at `index` is under its name; `parts` says which link brought what of it.
     pub fn completed(&self, link: LinkId, index: usize, parts: &[record::Part], at: Instant) {
         let mut board = self.board();
-        board.scheduler.completed();
+        board.scheduler.completed(index);
         let totals = &mut board.totals;
         for part in parts {
             let bytes = part.to_byte - part.from_byte;
@@ -244,12 +388,6 @@ impl Job {
         self.board().totals.wasted_bytes += bytes;
     }
 
-    /// The mean size of what is complete, once something is.
-    pub fn mean_file_bytes(&self) -> Option<u64> {
-        let totals = &self.board().totals;
-        totals.bytes.checked_div(totals.files)
-    }
-
     pub fn totals(&self) -> Totals {
         self.board().totals.clone()
     }
@@ -259,20 +397,6 @@ impl Job {
         let fault = record::Fault { link: Some(link), segment: None, what, action };
         if let Err(error) = self.log.write(Event::Fault(fault)) {
             tracing::warn!("a fault could not be logged: {error:#}");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pipelines_are_auto_or_a_depth() {
-        assert_eq!("auto".parse(), Ok(Pipeline::Auto));
-        assert_eq!("4".parse(), Ok(Pipeline::Depth(4)));
-        for bad in ["0", "-1", "deep", "", "1001"] {
-            assert!(bad.parse::<Pipeline>().is_err(), "{bad}");
         }
     }
 }

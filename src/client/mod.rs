@@ -6,7 +6,6 @@
 mod control;
 mod end;
 mod fetch;
-mod goodput;
 mod http;
 pub mod job;
 mod links;
@@ -36,11 +35,11 @@ use crate::tcp;
 use crate::units::{Delay, LinkId};
 use control::Control;
 use fetch::{Fetcher, LinkEnd};
-use job::{Failure, Job, Pipeline};
+use job::{Failure, Job};
 use links::Links;
 use peer::{Introduction, Peer, Refused};
 use progress::Bars;
-use schedule::{Schedule, Scheduler};
+use schedule::{Pipeline, Schedule, Scheduler};
 use signals::Signals;
 use store::Store;
 
@@ -49,7 +48,7 @@ pub struct Args {
     /// The two servers, a and b: host or host:port (4455 where no port is given)
     #[arg(value_names = ["SERVER_A", "SERVER_B"], num_args = 2, required = true)]
     pub servers: Vec<String>,
-    /// ratio=NA:NB (NA files from server a, the next NB from server b, and so on), or greedy (whichever has room takes the next)
+    /// adaptive (each link gets what lets both end together), greedy (whichever has room takes the next), or ratio=NA:NB (NA files from server a, the next NB from server b, and so on)
     #[arg(long, env = "TWINLINK_SCHEDULE", default_value = "greedy")]
     pub schedule: Schedule,
     /// Requests in flight per connection: a number, or auto (ask for the next when what is still to come takes about one round trip)
@@ -327,8 +326,12 @@ async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
         let names = segments.iter().map(|segment| segment.name.as_str());
         let store = Store::open(args.out.as_deref(), !args.no_verify, names)
             .map_err(|error| Failure::new("store", error))?;
-        let scheduler = Scheduler::new(&args.schedule, segments.len());
-        let job = Job::new(segments, scheduler, store, log.clone(), args.pipeline, patience);
+        let sizes = match args.schedule.needs_sizes() {
+            true => a.sizes(&segments, patience).await,
+            false => vec![None; segments.len()],
+        };
+        let scheduler = Scheduler::new(&args.schedule, args.pipeline, sizes);
+        let job = Job::new(segments, scheduler, store, log.clone(), patience);
         Ok((links, PerLink { a, b }, PerLink { a: ia, b: ib }, Arc::new(job)))
     }
     .await;
@@ -406,7 +409,13 @@ async fn transfer(ready: &Ready) -> Result<(), Failure> {
         at_work.spawn(fetcher.run(stream));
     }
     let mut ends = Vec::new();
-    while let Some(joined) = at_work.join_next().await {
+    loop {
+        let joined = tokio::select! {
+            joined = at_work.join_next() => joined,
+            // A link that is still trying to come back is not waited for.
+            () = ready.job.all_done() => break,
+        };
+        let Some(joined) = joined else { break };
         // The first failure drops the set, which ends the other link's work too.
         ends.push(joined.map_err(|error| Failure::new("internal", error))??);
     }

@@ -134,6 +134,58 @@ impl Peer {
         })
     }
 
+    /// Asks for the sizes of files, all in one go. What cannot be learned is `None`: the transfer will
+    /// show whether that is a fault.
+    pub async fn sizes(&self, segments: &[Segment], patience: Duration) -> Vec<Option<u64>> {
+        let mut sizes = Vec::with_capacity(segments.len());
+        if let Err(error) = self.ask_sizes(segments, patience, &mut sizes).await {
+            tracing::debug!("{self} does not say how large its files are: {error:#}");
+        }
+        sizes.resize(segments.len(), None);
+        sizes
+    }
+
+    async fn ask_sizes(
+        &self,
+        segments: &[Segment],
+        patience: Duration,
+        sizes: &mut Vec<Option<u64>>,
+    ) -> Result<()> {
+        let stream = self.connect(patience).await?;
+        let mut buffer = vec![0; 64 * 1024];
+        // So few that neither side's buffers fill while the other waits.
+        for some in segments.chunks(64) {
+            let mut out = Vec::new();
+            for segment in some {
+                let (host, path) = (self.host.as_str(), segment.path.as_str());
+                let congestion = self.congestion.as_deref();
+                Request { method: "HEAD", host, path, from: 0, to: None, if_range: None, congestion }
+                    .render(&mut out);
+            }
+            send(&stream, out).await?;
+            let (mut answers, mut due) = (Answers::default(), some.len());
+            while due > 0 {
+                timeout(patience, stream.readable()).await.map_err(|_| silence(patience))??;
+                let read = match stream.try_read(&mut buffer) {
+                    Ok(0) => bail!("it closed the connection"),
+                    Ok(read) => read,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                    Err(error) => return Err(error).context("it broke the connection"),
+                };
+                let mut input = &buffer[..read];
+                loop {
+                    match answers.next(&mut input, true)? {
+                        Event::Head(head) => sizes.push(head.length.filter(|_| head.status == 200)),
+                        Event::End => due -= 1,
+                        Event::Body(_) => {}
+                        Event::NeedMore => break,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn refused(&self, allowed: &[&str]) -> Refused {
         Refused {
             by: self.to_string(),
@@ -199,11 +251,7 @@ fn with_port(name: &str) -> Result<String> {
     }
 }
 
-/// One GET, whole in memory.
-async fn get(stream: &TcpStream, peer: &Peer, path: &str, patience: Duration) -> Result<(Head, Vec<u8>)> {
-    let mut out = Vec::new();
-    let congestion = peer.congestion.as_deref();
-    Request { method: "GET", host: &peer.host, path, from: 0, if_range: None, congestion }.render(&mut out);
+async fn send(stream: &TcpStream, mut out: Vec<u8>) -> Result<()> {
     while !out.is_empty() {
         stream.writable().await?;
         match stream.try_write(&out) {
@@ -212,6 +260,16 @@ async fn get(stream: &TcpStream, peer: &Peer, path: &str, patience: Duration) ->
             Err(error) => return Err(error).context("it broke the connection while being asked"),
         }
     }
+    Ok(())
+}
+
+/// One GET, whole in memory.
+async fn get(stream: &TcpStream, peer: &Peer, path: &str, patience: Duration) -> Result<(Head, Vec<u8>)> {
+    let mut out = Vec::new();
+    let congestion = peer.congestion.as_deref();
+    Request { method: "GET", host: &peer.host, path, from: 0, to: None, if_range: None, congestion }
+        .render(&mut out);
+    send(stream, out).await?;
     let mut answers = Answers::default();
     let (mut head, mut body) = (None, Vec::new());
     let mut buffer = vec![0; 64 * 1024];

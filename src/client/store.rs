@@ -1,11 +1,14 @@
-//! Files on disk: written as `.part`, verified, renamed. No network and no schedule in it.
+//! Files on disk: written as `.part`, in any order, verified, renamed. No network and no schedule in it.
 //!
 //! Writes go to the page cache from whoever received the bytes; nothing is flushed to the disk
 //! unless `--sync` asks for it.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
@@ -91,20 +94,29 @@ impl Store {
         Ok(Store { dir, verify, _temporary: temporary })
     }
 
-    /// Starts a file. What an earlier run left of it unfinished is replaced.
+    /// Starts a file. What an earlier run left of it unfinished is replaced; whoever still writes to
+    /// that writes to nowhere.
     pub fn begin(&self, name: &str) -> Result<Incoming> {
         let part = self.dir.join(format!("{name}.part"));
-        let file = File::create(&part).with_context(|| format!("cannot create {}", part.display()))?;
-        Ok(Incoming { file, part, hasher: self.verify.then(Sha256::new), received: 0 })
+        match fs::remove_file(&part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot replace {}", part.display()));
+            }
+            _ => {}
+        }
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&part);
+        let file = file.with_context(|| format!("cannot create {}", part.display()))?;
+        let hashed = self.verify.then(|| Mutex::new(Hashed { hasher: Sha256::new(), upto: 0 }));
+        Ok(Incoming { file, part, hashed, written: AtomicU64::new(0) })
     }
 
     /// Puts a complete file under its name. Returns whether its digest was right, if one was due.
     ///
     /// A file with the wrong digest keeps its `.part` name.
-    pub fn finish(&self, incoming: Incoming, name: &str, expected: Option<Digest>) -> Result<Verdict> {
-        let verdict = match (incoming.hasher, expected) {
-            (Some(hasher), Some(expected)) => {
-                let actual = Digest(hasher.finalize().into());
+    pub fn finish(&self, incoming: &Incoming, name: &str, expected: Option<Digest>) -> Result<Verdict> {
+        let verdict = match expected.filter(|_| self.verify) {
+            Some(expected) => {
+                let actual = incoming.digest()?;
                 if actual != expected {
                     return Ok(Verdict::Wrong { expected, actual });
                 }
@@ -152,43 +164,60 @@ impl Verdict {
     }
 }
 
-/// A file that is being received, from its beginning on.
+/// A file that is being received, by any number of writers that never write the same byte.
 pub struct Incoming {
     file: File,
     part: PathBuf,
-    hasher: Option<Sha256>,
-    received: u64,
+    /// What is hashed as it comes; `None` with `--no-verify`.
+    hashed: Option<Mutex<Hashed>>,
+    written: AtomicU64,
+}
+
+/// The digest of a file's beginning.
+struct Hashed {
+    hasher: Sha256,
+    upto: u64,
 }
 
 impl Incoming {
-    /// Bytes on file so far, which is also where to go on after a break.
-    pub fn received(&self) -> u64 {
-        self.received
+    /// Bytes on file.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
     }
 
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).with_context(|| {
+    /// Writes bytes that are not there yet at their place. Returns how many are on file then, so that
+    /// exactly one writer sees the whole file. What continues the beginning is hashed at once; the
+    /// rest is when the file is complete.
+    pub fn write_at(&self, at: u64, bytes: &[u8]) -> Result<u64> {
+        self.file.write_all_at(bytes, at).with_context(|| {
             format!("cannot write {}; free some space or give another --out", self.part.display())
         })?;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(bytes);
+        if let Some(hashed) = &self.hashed {
+            let mut hashed = hashed.lock().expect("nobody panics while hashing");
+            if hashed.upto == at {
+                hashed.hasher.update(bytes);
+                hashed.upto += bytes.len() as u64;
+            }
         }
-        self.received += bytes.len() as u64;
-        Ok(())
+        Ok(self.written.fetch_add(bytes.len() as u64, Ordering::AcqRel) + bytes.len() as u64)
     }
 
-    /// Throws away what came, for a server that can only send files whole.
-    pub fn restart(&mut self) -> Result<()> {
-        let rewind = |file: &mut File| -> io::Result<()> {
-            file.set_len(0)?;
-            io::Seek::rewind(file)
-        };
-        rewind(&mut self.file).with_context(|| format!("cannot start {} again", self.part.display()))?;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.reset();
+    /// The digest of the whole file, which is complete.
+    fn digest(&self) -> Result<Digest> {
+        let hashed = self.hashed.as_ref().context("a digest is asked for that was not to be computed")?;
+        let mut hashed = hashed.lock().expect("nobody panics while hashing");
+        let (mut buffer, mut at) = (vec![0; 256 * 1024], hashed.upto);
+        loop {
+            let read = self
+                .file
+                .read_at(&mut buffer, at)
+                .with_context(|| format!("cannot read {} back to check it", self.part.display()))?;
+            if read == 0 {
+                return Ok(Digest(hashed.hasher.finalize_reset().into()));
+            }
+            hashed.hasher.update(&buffer[..read]);
+            at += read as u64;
         }
-        self.received = 0;
-        Ok(())
     }
 }
 
@@ -204,16 +233,17 @@ mod tests {
     fn a_file_appears_under_its_name_only_when_it_is_right() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(Some(dir.path()), true, []).unwrap();
-        let mut incoming = store.begin("x").unwrap();
-        incoming.write(b"hello ").unwrap();
-        incoming.write(b"world").unwrap();
+        let incoming = store.begin("x").unwrap();
+        assert_eq!(incoming.write_at(6, b"wor").unwrap(), 3);
+        assert_eq!(incoming.write_at(0, b"hello ").unwrap(), 9);
+        assert_eq!(incoming.write_at(9, b"ld").unwrap(), 11);
         assert!(!dir.path().join("x").exists());
-        assert_eq!(store.finish(incoming, "x", Some(digest_of(b"hello world"))).unwrap(), Verdict::Right);
+        assert_eq!(store.finish(&incoming, "x", Some(digest_of(b"hello world"))).unwrap(), Verdict::Right);
         assert_eq!(fs::read(dir.path().join("x")).unwrap(), b"hello world");
 
-        let mut incoming = store.begin("y").unwrap();
-        incoming.write(b"spoiled").unwrap();
-        let verdict = store.finish(incoming, "y", Some(digest_of(b"right"))).unwrap();
+        let incoming = store.begin("y").unwrap();
+        incoming.write_at(0, b"spoiled").unwrap();
+        let verdict = store.finish(&incoming, "y", Some(digest_of(b"right"))).unwrap();
         assert!(matches!(verdict, Verdict::Wrong { .. }));
         assert!(!dir.path().join("y").exists());
         assert!(dir.path().join("y.part").exists());
@@ -223,12 +253,13 @@ mod tests {
     fn starting_again_forgets_what_came() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(Some(dir.path()), true, []).unwrap();
-        let mut incoming = store.begin("x").unwrap();
-        incoming.write(b"half").unwrap();
-        incoming.restart().unwrap();
-        incoming.write(b"whole").unwrap();
-        assert_eq!(incoming.received(), 5);
-        assert_eq!(store.finish(incoming, "x", Some(digest_of(b"whole"))).unwrap(), Verdict::Right);
+        let early = store.begin("x").unwrap();
+        early.write_at(0, b"half").unwrap();
+        let incoming = store.begin("x").unwrap();
+        early.write_at(4, b"late").unwrap();
+        assert_eq!(incoming.write_at(0, b"whole").unwrap(), 5);
+        assert_eq!(store.finish(&incoming, "x", Some(digest_of(b"whole"))).unwrap(), Verdict::Right);
+        assert_eq!(fs::read(dir.path().join("x")).unwrap(), b"whole");
     }
 
     #[test]
@@ -243,7 +274,7 @@ mod tests {
     fn a_temporary_folder_goes_with_the_store() {
         let store = Store::open(None, true, []).unwrap();
         let dir = store.dir.clone();
-        store.begin("x").unwrap().write(b"1").unwrap();
+        store.begin("x").unwrap().write_at(0, b"1").unwrap();
         assert!(dir.join("x.part").exists());
         drop(store);
         assert!(!dir.exists());

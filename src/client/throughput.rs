@@ -181,7 +181,7 @@ impl Source<'_> {
             while in_flight < self.depth && !closing {
                 let Some(path) = paths.next() else { bail!("there is no file to ask for") };
                 let (host, congestion) = (self.peer.host.as_str(), self.peer.congestion.as_deref());
-                Request { method: "GET", host, path, from: 0, if_range: None, congestion }
+                Request { method: "GET", host, path, from: 0, to: None, if_range: None, congestion }
                     .render(&mut to_send);
                 in_flight += 1;
             }

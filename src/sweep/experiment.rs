@@ -12,8 +12,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 
 use crate::client::Asked;
-use crate::client::job::Pipeline;
-use crate::client::schedule::Schedule;
+use crate::client::schedule::{Pipeline, Schedule};
 use crate::link::profile::load::nearest;
 use crate::record::Cell;
 use crate::units::Delay;

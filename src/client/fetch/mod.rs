@@ -1,8 +1,8 @@
 //! One link at work: a connection at a time, requests pipelined on it, answers into files.
 //!
-//! Asks the [`Job`] what to fetch and never decides it. A connection that breaks gives back what it
-//! owed and is opened again with backoff; a server from which nothing comes for `--give-up` is
-//! given up.
+//! Asks the [`Job`] what to fetch and never decides it. A connection that breaks or stalls gives back
+//! what it owed and is opened again with backoff; a server from which nothing comes for `--give-up` is
+//! given up, or the run, where one link can do without the other, when nothing comes from either.
 
 mod receive;
 
@@ -17,18 +17,17 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, sleep_until};
 
-use super::goodput::Goodput;
-use super::http::{Answers, Head, NotHttp, Request};
-use super::job::{Failure, Job, Partial, Pipeline};
+use super::http::{Answers, NotHttp, Request};
+use super::job::{Failure, InFlight, Job};
 use super::peer::{Peer, rtt_of};
-use super::schedule::{Next, Part};
+use super::schedule::Next;
 
 /// Large enough that a read costs little beside its copy, small enough for a core's cache.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
-/// A bound on what `auto` asks for ahead, whatever it computes.
-const DEEPEST_AUTO: usize = 64;
+/// How long a new connection may take to open, at least, while the other link goes on.
+const LEAST_OPENING: Duration = Duration::from_secs(1);
 
 /// How a link's work came to its end.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,7 +40,8 @@ pub enum LinkEnd {
 
 /// Why a connection is of no more use.
 enum Broken {
-    /// The server announced the end after an answer; that is no fault.
+    /// The server announced the end after an answer, or nothing more is wanted of what it owes; that
+    /// is no fault.
     Closed,
     Peer(String),
     Fatal(Failure),
@@ -59,17 +59,6 @@ impl From<NotHttp> for Broken {
     }
 }
 
-/// A request that has been sent, or is about to be.
-struct InFlight {
-    part: Part,
-    partial: Option<Partial>,
-    requested: Instant,
-    first_byte: Option<Instant>,
-    head: Option<Head>,
-    /// Where in the file this answer began.
-    began_at: u64,
-}
-
 struct Connection {
     stream: Arc<TcpStream>,
     answers: Answers,
@@ -77,29 +66,29 @@ struct Connection {
     in_flight: VecDeque<InFlight>,
     /// The server ends the connection after the answer under way.
     closing: bool,
-    rtt: Duration,
 }
 
 /// One link's side of a run.
 pub struct Fetcher {
     job: Arc<Job>,
     peer: Peer,
-    goodput: Goodput,
-    /// Whether the server keeps connections open between answers.
-    keeps_alive: bool,
     /// When something last came, or was first due after a time with nothing to do.
     last_progress: Instant,
+    /// Least round trip of the last connection.
+    rtt: Duration,
     buffer: Vec<u8>,
 }
 
 impl Fetcher {
     pub fn new(job: Arc<Job>, peer: Peer, keeps_alive: bool) -> Fetcher {
+        if !keeps_alive {
+            job.schedule(|scheduler, _| scheduler.closes_always(peer.link));
+        }
         Fetcher {
             job,
             peer,
-            goodput: Goodput::default(),
-            keeps_alive,
             last_progress: Instant::now(),
+            rtt: Duration::ZERO,
             buffer: vec![0; READ_BUFFER_BYTES],
         }
     }
@@ -123,8 +112,7 @@ impl Fetcher {
             if self.last_progress > before {
                 backoff = FIRST_BACKOFF;
             }
-            let away = self.last_progress.elapsed();
-            if away + backoff >= self.job.give_up {
+            if self.away() + backoff >= self.job.give_up {
                 return self.give_up(&problem);
             }
             let link = self.peer.link;
@@ -132,6 +120,16 @@ impl Fetcher {
             sleep(backoff).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }
+    }
+
+    /// How long nothing has come from this server; where the other can do its work, from either.
+    fn away(&self) -> Duration {
+        let other = self.job.schedule(|scheduler, now| {
+            let at = scheduler.last_byte(self.peer.link.other());
+            scheduler.outlives_a_link().then(|| now.saturating_sub(at))
+        });
+        let own = self.last_progress.elapsed();
+        other.map_or(own, |other| own.min(other))
     }
 
     fn give_up(&self, problem: &str) -> Result<LinkEnd, Failure> {
@@ -149,12 +147,17 @@ impl Fetcher {
         let stream = match ready {
             Some(stream) => stream,
             None => {
-                let patience = self.job.give_up.saturating_sub(self.last_progress.elapsed());
+                let patience = self.job.give_up.saturating_sub(self.away());
+                let patience = match self.job.schedule(|scheduler, _| scheduler.outlives_a_link()) {
+                    true => patience.min(LEAST_OPENING.max(4 * self.rtt)),
+                    false => patience,
+                };
                 let patience = patience.max(Duration::from_millis(100));
                 self.peer.connect(patience).await.map_err(|error| Broken::Peer(format!("{error:#}")))?
             }
         };
-        let rtt = rtt_of(&stream).unwrap_or_default();
+        self.rtt = rtt_of(&stream).unwrap_or(self.rtt);
+        self.job.schedule(|scheduler, now| scheduler.opened(self.peer.link, now, self.rtt));
         let gauge = self.job.gauge(self.peer.link);
         gauge.connections.fetch_add(1, Ordering::Relaxed);
         *gauge.socket() = Some(stream.clone());
@@ -164,14 +167,13 @@ impl Fetcher {
             to_send: Vec::new(),
             in_flight: VecDeque::new(),
             closing: false,
-            rtt,
         };
         let outcome = self.work(&mut connection).await;
         let gauge = self.job.gauge(self.peer.link);
         *gauge.socket() = None;
         *gauge.sender() = None;
-        self.give_back(connection);
-        self.goodput.idle();
+        gauge.in_flight.store(0, Ordering::Relaxed);
+        self.job.lost(self.peer.link);
         outcome
     }
 
@@ -182,12 +184,17 @@ impl Fetcher {
             let changed = job.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let next = self.fill(connection);
+            let ask_again = match self.fill(connection) {
+                Next::Done => return Ok(()),
+                Next::Drop => return Err(Broken::Closed),
+                Next::Wait(at) => at.map(|at| job.moment(at)),
+                Next::Request(_) => None,
+            };
             if connection.in_flight.is_empty() {
-                if next == Some(Next::Done) {
-                    return Ok(());
+                tokio::select! {
+                    () = changed => {}
+                    () = until(ask_again) => {}
                 }
-                changed.await;
                 self.last_progress = Instant::now();
                 continue;
             }
@@ -197,84 +204,66 @@ impl Fetcher {
             } else {
                 Interest::READABLE | Interest::WRITABLE
             };
+            let stalls = job.schedule(|scheduler, _| scheduler.stalls_at(self.peer.link));
+            let stalls = stalls.map(|at| job.moment(at)).filter(|&at| at > Instant::now());
             tokio::select! {
                 ready = connection.stream.ready(interest) => {
                     ready.map_err(|error| self.lost(connection, &error))?;
+                    self.read(connection)?;
                 }
-                () = sleep_until((self.last_progress + job.give_up).into()) => {
-                    return Err(Broken::Peer(format!("nothing came for {:.1} s", job.give_up.as_secs_f64())));
-                }
+                () = changed => {}
+                () = until(ask_again) => {}
+                () = until(stalls) => {}
+                () = sleep_until((self.last_progress + job.give_up).into()) => {}
             }
-            self.read(connection)?;
+            self.check_silence()?;
         }
     }
 
-    /// Puts requests into the connection while it has room. Returns why it stopped, if that was
-    /// not for want of room.
-    fn fill(&mut self, connection: &mut Connection) -> Option<Next> {
+    /// Ends a connection on which nothing has come for too long.
+    fn check_silence(&self) -> Result<(), Broken> {
         let link = self.peer.link;
-        let mut stopped = None;
-        while self.has_room(connection) {
-            let now = Instant::now();
-            let (next, partial) = self.job.next(link, now);
-            let Next::Request(part) = next else {
-                stopped = Some(next);
-                break;
+        let silent = self.last_progress.elapsed();
+        if silent >= self.job.give_up {
+            let patience_s = self.job.give_up.as_secs_f64();
+            return Err(Broken::Peer(format!("nothing came for {patience_s:.1} s")));
+        }
+        if self.job.schedule(|scheduler, now| scheduler.is_stalled(link, now)) {
+            let what = format!(
+                "nothing came from {} for {:.1} s while the other link moved; its work goes there",
+                self.peer,
+                silent.as_secs_f64()
+            );
+            return Err(Broken::Peer(what));
+        }
+        Ok(())
+    }
+
+    /// Puts requests into the connection while there are any to make. Returns why it stopped.
+    fn fill(&mut self, connection: &mut Connection) -> Next {
+        let link = self.peer.link;
+        let stopped = loop {
+            if connection.closing {
+                break Next::Wait(None);
+            }
+            let request = match self.job.next(link, Instant::now()) {
+                Ok(request) => request,
+                Err(stopped) => break stopped,
             };
-            let etag = partial.as_ref().and_then(|partial| partial.etag.clone());
             Request {
                 method: "GET",
                 host: &self.peer.host,
-                path: &self.job.segments[part.segment].path,
-                from: part.from,
-                if_range: etag.as_deref(),
+                path: &self.job.segments[request.part.segment].path,
+                from: request.part.from,
+                to: request.part.to,
+                if_range: request.etag.as_deref(),
                 congestion: self.peer.congestion.as_deref(),
             }
             .render(&mut connection.to_send);
-            connection.in_flight.push_back(InFlight {
-                part,
-                partial,
-                requested: now,
-                first_byte: None,
-                head: None,
-                began_at: part.from,
-            });
-        }
+            connection.in_flight.push_back(request);
+        };
         self.job.gauge(link).in_flight.store(connection.in_flight.len() as u64, Ordering::Relaxed);
         stopped
-    }
-
-    /// Whether it is time for another request.
-    fn has_room(&self, connection: &Connection) -> bool {
-        let depth = connection.in_flight.len();
-        if connection.closing {
-            return false;
-        }
-        if depth == 0 || !self.keeps_alive {
-            return depth == 0;
-        }
-        match self.job.pipeline {
-            Pipeline::Depth(most) => depth < most,
-            Pipeline::Auto => depth < DEEPEST_AUTO && self.runs_dry_soon(connection),
-        }
-    }
-
-    /// Whether what is still to come takes less than about one round trip: one and a half of the
-    /// least round trip seen, for the request's own delays, and 10 ms for this machine's.
-    fn runs_dry_soon(&self, connection: &Connection) -> bool {
-        let Some(rate) = self.goodput.bytes_per_s() else { return false };
-        let typical = self.job.mean_file_bytes();
-        let mut to_come = 0;
-        for request in &connection.in_flight {
-            let known = request
-                .partial
-                .as_ref()
-                .and_then(|partial| Some(partial.total_bytes?.saturating_sub(partial.incoming.received())));
-            let Some(bytes) = known.or(typical) else { return false };
-            to_come += bytes;
-        }
-        let horizon = connection.rtt.mul_f64(1.5) + Duration::from_millis(10);
-        to_come as f64 / rate <= horizon.as_secs_f64()
     }
 
     /// Sends what can be sent now; several requests go out in one write.
@@ -308,21 +297,12 @@ impl Fetcher {
         });
         Broken::Peer(format!("the connection to {} was lost{during}: {error}", self.peer))
     }
+}
 
-    /// Hands what the connection still owed back to the job, keeping what has come.
-    fn give_back(&self, connection: Connection) {
-        let now = Instant::now();
-        let mut owed = Vec::with_capacity(connection.in_flight.len());
-        for mut request in connection.in_flight {
-            let part = self.part_record(&request, now).filter(|part| part.to_byte > part.from_byte);
-            if let (Some(partial), Some(part)) = (&mut request.partial, part) {
-                partial.parts.push(part);
-            }
-            owed.push((request.part, request.partial));
-        }
-        self.job.gauge(self.peer.link).in_flight.store(0, Ordering::Relaxed);
-        if !owed.is_empty() {
-            self.job.give_back(self.peer.link, owed);
-        }
+/// Waits until a moment; for ever without one.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }

@@ -6,10 +6,10 @@ use std::time::Instant;
 use anyhow::anyhow;
 
 use super::super::http::{Event, Head, NotHttp};
-use super::super::job::{Failure, Partial};
+use super::super::job::{Body, Failure, Finished};
 use super::super::peer::Peer;
 use super::super::store::{Digest, Verdict};
-use super::{Broken, Connection, Fetcher, InFlight};
+use super::{Broken, Connection, Fetcher};
 use crate::{record, sender};
 
 impl Fetcher {
@@ -29,7 +29,7 @@ impl Fetcher {
                 Event::Head(head) => self.on_head(connection, head, now)?,
                 Event::Body(body) => {
                     payload += body.len() as u64;
-                    if on_body(connection, body)? {
+                    if self.on_body(connection, body)? {
                         self.last_progress = now;
                     }
                 }
@@ -45,10 +45,7 @@ impl Fetcher {
         }
         if payload > 0 {
             self.job.gauge(self.peer.link).bytes.fetch_add(payload, Ordering::Relaxed);
-            self.goodput.received(now, payload);
-        }
-        if connection.in_flight.is_empty() {
-            self.goodput.idle();
+            self.job.schedule(|scheduler, now| scheduler.received(self.peer.link, now, payload));
         }
         Ok(())
     }
@@ -65,111 +62,109 @@ impl Fetcher {
         connection.closing = head.closes;
         if head.closes {
             // What was asked for behind this answer will not come: ask for one at a time from now on.
-            self.keeps_alive = false;
+            job.schedule(|scheduler, _| scheduler.closes_always(self.peer.link));
         }
         check_status(&self.peer, &segment.name, head.status)?;
-        let mut partial = match request.partial.take() {
-            Some(partial) => partial,
-            None => Partial {
-                incoming: job.store.begin(&segment.name).map_err(|error| Failure::new("store", error))?,
-                total_bytes: None,
-                etag: None,
-                parts: Vec::new(),
-                most_bytes: 0,
-            },
+        let (from, total_bytes) = match (head.status, head.range) {
+            (206, Some((first, total))) => (first, total),
+            (206, None) => (request.part.from, None),
+            _ => (0, head.length),
         };
-        let total = if head.status == 200 {
-            job.wasted(partial.incoming.received());
-            start_again(&mut partial)?;
-            request.began_at = 0;
-            head.length
-        } else {
-            let had = partial.incoming.received();
-            let (first, total) = head.range.unwrap_or((0, None));
-            if first != had {
-                let problem = format!("it sent {} from byte {first}, not from {had}", segment.name);
-                request.partial = Some(partial);
-                return Err(Broken::Peer(problem));
+        let asked_from = request.part.from;
+        if head.status == 206 && from != asked_from {
+            let name = &segment.name;
+            return Err(Broken::Peer(format!("it sent {name} from byte {from}, not from {asked_from}")));
+        }
+        // A server that sends a whole file where a range of one version was asked for has another one,
+        // unless it says that it is the same: then it cannot send ranges.
+        let anew = head.status == 200 && request.etag.is_some() && request.etag != head.etag;
+        let promised = head.sha256_base64.as_deref().and_then(Digest::from_base64);
+        let body = Body { from, length: head.length, total_bytes, etag: head.etag, promised };
+        Ok(job.begin(self.peer.link, request, body, anew)?)
+    }
+
+    /// Writes what is new of a piece of a body. Returns whether anything was: a server that sends the
+    /// same beginning again and again makes no progress.
+    fn on_body(&self, connection: &mut Connection, mut body: &[u8]) -> Result<bool, Broken> {
+        let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
+        let mut any_new = false;
+        while !body.is_empty() {
+            let claim = self.job.claim(self.peer.link, request, body.len() as u64);
+            let (stale, fresh) = (claim.stale as usize, claim.fresh as usize);
+            let (new, rest) = body[stale..].split_at(fresh);
+            body = rest;
+            if let Some(incoming) = request.incoming.as_ref().filter(|_| fresh > 0) {
+                let written = incoming.write_at(claim.at + claim.stale, new);
+                let written = written.map_err(|error| Failure::new("store", error))?;
+                any_new = true;
+                if request.total_bytes == Some(written) {
+                    self.finish(request.part.segment)?;
+                }
             }
-            total.or(head.length.map(|length| had + length))
-        };
-        let known = partial.total_bytes;
-        partial.total_bytes = total.or(known);
-        partial.etag = head.etag.clone();
-        request.partial = Some(partial);
-        request.head = Some(head);
-        if known.is_some() && total.is_some() && known != total {
-            let error = anyhow!(
-                "{} says that {} has another size than before; the files changed during the run",
-                self.peer,
-                segment.name
-            );
-            return Err(Failure::new("files_changed", error).into());
+        }
+        Ok(any_new)
+    }
+
+    /// An answer is complete.
+    fn on_end(&mut self, connection: &mut Connection) -> Result<(), Broken> {
+        let Some(request) = connection.in_flight.pop_front() else { return Err(NotHttp::Unasked.into()) };
+        let segment = request.part.segment;
+        let total = self.job.schedule(|scheduler, _| {
+            scheduler.ended(self.peer.link);
+            scheduler.size(segment)
+        });
+        // An empty file has no body to finish it, nor has one that ended with its connection a size.
+        let written = request.incoming.as_ref().map(|incoming| incoming.written());
+        if written.is_some() && written == total {
+            self.finish(segment)?;
         }
         Ok(())
     }
 
-    /// An answer is complete: the file is checked and gets its name.
-    fn on_end(&mut self, connection: &mut Connection) -> Result<(), Broken> {
-        let Some(mut request) = connection.in_flight.pop_front() else { return Err(NotHttp::Unasked.into()) };
-        let now = Instant::now();
-        let link = self.peer.link;
-        let part = self.part_record(&request, now);
-        let segment = &self.job.segments[request.part.segment];
-        let Some(mut partial) = request.partial.take() else { return Err(NotHttp::Unasked.into()) };
-        let bytes = partial.incoming.received();
-        partial.parts.extend(part);
-        if partial.total_bytes.is_some_and(|total| total != bytes) {
-            request.partial = Some(partial);
-            connection.in_flight.push_front(request);
-            return Err(Broken::Peer(format!(
-                "{} ended after {bytes} bytes, before its stated end",
-                segment.name
-            )));
-        }
-        let promised =
-            request.head.as_ref().and_then(|head| Digest::from_base64(head.sha256_base64.as_deref()?));
-        let expected = segment.digest.or(promised);
-        let Partial { incoming, parts, .. } = partial;
+    /// Checks a file that is complete, and gives it its name.
+    fn finish(&self, index: usize) -> Result<(), Broken> {
+        let Some(finished) = self.job.take_finished(index) else { return Ok(()) };
+        let segment = &self.job.segments[index];
+        let expected = segment.digest.or(finished.promised);
         let verdict = self
             .job
             .store
-            .finish(incoming, &segment.name, expected)
+            .finish(&finished.incoming, &segment.name, expected)
             .map_err(|error| Failure::new("store", error))?;
         if let Verdict::Wrong { expected, actual } = verdict {
-            self.job.wasted(bytes);
-            let error = anyhow!(
-                "{} sent {} with the digest {actual}, expected {expected}; what came is kept as {}.part",
-                self.peer,
-                segment.name,
-                segment.name
-            );
+            let what =
+                format!("{} sent {} with the digest {actual}, expected {expected}", self.peer, segment.name);
+            if let Some(link) = self.job.fetch_again(index, &finished, expected) {
+                self.job.fault(self.peer.link, what, format!("fetching it again from server {link}"));
+                return Ok(());
+            }
+            let error = anyhow!("{what}; what came is kept as {}.part", segment.name);
             return Err(Failure::new("digest", error).into());
         }
         let done = Instant::now();
-        self.job.completed(link, request.part.segment, &parts, done);
-        self.log_segment(&request, parts, bytes, verdict, done)
+        self.log_segment(index, &finished, verdict, done)?;
+        self.job.completed(self.peer.link, index, &finished.parts, done);
+        Ok(())
     }
 
     fn log_segment(
         &self,
-        request: &InFlight,
-        parts: Vec<record::Part>,
-        bytes: u64,
+        index: usize,
+        finished: &Finished,
         verdict: Verdict,
         done: Instant,
     ) -> Result<(), Broken> {
         let log = &self.job.log;
-        let requested_ms = parts.first().map_or(log.ms(request.requested), |part| part.requested_ms);
-        let first_byte_ms = parts.first().map_or(log.ms(done), |part| part.first_byte_ms);
-        let done_ms = log.ms(done);
-        let span_ms = done_ms - first_byte_ms;
+        let (parts, done_ms) = (&finished.parts, log.ms(done));
+        let earliest = |time: fn(&record::Part) -> f64| parts.iter().map(time).fold(done_ms, f64::min);
+        let (requested_ms, first_byte_ms) = (earliest(|p| p.requested_ms), earliest(|p| p.first_byte_ms));
+        let (bytes, span_ms) = (finished.incoming.written(), done_ms - first_byte_ms);
         let segment = record::Segment {
-            name: self.job.segments[request.part.segment].name.clone(),
-            index: request.part.segment as u64,
+            name: self.job.segments[index].name.clone(),
+            index: index as u64,
             link: self.peer.link,
             bytes,
-            parts,
+            parts: parts.clone(),
             requested_ms,
             first_byte_ms,
             done_ms,
@@ -177,21 +172,6 @@ impl Fetcher {
             digest_ok: verdict.ok(),
         };
         log.write(record::Event::Segment(segment)).map_err(|error| Failure::new("log", error).into())
-    }
-
-    /// What a request brought, for the log; `None` where that is nothing.
-    pub(super) fn part_record(&self, request: &InFlight, done: Instant) -> Option<record::Part> {
-        let to_byte = request.partial.as_ref()?.incoming.received();
-        let log = &self.job.log;
-        let first_byte = request.first_byte?;
-        Some(record::Part {
-            link: self.peer.link,
-            from_byte: request.began_at,
-            to_byte,
-            requested_ms: log.ms(request.requested),
-            first_byte_ms: log.ms(first_byte),
-            done_ms: log.ms(done),
-        })
     }
 
     /// The server ended the connection.
@@ -203,9 +183,9 @@ impl Fetcher {
             return Err(Broken::Closed);
         }
         Err(Broken::Peer(match connection.in_flight.front() {
-            Some(request) if request.head.is_some() => {
+            Some(request) if request.first_byte.is_some() => {
                 let name = &self.job.segments[request.part.segment].name;
-                let received = request.partial.as_ref().map_or(0, |partial| partial.incoming.received());
+                let received = request.incoming.as_ref().map_or(0, |incoming| incoming.written());
                 format!("{} closed the connection after byte {received} of {name}", self.peer)
             }
             _ => format!("{} closed the connection without an answer", self.peer),
@@ -223,27 +203,4 @@ fn check_status(peer: &Peer, name: &str, status: u16) -> Result<(), Broken> {
             Err(Failure::new("missing_file", error).into())
         }
     }
-}
-
-/// A whole file is coming: what had come of it before is of no use, because the server cannot send
-/// ranges, or has another version now.
-fn start_again(partial: &mut Partial) -> Result<(), Broken> {
-    if partial.incoming.received() > 0 {
-        partial.incoming.restart().map_err(|error| Failure::new("store", error))?;
-        partial.parts.clear();
-        partial.total_bytes = None;
-    }
-    Ok(())
-}
-
-/// Writes a piece of a body. Returns whether it is new: a server that sends the same beginning again
-/// and again makes no progress.
-fn on_body(connection: &mut Connection, body: &[u8]) -> Result<bool, Broken> {
-    let partial = connection.in_flight.front_mut().and_then(|request| request.partial.as_mut());
-    let Some(partial) = partial else { return Err(NotHttp::Unasked.into()) };
-    partial.incoming.write(body).map_err(|error| Failure::new("store", error))?;
-    let received = partial.incoming.received();
-    let is_new = received > partial.most_bytes;
-    partial.most_bytes = partial.most_bytes.max(received);
-    Ok(is_new)
 }

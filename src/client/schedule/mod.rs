@@ -1,30 +1,50 @@
 //! Which link fetches what next. Pure: no socket, no clock, no tokio.
 //!
-//! A [`Scheduler`] hands out [`Part`]s to whoever asks for a link's next request, takes back what a
-//! broken connection still owed, and is told when a link has been given up. Each byte is handed out
-//! once, unless it was given back.
+//! A [`Scheduler`] is told what happens (a connection opens, an answer begins, bytes come, a
+//! connection is lost, a link is given up), with the time since the run's start, and says what each
+//! link should ask for and when. It keeps count of every byte: one that comes is either new, and is
+//! never called new again, or waste. `twinlink client` drives it with sockets and `twinlink simulate`
+//! with a model of the links.
+//!
+//! For each request of a link, in this order: [`Scheduler::next`] gives it, [`Scheduler::head`],
+//! any number of [`Scheduler::claim`] (which bytes are new) and [`Scheduler::received`] (how many came
+//! in one read), then [`Scheduler::ended`]. Answers come in the order of the requests. Whoever writes
+//! a file's last byte calls [`Scheduler::completed`].
 
-mod greedy;
+mod adaptive;
+mod choice;
+mod flow;
+mod goodput;
+mod pace;
+mod pool;
+mod ranges;
 mod ratio;
+#[cfg(test)]
+mod tests;
 
-use std::collections::VecDeque;
-use std::fmt;
-use std::str::FromStr;
+use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::units::LinkId;
+pub use choice::{Pipeline, Schedule};
+use flow::Flow;
+use pool::{Pool, Sizes};
+pub use ranges::Ranges;
 
-/// Bytes of one segment to ask for: from `from` to the end.
+/// Bytes of one segment to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Place in the list of segments, from 0.
     pub segment: usize,
-    /// The first byte wanted; not 0 where a broken connection had brought the beginning.
+    /// The first byte wanted.
     pub from: u64,
+    /// One past the last byte wanted; `None` for the end of the file.
+    pub to: Option<u64>,
 }
 
 impl Part {
     pub fn whole(segment: usize) -> Part {
-        Part { segment, from: 0 }
+        Part { segment, from: 0, to: None }
     }
 }
 
@@ -32,8 +52,10 @@ impl Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     Request(Part),
-    /// Nothing now; but the other link may give something back.
-    Wait,
+    /// Nothing before something happens, or before this time where there is one.
+    Wait(Option<Duration>),
+    /// Nothing of what this connection still owes is wanted, and there is other work: close it.
+    Drop,
     /// Nothing any more.
     Done,
 }
@@ -47,222 +69,319 @@ pub enum Outlook {
     Nothing,
 }
 
-/// The user's choice of a schedule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Schedule {
-    /// `a` files from server a, then `b` from server b, and so on through the list.
-    Ratio { a: u32, b: u32 },
-    /// The connection with room takes the next segment.
-    Greedy,
-}
-
-impl FromStr for Schedule {
-    type Err = String;
-    fn from_str(s: &str) -> Result<Self, String> {
-        if s == "greedy" {
-            return Ok(Schedule::Greedy);
-        }
-        let Some(ratio) = s.strip_prefix("ratio=") else {
-            return Err(format!("\"{s}\" is not a schedule: write ratio=NA:NB (as in ratio=1:4) or greedy"));
-        };
-        let expected = "a ratio is two whole numbers of files, as in ratio=1:4";
-        let (a, b) = ratio.split_once(':').ok_or_else(|| format!("\"{s}\": {expected}"))?;
-        let number =
-            |text: &str| text.parse::<u32>().map_err(|_| format!("\"{text}\" in \"{s}\": {expected}"));
-        let (a, b) = (number(a)?, number(b)?);
-        if a == 0 && b == 0 {
-            return Err(format!("\"{s}\" gives no server anything to do; one of the two must be 1 or more"));
-        }
-        Ok(Schedule::Ratio { a, b })
-    }
-}
-
-impl fmt::Display for Schedule {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Schedule::Ratio { a, b } => write!(f, "ratio={a}:{b}"),
-            Schedule::Greedy => f.write_str("greedy"),
-        }
-    }
+/// Bytes that come, told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Where in the file they begin.
+    pub at: u64,
+    /// So many are there already.
+    pub stale: u64,
+    /// So many after them are new; they belong to who asked.
+    pub fresh: u64,
 }
 
 /// The state of a schedule in the middle of a run.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
-    plan: Plan,
-    dead: [bool; 2],
-    /// Segments handed out and not completed, so that a waiting link knows whether to hope.
-    open: usize,
-}
-
-#[derive(Clone, Debug)]
-enum Plan {
-    Ratio(ratio::Ratio),
-    Greedy(greedy::Greedy),
+    plan: Schedule,
+    pipeline: Pipeline,
+    sizes: Sizes,
+    pool: Pool,
+    flows: [Flow; 2],
+    /// What has come of segments that are not complete.
+    open: HashMap<usize, Ranges>,
+    complete: Vec<bool>,
+    completed: usize,
+    completed_bytes: u64,
 }
 
 impl Scheduler {
-    /// A scheduler for `segments` files.
-    pub fn new(schedule: &Schedule, segments: usize) -> Scheduler {
-        let plan = match *schedule {
-            Schedule::Ratio { a, b } => Plan::Ratio(ratio::Ratio::new(a, b, segments)),
-            Schedule::Greedy => Plan::Greedy(greedy::Greedy::new(segments)),
-        };
-        Scheduler { plan, dead: [false; 2], open: 0 }
-    }
-
-    /// What `link` should ask for now. It must not be asked for a link that was given up.
-    pub fn next(&mut self, link: LinkId) -> Next {
-        debug_assert!(!self.dead[link.index()], "a dead link asks for nothing");
-        if let Some(part) = self.queue(link).pop_front() {
-            self.open += 1;
-            return Next::Request(part);
+    /// A scheduler for as many files as there are `sizes`, which are `None` where not known.
+    pub fn new(schedule: &Schedule, pipeline: Pipeline, sizes: Vec<Option<u64>>) -> Scheduler {
+        let segments = sizes.len();
+        let sizes = Sizes::new(sizes);
+        let mut pool = Pool::default();
+        for segment in 0..segments {
+            let owner = match *schedule {
+                Schedule::Ratio { a, b } => Some(ratio::owner(a, b, segment)),
+                Schedule::Greedy | Schedule::Adaptive => None,
+            };
+            pool.push_back(Part::whole(segment), owner, &sizes);
         }
-        if self.outlook(link) == Outlook::Perhaps { Next::Wait } else { Next::Done }
+        Scheduler {
+            plan: schedule.clone(),
+            pipeline,
+            sizes,
+            pool,
+            flows: Default::default(),
+            open: HashMap::new(),
+            complete: vec![false; segments],
+            completed: 0,
+            completed_bytes: 0,
+        }
     }
 
-    /// What asking for `link` would bring, without asking.
-    pub fn outlook(&mut self, link: LinkId) -> Outlook {
-        if !self.queue(link).is_empty() {
-            Outlook::Work
-        } else if self.open > 0 && self.shares_work() {
-            Outlook::Perhaps
-        } else {
-            Outlook::Nothing
+    /// `link` has a connection, with this round trip (least seen so far).
+    pub fn opened(&mut self, link: LinkId, now: Duration, rtt: Duration) {
+        self.flow(link).opened(now, rtt);
+    }
+
+    /// The server of `link` ends each connection after one answer.
+    pub fn closes_always(&mut self, link: LinkId) {
+        self.flow(link).keeps_alive = false;
+    }
+
+    /// What `link`, which has a connection, should ask for now.
+    pub fn next(&mut self, link: LinkId, now: Duration) -> Next {
+        if self.is_done() {
+            return Next::Done;
+        }
+        let flow = &self.flows[link.index()];
+        debug_assert!(!flow.dead, "a dead link asks for nothing");
+        if !flow.has_room(self.pipeline) {
+            return Next::Wait(None);
+        }
+        if self.is_adaptive() {
+            return self.next_adaptive(link, now);
+        }
+        let auto = self.pipeline == Pipeline::Auto && !flow.asked.is_empty();
+        let typical = self.completed_bytes.checked_div(self.completed as u64);
+        if auto && !flow.runs_dry_soon(&self.sizes, typical) {
+            return Next::Wait(None);
+        }
+        self.prune(link);
+        match self.pool.take(link, &self.sizes) {
+            Some((part, own)) => self.ask(link, part, own, now),
+            None => Next::Wait(None),
+        }
+    }
+
+    /// Forgets what waits first and has come meanwhile, from a request that was thought lost or slow.
+    fn prune(&mut self, link: LinkId) {
+        while let Some((part, _)) = self.pool.first(link) {
+            let covered = self.open.get(&part.segment).map_or(0, |have| have.covered_from(part.from));
+            let come = covered > 0 && self.sizes.end(&part).is_some_and(|end| part.from + covered >= end);
+            if !come && !self.complete[part.segment] {
+                return;
+            }
+            self.pool.take(link, &self.sizes);
+        }
+    }
+
+    fn ask(&mut self, link: LinkId, part: Part, own: bool, now: Duration) -> Next {
+        self.flow(link).ask(part, own, now);
+        Next::Request(part)
+    }
+
+    /// The answer that is due on `link` begins with byte `from` of a file of `total` bytes, and its
+    /// body is `length` bytes long, as far as the head says.
+    pub fn head(&mut self, link: LinkId, from: u64, length: Option<u64>, total: Option<u64>) {
+        let Some(asked) = self.flows[link.index()].asked.front_mut() else { return };
+        if let Some(total) = total {
+            self.sizes.learn(asked.part.segment, total);
+        }
+        let asked_to = asked.ends.or(total);
+        asked.at = from;
+        asked.ends = length.map(|length| from + length);
+        asked.answering = true;
+        let beyond = asked.ends.zip(asked_to).is_some_and(|(ends, asked_to)| ends > asked_to);
+        let ranges = from == asked.part.from && !beyond;
+        if !ranges {
+            // It sends files whole, whatever is asked for.
+            self.flow(link).ranges = false;
+        }
+    }
+
+    /// Of the next `bytes` that came on `link`: how many are there already, and how many after those
+    /// are new. Both together may be less than `bytes`; then ask again for the rest.
+    pub fn claim(&mut self, link: LinkId, bytes: u64) -> Claim {
+        let Some(asked) = self.flows[link.index()].asked.front_mut() else {
+            return Claim { at: 0, stale: bytes, fresh: 0 };
+        };
+        let at = asked.at;
+        if asked.void || self.complete[asked.part.segment] {
+            asked.at += bytes;
+            return Claim { at, stale: bytes, fresh: 0 };
+        }
+        let have = self.open.entry(asked.part.segment).or_default();
+        let (stale, fresh) = have.split(at, bytes);
+        have.insert(at + stale, at + stale + fresh);
+        asked.at += stale + fresh;
+        Claim { at, stale, fresh }
+    }
+
+    /// One read brought `bytes` of payload on `link`.
+    pub fn received(&mut self, link: LinkId, now: Duration, bytes: u64) {
+        self.flow(link).received(now, bytes);
+    }
+
+    /// The answer under way on `link` is over. What it did not bring is to be fetched still.
+    pub fn ended(&mut self, link: LinkId) {
+        let Some(asked) = self.flow(link).asked.pop_front() else { return };
+        if asked.part.to.is_none() {
+            self.sizes.learn(asked.part.segment, asked.at);
+        }
+        self.put_back(link, &asked);
+    }
+
+    /// `link` lost its connection: what it still owed is to be fetched still.
+    pub fn lost(&mut self, link: LinkId) {
+        let asked = self.flow(link).closed();
+        for asked in asked.iter().rev() {
+            self.put_back(link, asked);
+        }
+    }
+
+    /// Puts what is missing of a request back, first of all that waits.
+    fn put_back(&mut self, link: LinkId, asked: &flow::Asked) {
+        let Part { segment, from, to } = asked.part;
+        if asked.void || self.complete[segment] {
+            return;
+        }
+        let none = Ranges::default();
+        let have = self.open.get(&segment).unwrap_or(&none);
+        let owner = asked.own.then_some(link);
+        for (from, to) in have.gaps(from, to.or(self.sizes.of(segment))).into_iter().rev() {
+            let to = to.filter(|&to| Some(to) != self.sizes.of(segment));
+            self.pool.push_front(Part { segment, from, to }, owner, &self.sizes);
         }
     }
 
     /// A segment is on disk under its name.
-    pub fn completed(&mut self) {
-        self.open -= 1;
+    pub fn completed(&mut self, segment: usize) {
+        if !std::mem::replace(&mut self.complete[segment], true) {
+            self.completed += 1;
+            self.completed_bytes += self.sizes.of(segment).unwrap_or_default();
+            self.open.remove(&segment);
+        }
     }
 
-    /// `link` lost its connection and still owed these parts, in the order of its requests.
-    pub fn give_back(&mut self, link: LinkId, parts: &[Part]) {
-        self.open -= parts.len();
-        let queue = self.queue(link);
-        for part in parts.iter().rev() {
-            queue.push_front(*part);
+    /// Whether every byte of a segment has come.
+    pub fn is_whole(&self, segment: usize) -> bool {
+        let Some(size) = self.sizes.of(segment) else { return false };
+        let covered = self.open.get(&segment).map_or(0, |have| have.covered_from(0));
+        self.complete[segment] || covered >= size
+    }
+
+    /// What has come of a segment that is not complete, without what requests under way brought on
+    /// the link `but`: its last bytes may not be written yet.
+    pub fn settled(&self, segment: usize, but: LinkId) -> Ranges {
+        let mut settled = self.open.get(&segment).cloned().unwrap_or_default();
+        for asked in self.flows[but.index()].asked.iter().filter(|asked| asked.part.segment == segment) {
+            settled = settled
+                .iter()
+                .flat_map(|(from, to)| {
+                    [(from, to.min(asked.part.from)), (from.max(asked.at.max(asked.part.from)), to)]
+                })
+                .collect();
+        }
+        settled
+    }
+
+    /// An earlier run has left these bytes of a segment.
+    pub fn resume(&mut self, segment: usize, size: u64, have: Ranges) {
+        let owner = match self.plan {
+            Schedule::Ratio { a, b } => Some(ratio::owner(a, b, segment)),
+            Schedule::Greedy | Schedule::Adaptive => None,
+        };
+        self.pool.remove(segment, &self.sizes);
+        self.sizes.learn(segment, size);
+        for (from, to) in have.gaps(0, Some(size)).into_iter().rev() {
+            let to = to.filter(|&to| to != size);
+            self.pool.push_front(Part { segment, from, to }, owner, &self.sizes);
+        }
+        self.open.insert(segment, have);
+    }
+
+    /// What has come of a segment is of no use: it is fetched again whole, by `only` where that is
+    /// given. What still comes of it by requests under way is not counted.
+    pub fn restart(&mut self, segment: usize, only: Option<LinkId>) {
+        self.open.remove(&segment);
+        self.pool.remove(segment, &self.sizes);
+        for asked in self.flows.iter_mut().flat_map(|flow| &mut flow.asked) {
+            asked.void |= asked.part.segment == segment;
+        }
+        self.pool.push_front(Part::whole(segment), only, &self.sizes);
+    }
+
+    /// What has come of the segment that is being answered on `link` is of no use, and the answer
+    /// brings all of it anew.
+    pub fn begins_anew(&mut self, link: LinkId) {
+        let Some(segment) = self.flow(link).asked.front().map(|asked| asked.part.segment) else { return };
+        self.restart(segment, None);
+        self.pool.remove(segment, &self.sizes);
+        if let Some(asked) = self.flow(link).asked.front_mut() {
+            (asked.part, asked.void) = (Part::whole(segment), false);
+        }
+    }
+
+    pub fn is_complete(&self, segment: usize) -> bool {
+        self.complete[segment]
+    }
+
+    /// What asking for `link` would bring, without asking.
+    pub fn outlook(&mut self, link: LinkId) -> Outlook {
+        self.prune(link);
+        if self.is_done() {
+            Outlook::Nothing
+        } else if self.pool.first(link).is_some()
+            || (self.is_adaptive() && !self.flows[link.other().index()].asked.is_empty())
+        {
+            Outlook::Work
+        } else {
+            Outlook::Perhaps
         }
     }
 
     /// `link` has been given up. Returns whether the rest can still be fetched.
     pub fn give_up(&mut self, link: LinkId) -> bool {
-        self.dead[link.index()] = true;
-        if self.dead[link.other().index()] {
-            return self.open == 0 && self.queue(link).is_empty();
-        }
-        self.shares_work() || self.queue(link).is_empty()
+        self.flow(link).dead = true;
+        self.is_done() || !(self.flows[link.other().index()].dead || self.pool.has_own(link))
     }
 
-    /// Whether what one link leaves the other may take.
-    fn shares_work(&self) -> bool {
-        matches!(self.plan, Plan::Greedy(_))
+    pub fn is_dead(&self, link: LinkId) -> bool {
+        self.flows[link.index()].dead
     }
 
-    fn queue(&mut self, link: LinkId) -> &mut VecDeque<Part> {
-        match &mut self.plan {
-            Plan::Ratio(ratio) => ratio.queue(link),
-            Plan::Greedy(greedy) => greedy.queue(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn ratios_are_read_and_nonsense_is_refused() {
-        assert_eq!("ratio=1:4".parse(), Ok(Schedule::Ratio { a: 1, b: 4 }));
-        assert_eq!("ratio=1:0".parse(), Ok(Schedule::Ratio { a: 1, b: 0 }));
-        assert_eq!("ratio=0:1".parse(), Ok(Schedule::Ratio { a: 0, b: 1 }));
-        assert_eq!("greedy".parse(), Ok(Schedule::Greedy));
-        for bad in ["ratio=0:0", "ratio=1:-2", "ratio=a:b", "ratio=1", "ratio=1:2:3", "ratio=", "fast", ""] {
-            assert!(bad.parse::<Schedule>().is_err(), "{bad} was taken for a schedule");
-        }
+    /// Whether one link may take over what the other leaves, so that a server that is away need
+    /// not end the run, and may come back.
+    pub fn outlives_a_link(&self) -> bool {
+        self.is_adaptive()
     }
 
-    #[test]
-    fn a_greedy_link_takes_over_what_a_dead_one_owed() {
-        let mut scheduler = Scheduler::new(&Schedule::Greedy, 2);
-        assert_eq!(scheduler.next(LinkId::A), Next::Request(Part::whole(0)));
-        assert_eq!(scheduler.next(LinkId::B), Next::Request(Part::whole(1)));
-        assert_eq!(scheduler.next(LinkId::A), Next::Wait);
-        scheduler.give_back(LinkId::B, &[Part { segment: 1, from: 700 }]);
-        assert!(scheduler.give_up(LinkId::B));
-        assert_eq!(scheduler.next(LinkId::A), Next::Request(Part { segment: 1, from: 700 }));
+    /// When `link` is to be asked about with [`Scheduler::is_stalled`] if nothing comes before.
+    pub fn stalls_at(&self, link: LinkId) -> Option<Duration> {
+        self.flows[link.index()].stalls_at().filter(|_| self.is_adaptive())
     }
 
-    #[test]
-    fn a_ratio_cannot_go_on_without_a_server_that_has_work_left() {
-        let mut scheduler = Scheduler::new(&Schedule::Ratio { a: 1, b: 1 }, 2);
-        assert_eq!(scheduler.next(LinkId::B), Next::Request(Part::whole(1)));
-        scheduler.give_back(LinkId::B, &[Part::whole(1)]);
-        assert!(!scheduler.give_up(LinkId::B));
+    /// Whether nothing has come on `link` for the longer of 1 s and 4 round trips although something
+    /// was due, while the other link moved or had nothing to wait for.
+    pub fn is_stalled(&self, link: LinkId, now: Duration) -> bool {
+        let other = &self.flows[link.other().index()];
+        let moves =
+            other.up && (other.asked.is_empty() || other.last_byte > self.flows[link.index()].last_byte);
+        self.stalls_at(link).is_some_and(|at| now >= at) && moves
     }
 
-    #[test]
-    fn a_ratio_needs_nothing_more_from_a_server_that_has_done_its_share() {
-        let mut scheduler = Scheduler::new(&Schedule::Ratio { a: 1, b: 1 }, 2);
-        assert_eq!(scheduler.next(LinkId::B), Next::Request(Part::whole(1)));
-        scheduler.completed();
-        assert_eq!(scheduler.next(LinkId::B), Next::Done);
-        assert!(scheduler.give_up(LinkId::B));
+    /// When a byte last came on `link`, or was first due.
+    pub fn last_byte(&self, link: LinkId) -> Duration {
+        self.flows[link.index()].last_byte
     }
 
-    fn any_schedule() -> impl Strategy<Value = Schedule> {
-        prop_oneof![
-            Just(Schedule::Greedy),
-            (0u32..9, 0u32..9)
-                .prop_filter("one of them must be above 0", |(a, b)| a + b > 0)
-                .prop_map(|(a, b)| Schedule::Ratio { a, b }),
-        ]
+    /// The size of a segment, where it is known.
+    pub fn size(&self, segment: usize) -> Option<u64> {
+        self.sizes.of(segment)
     }
 
-    proptest! {
-        /// However the links take turns and break, every segment is completed exactly once.
-        #[test]
-        fn every_segment_is_fetched_once(
-            schedule in any_schedule(),
-            segments in 0usize..200,
-            events in prop::collection::vec((any::<bool>(), 0u8..10), 0..600),
-        ) {
-            let mut scheduler = Scheduler::new(&schedule, segments);
-            let mut in_flight: [Vec<Part>; 2] = Default::default();
-            let mut completed = vec![0u32; segments];
-            // After the random events, both links work through what is left.
-            let steps = events.into_iter().chain((0..4 * segments + 8).map(|i| (i % 2 == 0, 9)));
-            for (first, what) in steps {
-                let link = if first { LinkId::A } else { LinkId::B };
-                let mine = &mut in_flight[link.index()];
-                match what {
-                    0 => {
-                        let parts = std::mem::take(mine);
-                        scheduler.give_back(link, &parts);
-                    }
-                    1..=4 => if let Next::Request(part) = scheduler.next(link) { mine.push(part) },
-                    _ => {
-                        if mine.is_empty() && let Next::Request(part) = scheduler.next(link) {
-                            mine.push(part);
-                        }
-                        if !mine.is_empty() {
-                            completed[mine.remove(0).segment] += 1;
-                            scheduler.completed();
-                        }
-                    }
-                }
-            }
-            for link in LinkId::BOTH {
-                for part in in_flight[link.index()].drain(..) {
-                    completed[part.segment] += 1;
-                    scheduler.completed();
-                }
-            }
-            prop_assert!(completed.iter().all(|&times| times == 1), "{completed:?}");
-            prop_assert_eq!(scheduler.next(LinkId::A), Next::Done);
-            prop_assert_eq!(scheduler.next(LinkId::B), Next::Done);
-        }
+    fn is_adaptive(&self) -> bool {
+        matches!(self.plan, Schedule::Adaptive)
+    }
+
+    fn is_done(&self) -> bool {
+        self.completed == self.sizes.count()
+    }
+
+    fn flow(&mut self, link: LinkId) -> &mut Flow {
+        &mut self.flows[link.index()]
     }
 }

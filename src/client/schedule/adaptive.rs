@@ -1,0 +1,178 @@
+//! `adaptive`: both links finish at the same moment, whatever they carry.
+//!
+//! **Rule.** Link i carries rᵢ bytes/s ([`Pace`](super::pace)) and can begin on a new request after
+//! eᵢ = max(bytes to come / rᵢ, round trip). With R bytes that nobody was asked for, the time in which
+//! all is done at the earliest is T with Σ rᵢ·(T − eᵢ)⁺ = R, and link i's share is rᵢ·(T − eᵢ)⁺.
+//! - *Depth*: a link is asked for more when what is to come takes less than two round trips + 150 ms,
+//!   so that its server never waits for a request, nor the queue at the bottleneck runs empty.
+//! - *Size*: the next whole part while that is at most half of the link's share; else half of the
+//!   share, so that parts shrink geometrically towards the end (guided self-scheduling: Polychronopoulos
+//!   and Kuck, IEEE Trans. Computers 1987), down to what the link brings in 20 ms.
+//! - *Declining*: a link without a share takes nothing: the other drains everything before it could
+//!   bring a byte of use (earliest completion first: Lim et al., CoNEXT 2017).
+//! - *Taking over*: when nothing is left to ask for, a link that runs dry takes the end of the part
+//!   that the other finishes last, in proportion to both rates, if that ends the run earlier by more
+//!   than 30 ms and a tenth of what is left. The other's answer cannot be shortened: what of it comes
+//!   twice is waste, and the first copy counts.
+//! - *Dropping*: a connection that owes nothing of use for longer than three round trips + 50 ms is
+//!   closed when there is work.
+//!
+//! **Worst case.** Rates that change faster than 1 s, the time that they are averaged over, in opposite
+//! directions right before the end: each link then holds at most what it was asked for ahead, two
+//! round trips + 150 ms at its rate, and the other takes that over. A link that stops costs
+//! max(1 s, 4 round trips) of its own rate before its work moves. One of r/1000 of the other's rate
+//! holds one part until the end and loses all but the beginning of it.
+
+use std::time::Duration;
+
+use super::{Next, Part, Scheduler};
+use crate::units::LinkId;
+
+/// How far ahead of running dry a link is asked, beside two round trips (s).
+const AHEAD_S: f64 = 0.15;
+/// The least that is asked for ahead while a link's rate is not known, bytes.
+const AHEAD_UNKNOWN: u64 = 256 * 1024;
+/// A part takes at least this long (s), within bounds in bytes.
+const LEAST_PART_S: f64 = 0.02;
+const LEAST_PART_BYTES: (f64, f64) = (8e3, 256e3);
+/// What taking over must gain (s), and as a share of the time that is left.
+const LEAST_GAIN_S: f64 = 0.03;
+const LEAST_GAIN_SHARE: f64 = 0.1;
+/// How often a link with nothing to do looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// One link, as the rule sees it.
+#[derive(Clone, Copy, Debug)]
+struct View {
+    rate: f64,
+    /// When it could begin with something new (s from now).
+    starts_s: f64,
+}
+
+impl Scheduler {
+    pub(super) fn next_adaptive(&mut self, link: LinkId, now: Duration) -> Next {
+        let look_again = Next::Wait(Some(now + LOOK_AGAIN));
+        self.prune(link);
+        let views = self.views(now);
+        let (mine, flow) = (views[link.index()], &self.flows[link.index()]);
+        let wanted = flow.wanted(&self.sizes);
+        if wanted == 0 && !flow.asked.is_empty() {
+            let useless_s = flow.coming(&self.sizes) as f64 / mine.rate;
+            let work = !self.pool.is_empty() || self.worth_taking(link, &views).is_some();
+            let reopening_s = 3.0 * flow.rtt.as_secs_f64() + 0.05;
+            return if work && useless_s > reopening_s { Next::Drop } else { look_again };
+        }
+        if !flow.asked.is_empty() && !self.runs_low(link, now) {
+            return Next::Wait(None);
+        }
+        if let Some((part, own)) = self.pool.first(link) {
+            let Some(part) = self.sized(link, part, own, &views) else { return look_again };
+            return self.ask_for(link, part, own, now);
+        }
+        match self.worth_taking(link, &views) {
+            Some(part) => self.take_over(link, part, now),
+            None => look_again,
+        }
+    }
+
+    /// Whether what is to come is over soon.
+    fn runs_low(&self, link: LinkId, now: Duration) -> bool {
+        let flow = &self.flows[link.index()];
+        let coming = flow.coming(&self.sizes);
+        match flow.rate(now) {
+            Some(rate) => coming as f64 <= rate * (2.0 * flow.rtt.as_secs_f64() + AHEAD_S),
+            None => coming < AHEAD_UNKNOWN,
+        }
+    }
+
+    /// What both links can do. One whose rate is not known counts as the other; one without a
+    /// connection does nothing.
+    fn views(&self, now: Duration) -> [View; 2] {
+        let known = LinkId::BOTH.map(|link| self.flows[link.index()].rate(now));
+        LinkId::BOTH.map(|link| {
+            let flow = &self.flows[link.index()];
+            let guess = known[link.index()].or(known[link.other().index()]).unwrap_or(1e6).max(1.0);
+            let rate = if flow.up && !flow.dead { guess } else { 0.0 };
+            let busy_s = flow.coming(&self.sizes) as f64 / guess;
+            View { rate, starts_s: busy_s.max(flow.rtt.as_secs_f64()) }
+        })
+    }
+
+    /// What of the part that waits first `link` should ask for; `None` where it had better not.
+    fn sized(&self, link: LinkId, part: Part, own: bool, views: &[View; 2]) -> Option<Part> {
+        let mine = views[link.index()];
+        let Some(end) = self.sizes.end(&part).filter(|_| self.flows[link.index()].ranges) else {
+            return Some(part);
+        };
+        let rest = self.pool.bytes_for(link, &self.sizes);
+        let (size, share) = (end.saturating_sub(part.from), share(link, views, rest));
+        let least = (mine.rate * LEAST_PART_S).clamp(LEAST_PART_BYTES.0, LEAST_PART_BYTES.1);
+        if own {
+            return Some(part);
+        }
+        // One of the two has at least half of the rest, so that one of them takes it.
+        if share < (least / 2.0).min(rest as f64 / 2.0) {
+            return None;
+        }
+        let most = (share / 2.0).max(least).min(size as f64) as u64;
+        // A rest that is not worth a request of its own goes with it.
+        if size as f64 - most as f64 <= least / 2.0 {
+            return Some(part);
+        }
+        Some(Part { to: Some(part.from + most), ..part })
+    }
+
+    /// Takes `wanted` off the front of what waits.
+    fn ask_for(&mut self, link: LinkId, wanted: Part, own: bool, now: Duration) -> Next {
+        let Some((whole, _)) = self.pool.take(link, &self.sizes) else { return Next::Wait(None) };
+        if let Some(to) = wanted.to.filter(|_| wanted.to != whole.to) {
+            self.pool.push_front(Part { from: to, ..whole }, own.then_some(link), &self.sizes);
+        }
+        self.ask(link, wanted, own, now)
+    }
+
+    /// The end of the other link's last part, where both are done earlier if `link` fetches it.
+    fn worth_taking(&self, link: LinkId, views: &[View; 2]) -> Option<Part> {
+        let (mine, other) = (views[link.index()], views[link.other().index()]);
+        let (flow, theirs) = (&self.flows[link.index()], &self.flows[link.other().index()]);
+        let last = theirs.asked.iter().rev().find(|asked| asked.wanted(&self.sizes) > 0)?;
+        let end = self.sizes.end(&last.part)?;
+        if last.own || !flow.ranges || flow.dead {
+            return None;
+        }
+        let owed = theirs.wanted(&self.sizes) as f64;
+        let alone_s = owed / other.rate.max(1.0);
+        let shared_s = (owed + mine.rate * mine.starts_s) / (mine.rate + other.rate);
+        if alone_s - shared_s < LEAST_GAIN_S.max(LEAST_GAIN_SHARE * alone_s) {
+            return None;
+        }
+        let most = last.wanted(&self.sizes);
+        let least = (mine.rate * LEAST_PART_S).clamp(LEAST_PART_BYTES.0, LEAST_PART_BYTES.1) as u64;
+        let wanted = ((mine.rate * (shared_s - mine.starts_s)) as u64).max(least);
+        let taken = if wanted + least >= most { most } else { wanted };
+        Some(Part { from: end - taken, ..last.part })
+    }
+
+    /// Asks `link` for the end of what the other link was asked for.
+    fn take_over(&mut self, link: LinkId, part: Part, now: Duration) -> Next {
+        let sizes = &self.sizes;
+        let theirs = &mut self.flows[link.other().index()].asked;
+        let last = theirs.iter_mut().rev().find(|asked| asked.wanted(sizes) > 0);
+        if let Some(last) = last {
+            last.part.to = Some(part.from);
+        }
+        self.ask(link, part, false, now)
+    }
+}
+
+/// How many of `rest` bytes `link` brings by the time in which both together have brought them all.
+fn share(link: LinkId, views: &[View; 2], rest: u64) -> f64 {
+    let (mine, other) = (views[link.index()], views[link.other().index()]);
+    let rest = rest as f64;
+    if other.rate <= 0.0 {
+        return rest;
+    }
+    // T with both at work, and the link's part of it; where that is negative one of them has none.
+    let both_s = (rest + mine.rate * mine.starts_s + other.rate * other.starts_s) / (mine.rate + other.rate);
+    (mine.rate * (both_s - mine.starts_s)).clamp(0.0, rest)
+}

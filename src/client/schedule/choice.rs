@@ -1,0 +1,112 @@
+//! What the user chooses: a schedule and a pipeline, out of their words.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The user's choice of a schedule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// `a` files from server a, then `b` from server b, and so on through the list.
+    Ratio { a: u32, b: u32 },
+    /// The connection with room takes the next segment.
+    Greedy,
+    /// Each link gets what lets both finish at the same moment, by what they carry now.
+    Adaptive,
+}
+
+impl Schedule {
+    /// Whether it decides by the files' sizes, so that they are asked for before the transfer.
+    pub fn needs_sizes(&self) -> bool {
+        matches!(self, Schedule::Adaptive)
+    }
+}
+
+impl FromStr for Schedule {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "greedy" => return Ok(Schedule::Greedy),
+            "adaptive" => return Ok(Schedule::Adaptive),
+            _ => {}
+        }
+        let Some(ratio) = s.strip_prefix("ratio=") else {
+            return Err(format!(
+                "\"{s}\" is not a schedule: write adaptive, greedy, or ratio=NA:NB (as in ratio=1:4)"
+            ));
+        };
+        let expected = "a ratio is two whole numbers of files, as in ratio=1:4";
+        let (a, b) = ratio.split_once(':').ok_or_else(|| format!("\"{s}\": {expected}"))?;
+        let number =
+            |text: &str| text.parse::<u32>().map_err(|_| format!("\"{text}\" in \"{s}\": {expected}"));
+        let (a, b) = (number(a)?, number(b)?);
+        if a == 0 && b == 0 {
+            return Err(format!("\"{s}\" gives no server anything to do; one of the two must be 1 or more"));
+        }
+        Ok(Schedule::Ratio { a, b })
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Schedule::Ratio { a, b } => write!(f, "ratio={a}:{b}"),
+            Schedule::Greedy => f.write_str("greedy"),
+            Schedule::Adaptive => f.write_str("adaptive"),
+        }
+    }
+}
+
+/// How many requests a connection has in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pipeline {
+    /// Ask for the next when what is still to come takes about one round trip.
+    Auto,
+    Depth(usize),
+}
+
+impl FromStr for Pipeline {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s.parse() {
+            _ if s == "auto" => Ok(Pipeline::Auto),
+            Ok(depth) if (1..=1000).contains(&depth) => Ok(Pipeline::Depth(depth)),
+            _ => Err(format!("\"{s}\" is not a pipeline depth: write auto, or a number from 1 to 1000")),
+        }
+    }
+}
+
+impl fmt::Display for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Pipeline::Auto => f.write_str("auto"),
+            Pipeline::Depth(depth) => depth.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_are_read_and_nonsense_is_refused() {
+        assert_eq!("ratio=1:4".parse(), Ok(Schedule::Ratio { a: 1, b: 4 }));
+        assert_eq!("ratio=1:0".parse(), Ok(Schedule::Ratio { a: 1, b: 0 }));
+        assert_eq!("ratio=0:1".parse(), Ok(Schedule::Ratio { a: 0, b: 1 }));
+        for name in ["greedy", "adaptive", "ratio=3:1"] {
+            assert_eq!(name.parse::<Schedule>().unwrap().to_string(), name);
+        }
+        for bad in ["ratio=0:0", "ratio=1:-2", "ratio=a:b", "ratio=1", "ratio=1:2:3", "ratio=", "fast", ""] {
+            assert!(bad.parse::<Schedule>().is_err(), "{bad} was taken for a schedule");
+        }
+    }
+
+    #[test]
+    fn pipelines_are_auto_or_a_depth() {
+        assert_eq!("auto".parse(), Ok(Pipeline::Auto));
+        assert_eq!("4".parse(), Ok(Pipeline::Depth(4)));
+        for bad in ["0", "-1", "deep", "", "1001"] {
+            assert!(bad.parse::<Pipeline>().is_err(), "{bad}");
+        }
+    }
+}

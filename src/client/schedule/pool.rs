@@ -1,0 +1,138 @@
+//! What nobody has been asked for yet, and how much of it there is.
+
+use std::collections::VecDeque;
+
+use super::Part;
+use crate::units::LinkId;
+
+/// The sizes of the files, as far as they are known.
+#[derive(Clone, Debug)]
+pub struct Sizes {
+    sizes: Vec<Option<u64>>,
+    known: u64,
+    known_bytes: u64,
+}
+
+impl Sizes {
+    pub fn new(sizes: Vec<Option<u64>>) -> Sizes {
+        let known = sizes.iter().flatten().count() as u64;
+        let known_bytes = sizes.iter().flatten().sum();
+        Sizes { sizes, known, known_bytes }
+    }
+
+    pub fn of(&self, segment: usize) -> Option<u64> {
+        self.sizes[segment]
+    }
+
+    pub fn count(&self) -> usize {
+        self.sizes.len()
+    }
+
+    pub fn learn(&mut self, segment: usize, bytes: u64) {
+        if self.sizes[segment].is_none() {
+            self.known += 1;
+            self.known_bytes += bytes;
+            self.sizes[segment] = Some(bytes);
+        }
+    }
+
+    /// Where a part ends, if that is known.
+    pub fn end(&self, part: &Part) -> Option<u64> {
+        part.to.or(self.of(part.segment))
+    }
+
+    /// The mean of the sizes that are known; a guess before there is one.
+    pub fn typical(&self) -> u64 {
+        self.known_bytes.checked_div(self.known).unwrap_or(1_000_000)
+    }
+
+    /// How much a part brings, guessed where its size is not known.
+    pub fn estimate(&self, part: &Part) -> u64 {
+        self.end(part).unwrap_or(part.from + self.typical()).saturating_sub(part.from)
+    }
+}
+
+/// Parts that wait to be asked for: such as either link may take, and such as are one link's own.
+#[derive(Clone, Debug, Default)]
+pub struct Pool {
+    shared: VecDeque<Part>,
+    own: [VecDeque<Part>; 2],
+    /// Bytes of the shared parts whose ends are known, and how many have none.
+    shared_bytes: u64,
+    shared_unknown: u64,
+}
+
+impl Pool {
+    /// Puts a part last; `owner` is the one link that may take it.
+    pub fn push_back(&mut self, part: Part, owner: Option<LinkId>, sizes: &Sizes) {
+        match owner {
+            Some(link) => self.own[link.index()].push_back(part),
+            None => {
+                self.count(&part, sizes, true);
+                self.shared.push_back(part);
+            }
+        }
+    }
+
+    /// Puts a part first.
+    pub fn push_front(&mut self, part: Part, owner: Option<LinkId>, sizes: &Sizes) {
+        match owner {
+            Some(link) => self.own[link.index()].push_front(part),
+            None => {
+                self.count(&part, sizes, true);
+                self.shared.push_front(part);
+            }
+        }
+    }
+
+    /// What `link` would take next, and whether only it may.
+    pub fn first(&self, link: LinkId) -> Option<(Part, bool)> {
+        let own = self.own[link.index()].front().map(|part| (*part, true));
+        own.or_else(|| self.shared.front().map(|part| (*part, false)))
+    }
+
+    /// Takes the part that [`Pool::first`] named.
+    pub fn take(&mut self, link: LinkId, sizes: &Sizes) -> Option<(Part, bool)> {
+        if let Some(part) = self.own[link.index()].pop_front() {
+            return Some((part, true));
+        }
+        let part = self.shared.pop_front()?;
+        self.count(&part, sizes, false);
+        Some((part, false))
+    }
+
+    /// Bytes that either link may take, and such as only `link` may; guessed where sizes are not known.
+    pub fn bytes_for(&self, link: LinkId, sizes: &Sizes) -> u64 {
+        let own: u64 = self.own[link.index()].iter().map(|part| sizes.estimate(part)).sum();
+        self.shared_bytes + self.shared_unknown * sizes.typical() + own
+    }
+
+    pub fn has_own(&self, link: LinkId) -> bool {
+        !self.own[link.index()].is_empty()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.shared.is_empty() && self.own.iter().all(VecDeque::is_empty)
+    }
+
+    /// Forgets every part of a segment.
+    pub fn remove(&mut self, segment: usize, sizes: &Sizes) {
+        for own in &mut self.own {
+            own.retain(|part| part.segment != segment);
+        }
+        let gone: Vec<Part> = self.shared.iter().filter(|part| part.segment == segment).copied().collect();
+        gone.iter().for_each(|part| self.count(part, sizes, false));
+        self.shared.retain(|part| part.segment != segment);
+    }
+
+    fn count(&mut self, part: &Part, sizes: &Sizes, add: bool) {
+        // A size is learned only of what has been asked for, so a part that waits is counted out as
+        // it was counted in.
+        match sizes.end(part) {
+            Some(end) if add => self.shared_bytes += end.saturating_sub(part.from),
+            Some(end) => self.shared_bytes -= end.saturating_sub(part.from),
+            None if add => self.shared_unknown += 1,
+            None => self.shared_unknown -= 1,
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The scheduler against a small model of two links: bytes in order, at a rate, a round trip after
+//! they were asked for.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const STEP: Duration = Duration::from_millis(5);
+
+#[derive(Clone, Debug)]
+struct Line {
+    bytes_per_s: f64,
+    rtt: Duration,
+    /// Parts on their way: what is left of each, when its first byte may come, whether it has begun.
+    asked: VecDeque<(Part, u64, Duration, bool)>,
+    credit: f64,
+    idle: Duration,
+}
+
+/// A run in virtual time.
+struct Run {
+    scheduler: Scheduler,
+    sizes: Vec<u64>,
+    lines: [Line; 2],
+    now: Duration,
+    seen: Vec<Vec<bool>>,
+    waste: u64,
+}
+
+fn run(schedule: &str, sizes: &[u64], lines: [(f64, u64); 2], known: bool) -> Run {
+    let told = sizes.iter().map(|&size| known.then_some(size)).collect();
+    let schedule = schedule.parse().unwrap();
+    let mut scheduler = Scheduler::new(&schedule, Pipeline::Auto, told);
+    let lines = lines.map(|(bytes_per_s, rtt_ms)| Line {
+        bytes_per_s,
+        rtt: Duration::from_millis(rtt_ms),
+        asked: VecDeque::new(),
+        credit: 0.0,
+        idle: Duration::ZERO,
+    });
+    for link in LinkId::BOTH {
+        scheduler.opened(link, Duration::ZERO, lines[link.index()].rtt);
+    }
+    let seen = sizes.iter().map(|&size| vec![false; size as usize]).collect();
+    Run { scheduler, sizes: sizes.to_vec(), lines, now: Duration::ZERO, seen, waste: 0 }
+}
+
+impl Run {
+    fn is_done(&self) -> bool {
+        (0..self.sizes.len()).all(|segment| self.scheduler.is_complete(segment))
+    }
+
+    fn ask(&mut self, link: LinkId) {
+        loop {
+            match self.scheduler.next(link, self.now) {
+                Next::Request(part) => {
+                    let to = part.to.unwrap_or(self.sizes[part.segment]);
+                    assert!(part.from <= to && to <= self.sizes[part.segment], "{part:?}");
+                    let line = &mut self.lines[link.index()];
+                    line.asked.push_back((part, to - part.from, self.now + line.rtt, false));
+                }
+                Next::Drop => self.lose(link),
+                Next::Wait(_) | Next::Done => return,
+            }
+        }
+    }
+
+    fn lose(&mut self, link: LinkId) {
+        self.scheduler.lost(link);
+        let line = &mut self.lines[link.index()];
+        line.asked.clear();
+        line.credit = 0.0;
+        self.scheduler.opened(link, self.now, line.rtt);
+    }
+
+    fn bring(&mut self, link: LinkId) {
+        let index = link.index();
+        self.lines[index].credit += self.lines[index].bytes_per_s * STEP.as_secs_f64();
+        let mut payload = 0;
+        while let Some(&mut (part, left, begins, ref mut begun)) = self.lines[index].asked.front_mut() {
+            if begins > self.now {
+                break;
+            }
+            let size = self.sizes[part.segment];
+            if !std::mem::replace(begun, true) {
+                self.scheduler.head(link, part.from, Some(left), Some(size));
+            }
+            let bytes = left.min(self.lines[index].credit as u64);
+            self.take(link, part.segment, bytes);
+            payload += bytes;
+            self.lines[index].credit -= bytes as f64;
+            if bytes < left {
+                self.lines[index].asked[0].1 -= bytes;
+                break;
+            }
+            self.lines[index].asked.pop_front();
+            self.scheduler.ended(link);
+            if self.scheduler.is_whole(part.segment) {
+                self.scheduler.completed(part.segment);
+            }
+        }
+        if payload > 0 {
+            self.scheduler.received(link, self.now, payload);
+        } else if self.lines[index].asked.is_empty() {
+            self.lines[index].idle += STEP;
+            self.lines[index].credit = 0.0;
+        }
+    }
+
+    fn take(&mut self, link: LinkId, segment: usize, mut bytes: u64) {
+        while bytes > 0 {
+            let claim = self.scheduler.claim(link, bytes);
+            for at in claim.at + claim.stale..claim.at + claim.stale + claim.fresh {
+                let seen = std::mem::replace(&mut self.seen[segment][at as usize], true);
+                assert!(!seen, "byte {at} of {segment} was new twice");
+            }
+            self.waste += claim.stale;
+            bytes -= claim.stale + claim.fresh;
+            assert!(claim.stale + claim.fresh > 0);
+        }
+        if self.scheduler.is_whole(segment) {
+            self.scheduler.completed(segment);
+        }
+    }
+
+    /// Goes on until everything is there, or `limit` has passed.
+    fn until(&mut self, limit: Duration) {
+        while !self.is_done() && self.now < limit {
+            LinkId::BOTH.into_iter().for_each(|link| self.ask(link));
+            self.now += STEP;
+            for link in LinkId::BOTH {
+                self.bring(link);
+                if self.scheduler.is_stalled(link, self.now) {
+                    self.lose(link);
+                }
+            }
+        }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.now.as_secs_f64()
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// 40 files, 10 MB in all, of sizes between 150 and 350 KB.
+fn film() -> Vec<u64> {
+    (0..40).map(|i| 150_000 + (i * 7919 % 41) * 5_000).collect()
+}
+
+#[test]
+fn adaptive_is_at_the_bound_on_steady_links() {
+    let bytes: u64 = film().iter().sum();
+    for (rates, rtts) in [([4e6, 1e6], [0, 0]), ([2e6, 2e6], [20, 80]), ([3e6, 5e4], [10, 100])] {
+        let mut run = run("adaptive", &film(), [(rates[0], rtts[0]), (rates[1], rtts[1])], true);
+        run.until(MINUTE);
+        let waits: f64 = (0..2).map(|i| rates[i] * rtts[i] as f64 / 1e3).sum();
+        let bound = (bytes as f64 + waits) / (rates[0] + rates[1]);
+        assert!(run.is_done() && run.seconds() < 1.01 * bound + 0.02, "{} of {bound}", run.seconds());
+        assert!(run.waste < bytes / 50, "{} wasted", run.waste);
+    }
+}
+
+#[test]
+fn a_link_that_nearly_stops_is_relieved_of_its_work() {
+    let mut run = run("adaptive", &film(), [(2e6, 20), (2e6, 20)], true);
+    run.until(Duration::from_millis(1500));
+    run.lines[1].bytes_per_s = 2e4;
+    run.until(MINUTE);
+    let bound = 1.5 + (run.sizes.iter().sum::<u64>() as f64 - 6e6) / 2.02e6;
+    assert!(run.is_done() && run.seconds() < 1.03 * bound, "{} of {bound}", run.seconds());
+}
+
+#[test]
+fn a_link_that_stops_counts_as_stalled_and_the_other_does_its_work() {
+    let mut run = run("adaptive", &film(), [(2e6, 20), (2e6, 20)], true);
+    run.until(Duration::from_millis(1500));
+    run.lines[1].bytes_per_s = 0.0;
+    run.until(MINUTE);
+    let bound = 1.5 + (run.sizes.iter().sum::<u64>() as f64 - 6e6) / 2e6;
+    assert!(run.is_done() && run.seconds() < 1.05 * bound, "{} of {bound}", run.seconds());
+}
+
+#[test]
+fn a_greedy_link_takes_over_what_a_dead_one_owed() {
+    let mut scheduler = Scheduler::new(&Schedule::Greedy, Pipeline::Depth(1), vec![None; 2]);
+    let next = |scheduler: &mut Scheduler, link| scheduler.next(link, Duration::ZERO);
+    assert_eq!(next(&mut scheduler, LinkId::A), Next::Request(Part::whole(0)));
+    assert_eq!(next(&mut scheduler, LinkId::B), Next::Request(Part::whole(1)));
+    scheduler.head(LinkId::B, 0, Some(1000), Some(1000));
+    assert_eq!(scheduler.claim(LinkId::B, 700), Claim { at: 0, stale: 0, fresh: 700 });
+    scheduler.lost(LinkId::B);
+    assert!(scheduler.give_up(LinkId::B));
+    assert_eq!(next(&mut scheduler, LinkId::A), Next::Wait(None));
+    scheduler.head(LinkId::A, 0, Some(0), Some(0));
+    scheduler.ended(LinkId::A);
+    scheduler.completed(0);
+    assert_eq!(next(&mut scheduler, LinkId::A), Next::Request(Part { segment: 1, from: 700, to: None }));
+}
+
+#[test]
+fn a_ratio_cannot_go_on_without_a_server_that_has_work_left() {
+    let schedule = Schedule::Ratio { a: 1, b: 1 };
+    let mut scheduler = Scheduler::new(&schedule, Pipeline::Auto, vec![None; 2]);
+    assert_eq!(scheduler.next(LinkId::B, Duration::ZERO), Next::Request(Part::whole(1)));
+    scheduler.lost(LinkId::B);
+    assert!(!scheduler.give_up(LinkId::B));
+}
+
+#[test]
+fn what_an_earlier_run_left_is_not_asked_for_again() {
+    let mut run = run("adaptive", &[1000, 1000], [(1e6, 1), (1e6, 1)], true);
+    run.scheduler.resume(0, 1000, [(0, 300), (600, 1000)].into_iter().collect());
+    run.seen[0][0..300].fill(true);
+    run.seen[0][600..].fill(true);
+    run.until(MINUTE);
+    assert!(run.is_done());
+    assert_eq!(run.waste, 0);
+}
+
+#[test]
+fn a_segment_that_came_wrong_is_fetched_by_the_other_link() {
+    let mut scheduler = Scheduler::new(&Schedule::Greedy, Pipeline::Auto, vec![None; 1]);
+    assert_eq!(scheduler.next(LinkId::A, Duration::ZERO), Next::Request(Part::whole(0)));
+    scheduler.head(LinkId::A, 0, Some(5), Some(5));
+    scheduler.claim(LinkId::A, 5);
+    scheduler.restart(0, Some(LinkId::B));
+    scheduler.ended(LinkId::A);
+    assert_eq!(scheduler.next(LinkId::A, Duration::ZERO), Next::Wait(None));
+    assert_eq!(scheduler.next(LinkId::B, Duration::ZERO), Next::Request(Part::whole(0)));
+}
+
+fn any_schedule() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just("greedy".to_string()),
+        Just("adaptive".to_string()),
+        Just("adaptive".to_string()),
+        (0u32..5, 1u32..5).prop_map(|(a, b)| format!("ratio={a}:{b}")),
+    ]
+}
+
+/// After how many steps something happens to a link, and what.
+fn any_events() -> impl Strategy<Value = Vec<(u16, bool, u8)>> {
+    prop::collection::vec((0u16..200, any::<bool>(), 0u8..8), 0..25)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// However the links change and break, it ends, and each byte is new exactly once.
+    #[test]
+    fn every_byte_is_fetched_once(
+        schedule in any_schedule(),
+        sizes in prop::collection::vec(0u64..60_000, 0..25),
+        rates in [1e4f64..1e6, 1e4f64..1e6],
+        rtts in [0u64..100, 0u64..100],
+        known: bool,
+        events in any_events(),
+    ) {
+        let mut run = run(&schedule, &sizes, [(rates[0], rtts[0]), (rates[1], rtts[1])], known);
+        for (steps, first, what) in events {
+            let until = run.now + STEP * u32::from(steps);
+            run.until(until);
+            let link = if first { LinkId::A } else { LinkId::B };
+            match what {
+                0..=2 => run.lose(link),
+                3 => run.lines[link.index()].bytes_per_s /= 10.0,
+                4 => run.lines[link.index()].bytes_per_s = 1e6,
+                5 if !sizes.is_empty() => {
+                    let segment = usize::from(steps) % sizes.len();
+                    if !run.scheduler.is_complete(segment) {
+                        run.seen[segment].fill(false);
+                        run.scheduler.restart(segment, None);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for line in &mut run.lines {
+            line.bytes_per_s = line.bytes_per_s.max(1e4);
+        }
+        let limit = run.now + 10 * MINUTE;
+        run.until(limit);
+        prop_assert!(run.is_done(), "it did not end: {:?}", run.scheduler);
+        prop_assert!(run.seen.iter().flatten().all(|&seen| seen));
+        prop_assert_eq!(run.scheduler.next(LinkId::A, run.now), Next::Done);
+    }
+
+    /// On steady links, neither is idle but for its round trips while there is work that it could do,
+    /// and next to nothing comes twice.
+    #[test]
+    fn adaptive_keeps_both_links_busy(
+        count in 5u64..40, mean in 20_000u64..200_000,
+        rates in [1e5f64..2e6, 1e5f64..2e6],
+        rtts in [0u64..100, 0u64..100],
+    ) {
+        let sizes: Vec<u64> = (0..count).map(|i| mean / 2 + i * 7919 % mean).collect();
+        let mut run = run("adaptive", &sizes, [(rates[0], rtts[0]), (rates[1], rtts[1])], true);
+        run.until(10 * MINUTE);
+        prop_assert!(run.is_done());
+        let bytes: u64 = sizes.iter().sum();
+        let waits: f64 = (0..2).map(|i| rates[i] * rtts[i] as f64 / 1e3).sum();
+        let alone = (0..2).map(|i| bytes as f64 / rates[i] + rtts[i] as f64 / 1e3).fold(f64::MAX, f64::min);
+        let bound = alone.min((bytes as f64 + waits) / (rates[0] + rates[1]));
+        let lost_s = rtts.iter().max().map_or(0.0, |&rtt| rtt as f64 / 1e3);
+        prop_assert!(run.seconds() <= 1.03 * bound + lost_s + 0.06, "{} of {bound}", run.seconds());
+    }
+}
