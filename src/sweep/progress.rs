@@ -68,7 +68,7 @@ impl Progress {
     }
 
     pub fn finish(&self) {
-        self.bar.abandon_with_message("");
+        self.bar.finish_and_clear();
     }
 }
 
