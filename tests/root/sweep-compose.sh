@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# The quick course sweep as a newcomer types it, in a fresh copy of the tree that belongs to uid 1000:
+# `docker compose run --rm client sweep experiments/course-quick.toml`. Its cells, its records, whose
+# the results are, that each line printed is JSON, and that nothing is left behind.
+. "$(dirname "$0")/../lib.sh"
+needs_root
+have docker || cannot_run "there is no docker"
+
+DOCKER_CONFIG=$("$ROOT/tests/setup/compose.sh")
+export DOCKER_CONFIG
+"$ROOT/tests/setup/images.sh"
+
+# The copy holds what a commit of the present state would.
+tree=$WORK/tree
+mkdir "$tree"
+cd "$ROOT"
+git ls-files -z --cached --others --exclude-standard |
+    while IFS= read -r -d '' file; do
+        [ ! -e "$file" ] || cp --parents -p "$file" "$tree"
+    done
+chown -R 1000:1000 "$tree"
+chmod 755 "$WORK"
+cd "$tree"
+
+# Names of its own, so that a lab already running on this machine is left alone.
+project=twinlink-sweep-$$
+export TWINLINK_IMAGE=$project
+compose() { docker compose --ansi never --progress plain -p "$project" "$@" </dev/null; }
+at_exit "docker image rm -f $project >/dev/null 2>&1 || true"
+at_exit "compose down -v --remove-orphans --timeout 5 >/dev/null 2>&1"
+
+# What the image is made of is for the test of compose to look at; its layers are in the cache then.
+timeout 780 docker compose --progress plain -p "$project" build >"$WORK/build.log" 2>&1 </dev/null ||
+    fail "could not build the image: $(tail -n 20 "$WORK/build.log")"
+
+sweep() { # NAME ARGS...: stdout and stderr are kept apart, as compose keeps them without a terminal
+    local name=$1 code=0
+    shift
+    timeout 180 docker compose --ansi never --progress quiet -p "$project" run --rm -T client sweep "$@" \
+        >"$WORK/$name.out" 2>"$WORK/$name.err" </dev/null || code=$?
+    [ "$code" -eq 0 ] || tail -n 20 "$WORK/$name.out" "$WORK/$name.err"
+    expect "$name: exit code" "$code" -eq 0
+}
+
+echo "== a dry run of a whole scenario"
+sweep dry experiments/course-scenario-1.toml --dry-run
+expect "runs that it lists" "$(grep -c 'near\|mid\|far' "$WORK/dry.out")" -eq 390
+expect "results of a dry run" "$(find results -mindepth 1 ! -name .gitkeep)" = ""
+
+echo "== the quick sweep"
+began=$SECONDS
+sweep quick experiments/course-quick.toml
+echo "took $((SECONDS - began)) s"
+results=$(find results -mindepth 1 -maxdepth 1 -type d)
+expect "folders of results" "$(wc -l <<<"$results")" -eq 1
+log=$results/sweep.jsonl
+expect "what it printed is its log" "$(cmp "$log" "$WORK/quick.out" && echo same)" = same
+expect "lines that are no JSON object" "$(jq -R -r 'select((try (fromjson | type) catch "") != "object")' "$log" | wc -l)" -eq 0
+expect "the end" "$(tail -n 1 "$log" | jq -r '[.event, .data.exit] | join(" ")')" = "sweep_end ok"
+expect "cells" "$(records cell_end "$log" | jq -s 'map(select(.exit == "ok")) | length')" -eq 8
+expect "logs of cells" "$(find "$results/runs" -name log.jsonl | wc -l)" -eq 8
+for run in "$results"/runs/*/log.jsonl; do
+    [ "$(records run_end "$run" | jq -c '[.exit, .files, .wasted_bytes, (.efficiency <= 1)]')" = '["ok",20,0,true]' ] ||
+        fail "$run: $(records run_end "$run")"
+    [ "$(records segment "$run" | jq -s 'map(select(.digest_ok)) | length')" -eq 20 ] || fail "$run: not all is verified"
+    [ "$(records fault "$run" | wc -l)" -eq 0 ] || fail "$run: $(records fault "$run")"
+done
+expect "conditions measured" "$(records throughput "$log" | jq -r .channel | sort | xargs)" = "independent shared"
+expect "the report's summary" "$(jq -r type "$results/summary.json")" = object
+expect "results that do not belong to uid 1000" "$(find results ! -uid 1000 -o ! -gid 1000)" = ""
+
+echo "== nothing is left"
+compose down -v --timeout 10 >"$WORK/down.log" 2>&1
+expect "containers left" "$(docker ps -a -q --filter "label=com.docker.compose.project=$project")" = ""
+expect "networks left" "$(docker network ls -q --filter "label=com.docker.compose.project=$project")" = ""
