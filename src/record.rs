@@ -104,7 +104,7 @@ pub struct Cell {
     pub congestion: Option<String>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PerLink<T> {
     pub a: T,
@@ -347,7 +347,7 @@ pub struct Fault {
 }
 
 /// The last record of a run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunEnd {
     /// "ok", or a word for what ended the run.
@@ -530,6 +530,8 @@ pub struct Log {
 struct Sinks {
     file: Option<File>,
     stdout: Stdout,
+    /// The last record of a run has been written.
+    closed: bool,
 }
 
 /// Which records a log repeats on stdout.
@@ -543,7 +545,7 @@ pub enum Stdout {
 impl Log {
     /// A log whose clock starts now. `file` must be new: a log is never overwritten.
     pub fn new(run: String, file: Option<File>, stdout: Stdout) -> Log {
-        Log { run, started: Instant::now(), sinks: Mutex::new(Sinks { file, stdout }) }
+        Log { run, started: Instant::now(), sinks: Mutex::new(Sinks { file, stdout, closed: false }) }
     }
 
     pub fn run(&self) -> &str {
@@ -561,7 +563,8 @@ impl Log {
         at.saturating_duration_since(self.started).as_nanos() as f64 / 1e6
     }
 
-    /// Writes one record, whole, with one write to each sink.
+    /// Writes one record, whole, with one write to each sink. After a run's last record nothing is
+    /// written: a task that was cut off may still be busy with a file on another thread.
     ///
     /// # Errors
     /// When the file or stdout cannot be written; the record may then be in one of the two.
@@ -575,6 +578,7 @@ impl Log {
     /// As `write`.
     pub fn write_at(&self, at: Instant, event: Event) -> Result<()> {
         let is_sample = matches!(event, Event::Sample(_));
+        let is_last = matches!(event, Event::RunEnd(_));
         let record = Record {
             schema: SCHEMA.to_string(),
             t_ns: at.saturating_duration_since(self.started).as_nanos() as u64,
@@ -584,6 +588,10 @@ impl Log {
         let mut line = serde_json::to_vec(&record).context("cannot render a log record")?;
         line.push(b'\n');
         let mut sinks = self.sinks.lock().expect("no writer of the log panics");
+        if sinks.closed {
+            return Ok(());
+        }
+        sinks.closed = is_last;
         if let Some(file) = &mut sinks.file {
             file.write_all(&line).context("cannot write to the log file")?;
         }
@@ -667,6 +675,20 @@ mod tests {
         }
         let published = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(published == text, "docs/log.schema.json is out of date: UPDATE_SCHEMA=1 cargo test schema");
+    }
+
+    #[test]
+    fn nothing_is_written_after_the_end_of_a_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        let log = Log::new("r".into(), Some(create_log_file(&path).unwrap()), Stdout::Nothing);
+        let fault = || Fault { link: None, segment: None, what: "w".into(), action: "a".into() };
+        for event in [Event::Fault(fault()), Event::RunEnd(Box::default()), Event::Fault(fault())] {
+            log.write(event).unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.lines().last().unwrap().contains("run_end"), "{text}");
     }
 
     #[test]

@@ -102,28 +102,34 @@ fn every_cell_is_run_and_recorded_and_has_a_log_of_its_own() {
 
 #[test]
 fn a_failed_cell_is_recorded_the_sweep_goes_on_and_resume_repeats_only_that() {
-    // Reno is always allowed, and nothing is called so in any kernel.
     let bench =
-        Bench::new(&TWO_BY_TWO.replace("throughput = \"500ms\"", "congestion = [\"reno\", \"no-such\"]"));
-    let output = bench.run(&[]);
+        Bench::new(&TWO_BY_TWO.replace("\"greedy\"", "\"ratio=1:0\"").replace("throughput = \"500ms\"", ""));
+    // This one has nothing, which fails only those that ask it for something.
+    let empty = odd_server(|_, mut stream| {
+        while read_request(&mut stream).is_some() {
+            common::answer(&mut stream, "HTTP/1.1 404 Not Found", b"");
+        }
+    });
+    let output = bench.sweep(&bench.a.address, &empty.to_string(), &[]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("8 of 16 runs"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("4 of 8 runs"), "{}", stderr(&output));
     let first = records(&output);
-    assert_eq!(of_event(&first, "cell_end").len(), 16);
+    assert_eq!(of_event(&first, "cell_end").len(), 8);
     for end in of_event(&first, "cell_end") {
-        assert_eq!(end["exit"] == "ok", end["cell"]["congestion"] == "reno", "{end}");
+        let expected = if end["cell"]["schedule"] == "ratio=1:0" { "ok" } else { "missing_file" };
+        assert_eq!(end["exit"], expected, "{end}");
     }
     assert_eq!(
         (&last(&first, "sweep_end")["exit"], &last(&first, "sweep_end")["failed"]),
-        (&"failed".into(), &8.into())
+        (&"failed".into(), &4.into())
     );
     let output = bench.run(&["--resume"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert!(output.status.success(), "{}", stderr(&output));
     let again = records(&output);
-    assert_eq!(of_event(&again, "sweep_start")[0]["skipped"], 8);
+    assert_eq!(of_event(&again, "sweep_start")[0]["skipped"], 4);
     let repeated = of_event(&again, "cell_end");
-    assert_eq!(repeated.len(), 8);
-    assert!(repeated.iter().all(|end| end["cell"]["congestion"] == "no-such"));
+    assert_eq!(repeated.len(), 4);
+    assert!(repeated.iter().all(|end| end["cell"]["schedule"] == "ratio=1:2" && end["exit"] == "ok"));
     let folders = bench.folders();
     assert_eq!(folders.len(), 1, "a resumed experiment stays in its folder");
     assert_eq!(lines(&folders[0].join("sweep.jsonl")).len(), first.len() + again.len());

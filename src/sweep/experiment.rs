@@ -15,6 +15,7 @@ use crate::client::Asked;
 use crate::client::schedule::{Pipeline, Schedule};
 use crate::link::profile::load::nearest;
 use crate::record::Cell;
+use crate::tcp;
 use crate::units::Delay;
 use links::Link;
 
@@ -149,10 +150,7 @@ impl Experiment {
         let pipelines: Vec<String> = pipelines.iter().map(pipeline_text).collect::<Result<_>>()?;
         let congestion = match file.congestion {
             Some(names) => {
-                let names = entries("congestion", &names, |name| match name {
-                    "" => Err("\"\" names no congestion control, as \"reno\" would".to_string()),
-                    name => Ok(name.to_string()),
-                })?;
+                let names = entries("congestion", &names, congestion_name)?;
                 names.into_iter().map(Some).collect()
             }
             None => vec![None],
@@ -281,6 +279,17 @@ fn entries<T: ToString>(
         found.push(entry);
     }
     Ok(found)
+}
+
+/// One that can be asked for; whether the kernels here have it is seen when they are asked.
+fn congestion_name(name: &str) -> Result<String, String> {
+    let known = tcp::CONGESTION_CONTROLS;
+    if known.contains(&name) {
+        return Ok(name.to_string());
+    }
+    let guess =
+        nearest(name, known.into_iter()).map_or(String::new(), |name| format!("did you mean {name}? "));
+    Err(format!("\"{name}\" cannot be asked for: {guess}name one of {}", known.join(", ")))
 }
 
 /// A depth may be written as a number.

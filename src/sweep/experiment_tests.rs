@@ -56,7 +56,7 @@ fn what_makes_no_sense_is_refused_with_its_name_and_what_to_do() {
         ("[\"auto\", 1]", "[\"auto\", 0]", &["pipelines", "\"0\""]),
         ("[\"auto\", 1]", "[true]", &["pipelines", "true"]),
         ("[\"auto\", 1]", "[1, \"1\"]", &["pipelines names 1 twice"]),
-        ("[\"reno\"]", "[\"\"]", &["congestion"]),
+        ("[\"reno\"]", "[\"rano\"]", &["congestion: \"rano\"", "did you mean reno?", "cubic"]),
         ("\"1s\"", "\"0s\"", &["throughput is", "500ms to 60s"]),
         ("throughput = \"1s\"", "throughput = 1", &["line 9"]),
         ("name = \"near\"\nair", "name = \"\"\nair", &["name"]),
