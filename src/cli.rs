@@ -3,6 +3,7 @@
 //! The only place that prints an error chain, and the only one that picks an exit code: 0 when all
 //! went well, 1 when the work failed, 2 when the command line made no sense.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -33,7 +34,7 @@ enum Command {
     Init(init::Args),
     /// Set, show and clear link profiles
     #[command(subcommand)]
-    Link(link::command::Command),
+    Link(Link),
     /// Write a set of sample segments
     Segments(segments::Args),
     /// Compare runs: a verdict, a page, tables and a summary from logs
@@ -44,6 +45,14 @@ enum Command {
     Completions { shell: clap_complete::Shell },
     /// Ask a server whether it is ready (for health checks)
     Health(server::health::Args),
+}
+
+#[derive(clap::Subcommand)]
+enum Link {
+    #[command(flatten)]
+    Shape(link::command::Command),
+    /// Measure both links, each way, and hold them against their profiles
+    Probe(client::probe::command::Args),
 }
 
 impl Command {
@@ -64,7 +73,8 @@ impl Command {
             Command::Sweep(args) => sweep::main(args, leave_report),
             Command::Init(args) => init::main(args),
             Command::Completions { shell } => completions(shell),
-            Command::Link(command) => link::command::main(command),
+            Command::Link(Link::Shape(command)) => link::command::main(command),
+            Command::Link(Link::Probe(args)) => client::probe::command::main(&args),
             Command::Segments(args) => segments::main(args),
             Command::Report(args) => report::main(args),
             Command::Doctor(args) => doctor::main(args),
@@ -87,7 +97,7 @@ fn leave_report(folder: &Path) {
 pub fn main() -> ExitCode {
     forget_empty_settings();
     let json_expected = !std::io::stderr().is_terminal();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(spell_out_probe(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => return usage_error(&error, json_expected),
     };
@@ -115,6 +125,19 @@ fn completions(shell: clap_complete::Shell) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Lets a plain `--probe` mean on: clap alone would take what follows for its value.
+fn spell_out_probe(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.collect();
+    for index in 0..args.len() {
+        let value = args.get(index + 1).map(|next| next.to_string_lossy());
+        let has_value = value.is_some_and(|next| matches!(&*next, "off" | "on" | "warn"));
+        if args[index] == "--probe" && !has_value {
+            args[index] = "--probe=on".into();
+        }
+    }
+    args
 }
 
 /// Compose passes a setting that is not set as an empty one; both mean the default.
@@ -152,5 +175,22 @@ fn start_tracing(json: bool) {
         builder.json().flatten_event(true).with_target(false).init();
     } else {
         builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).without_time().init();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_probe_means_on() {
+        let spelt = |text: &str| {
+            let args = spell_out_probe(text.split(' ').map(OsString::from));
+            args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(spelt("client --probe a b"), "client --probe=on a b");
+        assert_eq!(spelt("client a b --probe"), "client a b --probe=on");
+        assert_eq!(spelt("client --probe warn a b"), "client --probe warn a b");
+        assert_eq!(spelt("client --probe=off a b"), "client --probe=off a b");
     }
 }

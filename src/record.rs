@@ -325,6 +325,10 @@ pub struct Probe {
     /// Of Ethernet frames, to compare with the profile; null where the peer has no such way.
     pub rate_kbit: Option<f64>,
     pub rate_expected_kbit: Option<f64>,
+    /// How the rate was found: "payload" (goodput and its headers), or "shaper" (what the shaper counted
+    /// while its bottleneck was busy, on a link that TCP does not fill). Added in 0.1.
+    #[serde(default)]
+    pub rate_from: Option<String>,
     /// Of TCP payload, to compare with other tools.
     pub goodput_kbit: Option<f64>,
     pub loss_pct: Option<f64>,

@@ -1,6 +1,6 @@
 //! TCP_INFO of a socket, as much of it as the log carries, and its congestion control.
 //!
-//! Reads what the kernel knows; the one thing it sets is the congestion control. Linux only.
+//! Reads what the kernel knows; it sets the congestion control, and bounds the window. Linux only.
 
 use std::io;
 use std::mem;
@@ -111,6 +111,31 @@ pub fn read_sender(socket: &impl AsRawFd) -> io::Result<record::Sender> {
         rwnd_limited_ms: busy(raw.rwnd_limited),
         sndbuf_limited_ms: busy(raw.sndbuf_limited),
     })
+}
+
+/// The bytes that the other end has acknowledged; null on kernels before 4.1.
+pub fn bytes_acked(socket: &impl AsRawFd) -> Option<u64> {
+    let (raw, filled) = read_raw(socket.as_raw_fd()).ok()?;
+    (filled >= mem::offset_of!(RawTcpInfo, bytes_received)).then_some(raw.bytes_acked)
+}
+
+/// Bounds the window that a socket offers its peer, and so what the peer has on its way.
+///
+/// # Errors
+/// When the descriptor is not a TCP socket.
+pub fn clamp_window(socket: &impl AsRawFd, bytes: u64) -> io::Result<()> {
+    let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the kernel reads one int from `value`.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_WINDOW_CLAMP,
+            (&raw const value).cast(),
+            mem::size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The least round trip seen (ms), where the kernel tells it and there was one.

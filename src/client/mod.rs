@@ -3,6 +3,7 @@
 //! This module is the recipe of a run. [`schedule`] decides what is fetched where (pure), [`fetch`]
 //! moves it, [`store`] keeps it, [`links`] shapes the way, [`finish`](end) adds it up.
 
+mod bulk;
 mod control;
 mod end;
 mod fetch;
@@ -11,6 +12,7 @@ pub mod job;
 mod links;
 mod listing;
 mod peer;
+pub mod probe;
 mod progress;
 mod sampler;
 pub mod schedule;
@@ -38,6 +40,7 @@ use fetch::{Fetcher, LinkEnd};
 use job::{Failure, Job};
 use links::Links;
 use peer::{Introduction, Peer, Refused};
+use probe::{Prober, When};
 use progress::Bars;
 use schedule::{Pipeline, Schedule, Scheduler};
 use signals::Signals;
@@ -81,6 +84,9 @@ pub struct Args {
     /// Congestion control of the servers' sockets, and of the client's; each kernel's default without it
     #[arg(long, env = "TWINLINK_CONGESTION", value_name = "NAME", value_parser = tcp::CONGESTION_CONTROLS)]
     pub congestion: Option<String>,
+    /// Measure the links before the run: off, on (a link that is not what its profile says ends the run; --probe alone means this), or warn (it is logged, and the run goes on)
+    #[arg(long, env = "TWINLINK_PROBE", value_enum, default_value = "off", default_missing_value = "on", num_args = 0..=1)]
+    pub probe: probe::When,
     /// Do not check digests
     #[arg(long, env = "TWINLINK_NO_VERIFY", value_parser = clap::builder::FalseyValueParser::new())]
     pub no_verify: bool,
@@ -276,6 +282,9 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
     if let Ok(control) = control {
         beside.spawn(control.serve(ready.links.clone()));
     }
+    if args.probe != When::Off {
+        probe_links(&ready, args.probe).await?;
+    }
     let peers = PerLink { a: &ready.peers.a, b: &ready.peers.b };
     let bars =
         Bars::new(bars, &peers, ready.job.segments.len() as u64, names.each_ref().map(Option::as_deref));
@@ -394,6 +403,43 @@ fn describe(server: &mut record::Server, introduction: &Introduction) {
     server.digests = Some(introduction.list.is_some());
     server.rtt_ms = introduction.rtt.map(|rtt| rtt.as_secs_f64() * 1e3);
     server.congestion_control = introduction.sender.as_ref().and_then(|told| told.congestion_control.clone());
+}
+
+/// Measures the links and logs what was found.
+///
+/// # Errors
+/// A link that is not what its profile says, where that is to end the run.
+async fn probe_links(ready: &Ready, when: When) -> Result<(), Failure> {
+    let (links, job) = (ready.links.clone(), &ready.job);
+    let paths = job.segments.iter().map(|segment| segment.path.clone()).collect();
+    let rows = Arc::new(move || links.rows());
+    let prober = Prober::new(ready.peers.clone(), &ready.introductions, paths, rows, job.give_up);
+    let probes = prober
+        .measure()
+        .await
+        .map_err(|error| Failure::new("probe", error.context("cannot measure the links before the run")))?;
+    let mut bad = Vec::new();
+    for probe in probes {
+        let whose = format!("link {} {}", probe.link, probe.direction);
+        if probe.ok == Some(false) {
+            bad.push(format!("{whose}: {}", probe.verdict));
+        }
+        job.log.write(Event::Probe(Box::new(probe))).map_err(|error| Failure::new("log", error))?;
+    }
+    match (bad.is_empty(), when) {
+        (true, _) => Ok(()),
+        (false, When::On) => {
+            let error = anyhow!(
+                "the links are not what their profiles say ({}); --probe warn runs all the same",
+                bad.join(" ")
+            );
+            Err(Failure::new("probe", error))
+        }
+        (false, _) => {
+            bad.iter().for_each(|verdict| tracing::warn!("{verdict}"));
+            Ok(())
+        }
+    }
 }
 
 /// Opens a connection to each server, then fetches everything.

@@ -130,7 +130,7 @@ fn clear(link: Option<LinkId>) -> Result<()> {
 }
 
 /// What is in force: asked of the running client, else read from the kernel.
-fn show() -> Result<Vec<Row>> {
+pub fn show() -> Result<Vec<Row>> {
     match control::ask(&Request::Show)? {
         Some(rows) => Ok(rows),
         None => netem::rows(),

@@ -1,0 +1,134 @@
+//! `twinlink link probe`: the measurement by itself, with profiles of its own, or of the links as they
+//! are. Fails where a link is not what its profile says.
+
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use comfy_table::{Table, presets};
+
+use super::{Prober, Rows};
+use crate::client::links::Links;
+use crate::client::peer::Peer;
+use crate::client::signals::Signals;
+use crate::client::{self, Asked, blocking, listing};
+use crate::link::Choice;
+use crate::link::command::show;
+use crate::link::scenario::{self, Scenario};
+use crate::record::{self, Log, PerLink, Probe, Stdout};
+use crate::units::{Delay, LinkId};
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The server at the end of link a
+    #[arg(default_value = "server-a")]
+    server_a: String,
+    /// The server at the end of link b
+    #[arg(default_value = "server-b")]
+    server_b: String,
+    /// Shape link a so for as long as it is measured; without any profile the links are measured as they are
+    #[arg(long, value_name = "PROFILE")]
+    link_a: Option<String>,
+    /// Shape link b so
+    #[arg(long, value_name = "PROFILE")]
+    link_b: Option<String>,
+    /// Put links on the wireless channel of this scenario
+    #[arg(long, value_name = "SCENARIO")]
+    air: Option<String>,
+    /// What carries the links
+    #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
+    backend: Choice,
+    /// Seeds the losses and all other chance
+    #[arg(long, default_value_t = 1, env = "TWINLINK_SEED")]
+    seed: u64,
+    /// Files to ask for, as in s{001..160}.m4s; else all in the servers' SHA256SUMS
+    #[arg(long, env = "TWINLINK_FILES", value_name = "PATTERN")]
+    files: Option<String>,
+    /// How long a server may be silent
+    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME")]
+    give_up: Delay,
+    /// One JSON array instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn main(args: &Args) -> Result<()> {
+    let air = args.air.as_deref().map(Scenario::load).transpose()?;
+    let profiles = scenario::profiles(air.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
+    let probes = client::runtime()?.block_on(run(args, Asked { profiles, air }))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&probes)?);
+    } else {
+        println!("{}", table(&probes));
+    }
+    let bad = probes.iter().filter(|probe| probe.ok == Some(false)).count();
+    if bad > 0 {
+        bail!("{bad} of {} directions are not what their profiles say", probes.len());
+    }
+    Ok(())
+}
+
+async fn run(args: &Args, asked: Asked) -> Result<Vec<Probe>> {
+    let mut signals = Signals::listen()?;
+    let a = Peer::resolve(LinkId::A, &args.server_a, None).await?;
+    let b = Peer::resolve(LinkId::B, &args.server_b, None).await?;
+    let own = if asked.profiles.iter().any(Option::is_some) {
+        let log = Arc::new(Log::new(record::new_run_id(), None, Stdout::Nothing));
+        let (servers, choice, seed) = ([a.address.ip(), b.address.ip()], args.backend, args.seed);
+        let start = move || Links::start(asked, servers, choice, seed, log).map(Arc::new);
+        Some(blocking(start).await.map_err(|failure| failure.error)?)
+    } else {
+        None
+    };
+    let rows: Rows = match own.clone() {
+        Some(links) => Arc::new(move || links.rows()),
+        None => Arc::new(show),
+    };
+    let found = tokio::select! {
+        found = measure(args, PerLink { a, b }, rows) => found,
+        interrupted = signals.next() => Err(interrupted.error),
+    };
+    if let Some(links) = own {
+        blocking(move || links.finish()).await.map_err(|failure| failure.error)?;
+    }
+    found
+}
+
+async fn measure(args: &Args, peers: PerLink<Peer>, rows: Rows) -> Result<Vec<Probe>> {
+    let patience = args.give_up.0;
+    let (a, b) = tokio::try_join!(peers.a.introduce(patience), peers.b.introduce(patience))?;
+    let files = listing::agree(args.files.as_deref(), a.list.clone(), b.list.clone())?;
+    let paths = files.into_iter().map(|file| file.path).collect();
+    Prober::new(peers, &PerLink { a, b }, paths, rows, patience).measure().await
+}
+
+fn table(probes: &[Probe]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(vec![
+        "link",
+        "round trip",
+        "expected",
+        "rate",
+        "expected",
+        "goodput",
+        "loss",
+        "ok",
+        "verdict",
+    ]);
+    let number = |value: Option<f64>, factor: f64, digits: usize, unit: &str| {
+        value.map_or("-".to_string(), |value| format!("{:.digits$} {unit}", value * factor))
+    };
+    for probe in probes {
+        table.add_row([
+            format!("{} {}", probe.link, probe.direction),
+            number(probe.rtt_ms, 1.0, 1, "ms"),
+            number(probe.rtt_expected_ms, 1.0, 1, "ms"),
+            number(probe.rate_kbit, 1e-3, 3, "Mbit/s"),
+            number(probe.rate_expected_kbit, 1e-3, 3, "Mbit/s"),
+            number(probe.goodput_kbit, 1e-3, 3, "Mbit/s"),
+            number(probe.loss_pct, 1.0, 3, "%"),
+            probe.ok.map_or("-", |ok| if ok { "yes" } else { "NO" }).to_string(),
+            probe.verdict.clone(),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,366 @@
+//! Measures what each link does to packets before a transfer relies on it: idle round trip, then rate
+//! and loss each way, held against the profile in force.
+//!
+//! The recipe. [`meter`] finds the steady part of a transfer, [`verdict`] compares (both pure),
+//! [`super::bulk`] moves the bytes, [`command`] is `twinlink link probe`. It shapes nothing itself.
+
+pub mod command;
+mod meter;
+mod verdict;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::time::{Instant, sleep};
+
+use super::blocking;
+use super::bulk::{self, Received, Sent, Source};
+use super::peer::{Introduction, Peer, rtt_of};
+use crate::bound::payload_share;
+use crate::link::control::Row;
+use crate::link::profile::Shape;
+use crate::record::{PerLink, Probe};
+use crate::units::{Direction, LinkId};
+use meter::{Backlog, Meter};
+use verdict::RoundTrips;
+
+/// Whether links are measured before a run, and what a failed verdict does to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum When {
+    #[default]
+    Off,
+    /// A link that is not what its profile says ends the run.
+    On,
+    /// It is logged, and the run goes on.
+    Warn,
+}
+
+/// What is in force on the links and what was counted there, a row per link and direction.
+pub type Rows = Arc<dyn Fn() -> Result<Vec<Row>> + Send + Sync>;
+
+/// How often a transfer is looked at, and every how many looks the shaper is.
+const GLANCE: Duration = Duration::from_millis(5);
+const GLANCES_PER_READING: u32 = 4;
+/// Handshakes for the idle round trip: some, more where the link has jitter, fewer on a slow one.
+const HANDSHAKES: (usize, usize) = (5, 15);
+const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// How long queues may take to drain beyond their own length.
+const DRAIN: Duration = Duration::from_secs(5);
+/// The least window, in full segments: with fewer, acknowledgements are delayed.
+const LEAST_WINDOW: f64 = 4.0;
+const SEGMENT_BYTES: f64 = 1448.0;
+
+/// Both links, ready to be measured.
+pub struct Prober {
+    pub peers: PerLink<Peer>,
+    /// Whether each server keeps connections open between answers.
+    pub keeps_alive: PerLink<bool>,
+    /// What to ask for, over and over.
+    pub paths: Vec<String>,
+    pub rows: Rows,
+    /// How long a server may be silent.
+    pub patience: Duration,
+}
+
+/// What a bulk transfer found in one direction.
+#[derive(Default)]
+struct Found {
+    goodput_kbit: f64,
+    mss_bytes: f64,
+    /// The shaper's rate while its bottleneck was busy.
+    shaper_kbit: Option<f64>,
+    /// Packets lost, and all that were sent, by the shaper's counters.
+    lost: Option<(u64, u64)>,
+    /// The profile was changed meanwhile.
+    changed: bool,
+}
+
+impl Prober {
+    pub fn new(
+        peers: PerLink<Peer>,
+        introductions: &PerLink<Introduction>,
+        paths: Vec<String>,
+        rows: Rows,
+        patience: Duration,
+    ) -> Prober {
+        let keeps_alive = PerLink { a: introductions.a.keeps_alive, b: introductions.b.keeps_alive };
+        Prober { peers, keeps_alive, paths, rows, patience }
+    }
+
+    /// Measures both links, each way. Links of their own are measured at the same time, as they are
+    /// used; those on a shared channel one after the other, since together they are not alone.
+    ///
+    /// # Errors
+    /// A server or the shaper does not answer. A link that is not as it should be is no error.
+    pub async fn measure(&self) -> Result<Vec<Probe>> {
+        let on_air = self.rows().await?.iter().any(|row| row.air.is_some());
+        let [a, b] = LinkId::BOTH;
+        let (a, b) = if on_air {
+            let first = self.link(a, self.round_trips(a).await?).await?;
+            (first, self.link(b, self.round_trips(b).await?).await?)
+        } else {
+            // Idle means both: the machine is busy while one of them is filled.
+            let (trips_a, trips_b) = tokio::try_join!(self.round_trips(a), self.round_trips(b))?;
+            tokio::try_join!(self.link(a, trips_a), self.link(b, trips_b))?
+        };
+        Ok(a.into_iter().chain(b).collect())
+    }
+
+    /// One link, and once more where the first verdict is bad: a machine that was busy for a moment is
+    /// no fault of the link's.
+    async fn link(&self, link: LinkId, trips: RoundTrips) -> Result<[Probe; 2]> {
+        let first = self.both_ways(link, trips).await?;
+        if first.iter().all(|probe| probe.ok != Some(false)) {
+            return Ok(first);
+        }
+        let trips = self.round_trips(link).await?;
+        let mut second = self.both_ways(link, trips).await?;
+        for (before, after) in first.iter().zip(&mut second) {
+            after.took_ms += before.took_ms;
+            after.verdict =
+                format!("At the second attempt: {} At the first: {}", after.verdict, before.verdict);
+        }
+        Ok(second)
+    }
+
+    async fn both_ways(&self, link: LinkId, trips: RoundTrips) -> Result<[Probe; 2]> {
+        let down = self.one_way(link, Direction::Down, &trips).await?;
+        let up = self.one_way(link, Direction::Up, &trips).await?;
+        Ok([down, up])
+    }
+
+    async fn rows(&self) -> Result<Vec<Row>> {
+        let rows = self.rows.clone();
+        blocking(move || rows()).await.map_err(|failure| failure.error)
+    }
+
+    /// The rows of one link, this direction's first.
+    async fn rows_of(&self, link: LinkId, direction: Direction) -> Result<Option<(Row, Option<Row>)>> {
+        let mut rows: Vec<Row> = self.rows().await?.into_iter().filter(|row| row.link == link).collect();
+        let Some(own) = rows.iter().position(|row| row.direction == direction) else { return Ok(None) };
+        let own = rows.remove(own);
+        Ok(Some((own, rows.pop())))
+    }
+
+    /// Idle round trips, by TCP handshakes: what they are for is timed by the kernel, not by a thread.
+    async fn round_trips(&self, link: LinkId) -> Result<RoundTrips> {
+        let rows = self.rows_of(link, Direction::Down).await?;
+        let jitter: Duration = rows.map_or(Duration::ZERO, |(own, other)| {
+            [Some(own), other].iter().flatten().map(|row| row.shape.jitter.0).sum()
+        });
+        let wanted = if jitter.is_zero() { HANDSHAKES.0 } else { HANDSHAKES.1 };
+        let peer = self.peers.get(link);
+        let (started, mut trips) = (Instant::now(), Vec::new());
+        let mut open = Vec::new();
+        while trips.len() < wanted && (trips.len() < HANDSHAKES.0 || started.elapsed() < HANDSHAKE_TIME) {
+            let stream = peer.connect(self.patience).await?;
+            let trip = rtt_of(&stream).with_context(|| format!("cannot read the round trip to {peer}"))?;
+            trips.push(trip.as_secs_f64() * 1e3);
+            // Packets keep their order, so one that follows closely would wait for a late one.
+            open.push(stream);
+            sleep(jitter * 2).await;
+        }
+        Ok(RoundTrips(trips))
+    }
+
+    async fn one_way(&self, link: LinkId, direction: Direction, trips: &RoundTrips) -> Result<Probe> {
+        let started = Instant::now();
+        let rows = self.rows_of(link, direction).await?;
+        let rtt_s = trips.median_ms().unwrap_or_default() / 1e3;
+        let found = match direction {
+            Direction::Down => Some(self.down(link, rtt_s, rows.as_ref()).await?),
+            Direction::Up => self.up(link, rtt_s, rows.as_ref()).await?,
+        };
+        self.drain(link, rtt_s).await?;
+        let ipv6 = self.peers.get(link).address.ip().to_canonical().is_ipv6();
+        let mut probe = judge(trips, rows.as_ref(), found.as_ref(), ipv6);
+        (probe.link, probe.direction) = (link, direction);
+        probe.took_ms = started.elapsed().as_secs_f64() * 1e3;
+        Ok(probe)
+    }
+
+    async fn down(&self, link: LinkId, rtt_s: f64, rows: Option<&(Row, Option<Row>)>) -> Result<Found> {
+        let source = Source {
+            peer: self.peers.get(link),
+            paths: &self.paths,
+            keeps_alive: *self.keeps_alive.get(link),
+            window_bytes: window_bytes(rows),
+        };
+        let received = Received::default();
+        let seen = || (received.all(), received.mss_bytes.load(Ordering::Relaxed));
+        tokio::select! {
+            error = source.pull(&received, self.patience) => Err(error),
+            found = self.watch((link, Direction::Down), rtt_s, rows, seen) => found,
+        }
+    }
+
+    /// `None` where the server has no such way.
+    async fn up(&self, link: LinkId, rtt_s: f64, rows: Option<&(Row, Option<Row>)>) -> Result<Option<Found>> {
+        let peer = self.peers.get(link);
+        let Some(stream) = bulk::open_sink(peer, self.patience).await? else { return Ok(None) };
+        let (sent, stop) = (Sent::default(), AtomicBool::new(false));
+        let seen = || (sent.acked_bytes.load(Ordering::Relaxed), sent.mss_bytes.load(Ordering::Relaxed));
+        let pushing = bulk::push(&stream, peer, window_bytes(rows), &sent, &stop);
+        tokio::pin!(pushing);
+        let found = tokio::select! {
+            ended = &mut pushing => match ended {
+                Err(error) => return Err(error),
+                Ok(()) => bail!("an upload to {peer} was over before it could be measured"),
+            },
+            found = self.watch((link, Direction::Up), rtt_s, rows, seen) => found?,
+        };
+        stop.store(true, Ordering::Relaxed);
+        // What was found stays found, whatever becomes of the upload's end.
+        match tokio::time::timeout(self.patience, pushing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!("the end of an upload: {error:#}"),
+            Err(_) => tracing::debug!("the end of an upload took too long"),
+        }
+        Ok(Some(found))
+    }
+
+    /// Looks at a transfer, and at what its shaper counts, until both are known. `seen` tells the bytes
+    /// so far and the payload of a full segment.
+    async fn watch(
+        &self,
+        (link, direction): (LinkId, Direction),
+        rtt_s: f64,
+        rows: Option<&(Row, Option<Row>)>,
+        seen: impl Fn() -> (u64, u64),
+    ) -> Result<Found> {
+        let started = Instant::now();
+        let mut meter = Meter::new(rtt_s, SEGMENT_BYTES);
+        let mut backlog = rows.map(|(own, other)| Backlog::new(own, other.as_ref()));
+        let (mut progress, mut glances, mut last) = ((started, 0), 0, None);
+        let rate = loop {
+            sleep(GLANCE).await;
+            let (bytes, _) = seen();
+            let now = Instant::now();
+            if bytes > progress.1 {
+                progress = (now, bytes);
+            } else if now - progress.0 > self.patience {
+                let (peer, silent) = (self.peers.get(link), self.patience.as_secs_f64());
+                bail!("nothing passed between here and {peer} for {silent} s");
+            }
+            if let Some(rate) = meter.note((now - started).as_secs_f64(), bytes) {
+                break rate;
+            }
+            glances += 1;
+            if let Some(backlog) = backlog.as_mut().filter(|_| glances % GLANCES_PER_READING == 0)
+                && let Some((own, _)) = self.rows_of(link, direction).await?
+            {
+                backlog.note(started.elapsed().as_secs_f64(), &own.counters);
+                last = Some(own);
+            }
+        };
+        let before = rows.map(|(own, _)| own);
+        Ok(Found {
+            goodput_kbit: rate * 8e-3,
+            mss_bytes: seen().1 as f64,
+            shaper_kbit: backlog.and_then(|backlog| backlog.rate_kbit()),
+            lost: before.zip(last.as_ref()).map(|(before, after)| losses(before, after)),
+            changed: before.zip(last.as_ref()).is_some_and(|(before, after)| before.shape != after.shape),
+        })
+    }
+
+    /// Waits until nothing of a measurement is left in the link.
+    async fn drain(&self, link: LinkId, rtt_s: f64) -> Result<()> {
+        sleep(Duration::from_secs_f64(rtt_s)).await;
+        let started = Instant::now();
+        loop {
+            let rows: Vec<Row> = self.rows().await?.into_iter().filter(|row| row.link == link).collect();
+            let longest = rows.iter().map(|row| row.shape.queue_time()).max().unwrap_or_default();
+            if rows.iter().all(|row| row.counters.queue_packets == 0) {
+                return Ok(());
+            }
+            if started.elapsed() > longest + DRAIN {
+                tracing::warn!("link {link} did not drain: something else is using it too");
+                return Ok(());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// What a link holds on its own account and half of its queue: so much may be on its way without the
+/// queue ever being full, so that nothing is dropped but what the link loses.
+fn window_bytes(rows: Option<&(Row, Option<Row>)>) -> Option<u64> {
+    let (own, other) = rows?;
+    let line = |shape: &Shape| (shape.delay.0 + shape.jitter.0).as_secs_f64();
+    let rtt_s = line(&own.shape) + other.as_ref().map_or(0.0, |other| line(&other.shape));
+    let held_s = rtt_s + own.shape.queue_time().as_secs_f64() / 2.0;
+    Some((own.shape.rate.bytes_per_s() * held_s).max(LEAST_WINDOW * SEGMENT_BYTES) as u64)
+}
+
+/// Packets lost between two readings, and all that were sent. Where the kernel counts losses and full
+/// queues as one, all are losses: the window does not fill the queue.
+fn losses(before: &Row, after: &Row) -> (u64, u64) {
+    let lost = |row: &Row| row.counters.dropped_loss.unwrap_or(row.counters.dropped_queue);
+    let lost = lost(after).saturating_sub(lost(before));
+    (lost, lost + after.counters.packets.saturating_sub(before.counters.packets))
+}
+
+/// Holds what was found against what is in force. Link, direction and time are the caller's to fill in.
+fn judge(trips: &RoundTrips, rows: Option<&(Row, Option<Row>)>, found: Option<&Found>, ipv6: bool) -> Probe {
+    let own = rows.map(|(own, _)| own);
+    let shape = own.filter(|row| row.air.is_none()).map(|row| &row.shape);
+    let (mut compared, mut notes) = (Vec::new(), Vec::new());
+    match own {
+        None => notes.push("the link is not shaped, so there is nothing to compare".to_string()),
+        Some(row) if row.air.is_some() => {
+            notes.push("on a shared channel the rate depends on who else sends: not compared".to_string());
+        }
+        Some(_) => {}
+    }
+    let rtt_ms = trips.median_ms();
+    let other = rows.and_then(|(_, other)| other.as_ref()).map(|row| &row.shape);
+    let rtt = shape.zip(other).map(|(own, other)| verdict::rtt_expected_ms(own, other, trips.0.len()));
+    if let (Some(found), Some((expected, tolerance))) = (rtt_ms, rtt) {
+        compared.push(verdict::compare_rtt(found, expected, tolerance));
+    }
+    let (mut rate_kbit, mut rate_from) = (None, None);
+    let steady = found.filter(|found| !found.changed);
+    match steady {
+        Some(found) if shape.is_none_or(verdict::tcp_fills) => {
+            rate_kbit = Some(found.goodput_kbit / payload_share(found.mss_bytes, ipv6));
+            rate_from = Some("payload".to_string());
+        }
+        Some(found) => {
+            // Neither can be more than the link carries, so the larger is the nearer.
+            let payload_kbit = found.goodput_kbit / payload_share(found.mss_bytes, ipv6);
+            rate_kbit = found.shaper_kbit.map(|shaper| shaper.max(payload_kbit));
+            let from = if rate_kbit > found.shaper_kbit { "payload" } else { "shaper" };
+            rate_from = rate_kbit.map(|_| from.to_string());
+            if rate_kbit.is_none() {
+                notes.push("what is lost kept TCP from filling the link, so its rate is not known".into());
+            }
+        }
+        None if found.is_some() => notes.push("the profile was changed during the measurement".into()),
+        None => notes.push("the server takes no PUT /sink, so the way up was not measured".into()),
+    }
+    if let (Some(rate), Some(shape)) = (rate_kbit, shape) {
+        compared.push(verdict::compare_rate(rate, shape.rate.kbit()));
+    }
+    let lost = steady.and_then(|found| found.lost).filter(|(_, packets)| *packets > 0);
+    if let (Some((lost, packets)), Some(shape)) = (lost, shape) {
+        compared.push(verdict::compare_loss(shape.loss, lost, packets));
+    }
+    let (ok, verdict) = verdict::sum_up(&compared, &notes);
+    Probe {
+        link: LinkId::A,
+        direction: Direction::Down,
+        rtt_ms,
+        rtt_expected_ms: rtt.map(|(expected, _)| expected),
+        rate_kbit,
+        rate_expected_kbit: shape.map(|shape| shape.rate.kbit()),
+        rate_from,
+        goodput_kbit: found.map(|found| found.goodput_kbit),
+        loss_pct: lost.map(|(lost, packets)| lost as f64 * 100.0 / packets as f64),
+        loss_expected_pct: shape.map(|shape| shape.loss.mean().percent()),
+        ok,
+        verdict,
+        took_ms: 0.0,
+    }
+}

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# `twinlink link probe` is the lab's own iperf3: on links without loss its goodput is within 3 % of
+# iperf3's in the same namespaces, each way. And it tells a link that is not what its profile says.
+. "$(dirname "$0")/../lib.sh"
+. "$(dirname "$0")/../link-lib.sh"
+have iperf3 || cannot_run "there is no iperf3; tests/setup/packages.sh root"
+
+"$TWINLINK_BIN" segments "$WORK/data" --count 8 --mean-size 500KB --seed 1 >/dev/null
+for each in a b; do
+    in_server "$each" "$TWINLINK_BIN" server --data "$WORK/data" >"$WORK/server-$each.log" 2>&1 &
+    at_exit "kill $!"
+    in_server "$each" iperf3 -s >/dev/null 2>&1 &
+    at_exit "kill $!"
+    eventually 20 "$TWINLINK_BIN" health "${server[$each]}:4455"
+    eventually 20 bash -c "exec 3<>/dev/tcp/${server[$each]}/5201"
+done
+
+# Mbit/s of goodput after the first second, of both links at once, as the probe does it.
+cat >"$WORK/iperf3.sh" <<'END'
+for way in down up; do
+    reverse=-R
+    [ "$way" = down ] || reverse=
+    for each in a:10.45.0.2 b:10.45.0.3; do
+        iperf3 -c "${each#*:}" -t 4 -O 1 -J $reverse >"$WORK/iperf3-${each%%:*}-$way" &
+    done
+    wait
+done
+END
+of_iperf3() { jq '.end.sum_received.bits_per_second / 1e6' "$WORK/iperf3-$1-$2"; }
+of_probe() { jq --arg l "$1" --arg d "$2" '.[] | select(.link == $l and .direction == $d) | .goodput_kbit / 1e3' "$WORK/probe"; }
+
+for pair in "rate-80 rate-20" "dsl cable"; do
+    read -r a b <<<"$pair"
+    echo "== $a and $b"
+    link hold --link-a "$a" --link-b "$b" -- bash "$WORK/iperf3.sh" 2>/dev/null
+    link probe --json --link-a "$a" --link-b "$b" >"$WORK/probe"
+    expect "directions that are what their profiles say" "$(jq '[.[] | select(.ok)] | length' "$WORK/probe")" -eq 4
+    for each in a b; do
+        for way in down up; do
+            within "Mbit/s of $each $way by iperf3" "$(of_probe "$each" "$way")" "$(of_iperf3 "$each" "$way")" 3
+        done
+    done
+done
+ls /sys/class/net | grep -q '^twl-' && fail "a probe left its devices: $(ls /sys/class/net)"
+
+echo "== as the links are: unshaped, and set before"
+link probe --json >"$WORK/probe"
+expect "verdicts on links that are not shaped" "$(jq -c 'map(.ok) | unique' "$WORK/probe")" = "[null]"
+link set b rate-20 >/dev/null
+link probe --json >"$WORK/probe"
+expect "the rate of b is found in the kernel" "$(jq -c 'map(select(.link == "b")) | map(.rate_expected_kbit, .ok) | unique' "$WORK/probe")" = "[true,20000]"
+link clear >/dev/null
+
+echo "== a link that is not what its profile says"
+in_server a tc qdisc add dev eth0 root tbf rate 10mbit burst 3000 limit 100000
+client() { "$TWINLINK_BIN" client --link-a rate-20 --link-b rate-80 --log "$WORK/$1.jsonl" "${@:2}" "${server[a]}" "${server[b]}" >"$WORK/out" 2>&1; }
+if client on --probe; then fail "a run with a wrong link went on: $(cat "$WORK/out")"; fi
+expect "how the run ended" "$(records run_end "$WORK/on.jsonl" | jq -r .exit)" = probe
+expect "directions that are wrong" "$(records probe "$WORK/on.jsonl" | jq -r 'select(.ok == false) | .link + " " + .direction')" = "a down"
+expect "segments of that run" "$(records segment "$WORK/on.jsonl" | wc -l)" -eq 0
+client warn --probe warn
+expect "how a run that is only warned ended" "$(records run_end "$WORK/warn.jsonl" | jq -r .exit)" = ok
+expect "verdicts of that run" "$(records probe "$WORK/warn.jsonl" | jq -c .ok | sort | uniq -c | xargs)" = "1 false 3 true"
