@@ -35,7 +35,7 @@ test-user:
 # The Rust tests that need ffmpeg are ignored by default; here it is installed. Those that need a lab
 # are run in one by tests/root/link-shaper.sh.
 test-root: build
-	@tests/setup/packages.sh root peers compose
+	@tests/setup/packages.sh root peers compose browser
 	@echo "== tests that need other programs"
 	@cargo test --locked --test from_video -- --ignored
 	@echo "== tests that need root: network namespaces and docker compose"

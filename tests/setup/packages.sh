@@ -4,6 +4,7 @@
 #   root      the lab in network namespaces
 #   peers     the programs that stand in for our server or client in tests
 #   compose   docker compose for real
+#   browser   what opens the report's pages
 #   images    stand-ins for base images that cannot be pulled
 #   vm        the lab under a kernel with sch_netem
 #   lint      what make lint uses beyond cargo
@@ -18,11 +19,12 @@ programs_of() {
     root) echo ip=iproute2 tc=iproute2 iptables=iptables ping=iputils-ping ethtool=ethtool jq=jq ;;
     peers) echo ffmpeg=ffmpeg aria2c=aria2 nginx=nginx-light iperf3=iperf3 curl=curl python3=python3 ;;
     compose) echo curl=curl jq=jq python3=python3 ;;
+    browser) echo chromium=chromium,fonts-dejavu-core jq=jq python3=python3 ;;
     images) echo mmdebstrap=mmdebstrap ;;
     vm) echo qemu-system-x86_64=qemu-system-x86 busybox=busybox-static depmod=kmod file=file \
         ensurepip=python3-venv ping=iputils-ping ;;
     lint) echo shellcheck=shellcheck ;;
-    *) die "could not install for '$1': no such tier; expected base, root, peers, compose, images, vm or lint" ;;
+    *) die "could not install for '$1': no such tier; expected base, root, peers, compose, browser, images, vm or lint" ;;
     esac
 }
 
@@ -52,7 +54,7 @@ without_services() {
     trap - EXIT
 }
 
-[ $# -gt 0 ] || die "could not install anything: name at least one tier (base, root, peers, compose, images, vm, lint)"
+[ $# -gt 0 ] || die "could not install anything: name at least one tier (base, root, peers, compose, browser, images, vm, lint)"
 
 missing=()
 for tier in "$@"; do
