@@ -26,8 +26,9 @@ pub fn page(loaded: &Loaded, studies: &[Study]) -> String {
         studies => format!("{} studies", studies.len()),
     };
     let mut body = String::new();
-    for study in studies {
-        body += &section_of(study);
+    for (index, study) in studies.iter().enumerate() {
+        let id = if index == 0 { " id=\"verdict\"" } else { "" };
+        let _ = write!(body, "<section{id}>{}", section_of(study, studies.len() > 1));
     }
     // Of a single run, what it did comes first; of many, how they compare.
     let all_details: String = studies.iter().map(details).collect();
@@ -87,17 +88,16 @@ fn problems(problems: &[Problem]) -> String {
     format!("<div class=\"verdict problems\"><h3>Not everything could be used</h3><ul>{items}</ul></div>")
 }
 
-fn section_of(study: &Study) -> String {
+/// The verdict and what it rests on; named after its study where there are several.
+fn section_of(study: &Study, named: bool) -> String {
     let mut text = String::new();
     let single = match &study.group.runs[..] {
         [run] => Some(run),
         _ => None,
     };
-    let _ = write!(
-        text,
-        "<section id=\"verdict\"><h2>{}</h2>",
-        if single.is_some() { "What happened" } else { "Verdict" }
-    );
+    let head = if single.is_some() { "What happened" } else { "Verdict" };
+    let of = if named { format!(" of {}", escape(&study.title)) } else { String::new() };
+    let _ = write!(text, "<h2>{head}{of}</h2>");
     if let Some(run) = single {
         text += &one_run(run);
         return text + "</section>";
@@ -239,13 +239,18 @@ fn timelines(studies: &[Study]) -> String {
             if shown.len() < cells.len() { ", those of the best schedules first" } else { "" }
         );
     }
-    for (count, &index) in shown.iter().enumerate() {
-        let (_, place, _, cell) = cells[index];
+    let mut opened = false;
+    for &index in &shown {
+        let (_, place, at, cell) = cells[index];
         let Some(run) = cell.representative() else { continue };
         let drawn = timeline::markup(run, detail)
             .unwrap_or_else(|| "<p class=\"note\">The run sent no request.</p>".into());
         let took = run.end.as_ref().and_then(|end| end.elapsed_ms).map_or("not complete".into(), seconds);
-        let open = if count == 0 { " open" } else { "" };
+        let open = if cells[index].1.best == Some(at) && !std::mem::replace(&mut opened, true) {
+            " open"
+        } else {
+            ""
+        };
         let _ = write!(
             text,
             "<details{open}><summary>{}: <strong>{}</strong>, {took} <span class=\"note\">run {}</span></summary>{drawn}</details>",

@@ -24,6 +24,8 @@ pub struct Split {
     pub exact: Option<Exact>,
     /// Time (ms) as a straight line over the share of files from link a (percent).
     pub line: Option<Line>,
+    /// Whether a ratio that leaves one link out was among them.
+    pub end_tried: bool,
     /// What both carried together over the better one alone: 1 where they share one resource, more
     /// where they add up. Null where it was not measured.
     pub adds_up: Option<f64>,
@@ -82,6 +84,7 @@ pub fn split(cells: &[Cell], throughput: Option<&Throughput>) -> Option<Split> {
                 Some(Exact { schedule: cell.label.clone(), regret: compare::difference(cell, best)? })
             }),
         line: stats::line(&points),
+        end_tried: alike.iter().any(|(share, _, _)| *share == 0.0 || *share == 1.0),
         adds_up,
         a_ends_later_ms: named.median(|end| Some(end.links.a.last_byte_ms? - end.links.b.last_byte_ms?)),
     })

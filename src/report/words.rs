@@ -153,6 +153,9 @@ fn reason(place: &Place, split: &Split, throughput: &Throughput) -> String {
     }
     text += " The channel is shared: while either station sends the air is busy, so the time is linear in \
              the split, and least at an end, with the link whose bytes need less air";
+    if !split.end_tried {
+        text += ", which was not tried here";
+    }
     text + &match (straight, split.line) {
         (Some(line), _) => {
             let end = if line.slope < 0.0 { "more" } else { "fewer" };
