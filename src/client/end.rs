@@ -21,6 +21,8 @@ pub struct Ends {
     pub job: Option<Arc<Job>>,
     pub mss_bytes: [f64; 2],
     pub sync_ms: Option<f64>,
+    /// What measuring the links before the transfer took.
+    pub probe_ms: f64,
 }
 
 /// Writes the last record of a run.

@@ -200,6 +200,8 @@ pub struct Run<'a> {
 /// A run that is over: its last record, and why it failed if it did.
 pub struct Ended {
     pub record: RunEnd,
+    /// What measuring the links before the transfer took.
+    pub probe_ms: f64,
     pub outcome: Result<(), Failure>,
 }
 
@@ -207,7 +209,7 @@ async fn run(args: Args, asked: Asked, log: Arc<Log>) -> Result<()> {
     let names = asked.names();
     let mut signals = Signals::listen()?;
     let run = Run { args: &args, asked, log, cell: None, bars: true };
-    let Ended { record, outcome } = one_run(run, &mut signals).await?;
+    let Ended { record, outcome, .. } = one_run(run, &mut signals).await?;
     if progress::on_terminal() {
         let servers = PerLink { a: args.servers[0].clone(), b: args.servers[1].clone() };
         println!("{}", progress::summary(&record, &servers, names.each_ref().map(Option::as_deref)));
@@ -229,7 +231,7 @@ pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> Result<Ended> {
     };
     let outcome = unshape(ends.links.clone(), outcome).await;
     let record = end::close(&log, args, &ends, &outcome)?;
-    Ok(Ended { record, outcome })
+    Ok(Ended { record, probe_ms: ends.probe_ms, outcome })
 }
 
 /// Takes the shaping away, however the run went. Failing at it is a failure of the run, unless there
@@ -283,7 +285,9 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
         beside.spawn(control.serve(ready.links.clone()));
     }
     if args.probe != When::Off {
+        let started = Instant::now();
         probe_links(&ready, args.probe).await?;
+        ends.probe_ms = started.elapsed().as_secs_f64() * 1e3;
     }
     let peers = PerLink { a: &ready.peers.a, b: &ready.peers.b };
     let bars =

@@ -9,9 +9,11 @@ mod links;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::ValueEnum;
 use serde::Deserialize;
 
 use crate::client::Asked;
+use crate::client::probe::When;
 use crate::client::schedule::{Pipeline, Schedule};
 use crate::link::profile::load::nearest;
 use crate::record::Cell;
@@ -44,6 +46,8 @@ pub struct Experiment {
     pub congestion: Vec<Option<String>>,
     /// How long each of the three measurements of throughput takes; none for no measurement.
     pub throughput: Option<Delay>,
+    /// Whether each run measures its links first.
+    pub probe: When,
     pub conditions: Vec<Condition>,
     /// The file itself, for the copy in the results.
     pub text: String,
@@ -102,12 +106,18 @@ struct File {
     pipelines: Option<Vec<toml::Value>>,
     congestion: Option<Vec<String>>,
     throughput: Option<Delay>,
+    #[serde(default = "off")]
+    probe: String,
     #[serde(default)]
     condition: Vec<FileCondition>,
 }
 
 fn one() -> u64 {
     1
+}
+
+fn off() -> String {
+    "off".into()
 }
 
 #[derive(Deserialize)]
@@ -165,6 +175,8 @@ impl Experiment {
             pipelines: entries("pipelines", &pipelines, str::parse)?,
             congestion,
             throughput: file.throughput,
+            probe: When::from_str(&file.probe, false)
+                .map_err(|_| anyhow!("probe is \"{}\": write \"off\", \"warn\" or \"on\"", file.probe))?,
             conditions: file.condition.into_iter().map(|c| c.load(folder)).collect::<Result<_>>()?,
             text: text.to_string(),
         };

@@ -59,6 +59,7 @@ fn what_makes_no_sense_is_refused_with_its_name_and_what_to_do() {
         ("[\"reno\"]", "[\"rano\"]", &["congestion: \"rano\"", "did you mean reno?", "cubic"]),
         ("\"1s\"", "\"0s\"", &["throughput is", "500ms to 60s"]),
         ("throughput = \"1s\"", "throughput = 1", &["line 9"]),
+        ("seed = 7", "probe = \"always\"", &["probe is \"always\"", "\"warn\""]),
         ("name = \"near\"\nair", "name = \"\"\nair", &["name"]),
         (
             "\"wifi-near\"",

@@ -175,6 +175,7 @@ impl Sweep<'_> {
     fn options_of_run(&self, cell: &Cell) -> Result<Option<client::Args>> {
         let wrong = |problem: String| anyhow!("the cell {}: {problem}", cell.index);
         let mut options = self.options(cell)?;
+        options.probe = self.experiment.probe;
         options.pipeline = cell.pipeline.parse().map_err(wrong)?;
         options.schedule = match cell.schedule.parse().map_err(wrong)? {
             Policy::Fixed(schedule) => schedule,
@@ -195,7 +196,7 @@ impl Sweep<'_> {
         let log = Arc::new(Log::new(run.clone(), Some(self.folder.new_run(&run)?), Stdout::Nothing));
         let asked = self.condition(cell)?.asked.clone();
         let run_of_cell = Run { args: &options, asked, log, cell: Some(cell.clone()), bars: false };
-        let Ended { record, .. } = client::one_run(run_of_cell, &mut self.signals).await?;
+        let Ended { record, probe_ms, .. } = client::one_run(run_of_cell, &mut self.signals).await?;
         let took_ms = began.elapsed().as_secs_f64() * 1e3;
         Ok(CellEnd {
             cell: cell.clone(),
@@ -206,7 +207,7 @@ impl Sweep<'_> {
             bound_ms: record.bound_ms,
             efficiency: record.efficiency,
             predicted_ms: record.predicted_ms,
-            setup_ms: record.elapsed_ms.map(|elapsed_ms| took_ms - elapsed_ms),
+            setup_ms: record.elapsed_ms.map(|elapsed_ms| took_ms - elapsed_ms - probe_ms),
         })
     }
 
