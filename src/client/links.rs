@@ -97,6 +97,12 @@ impl Links {
 
     /// Adds what is in force now to the history.
     fn remember(&self) {
+        self.remember_from(Instant::now());
+    }
+
+    /// Adds what is in force since a change that began then. A rate that rises counts from the beginning
+    /// of its change and one that falls from the end, so that the bound never asks for too much.
+    fn remember_from(&self, began: Instant) {
         let now = Instant::now();
         let applied = self.applied();
         let mut history = self.history.lock().expect("nobody panics while holding the history");
@@ -106,7 +112,10 @@ impl Links {
             };
             let shapes =
                 shape(Direction::Down).zip(shape(Direction::Up)).map(|(down, up)| Shapes { down, up });
-            history[link.index()].push((now, shapes));
+            let history = &mut history[link.index()];
+            let rate = |shapes: &Option<Shapes>| shapes.as_ref().map(|shapes| shapes.down.rate);
+            let falls = history.last().is_some_and(|(_, before)| rate(&shapes) < rate(before));
+            history.push((if falls { now } else { began }, shapes));
         }
     }
 
@@ -153,8 +162,9 @@ impl Links {
     /// Puts another profile on a link while the run goes on.
     pub fn change(&self, link: LinkId, profile: Profile) -> Result<Vec<Applied>> {
         let wanted = Wanted { link, server: self.servers[link.index()], profile };
+        let began = Instant::now();
         let changed = self.shaper().change(&wanted)?;
-        self.remember();
+        self.remember_from(began);
         for applied in &changed {
             self.log_applied(applied, "changed")?;
         }
@@ -164,13 +174,14 @@ impl Links {
     /// Takes the shaping of one link, or of both, away while the run goes on.
     pub fn clear(&self, link: Option<LinkId>) -> Result<()> {
         let links = link.map_or(LinkId::BOTH.to_vec(), |link| vec![link]);
+        let began = Instant::now();
         for link in links {
             self.shaper().clear_link(link)?;
             for direction in Direction::BOTH {
                 self.log_unshaped(link, direction, "cleared")?;
             }
         }
-        self.remember();
+        self.remember_from(began);
         Ok(())
     }
 

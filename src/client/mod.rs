@@ -16,6 +16,7 @@ pub mod probe;
 mod progress;
 mod sampler;
 pub mod schedule;
+mod scripted;
 pub mod signals;
 mod store;
 pub mod throughput;
@@ -24,13 +25,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::task::JoinSet;
 
 use crate::doctor;
 use crate::link::Choice;
 use crate::link::profile::Profile;
 use crate::link::scenario::{self, Scenario};
+use crate::link::script::Script;
 use crate::record::{self, Cell, Event, Log, PerLink, RunEnd, Stdout};
 use crate::results;
 use crate::tcp;
@@ -66,6 +68,9 @@ pub struct Args {
     /// A scenario that puts links on one wireless channel, by name or as a .toml file; they need no profile then
     #[arg(long, env = "TWINLINK_AIR", value_name = "SCENARIO")]
     pub air: Option<String>,
+    /// Change links during the run as this file says
+    #[arg(long, env = "TWINLINK_SCRIPT", value_name = "FILE")]
+    pub script: Option<PathBuf>,
     /// What shapes the links
     #[arg(long, env = "TWINLINK_BACKEND", value_enum, default_value = "auto")]
     pub backend: Choice,
@@ -159,13 +164,25 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
 pub struct Asked {
     pub profiles: [Option<Profile>; 2],
     pub air: Option<Scenario>,
+    /// What changes during the run.
+    pub script: Option<Script>,
 }
 
 impl Asked {
     pub fn load(args: &Args) -> Result<Asked> {
         let air = args.air.as_deref().map(Scenario::load).transpose()?;
         let profiles = scenario::profiles(air.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
-        Ok(Asked { profiles, air })
+        let script = args.script.as_deref().map(Script::load).transpose()?;
+        let changed = script.iter().flat_map(Script::links);
+        for link in changed {
+            if args.backend == Choice::None {
+                bail!("the script changes link {link}, and --backend none shapes nothing: leave one out");
+            }
+            if air.as_ref().is_some_and(|air| air.link(link).is_some()) {
+                bail!("the script changes link {link}, which is on the air and follows its scenario");
+            }
+        }
+        Ok(Asked { profiles, air, script })
     }
 
     /// Whether any link is asked to be shaped.
@@ -271,6 +288,7 @@ fn open_log(args: &Args) -> Result<(Arc<Log>, Option<PathBuf>)> {
 
 async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
     let (args, bars, names) = (run.args, run.bars, run.asked.names());
+    let script = run.asked.script.clone().unwrap_or_default();
     let ready = prepare(run, ends).await?;
     let control = Control::open().inspect_err(|error| {
         // Who shapes nothing will hardly miss it.
@@ -298,6 +316,7 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
     let outcome = tokio::select! {
         outcome = transfer => outcome,
         error = sampling => Err(error),
+        error = scripted::play(script, ready.job.clone(), ready.links.clone()) => Err(error),
     };
     bars.finish();
     ends.mss_bytes = LinkId::BOTH.map(|link| ready.job.gauge(link).mss_bytes());

@@ -22,6 +22,7 @@ pub mod plant;
 pub mod probe;
 pub mod profile;
 pub mod scenario;
+pub mod script;
 pub mod tail;
 pub mod tc;
 pub mod trace;

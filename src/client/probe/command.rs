@@ -54,7 +54,7 @@ pub struct Args {
 pub fn main(args: &Args) -> Result<()> {
     let air = args.air.as_deref().map(Scenario::load).transpose()?;
     let profiles = scenario::profiles(air.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
-    let probes = client::runtime()?.block_on(run(args, Asked { profiles, air }))?;
+    let probes = client::runtime()?.block_on(run(args, Asked { profiles, air, script: None }))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&probes)?);
     } else {

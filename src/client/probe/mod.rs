@@ -305,12 +305,15 @@ fn losses(before: &Row, after: &Row) -> (u64, u64) {
 /// Holds what was found against what is in force. Link, direction and time are the caller's to fill in.
 fn judge(trips: &RoundTrips, rows: Option<&(Row, Option<Row>)>, found: Option<&Found>, ipv6: bool) -> Probe {
     let own = rows.map(|(own, _)| own);
-    let shape = own.filter(|row| row.air.is_none()).map(|row| &row.shape);
+    let shape = own.filter(|row| row.air.is_none() && row.shape.trace.is_none()).map(|row| &row.shape);
     let (mut compared, mut notes) = (Vec::new(), Vec::new());
     match own {
         None => notes.push("the link is not shaped, so there is nothing to compare".to_string()),
         Some(row) if row.air.is_some() => {
             notes.push("on a shared channel the rate depends on who else sends: not compared".to_string());
+        }
+        Some(row) if row.shape.trace.is_some() => {
+            notes.push("the link follows a trace, so it has no one rate to compare".to_string());
         }
         Some(_) => {}
     }

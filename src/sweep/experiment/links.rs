@@ -84,7 +84,7 @@ pub fn load(air: Option<&str>, independent: bool, links: [Option<Link>; 2], fold
             None => on_air,
         };
     }
-    Ok(Asked { profiles, air: air.filter(|_| !independent) })
+    Ok(Asked { profiles, air: air.filter(|_| !independent), script: None })
 }
 
 impl Changed {

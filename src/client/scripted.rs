@@ -1,0 +1,62 @@
+//! Plays a script during a run: each change at its time, counted from the first request.
+//!
+//! What a change does and how it is logged is [`super::links`]'s; this keeps the time, and says when it
+//! could not.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::{sleep, sleep_until};
+
+use super::blocking;
+use super::job::{Failure, Job};
+use super::links::Links;
+use crate::link::script::{Change, Script, To};
+
+/// A change that takes effect later than this is a fault.
+const LATE: Duration = Duration::from_millis(100);
+/// How often it is looked whether the first request has been made.
+const GLANCE: Duration = Duration::from_millis(1);
+
+/// Plays the script until it is dropped; returns only when a change failed.
+pub async fn play(script: Script, job: Arc<Job>, links: Arc<Links>) -> Failure {
+    for change in script.changes {
+        let due = first_request(&job).await + change.after.0;
+        sleep_until(due.into()).await;
+        if let Err(failure) = apply(&change, due, &job, &links).await {
+            return failure;
+        }
+    }
+    std::future::pending().await
+}
+
+async fn first_request(job: &Job) -> Instant {
+    loop {
+        if let Some(at) = job.totals().first_request {
+            return at;
+        }
+        sleep(GLANCE).await;
+    }
+}
+
+async fn apply(change: &Change, due: Instant, job: &Job, links: &Arc<Links>) -> Result<(), Failure> {
+    let (links, link, to) = (links.clone(), change.link, change.to.clone());
+    let changing = move || match to {
+        To::Profile(profile) => links.change(link, *profile).map(drop),
+        To::Clear => links.clear(Some(link)),
+    };
+    blocking(changing).await.map_err(|failure| {
+        let what = format!("cannot do what the script says of link {link} after {}", change.after);
+        Failure::new(failure.exit, failure.error.context(what))
+    })?;
+    let late = due.elapsed();
+    if late > LATE {
+        let what = format!(
+            "the script's change of link {link} after {} took effect {:.0} ms late",
+            change.after,
+            late.as_secs_f64() * 1e3
+        );
+        job.fault(link, what, "the run goes on; this change was not when the script says".into());
+    }
+    Ok(())
+}
