@@ -624,3 +624,58 @@ fn a_congestion_control_that_a_server_refuses_ends_the_run_before_the_transfer()
     assert_eq!(unknown.status.code(), Some(2));
     assert!(stderr(&unknown).contains("cubic, bbr, reno"), "{}", stderr(&unknown));
 }
+
+#[test]
+fn large_files_arrive_whole_with_and_without_a_look_at_them() {
+    let pair = pair(6, "3MB");
+    for options in [&[][..], &["--no-verify"], &["--no-verify", "--pipeline", "8"]] {
+        let out = tempfile::tempdir().unwrap();
+        let mut args = options.to_vec();
+        args.extend(["--out", out.path().to_str().unwrap(), &pair.a.address, &pair.b.address]);
+        let output = client(&args);
+        assert!(output.status.success(), "{options:?}: {}", stderr(&output));
+        assert_same_files(pair.data.path(), out.path());
+        let checked = options.is_empty();
+        for segment in of_event(&records(&output), "segment") {
+            assert_eq!(segment["digest_ok"].as_bool(), checked.then_some(true));
+        }
+    }
+}
+
+#[test]
+fn a_large_file_whose_server_breaks_off_is_completed_without_a_look_at_it() {
+    let data = tempfile::tempdir().unwrap();
+    segments(data.path(), 1, "2MB");
+    let content = fs::read(data.path().join("s001.m4s")).unwrap();
+    let whole = content.clone();
+    let breaking = odd_server(move |number, mut stream| {
+        let Some(request) = read_request(&mut stream) else { return };
+        let (path, from) = asked_for(&request);
+        match (path.as_str(), from) {
+            ("/s001.m4s", None) if number < 3 => {
+                let head =
+                    format!("HTTP/1.1 200 OK\r\nETag: \"1\"\r\nContent-Length: {}\r\n\r\n", whole.len());
+                let _ = stream.write_all(head.as_bytes());
+                let _ = stream.write_all(&whole[..1_200_000]);
+            }
+            ("/s001.m4s", from) => {
+                let from = from.unwrap_or(0);
+                let head = format!(
+                    "HTTP/1.1 206 Partial Content\r\nETag: \"1\"\r\nContent-Range: bytes {from}-{}/{}",
+                    whole.len() - 1,
+                    whole.len()
+                );
+                answer(&mut stream, &head, &whole[from..]);
+            }
+            _ => answer(&mut stream, "HTTP/1.1 404 Not Found", b""),
+        }
+    })
+    .to_string();
+    let out = tempfile::tempdir().unwrap();
+    let out_dir = out.path().to_str().unwrap();
+    let options = ["--no-verify", "--schedule", "ratio=1:0", "--files", "s{001..001}.m4s", "--out", out_dir];
+    let output = client(&[&options[..], &[&breaking, &breaking]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(fs::read(out.path().join("s001.m4s")).unwrap(), content);
+    assert!(!of_event(&records(&output), "fault").is_empty());
+}

@@ -183,6 +183,21 @@ impl Answers {
         }
     }
 
+    /// How many bytes of a body of a stated length are still to come.
+    pub fn body_left(&self) -> u64 {
+        match self.state {
+            State::Body { left } => left.unwrap_or(0),
+            State::Head(_) => 0,
+        }
+    }
+
+    /// Notes that the next `bytes` of the body, at most `body_left`, went another way.
+    pub fn skip_body(&mut self, bytes: u64) {
+        if let State::Body { left: Some(left) } = &mut self.state {
+            *left = left.saturating_sub(bytes);
+        }
+    }
+
     /// The connection has ended. Was the answer under way complete, having no stated length?
     pub fn ended_well(&self) -> bool {
         matches!(self.state, State::Body { left: None })
@@ -307,6 +322,21 @@ mod tests {
         for piece in 1..wire.len() {
             assert_eq!(read_all(wire, piece).unwrap(), expected, "in pieces of {piece}");
         }
+    }
+
+    #[test]
+    fn a_body_may_go_another_way() {
+        let mut answers = Answers::default();
+        let mut input = &b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"[..];
+        assert_eq!(answers.body_left(), 0);
+        assert!(matches!(answers.next(&mut input, false), Ok(Event::Head(_))));
+        assert_eq!(answers.next(&mut input, false), Ok(Event::Body(b"abc")));
+        answers.skip_body(4);
+        assert_eq!(answers.body_left(), 2);
+        let mut input = &b"hi"[..];
+        assert_eq!(answers.next(&mut input, false), Ok(Event::Body(b"hi")));
+        assert_eq!(answers.next(&mut input, false), Ok(Event::End));
+        assert_eq!(answers.body_left(), 0);
     }
 
     #[test]

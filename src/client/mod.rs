@@ -12,6 +12,7 @@ pub mod job;
 mod links;
 mod listing;
 mod peer;
+mod pipe;
 pub mod probe;
 mod progress;
 mod sampler;

@@ -14,6 +14,8 @@ use anyhow::{Context, Result, bail};
 use base64::Engine;
 use sha2::{Digest as _, Sha256};
 
+use super::pipe::Pipe;
+
 /// A SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Digest(pub [u8; 32]);
@@ -189,9 +191,7 @@ impl Incoming {
     /// exactly one writer sees the whole file. What continues the beginning is hashed at once; the
     /// rest is when the file is complete.
     pub fn write_at(&self, at: u64, bytes: &[u8]) -> Result<u64> {
-        self.file.write_all_at(bytes, at).with_context(|| {
-            format!("cannot write {}; free some space or give another --out", self.part.display())
-        })?;
+        self.file.write_all_at(bytes, at).with_context(|| self.cannot_write())?;
         if let Some(hashed) = &self.hashed {
             let mut hashed = hashed.lock().expect("nobody panics while hashing");
             if hashed.upto == at {
@@ -199,7 +199,27 @@ impl Incoming {
                 hashed.upto += bytes.len() as u64;
             }
         }
-        Ok(self.written.fetch_add(bytes.len() as u64, Ordering::AcqRel) + bytes.len() as u64)
+        Ok(self.wrote(bytes.len()))
+    }
+
+    /// The same with bytes that a pipe holds. They are not hashed: if they have to be, that is when the
+    /// file is complete.
+    pub fn write_piped(&self, at: u64, pipe: &mut Pipe, bytes: usize) -> Result<u64> {
+        pipe.drain(&self.file, at, bytes).with_context(|| self.cannot_write())?;
+        Ok(self.wrote(bytes))
+    }
+
+    fn wrote(&self, bytes: usize) -> u64 {
+        self.written.fetch_add(bytes as u64, Ordering::AcqRel) + bytes as u64
+    }
+
+    fn cannot_write(&self) -> String {
+        format!("cannot write {}; free some space or give another --out", self.part.display())
+    }
+
+    /// Whether what comes in order is hashed as it comes, for which it has to be seen.
+    pub fn is_hashed(&self) -> bool {
+        self.hashed.is_some()
     }
 
     /// The digest of the whole file, which is complete.

@@ -20,10 +20,13 @@ use tokio::time::{sleep, sleep_until};
 use super::http::{Answers, NotHttp, Request};
 use super::job::{Failure, InFlight, Job};
 use super::peer::{Peer, rtt_of};
+use super::pipe::Pipe;
 use super::schedule::Next;
 
 /// Large enough that a read costs little beside its copy, small enough for a core's cache.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
+/// Of a body with at least this much to come, what nobody hashes goes through a pipe of the kernel.
+const PIPED_BYTES: u64 = 64 * 1024;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 /// How long a new connection may take to open, at least, while the other link goes on.
@@ -77,6 +80,8 @@ pub struct Fetcher {
     /// Least round trip of the last connection.
     rtt: Duration,
     buffer: Vec<u8>,
+    /// Made when it is first of use.
+    pipe: Option<Pipe>,
 }
 
 impl Fetcher {
@@ -90,6 +95,7 @@ impl Fetcher {
             last_progress: Instant::now(),
             rtt: Duration::ZERO,
             buffer: vec![0; READ_BUFFER_BYTES],
+            pipe: None,
         }
     }
 
@@ -280,6 +286,9 @@ impl Fetcher {
 
     /// Reads what is there, once; more makes the socket readable again.
     fn read(&mut self, connection: &mut Connection) -> Result<(), Broken> {
+        if let Some(outcome) = self.pull(connection) {
+            return outcome;
+        }
         let mut buffer = std::mem::take(&mut self.buffer);
         let outcome = match connection.stream.try_read(&mut buffer) {
             Ok(0) => self.ended(connection),

@@ -1,15 +1,18 @@
 //! What comes in on a connection: answers become files and log records.
 
+use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use anyhow::anyhow;
+use anyhow::{Context, Result, anyhow};
+use tokio::io::Interest;
 
 use super::super::http::{Event, Head, NotHttp};
 use super::super::job::{Body, Failure, Finished};
 use super::super::peer::Peer;
-use super::super::store::{Digest, Verdict};
-use super::{Broken, Connection, Fetcher};
+use super::super::pipe::Pipe;
+use super::super::store::{Digest, Incoming, Verdict};
+use super::{Broken, Connection, Fetcher, PIPED_BYTES};
 use crate::{record, sender};
 
 impl Fetcher {
@@ -29,7 +32,7 @@ impl Fetcher {
                 Event::Head(head) => self.on_head(connection, head, now)?,
                 Event::Body(body) => {
                     payload += body.len() as u64;
-                    if self.on_body(connection, body)? {
+                    if self.on_body(connection, Piece::Read(body))? {
                         self.last_progress = now;
                     }
                 }
@@ -44,10 +47,52 @@ impl Fetcher {
             }
         }
         if payload > 0 {
-            self.job.gauge(self.peer.link).bytes.fetch_add(payload, Ordering::Relaxed);
-            self.job.schedule(|scheduler, now| scheduler.received(self.peer.link, now, payload));
+            self.received(payload);
         }
         Ok(())
+    }
+
+    /// Counts payload.
+    fn received(&self, bytes: u64) {
+        self.job.gauge(self.peer.link).bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.job.schedule(|scheduler, now| scheduler.received(self.peer.link, now, bytes));
+    }
+
+    /// Moves what is there of a body from the socket into its file, where nobody has to see it and it
+    /// is worth it; `None` where it has to be read.
+    pub(super) fn pull(&mut self, connection: &mut Connection) -> Option<Result<(), Broken>> {
+        let left = connection.answers.body_left();
+        let incoming = connection.in_flight.front()?.incoming.as_ref()?;
+        if left < PIPED_BYTES || incoming.is_hashed() {
+            return None;
+        }
+        // A pipe with something left in it is of no use any more; there is none after an error.
+        let mut pipe = self.pipe.take().or_else(|| Pipe::new().ok())?;
+        let outcome = self.pull_through(&mut pipe, connection, left);
+        self.pipe = Some(pipe).filter(|pipe| pipe.held() == 0);
+        Some(outcome)
+    }
+
+    fn pull_through(
+        &mut self,
+        pipe: &mut Pipe,
+        connection: &mut Connection,
+        left: u64,
+    ) -> Result<(), Broken> {
+        let stream = &connection.stream;
+        let bytes = match stream.try_io(Interest::READABLE, || pipe.fill(stream, left)) {
+            Ok(0) => return self.ended(connection),
+            Ok(bytes) => bytes as u64,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(self.lost(connection, &error)),
+        };
+        connection.answers.skip_body(bytes);
+        if self.on_body(connection, Piece::Piped(pipe))? {
+            self.last_progress = Instant::now();
+        }
+        self.received(bytes);
+        // Where that was the last of it, the answer has ended.
+        self.take(connection, &[])
     }
 
     fn on_head(&mut self, connection: &mut Connection, head: Head, now: Instant) -> Result<(), Broken> {
@@ -85,21 +130,22 @@ impl Fetcher {
 
     /// Writes what is new of a piece of a body. Returns whether anything was: a server that sends the
     /// same beginning again and again makes no progress.
-    fn on_body(&self, connection: &mut Connection, mut body: &[u8]) -> Result<bool, Broken> {
+    fn on_body(&self, connection: &mut Connection, mut piece: Piece) -> Result<bool, Broken> {
         let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
         let mut any_new = false;
-        while !body.is_empty() {
-            let claim = self.job.claim(self.peer.link, request, body.len() as u64);
+        while piece.len() > 0 {
+            let claim = self.job.claim(self.peer.link, request, piece.len() as u64);
             let (stale, fresh) = (claim.stale as usize, claim.fresh as usize);
-            let (new, rest) = body[stale..].split_at(fresh);
-            body = rest;
-            if let Some(incoming) = request.incoming.as_ref().filter(|_| fresh > 0) {
-                let written = incoming.write_at(claim.at + claim.stale, new);
-                let written = written.map_err(|error| Failure::new("store", error))?;
-                any_new = true;
-                if request.total_bytes == Some(written) {
-                    self.finish(request.part.segment)?;
-                }
+            let store = |error| Failure::new("store", error);
+            piece.discard(stale).map_err(store)?;
+            let Some(incoming) = request.incoming.as_ref().filter(|_| fresh > 0) else {
+                piece.discard(fresh).map_err(store)?;
+                continue;
+            };
+            let written = piece.write(incoming, claim.at + claim.stale, fresh).map_err(store)?;
+            any_new = true;
+            if request.total_bytes == Some(written) {
+                self.finish(request.part.segment)?;
             }
         }
         Ok(any_new)
@@ -190,6 +236,43 @@ impl Fetcher {
             }
             _ => format!("{} closed the connection without an answer", self.peer),
         }))
+    }
+}
+
+/// A piece of a body that has come, in memory or in the kernel.
+enum Piece<'a> {
+    Read(&'a [u8]),
+    Piped(&'a mut Pipe),
+}
+
+impl Piece<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Piece::Read(bytes) => bytes.len(),
+            Piece::Piped(pipe) => pipe.held(),
+        }
+    }
+
+    /// Drops its first `bytes`.
+    fn discard(&mut self, bytes: usize) -> Result<()> {
+        match self {
+            Piece::Read(all) => *all = &all[bytes..],
+            Piece::Piped(pipe) if bytes > 0 => pipe.discard(bytes).context("cannot read a pipe")?,
+            Piece::Piped(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Moves its first `bytes` into a file. Returns how many are on file then.
+    fn write(&mut self, incoming: &Incoming, at: u64, bytes: usize) -> Result<u64> {
+        match self {
+            Piece::Read(all) => {
+                let (first, rest) = all.split_at(bytes);
+                *all = rest;
+                incoming.write_at(at, first)
+            }
+            Piece::Piped(pipe) => incoming.write_piped(at, pipe, bytes),
+        }
     }
 }
 
