@@ -373,6 +373,12 @@ pub struct RunEnd {
     pub predicted_ms: Option<f64>,
     /// Bytes received and thrown away.
     pub wasted_bytes: u64,
+    /// Files that an earlier run had left complete; null without `--resume`. Added in 0.1.
+    #[serde(default)]
+    pub resumed_files: Option<u64>,
+    /// What it had left of these and of others, not part of `bytes`. Added in 0.1.
+    #[serde(default)]
+    pub resumed_bytes: Option<u64>,
     /// Time that `--sync` took after the last file, not part of `elapsed_ms`.
     pub sync_ms: Option<f64>,
     pub links: PerLink<LinkTotals>,

@@ -679,3 +679,231 @@ fn a_large_file_whose_server_breaks_off_is_completed_without_a_look_at_it() {
     assert_eq!(fs::read(out.path().join("s001.m4s")).unwrap(), content);
     assert!(!of_event(&records(&output), "fault").is_empty());
 }
+
+// The adaptive schedule, and servers that misbehave under it.
+
+/// Answers from `body` with whatever range is asked for.
+fn answer_range(stream: &mut TcpStream, request: &str, body: &[u8]) {
+    let range = request.lines().find_map(|line| line.strip_prefix("Range: bytes="));
+    if request.starts_with("HEAD") {
+        let _ =
+            stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes());
+        return;
+    }
+    let Some((from, to)) = range.and_then(|range| range.split_once('-')) else {
+        answer(stream, "HTTP/1.1 200 OK", body);
+        return;
+    };
+    let from: usize = from.parse().unwrap();
+    let last = to.parse().map_or(body.len() - 1, |last: usize| last.min(body.len() - 1));
+    let head = format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-{last}/{}", body.len());
+    answer(stream, &head, &body[from..=last]);
+}
+
+/// A server of files that are all `body`; `before` may end a connection instead of the answer to the
+/// n-th request for a file.
+fn range_server(
+    body: Arc<Vec<u8>>,
+    before: impl Fn(&mut TcpStream, usize) -> bool + Send + Sync + 'static,
+) -> String {
+    let asked = AtomicUsize::new(0);
+    odd_server(move |_, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            if asked_for(&request).0 == "/SHA256SUMS" {
+                answer(&mut stream, "HTTP/1.1 404 Not Found", b"");
+                continue;
+            }
+            let get = request.starts_with("GET");
+            if get && !before(&mut stream, asked.fetch_add(1, Ordering::SeqCst)) {
+                return;
+            }
+            answer_range(&mut stream, &request, &body);
+        }
+    })
+    .to_string()
+}
+
+/// Bytes of which the first is '0' and no two ranges are alike.
+fn noise(bytes: usize) -> Arc<Vec<u8>> {
+    let mut noise: Vec<u8> =
+        (0..bytes as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+    noise[0] = b'0';
+    Arc::new(noise)
+}
+
+/// Fetches x0 to x9, all `body`, with adaptive, and returns the log.
+fn fetch_ten(body: &[u8], a: &str, b: &str) -> Vec<serde_json::Value> {
+    let out = tempfile::tempdir().unwrap();
+    let dir = out.path().to_str().unwrap();
+    let output =
+        client(&["--files", "x{0..9}", "--schedule", "adaptive", "--give-up", "4s", "--out", dir, a, b]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    for i in 0..10 {
+        assert!(fs::read(out.path().join(format!("x{i}"))).unwrap() == body, "x{i} is wrong");
+    }
+    let records = records(&output);
+    let bytes: u64 = of_event(&records, "segment")
+        .iter()
+        .flat_map(|segment| segment["parts"].as_array().unwrap())
+        .map(|part| part["to_byte"].as_u64().unwrap() - part["from_byte"].as_u64().unwrap())
+        .sum();
+    assert_eq!(bytes, 10 * body.len() as u64, "each byte stands in one part");
+    records
+}
+
+#[test]
+fn adaptive_does_without_a_server_that_refuses_resets_stalls_or_dribbles() {
+    let body = noise(300_000);
+    // It takes its time, so that the other has to be noticed before all is over.
+    let good = range_server(body.clone(), |_, _| {
+        std::thread::sleep(Duration::from_millis(200));
+        true
+    });
+    // It sends a beginning, and then nothing on this connection, or a byte now and then.
+    let begin = |stream: &mut TcpStream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n0").is_ok()
+    };
+    let resets = range_server(body.clone(), move |_, asked| asked < 1);
+    let stalls = range_server(body.clone(), move |stream, asked| {
+        if asked < 1 {
+            return true;
+        }
+        begin(stream);
+        let _ = std::io::Read::read_to_end(stream, &mut Vec::new());
+        false
+    });
+    let dribbles = range_server(body.clone(), move |stream, _| {
+        begin(stream);
+        while stream.write_all(b"0").is_ok() {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        false
+    });
+    for odd in [&resets, &stalls] {
+        let records = fetch_ten(&body, &good, odd);
+        assert!(!of_event(&records, "fault").is_empty(), "nothing is said about it");
+    }
+    let body = Arc::new(vec![b'0'; 300_000]);
+    let good = range_server(body.clone(), |_, _| true);
+    fetch_ten(&body, &good, &dribbles);
+}
+
+#[test]
+fn adaptive_does_with_servers_that_send_files_whole() {
+    let body = noise(300_000);
+    let whole = || {
+        let body = body.clone();
+        odd_server(move |_, mut stream| {
+            while let Some(request) = read_request(&mut stream) {
+                let known = asked_for(&request).0 != "/SHA256SUMS";
+                if request.starts_with("HEAD") {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n");
+                } else if known {
+                    answer(&mut stream, "HTTP/1.1 200 OK", &body);
+                } else {
+                    answer(&mut stream, "HTTP/1.1 404 Not Found", b"");
+                }
+            }
+        })
+        .to_string()
+    };
+    fetch_ten(&body, &whole(), &whole());
+}
+
+#[test]
+fn adaptive_ends_when_both_servers_are_away() {
+    let body = noise(1000);
+    let gone = || range_server(body.clone(), |_, asked| asked < 1);
+    let (text, exit) = failure(&[
+        "--files",
+        "x{0..9}",
+        "--schedule",
+        "adaptive",
+        "--give-up",
+        "700ms",
+        "--pipeline",
+        "1",
+        &gone(),
+        &gone(),
+    ]);
+    assert!(text.contains("was away for 0.7 s"), "{text}");
+    assert_eq!(exit, "server_away");
+}
+
+#[test]
+fn a_wrong_file_is_fetched_again_from_the_other_server_once() {
+    let data = tempfile::tempdir().unwrap();
+    segments(data.path(), 4, "20KB");
+    let good = Server::start(data.path());
+    let sums = fs::read(data.path().join("SHA256SUMS")).unwrap();
+    let spoiler = |sums: Vec<u8>| {
+        odd_server(move |_, mut stream| {
+            while let Some(request) = read_request(&mut stream) {
+                match asked_for(&request).0.as_str() {
+                    "/SHA256SUMS" => answer(&mut stream, "HTTP/1.1 200 OK", &sums),
+                    _ => answer(&mut stream, "HTTP/1.1 200 OK", b"spoiled"),
+                }
+            }
+        })
+        .to_string()
+    };
+    let out = tempfile::tempdir().unwrap();
+    let dir = out.path().to_str().unwrap();
+    let spoiled = spoiler(sums.clone());
+    let output = client(&["--schedule", "ratio=1:1", "--out", dir, &spoiled, &good.address]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_same_files(data.path(), out.path());
+    let records = records(&output);
+    assert_eq!(of_event(&records, "fault").len(), 2, "one for each file that came wrong");
+    assert_eq!(run_end(&records)["wasted_bytes"], 14);
+
+    let (text, exit) = failure(&["--schedule", "greedy", &spoiled, &spoiler(sums)]);
+    assert!(text.contains("with the digest"), "{text}");
+    assert_eq!(exit, "digest");
+}
+
+#[test]
+fn a_killed_run_goes_on_where_it_was() {
+    let body = noise(400_000);
+    // The seventh answer never comes to its end.
+    let slow = range_server(body.clone(), |stream, asked| {
+        if asked < 6 {
+            return true;
+        }
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\n0");
+        let _ = std::io::Read::read_to_end(stream, &mut Vec::new());
+        false
+    });
+    let out = tempfile::tempdir().unwrap();
+    let dir = out.path().to_str().unwrap();
+    let args = ["client", "--files", "x{0..9}", "--schedule", "adaptive", "--out", dir];
+    let mut child = Command::new(TWINLINK)
+        .args(args)
+        .args([&slow, &slow])
+        .env("TWINLINK_CONTROL", out.path().join("control.sock"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let complete = || (0..10).filter(|i| out.path().join(format!("x{i}")).exists()).count() as u64;
+    while complete() < 4 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let there = complete();
+    let good = range_server(body.clone(), |_, _| true);
+    let output = client(&[&args[1..], &["--resume", &good, &good]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let records = records(&output);
+    let end = run_end(&records);
+    assert_eq!(end["resumed_files"], there);
+    assert_eq!(end["files"], 10 - there);
+    let resumed = end["resumed_bytes"].as_u64().unwrap();
+    assert!(resumed >= there * 400_000);
+    assert_eq!(end["bytes"], 4_000_000 - resumed);
+    assert_eq!(end["wasted_bytes"], 0);
+    for i in 0..10 {
+        assert!(fs::read(out.path().join(format!("x{i}"))).unwrap() == *body, "x{i} is wrong");
+    }
+}

@@ -76,6 +76,8 @@ fn run_end(args: &Args, ends: &Ends, totals: &Totals, outcome: &Result<(), Failu
         efficiency: elapsed_ms.zip(bounds).map(|(elapsed, (bound, _))| bound / elapsed),
         predicted_ms: None,
         wasted_bytes: totals.wasted_bytes,
+        resumed_files: args.resume.then_some(totals.resumed_files),
+        resumed_bytes: args.resume.then_some(totals.resumed_bytes),
         sync_ms: ends.sync_ms,
         links: PerLink { a: links(LinkId::A), b: links(LinkId::B) },
         qoe: qoe(args, ends, totals),

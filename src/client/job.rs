@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::listing::Segment;
 use super::schedule::{Claim, Next, Outlook, Part, Scheduler};
-use super::store::{Digest, Incoming, Store};
+use super::store::{Digest, Earlier, Incoming, Store};
 use crate::record::{self, Event, Log};
 use crate::units::LinkId;
 
@@ -141,6 +141,8 @@ struct Board {
     unfinished: HashMap<usize, Unfinished>,
     /// Segments that came wrong once, with the digest that they should have.
     wrong: HashMap<usize, Digest>,
+    /// Bytes that an earlier run has left of segments that have not been begun in this one.
+    left: HashMap<usize, u64>,
     totals: Totals,
 }
 
@@ -159,6 +161,9 @@ pub struct Totals {
     pub link_bytes: [u64; 2],
     /// Places in the list of what is complete, and when it was.
     pub arrivals: Vec<(usize, Instant)>,
+    /// What an earlier run had left: complete files, and bytes of them and of others.
+    pub resumed_files: u64,
+    pub resumed_bytes: u64,
 }
 
 impl Job {
@@ -169,8 +174,13 @@ impl Job {
         log: Arc<Log>,
         give_up: Duration,
     ) -> Job {
-        let board =
-            Board { scheduler, unfinished: HashMap::new(), wrong: HashMap::new(), totals: Totals::default() };
+        let board = Board {
+            scheduler,
+            unfinished: HashMap::new(),
+            wrong: HashMap::new(),
+            left: HashMap::new(),
+            totals: Totals::default(),
+        };
         let gauges = Default::default();
         Job {
             segments,
@@ -190,6 +200,45 @@ impl Job {
 
     pub fn gauge(&self, link: LinkId) -> &Gauge {
         &self.gauges[link.index()]
+    }
+
+    /// Finds what an earlier run has left, so that it is not fetched again.
+    ///
+    /// # Errors
+    /// When a file is there that is not the one to fetch.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        let mut left = Vec::new();
+        let mut board = self.board();
+        for (index, segment) in self.segments.iter().enumerate() {
+            match self.store.earlier(&segment.name, segment.digest)? {
+                Earlier::Nothing => {}
+                Earlier::Complete(bytes) => {
+                    board.totals.resumed_files += 1;
+                    board.totals.resumed_bytes += bytes;
+                    left.push((index, bytes, None));
+                }
+                Earlier::Part(bytes, ranges) => {
+                    let had = ranges.iter().map(|(from, to)| to - from).sum();
+                    board.totals.resumed_bytes += had;
+                    board.left.insert(index, had);
+                    left.push((index, bytes, Some(ranges)));
+                }
+            }
+        }
+        board.scheduler.resume(left);
+        Ok(())
+    }
+
+    /// Notes what has come of a segment by requests that are over, for a run that goes on after this
+    /// one was killed.
+    pub fn note(&self, link: LinkId, segment: usize) -> Result<(), Failure> {
+        let settled = self.schedule(|scheduler, _| {
+            let size = scheduler.size(segment).filter(|_| !scheduler.is_complete(segment));
+            size.map(|size| (size, scheduler.settled(segment, link.other())))
+        });
+        let Some((size, ranges)) = settled else { return Ok(()) };
+        let name = &self.segments[segment].name;
+        self.store.note(name, link, size, &ranges).map_err(|error| Failure::new("store", error))
     }
 
     /// Asks the scheduler something, or tells it something, with the time on its clock.
@@ -226,32 +275,36 @@ impl Job {
             board.scheduler.begins_anew(link);
             let gone = board.unfinished.remove(&segment).map_or(0, |gone| gone.incoming.written());
             board.totals.wasted_bytes += gone;
+            board.left.remove(&segment);
         }
+        let known = board.scheduler.size(segment);
         board.scheduler.head(link, body.from, body.length, body.total_bytes);
         if board.scheduler.is_complete(segment) {
             return Ok(());
         }
-        let unfinished = match board.unfinished.entry(segment) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Unfinished {
-                incoming: Arc::new(
-                    self.store
-                        .begin(&self.segments[segment].name)
-                        .map_err(|error| Failure::new("store", error))?,
-                ),
-                total_bytes: None,
-                etags: [None, None],
-                promised: board.wrong.get(&segment).copied(),
-                parts: Vec::new(),
-            }),
-        };
-        if unfinished.total_bytes.zip(body.total_bytes).is_some_and(|(known, said)| known != said) {
-            let name = &self.segments[segment].name;
+        let name = &self.segments[segment].name;
+        if known.zip(body.total_bytes).is_some_and(|(known, said)| known != said) {
             let error = anyhow!(
                 "server {link} says that {name} has another size than before; the files changed during the run"
             );
             return Err(Failure::new("files_changed", error));
         }
+        let unfinished = match board.unfinished.entry(segment) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let incoming = match board.left.remove(&segment) {
+                    Some(had) => self.store.go_on(name, had),
+                    None => self.store.begin(name),
+                };
+                entry.insert(Unfinished {
+                    incoming: Arc::new(incoming.map_err(|error| Failure::new("store", error))?),
+                    total_bytes: None,
+                    etags: [None, None],
+                    promised: board.wrong.get(&segment).copied(),
+                    parts: Vec::new(),
+                })
+            }
+        };
         unfinished.total_bytes = unfinished.total_bytes.or(body.total_bytes);
         unfinished.etags[link.index()] = body.etag;
         unfinished.promised = unfinished.promised.or(body.promised);
@@ -328,7 +381,7 @@ impl Job {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.board().totals.files == self.segments.len() as u64 {
+            if self.missing() == 0 {
                 return;
             }
             changed.await;
@@ -372,10 +425,9 @@ impl Job {
         totals.arrivals.push((index, at));
         totals.last_file = Some(at);
         totals.last_byte[link.index()] = Some(at);
-        let all = totals.files == self.segments.len() as u64;
         drop(board);
         self.gauge(link).files.fetch_add(1, Ordering::Relaxed);
-        if all {
+        if self.missing() == 0 {
             self.changed.notify_waiters();
         }
     }
@@ -386,6 +438,12 @@ impl Job {
 
     pub fn wasted(&self, bytes: u64) {
         self.board().totals.wasted_bytes += bytes;
+    }
+
+    /// How many files are not there yet.
+    pub fn missing(&self) -> u64 {
+        let totals = &self.board().totals;
+        self.segments.len() as u64 - totals.files - totals.resumed_files
     }
 
     pub fn totals(&self) -> Totals {

@@ -99,6 +99,9 @@ pub struct Args {
     /// Flush the files to the disk after the run, and log the time that it took
     #[arg(long, env = "TWINLINK_SYNC", value_parser = clap::builder::FalseyValueParser::new())]
     pub sync: bool,
+    /// Go on in the folder of --out where an earlier run ended: what is complete there is checked and kept
+    #[arg(long, env = "TWINLINK_RESUME", value_parser = clap::builder::FalseyValueParser::new(), requires = "out")]
+    pub resume: bool,
     /// How long a server may be away before it is given up
     #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME")]
     pub give_up: Delay,
@@ -356,16 +359,18 @@ async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
             .map_err(|error| Failure::new("lists_differ", error))?;
         start.congestion_control = ia.congestion_control.clone();
         start.files = Some(segments.len() as u64);
-        let names = segments.iter().map(|segment| segment.name.as_str());
-        let store = Store::open(args.out.as_deref(), !args.no_verify, names)
+        let new = segments.iter().map(|segment| segment.name.as_str()).filter(|_| !args.resume);
+        let store = Store::open(args.out.as_deref(), !args.no_verify, new)
             .map_err(|error| Failure::new("store", error))?;
-        let sizes = match args.schedule.needs_sizes() {
-            true => a.sizes(&segments, patience).await,
-            false => vec![None; segments.len()],
-        };
-        let scheduler = Scheduler::new(&args.schedule, args.pipeline, sizes);
-        let job = Job::new(segments, scheduler, store, log.clone(), patience);
-        Ok((links, PerLink { a, b }, PerLink { a: ia, b: ib }, Arc::new(job)))
+        let scheduler = Scheduler::new(&args.schedule, args.pipeline, vec![None; segments.len()]);
+        let job = Arc::new(Job::new(segments, scheduler, store, log.clone(), patience));
+        if args.resume {
+            let found = job.clone();
+            let found = tokio::task::spawn_blocking(move || found.resume()).await;
+            let found = found.map_err(|error| Failure::new("internal", error))?;
+            found.map_err(|error| Failure::new("store", error))?;
+        }
+        Ok((links, PerLink { a, b }, PerLink { a: ia, b: ib }, job))
     }
     .await;
     let logged = |error| Failure::new("log", error);
@@ -466,6 +471,11 @@ async fn probe_links(ready: &Ready, when: When) -> Result<(), Failure> {
     }
 }
 
+async fn learn_sizes(job: &Job, peer: &Peer) {
+    let sizes = peer.sizes(&job.segments, job.give_up).await;
+    job.schedule(|scheduler, _| scheduler.learn_sizes(&sizes));
+}
+
 /// Opens a connection to each server, then fetches everything.
 async fn transfer(ready: &Ready) -> Result<(), Failure> {
     let patience = ready.job.give_up;
@@ -478,9 +488,16 @@ async fn transfer(ready: &Ready) -> Result<(), Failure> {
         let fetcher = Fetcher::new(ready.job.clone(), ready.peers.get(link).clone(), keeps_alive);
         at_work.spawn(fetcher.run(stream));
     }
-    let mut ends = Vec::new();
+    // Sizes matter towards the end, so the transfer does not wait for them.
+    let sizes = learn_sizes(&ready.job, &ready.peers.a);
+    tokio::pin!(sizes);
+    let (mut ends, mut learning) = (Vec::new(), ready.job.schedule(|scheduler, _| scheduler.needs_sizes()));
     loop {
         let joined = tokio::select! {
+            () = &mut sizes, if learning => {
+                learning = false;
+                continue;
+            }
             joined = at_work.join_next() => joined,
             // A link that is still trying to come back is not waited for.
             () = ready.job.all_done() => break,
@@ -489,7 +506,7 @@ async fn transfer(ready: &Ready) -> Result<(), Failure> {
         // The first failure drops the set, which ends the other link's work too.
         ends.push(joined.map_err(|error| Failure::new("internal", error))??);
     }
-    let missing = ready.job.segments.len() as u64 - ready.job.totals().files;
+    let missing = ready.job.missing();
     if missing > 0 {
         let given_up = ends.iter().filter(|end| **end == LinkEnd::GivenUp).count();
         let error = anyhow!("{missing} files are missing after {given_up} of 2 servers were given up");

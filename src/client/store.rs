@@ -12,9 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::pipe::Pipe;
+use super::schedule::Ranges;
+use crate::units::LinkId;
 
 /// A SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,18 +61,18 @@ pub struct Store {
     dir: PathBuf,
     verify: bool,
     /// Deletes the files at the end of a run without `--out`.
-    _temporary: Option<tempfile::TempDir>,
+    temporary: Option<tempfile::TempDir>,
 }
 
 impl Store {
     /// Opens the folder `out`, created if missing, or a temporary one.
     ///
     /// # Errors
-    /// When it cannot be written, or already holds one of `names`: nothing is ever overwritten.
+    /// When it cannot be written, or already holds one of the files `new`: nothing is ever overwritten.
     pub fn open<'a>(
         out: Option<&Path>,
         verify: bool,
-        names: impl IntoIterator<Item = &'a str>,
+        new: impl IntoIterator<Item = &'a str>,
     ) -> Result<Store> {
         let (dir, temporary) = match out {
             Some(dir) => (dir.to_path_buf(), None),
@@ -85,31 +88,87 @@ impl Store {
         tempfile::tempfile_in(&dir).with_context(|| {
             format!("cannot write to the folder {}; give another with --out", dir.display())
         })?;
-        for name in names {
+        for name in new {
             if dir.join(name).exists() {
                 bail!(
-                    "{} already holds {name}, and nothing is overwritten; give an empty folder with --out",
+                    "{} already holds {name}, and nothing is overwritten; give an empty folder with --out, or go on with --resume",
                     dir.display()
                 );
             }
         }
-        Ok(Store { dir, verify, _temporary: temporary })
+        Ok(Store { dir, verify, temporary })
     }
 
     /// Starts a file. What an earlier run left of it unfinished is replaced; whoever still writes to
     /// that writes to nowhere.
     pub fn begin(&self, name: &str) -> Result<Incoming> {
-        let part = self.dir.join(format!("{name}.part"));
-        match fs::remove_file(&part) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot replace {}", part.display()));
-            }
-            _ => {}
-        }
+        let part = self.part(name);
+        // The note goes first: it must never speak of bytes that are not there.
+        remove(&self.sidecar(name))?;
+        remove(&part)?;
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&part);
         let file = file.with_context(|| format!("cannot create {}", part.display()))?;
         let hashed = self.verify.then(|| Mutex::new(Hashed { hasher: Sha256::new(), upto: 0 }));
         Ok(Incoming { file, part, hashed, written: AtomicU64::new(0) })
+    }
+
+    /// Goes on with a file of which an earlier run has left `had` bytes.
+    pub fn go_on(&self, name: &str, had: u64) -> Result<Incoming> {
+        let part = self.part(name);
+        let file = OpenOptions::new().read(true).write(true).open(&part);
+        let file = file.with_context(|| format!("cannot go on with {}", part.display()))?;
+        let hashed = self.verify.then(|| Mutex::new(Hashed { hasher: Sha256::new(), upto: 0 }));
+        Ok(Incoming { file, part, hashed, written: AtomicU64::new(had) })
+    }
+
+    /// What an earlier run has left of a file. One that is complete is checked again.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is another file than the one to fetch.
+    pub fn earlier(&self, name: &str, expected: Option<Digest>) -> Result<Earlier> {
+        let path = self.dir.join(name);
+        if path.exists() {
+            let cannot = || format!("cannot read {}, which an earlier run left", path.display());
+            if let Some(expected) = expected.filter(|_| self.verify) {
+                let file = File::open(&path).with_context(cannot)?;
+                if hash_on(&file, Sha256::new(), 0).with_context(cannot)? != expected {
+                    bail!("{} is not the file to fetch; move it away, or give another --out", path.display());
+                }
+            }
+            let bytes = fs::metadata(&path).with_context(cannot)?.len();
+            remove(&self.sidecar(name))?;
+            return Ok(Earlier::Complete(bytes));
+        }
+        let note =
+            fs::read(self.sidecar(name)).ok().and_then(|text| serde_json::from_slice::<Note>(&text).ok());
+        let there = fs::metadata(self.part(name)).map_or(0, |part| part.len());
+        match note.filter(|note| note.ranges.iter().all(|&(_, to)| to <= there.min(note.bytes))) {
+            Some(note) => Ok(Earlier::Part(note.bytes, note.ranges.into_iter().collect())),
+            None => Ok(Earlier::Nothing),
+        }
+    }
+
+    /// Notes beside a `.part` what of it is there, for a run that goes on after this one was killed.
+    /// The note is replaced in one step, so that there is a whole one at every instant; `by` tells
+    /// apart who writes at the same time.
+    pub fn note(&self, name: &str, by: LinkId, bytes: u64, ranges: &Ranges) -> Result<()> {
+        if self.temporary.is_some() {
+            return Ok(());
+        }
+        let note = Note { bytes, ranges: ranges.iter().collect() };
+        let (path, next) = (self.sidecar(name), self.dir.join(format!("{name}.part.json.{by}")));
+        let text = serde_json::to_vec(&note).context("cannot render a note")?;
+        fs::write(&next, text)
+            .and_then(|()| fs::rename(&next, &path))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn part(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.part"))
+    }
+
+    fn sidecar(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.part.json"))
     }
 
     /// Puts a complete file under its name. Returns whether its digest was right, if one was due.
@@ -129,6 +188,7 @@ impl Store {
         let path = self.dir.join(name);
         fs::rename(&incoming.part, &path)
             .with_context(|| format!("cannot rename {} to {}", incoming.part.display(), path.display()))?;
+        remove(&self.sidecar(name))?;
         Ok(verdict)
     }
 
@@ -140,6 +200,34 @@ impl Store {
                 .with_context(|| format!("cannot flush {} to the disk", path.display()))?;
         }
         Ok(())
+    }
+}
+
+/// What is there of a file before a run that goes on.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Earlier {
+    Nothing,
+    /// All of it, so many bytes.
+    Complete(u64),
+    /// These ranges of so many bytes.
+    Part(u64, Ranges),
+}
+
+/// What stands beside a `.part`.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    /// The size of the whole file.
+    bytes: u64,
+    ranges: Vec<(u64, u64)>,
+}
+
+/// Removes a file that need not be there.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -225,19 +313,22 @@ impl Incoming {
     /// The digest of the whole file, which is complete.
     fn digest(&self) -> Result<Digest> {
         let hashed = self.hashed.as_ref().context("a digest is asked for that was not to be computed")?;
-        let mut hashed = hashed.lock().expect("nobody panics while hashing");
-        let (mut buffer, mut at) = (vec![0; 256 * 1024], hashed.upto);
-        loop {
-            let read = self
-                .file
-                .read_at(&mut buffer, at)
-                .with_context(|| format!("cannot read {} back to check it", self.part.display()))?;
-            if read == 0 {
-                return Ok(Digest(hashed.hasher.finalize_reset().into()));
-            }
-            hashed.hasher.update(&buffer[..read]);
-            at += read as u64;
+        let hashed = hashed.lock().expect("nobody panics while hashing");
+        hash_on(&self.file, hashed.hasher.clone(), hashed.upto)
+            .with_context(|| format!("cannot read {} back to check it", self.part.display()))
+    }
+}
+
+/// The digest of a file whose beginning, up to `at`, has been hashed.
+fn hash_on(file: &File, mut hasher: Sha256, mut at: u64) -> io::Result<Digest> {
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let read = file.read_at(&mut buffer, at)?;
+        if read == 0 {
+            return Ok(Digest(hasher.finalize().into()));
         }
+        hasher.update(&buffer[..read]);
+        at += read as u64;
     }
 }
 
@@ -283,6 +374,25 @@ mod tests {
     }
 
     #[test]
+    fn what_an_earlier_run_left_is_found_and_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(dir.path()), true, []).unwrap();
+        let digest = Some(digest_of(b"hello world"));
+        assert_eq!(store.earlier("x", digest).unwrap(), Earlier::Nothing);
+        store.begin("x").unwrap().write_at(6, b"world").unwrap();
+        assert_eq!(store.earlier("x", digest).unwrap(), Earlier::Nothing);
+        let ranges: Ranges = [(6, 11)].into_iter().collect();
+        store.note("x", LinkId::A, 11, &ranges).unwrap();
+        assert_eq!(store.earlier("x", digest).unwrap(), Earlier::Part(11, ranges));
+        let incoming = store.go_on("x", 5).unwrap();
+        assert_eq!(incoming.write_at(0, b"hello ").unwrap(), 11);
+        assert_eq!(store.finish(&incoming, "x", digest).unwrap(), Verdict::Right);
+        assert_eq!(store.earlier("x", digest).unwrap(), Earlier::Complete(11));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(store.earlier("x", Some(digest_of(b"another"))).is_err());
+    }
+
+    #[test]
     fn nothing_is_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("x"), "mine").unwrap();
@@ -291,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_temporary_folder_goes_with_the_store() {
+    fn atemporary_folder_goes_with_the_store() {
         let store = Store::open(None, true, []).unwrap();
         let dir = store.dir.clone();
         store.begin("x").unwrap().write_at(0, b"1").unwrap();

@@ -180,6 +180,9 @@ impl Fetcher {
         *gauge.sender() = None;
         gauge.in_flight.store(0, Ordering::Relaxed);
         self.job.lost(self.peer.link);
+        for request in connection.in_flight.iter().filter(|request| request.incoming.is_some()) {
+            self.job.note(self.peer.link, request.part.segment)?;
+        }
         outcome
     }
 

@@ -162,9 +162,9 @@ impl Fetcher {
         // An empty file has no body to finish it, nor has one that ended with its connection a size.
         let written = request.incoming.as_ref().map(|incoming| incoming.written());
         if written.is_some() && written == total {
-            self.finish(segment)?;
+            return self.finish(segment);
         }
-        Ok(())
+        Ok(self.job.note(self.peer.link, segment)?)
     }
 
     /// Checks a file that is complete, and gives it its name.

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::ratio;
+use crate::units::LinkId;
+
 /// The user's choice of a schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Schedule {
@@ -15,9 +18,12 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// Whether it decides by the files' sizes, so that they are asked for before the transfer.
-    pub fn needs_sizes(&self) -> bool {
-        matches!(self, Schedule::Adaptive)
+    /// The one link that may fetch a segment, where only one may.
+    pub fn owner(&self, segment: usize) -> Option<LinkId> {
+        match *self {
+            Schedule::Ratio { a, b } => Some(ratio::owner(a, b, segment)),
+            Schedule::Greedy | Schedule::Adaptive => None,
+        }
     }
 }
 

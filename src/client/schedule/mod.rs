@@ -22,7 +22,7 @@ mod ratio;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::units::LinkId;
@@ -102,11 +102,7 @@ impl Scheduler {
         let sizes = Sizes::new(sizes);
         let mut pool = Pool::default();
         for segment in 0..segments {
-            let owner = match *schedule {
-                Schedule::Ratio { a, b } => Some(ratio::owner(a, b, segment)),
-                Schedule::Greedy | Schedule::Adaptive => None,
-            };
-            pool.push_back(Part::whole(segment), owner, &sizes);
+            pool.push_back(Part::whole(segment), schedule.owner(segment), &sizes);
         }
         Scheduler {
             plan: schedule.clone(),
@@ -119,6 +115,19 @@ impl Scheduler {
             completed: 0,
             completed_bytes: 0,
         }
+    }
+
+    /// Whether it decides by the files' sizes, so that it is to be told them.
+    pub fn needs_sizes(&self) -> bool {
+        self.is_adaptive()
+    }
+
+    /// The sizes of files, as far as they have become known; one that is known already stays.
+    pub fn learn_sizes(&mut self, sizes: &[Option<u64>]) {
+        for (segment, size) in sizes.iter().enumerate() {
+            size.iter().for_each(|&size| self.sizes.learn(segment, size));
+        }
+        self.pool.recount(&self.sizes);
     }
 
     /// `link` has a connection, with this round trip (least seen so far).
@@ -177,7 +186,7 @@ impl Scheduler {
     /// body is `length` bytes long, as far as the head says.
     pub fn head(&mut self, link: LinkId, from: u64, length: Option<u64>, total: Option<u64>) {
         let Some(asked) = self.flows[link.index()].asked.front_mut() else { return };
-        if let Some(total) = total {
+        if let Some(total) = total.filter(|_| !asked.void) {
             self.sizes.learn(asked.part.segment, total);
         }
         let asked_to = asked.ends.or(total);
@@ -218,7 +227,7 @@ impl Scheduler {
     /// The answer under way on `link` is over. What it did not bring is to be fetched still.
     pub fn ended(&mut self, link: LinkId) {
         let Some(asked) = self.flow(link).asked.pop_front() else { return };
-        if asked.part.to.is_none() {
+        if asked.part.to.is_none() && !asked.void {
             self.sizes.learn(asked.part.segment, asked.at);
         }
         self.put_back(link, &asked);
@@ -278,26 +287,32 @@ impl Scheduler {
         settled
     }
 
-    /// An earlier run has left these bytes of a segment.
-    pub fn resume(&mut self, segment: usize, size: u64, have: Ranges) {
-        let owner = match self.plan {
-            Schedule::Ratio { a, b } => Some(ratio::owner(a, b, segment)),
-            Schedule::Greedy | Schedule::Adaptive => None,
-        };
-        self.pool.remove(segment, &self.sizes);
-        self.sizes.learn(segment, size);
-        for (from, to) in have.gaps(0, Some(size)).into_iter().rev() {
-            let to = to.filter(|&to| to != size);
-            self.pool.push_front(Part { segment, from, to }, owner, &self.sizes);
+    /// An earlier run has left these segments whole (without ranges) or in part. With their sizes.
+    pub fn resume(&mut self, left: Vec<(usize, u64, Option<Ranges>)>) {
+        for (segment, size, _) in &left {
+            self.sizes.learn(*segment, *size);
         }
-        self.open.insert(segment, have);
+        let there: HashSet<usize> = left.iter().map(|(segment, ..)| *segment).collect();
+        self.pool.retain(|part| !there.contains(&part.segment), &self.sizes);
+        for (segment, size, have) in left.into_iter().rev() {
+            let Some(have) = have else {
+                self.completed(segment);
+                continue;
+            };
+            for (from, to) in have.gaps(0, Some(size)).into_iter().rev() {
+                let to = to.filter(|&to| to != size);
+                self.pool.push_front(Part { segment, from, to }, self.plan.owner(segment), &self.sizes);
+            }
+            self.open.insert(segment, have);
+        }
     }
 
     /// What has come of a segment is of no use: it is fetched again whole, by `only` where that is
     /// given. What still comes of it by requests under way is not counted.
     pub fn restart(&mut self, segment: usize, only: Option<LinkId>) {
         self.open.remove(&segment);
-        self.pool.remove(segment, &self.sizes);
+        self.sizes.forget(segment);
+        self.pool.retain(|part| part.segment != segment, &self.sizes);
         for asked in self.flows.iter_mut().flat_map(|flow| &mut flow.asked) {
             asked.void |= asked.part.segment == segment;
         }
@@ -309,7 +324,7 @@ impl Scheduler {
     pub fn begins_anew(&mut self, link: LinkId) {
         let Some(segment) = self.flow(link).asked.front().map(|asked| asked.part.segment) else { return };
         self.restart(segment, None);
-        self.pool.remove(segment, &self.sizes);
+        self.pool.retain(|part| part.segment != segment, &self.sizes);
         if let Some(asked) = self.flow(link).asked.front_mut() {
             (asked.part, asked.void) = (Part::whole(segment), false);
         }

@@ -36,6 +36,14 @@ impl Sizes {
         }
     }
 
+    /// What was learned of a segment was of another file.
+    pub fn forget(&mut self, segment: usize) {
+        if let Some(bytes) = self.sizes[segment].take() {
+            self.known -= 1;
+            self.known_bytes -= bytes;
+        }
+    }
+
     /// Where a part ends, if that is known.
     pub fn end(&self, part: &Part) -> Option<u64> {
         part.to.or(self.of(part.segment))
@@ -115,19 +123,24 @@ impl Pool {
         self.shared.is_empty() && self.own.iter().all(VecDeque::is_empty)
     }
 
-    /// Forgets every part of a segment.
-    pub fn remove(&mut self, segment: usize, sizes: &Sizes) {
-        for own in &mut self.own {
-            own.retain(|part| part.segment != segment);
-        }
-        let gone: Vec<Part> = self.shared.iter().filter(|part| part.segment == segment).copied().collect();
-        gone.iter().for_each(|part| self.count(part, sizes, false));
-        self.shared.retain(|part| part.segment != segment);
+    /// Forgets every part but those that `keep` names.
+    pub fn retain(&mut self, keep: impl Fn(&Part) -> bool, sizes: &Sizes) {
+        self.own.iter_mut().for_each(|own| own.retain(&keep));
+        self.shared.retain(&keep);
+        self.recount(sizes);
+    }
+
+    /// Counts again what waits, after sizes have become known.
+    pub fn recount(&mut self, sizes: &Sizes) {
+        (self.shared_bytes, self.shared_unknown) = (0, 0);
+        let shared = std::mem::take(&mut self.shared);
+        shared.iter().for_each(|part| self.count(part, sizes, true));
+        self.shared = shared;
     }
 
     fn count(&mut self, part: &Part, sizes: &Sizes, add: bool) {
-        // A size is learned only of what has been asked for, so a part that waits is counted out as
-        // it was counted in.
+        // A size becomes known of what has been asked for, or with a new count: a part that waits is
+        // counted out as it was counted in.
         match sizes.end(part) {
             Some(end) if add => self.shared_bytes += end.saturating_sub(part.from),
             Some(end) => self.shared_bytes -= end.saturating_sub(part.from),

@@ -213,7 +213,7 @@ fn a_ratio_cannot_go_on_without_a_server_that_has_work_left() {
 #[test]
 fn what_an_earlier_run_left_is_not_asked_for_again() {
     let mut run = run("adaptive", &[1000, 1000], [(1e6, 1), (1e6, 1)], true);
-    run.scheduler.resume(0, 1000, [(0, 300), (600, 1000)].into_iter().collect());
+    run.scheduler.resume(vec![(0, 1000, Some([(0, 300), (600, 1000)].into_iter().collect()))]);
     run.seen[0][0..300].fill(true);
     run.seen[0][600..].fill(true);
     run.until(MINUTE);
@@ -274,6 +274,10 @@ proptest! {
                         run.seen[segment].fill(false);
                         run.scheduler.restart(segment, None);
                     }
+                }
+                6 => {
+                    let told: Vec<_> = sizes.iter().copied().map(Some).collect();
+                    run.scheduler.learn_sizes(&told);
                 }
                 _ => {}
             }
