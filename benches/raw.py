@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints the table of benches/raw.sh: raw.py FOLDER BYTES, and writes it as FOLDER/raw.json.
 
-BYTES is what each run fetched. Reads times.csv, iperf.csv, small.csv and congestion.
+BYTES is what each run fetched. Reads times.csv, iperf.csv, small.csv, server_kilobytes and congestion.
 """
 import csv
 import json
@@ -90,6 +90,9 @@ def main():
         f"{results['of_fastest_foreign_client']:.2f} (goal 1.50); over the same client from nginx: "
         f"{results['of_our_client_from_nginx']:.2f}\n"
     )
+    with open(os.path.join(folder, "server_kilobytes")) as file:
+        server_mb = int(file.read()) * 1024 / 1e6
+    print(f"  peak memory of a server of {payload / 1e6:.0f} MB, with up to two connections at a time: {server_mb:.1f} MB")
     few_and_many = list(small(folder))
     for row in few_and_many:
         print(
@@ -97,7 +100,7 @@ def main():
             f"peak memory client {row['client_peak_mb']:.1f} MB, server {row['server_peak_mb']:.1f} MB"
         )
     with open(os.path.join(folder, "raw.json"), "w") as file:
-        whole = {"payload_bytes": payload, "cores": os.cpu_count(), "congestion": congestion, "iperf3_gbit": one}
+        whole = {"payload_bytes": payload, "cores": os.cpu_count(), "congestion": congestion, "iperf3_gbit": one, "server_peak_mb": server_mb}
         json.dump({**whole, "iperf3_two_gbit": two, **results, "pairings": table, "small": few_and_many}, file, indent=1)
     print(f"\nevery single time: {os.path.relpath(folder)}/times.csv")
 

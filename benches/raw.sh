@@ -111,6 +111,7 @@ CONF
         ip netns exec "$namespace" nginx -e stderr -c "$BENCH/nginx-$letter.conf" >>"$BENCH/servers" 2>&1 &
         ip netns exec "$namespace" iperf3 --server >>"$BENCH/servers" 2>&1 &
         ip netns exec "$namespace" "$TWINLINK_BIN" server --data "$DATA" --listen "0.0.0.0:$OURS" >/dev/null 2>>"$BENCH/servers" &
+        echo "$!" >"$BENCH/ours-$letter.pid"
         ip netns exec "$namespace" "$TWINLINK_BIN" server --data "$MEMORY/small" --listen "0.0.0.0:$SMALL" >/dev/null 2>>"$BENCH/servers" &
         echo "$!" >"$BENCH/small-$letter.pid"
         for port in $OURS $SMALL $NGINX 5201; do
@@ -147,6 +148,7 @@ everything() { # ROUNDS
     one_round 0
     rm "$BENCH/times.csv" "$BENCH/iperf.csv"
     for ((round = 1; round <= $1; round++)); do one_round "$round"; done
+    kilobytes "$(cat "$BENCH/ours-a.pid")" >"$BENCH/server_kilobytes"
     for round in 1 2 3; do
         small_run 1600
         small_run 16000
