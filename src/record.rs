@@ -311,6 +311,10 @@ pub struct Shaping {
     /// The most packets held at once so far; null where the kernel holds them. Added in 0.1.
     #[serde(default)]
     pub queue_packets_max: Option<u64>,
+    /// Mean size of the packets that have left so far, as Ethernet frames; a super-packet counts as one.
+    /// Null while there were none. Added in 0.1.
+    #[serde(default)]
+    pub packet_bytes: Option<f64>,
 }
 
 /// One direction of a link, measured before the transfer and held against its profile.
@@ -414,6 +418,27 @@ pub struct LinkTotals {
     /// When this link's last byte came, counted from the first request.
     pub last_byte_ms: Option<f64>,
     pub connections: u64,
+    /// Null where the link was not shaped all the time. Added in 0.1.
+    #[serde(default)]
+    pub reconciled: Option<Reconciled>,
+}
+
+/// Whether the application's bytes and the shaper's agree, on the way down over the transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Reconciled {
+    /// Bodies and heads of answers that the application received.
+    pub received_bytes: u64,
+    /// Ethernet frames that the shaper let through, and how many they were.
+    pub shaper_bytes: u64,
+    pub shaper_packets: u64,
+    /// Frames without headers, less what was received: what came twice.
+    pub unexplained_bytes: i64,
+    /// What of it may be: the least (below nothing), and the most.
+    pub allowed_least_bytes: i64,
+    pub allowed_most_bytes: i64,
+    /// Whether it is within these two.
+    pub ok: bool,
 }
 
 /// An experiment that begins, or goes on.

@@ -11,7 +11,7 @@ use crate::bound;
 use crate::bound_air::{self, Sharer};
 use crate::link::scenario::Scenario;
 use crate::qoe::{self, Arrival, Rule};
-use crate::record::{Event, Fault, LinkTotals, Log, PerLink, Qoe, RunEnd};
+use crate::record::{Event, Fault, LinkTotals, Log, PerLink, Qoe, Reconciled, RunEnd};
 use crate::units::LinkId;
 
 /// What a run has gathered for its last record, as far as it came.
@@ -21,6 +21,7 @@ pub struct Ends {
     pub job: Option<Arc<Job>>,
     pub mss_bytes: [f64; 2],
     pub sync_ms: Option<f64>,
+    pub reconciled: [Option<Reconciled>; 2],
     /// What measuring the links before the transfer took.
     pub probe_ms: f64,
 }
@@ -29,6 +30,22 @@ pub struct Ends {
 pub fn close(log: &Log, args: &Args, ends: &Ends, outcome: &Result<(), Failure>) -> Result<RunEnd> {
     let totals = ends.job.as_ref().map(|job| job.totals()).unwrap_or_default();
     let record = run_end(args, ends, &totals, outcome);
+    for link in LinkId::BOTH {
+        let Some(found) = ends.reconciled[link.index()].filter(|found| !found.ok) else { continue };
+        log.write(Event::Fault(Fault {
+            link: Some(link),
+            segment: None,
+            what: format!(
+                "the shaper let {} bytes pass and the application received {}: {} bytes are unexplained, and {} to {} may be",
+                found.shaper_bytes,
+                found.received_bytes,
+                found.unexplained_bytes,
+                found.allowed_least_bytes,
+                found.allowed_most_bytes
+            ),
+            action: "the result is kept; do not trust it".into(),
+        }))?;
+    }
     if record.efficiency.is_some_and(|efficiency| efficiency > 1.0) {
         log.write(Event::Fault(Fault {
             link: None,
@@ -62,6 +79,7 @@ fn run_end(args: &Args, ends: &Ends, totals: &Totals, outcome: &Result<(), Failu
             goodput_kbit: last_byte_ms.filter(|&ms| ms > 0.0).map(|ms| bytes as f64 * 8.0 / ms),
             last_byte_ms,
             connections: gauge.map_or(0, |gauge| gauge.connections()),
+            reconciled: ends.reconciled[link.index()],
         }
     };
     let mut end = RunEnd {

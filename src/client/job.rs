@@ -86,6 +86,8 @@ pub struct Body {
 pub struct Gauge {
     /// Payload received.
     pub bytes: AtomicU64,
+    /// Heads of answers received.
+    pub head_bytes: AtomicU64,
     pub files: AtomicU64,
     pub in_flight: AtomicU64,
     pub connections: AtomicU64,

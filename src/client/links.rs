@@ -34,8 +34,12 @@ pub struct Reading {
 
 impl Reading {
     pub fn shaping(&self, link: LinkId, direction: Direction) -> Option<record::Shaping> {
+        self.counters(link, direction).map(shaping_record)
+    }
+
+    pub fn counters(&self, link: LinkId, direction: Direction) -> Option<&Counters> {
         let row = self.counters.iter().find(|(l, d, _)| (*l, *d) == (link, direction));
-        row.map(|(_, _, counters)| shaping_record(counters))
+        row.map(|(_, _, counters)| counters)
     }
 
     /// How busy the shared channel is, for a link that is on one.
@@ -211,6 +215,21 @@ impl Links {
         Ok(reading)
     }
 
+    /// What a link's shapes so far mean for a reconciliation: the greatest share of packets that they
+    /// damage or double, and the most bytes that link and queue hold. `None` if it ever was unshaped.
+    pub fn spoilt_and_held(&self, link: LinkId) -> Option<(f64, u64)> {
+        let history = self.history.lock().expect("nobody panics while holding the history");
+        let (mut spoilt, mut held) = (0.0f64, 0.0f64);
+        for (_, shapes) in &history[link.index()] {
+            let Shapes { down, up } = shapes.as_ref()?;
+            spoilt = spoilt.max(down.corrupt.probability() + down.duplicate.probability());
+            let held_s =
+                (down.delay.0 + down.jitter.0 + up.delay.0 + up.jitter.0 + down.queue_time()).as_secs_f64();
+            held = held.max(down.rate.bytes_per_s() * held_s);
+        }
+        Some((spoilt, held as u64))
+    }
+
     /// The scenario of the shared channel, if the links are on one.
     pub fn air(&self) -> Option<Scenario> {
         self.shaper().air().cloned()
@@ -303,5 +322,6 @@ pub fn shaping_record(counters: &Counters) -> record::Shaping {
         lateness_p50_ms: counters.lateness_p50_ms,
         lateness_p99_ms: counters.lateness_p99_ms,
         queue_packets_max: counters.queue_packets_max,
+        packet_bytes: counters.packet_bytes,
     }
 }

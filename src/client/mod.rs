@@ -15,6 +15,7 @@ mod peer;
 mod pipe;
 pub mod probe;
 mod progress;
+mod reconcile;
 mod sampler;
 pub mod schedule;
 mod scripted;
@@ -24,24 +25,25 @@ pub mod throughput;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::task::JoinSet;
 
 use crate::doctor;
-use crate::link::Choice;
 use crate::link::profile::Profile;
 use crate::link::scenario::{self, Scenario};
 use crate::link::script::Script;
+use crate::link::{Choice, Counters};
 use crate::record::{self, Cell, Event, Log, PerLink, RunEnd, Stdout};
 use crate::results;
 use crate::tcp;
-use crate::units::{Delay, LinkId};
+use crate::units::{Delay, Direction, LinkId};
 use control::Control;
 use fetch::{Fetcher, LinkEnd};
 use job::{Failure, Job};
-use links::Links;
+use links::{Links, Reading};
 use peer::{Introduction, Peer, Refused};
 use probe::{Prober, When};
 use progress::Bars;
@@ -314,6 +316,7 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
     let peers = PerLink { a: &ready.peers.a, b: &ready.peers.b };
     let bars =
         Bars::new(bars, &peers, ready.job.segments.len() as u64, names.each_ref().map(Option::as_deref));
+    let before = read(&ready.links).await?;
     let transfer = transfer(&ready);
     let sampling = sampler::run(ready.job.clone(), ready.links.clone(), &bars);
     // The sampler ends only when it cannot go on, and then neither can the run.
@@ -325,6 +328,8 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
     bars.finish();
     ends.mss_bytes = LinkId::BOTH.map(|link| ready.job.gauge(link).mss_bytes());
     outcome?;
+    let after = read(&ready.links).await?;
+    ends.reconciled = LinkId::BOTH.map(|link| reconciled(&ready, link, [&before, &after]));
     if args.sync {
         let started = Instant::now();
         let names = ready.job.segments.iter().map(|segment| segment.name.as_str());
@@ -432,6 +437,33 @@ fn describe(server: &mut record::Server, introduction: &Introduction) {
     server.digests = Some(introduction.list.is_some());
     server.rtt_ms = introduction.rtt.map(|rtt| rtt.as_secs_f64() * 1e3);
     server.congestion_control = introduction.sender.as_ref().and_then(|told| told.congestion_control.clone());
+}
+
+async fn read(links: &Arc<Links>) -> Result<Reading, Failure> {
+    let links = links.clone();
+    blocking(move || links.read()).await
+}
+
+/// Whether what a link's shaper counted between two readings is what the application received.
+fn reconciled(ready: &Ready, link: LinkId, readings: [&Reading; 2]) -> Option<record::Reconciled> {
+    let [before, after] = readings.map(|reading| reading.counters(link, Direction::Down));
+    let (before, after) = (before?, after?);
+    let gauge = ready.job.gauge(link);
+    let drops = |counters: &Counters| counters.dropped_queue + counters.dropped_loss.unwrap_or_default();
+    let (spoilt, in_flight_bytes) = ready.links.spoilt_and_held(link)?;
+    Some(reconcile::reconcile(&reconcile::Counts {
+        received_bytes: gauge.bytes() + gauge.head_bytes.load(Ordering::Relaxed),
+        // Counters that went back are of a link that was set up anew.
+        shaper_bytes: after.bytes.checked_sub(before.bytes)?,
+        shaper_packets: after.packets.checked_sub(before.packets)?,
+        dropped_packets: drops(after).checked_sub(drops(before))?,
+        retransmits: gauge.sender().as_ref().map(|(_, sender)| sender.retransmits_total),
+        spoilt,
+        mss_bytes: gauge.mss_bytes() as u64,
+        ipv6: ready.peers.get(link).address.ip().to_canonical().is_ipv6(),
+        in_flight_bytes,
+        connections: gauge.connections(),
+    }))
 }
 
 /// Measures the links and logs what was found.

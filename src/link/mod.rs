@@ -108,6 +108,10 @@ pub struct Counters {
     /// The most packets that were held at once; null where the kernel holds them.
     #[serde(default)]
     pub queue_packets_max: Option<u64>,
+    /// Mean size of the packets that have left, as the device or the model handed them on: a super-packet
+    /// that was not cut counts as one. Null while there were none.
+    #[serde(default)]
+    pub packet_bytes: Option<f64>,
     /// The rate in force, kbit/s.
     pub rate_kbit: Option<f64>,
     /// How late departures were, worst since the last reading, ms; null where the kernel departs.

@@ -154,6 +154,7 @@ impl Netem {
             return Ok(Vec::new());
         }
         let by_device = stats::read()?;
+        let sizes = stats::packet_bytes()?;
         self.lanes
             .iter()
             .map(|lane| {
@@ -169,6 +170,7 @@ impl Netem {
                     dropped_loss: if can_lose { None } else { Some(0) },
                     queue_packets: found.queue_packets,
                     queue_bytes: found.queue_bytes,
+                    packet_bytes: sizes.get(&ifb).copied(),
                     rate_kbit: Some(lane.shape.rate.kbit()),
                     ..Counters::default()
                 };

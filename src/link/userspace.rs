@@ -111,6 +111,7 @@ impl Held {
             queue_packets: tally.held_packets,
             queue_bytes: tally.held_bytes,
             queue_packets_max: Some(tally.held_packets_max),
+            packet_bytes: (tally.packets > 0).then(|| tally.bytes as f64 / tally.packets as f64),
             rate_kbit: held.map(|(wanted, _)| wanted.profile.shape(direction).rate.kbit()),
             lateness_ms: Some(counts.lateness.max_ms),
             lateness_p50_ms: Some(counts.lateness.p50_ms),

@@ -98,6 +98,7 @@ impl Fetcher {
     fn on_head(&mut self, connection: &mut Connection, head: Head, now: Instant) -> Result<(), Broken> {
         let job = &self.job;
         job.received_head(head.head_bytes);
+        job.gauge(self.peer.link).head_bytes.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
         if let Some(sender) = head.sender.as_deref().and_then(sender::parse) {
             *job.gauge(self.peer.link).sender() = Some((now, sender));
         }

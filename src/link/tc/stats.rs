@@ -47,6 +47,27 @@ pub fn read() -> Result<HashMap<i32, Stats>> {
     Ok(by_device)
 }
 
+/// The mean size (bytes) of what each device of this namespace took in, by name. An ifb takes in what its
+/// qdisc lets go; the qdisc's own counters cannot tell, since they count the segments of a super-packet.
+///
+/// # Errors
+/// When /proc/self/net/dev cannot be read.
+pub fn packet_bytes() -> Result<HashMap<String, f64>> {
+    let text = std::fs::read_to_string("/proc/self/net/dev").context("cannot read /proc/self/net/dev")?;
+    Ok(parse_packet_bytes(&text))
+}
+
+/// Lines of "name: bytes packets …" below two lines of header.
+fn parse_packet_bytes(text: &str) -> HashMap<String, f64> {
+    let size = |line: &str| {
+        let (name, numbers) = line.split_once(':')?;
+        let mut numbers = numbers.split_whitespace().map_while(|number| number.parse::<u64>().ok());
+        let (bytes, packets) = (numbers.next()?, numbers.next().filter(|&packets| packets > 0)?);
+        Some((name.trim().to_string(), bytes as f64 / packets as f64))
+    };
+    text.lines().filter_map(size).collect()
+}
+
 /// Adds one qdisc to its device: the root (its parent is the device) says what left and what waits;
 /// a drop at the child is counted by the root too, so the larger of the two is the number of drops.
 fn add(stats: &mut Stats, message: &TcMessage) {
@@ -144,6 +165,14 @@ mod tests {
         add(&mut stats, &qdisc(0x1_0001, 9, 9999, (7, 7777), 2));
         let expected = Stats { packets: 3, bytes: 4542, queue_packets: 1, queue_bytes: 1514, drops: 2 };
         assert_eq!(stats, expected);
+    }
+
+    #[test]
+    fn the_size_of_packets_is_the_device_s() {
+        let text = "Inter-|   Receive\n face |bytes    packets errs\n    lo:       0       0    0\n\
+                    twl-a-down: 3028 2 0 0 0\n";
+        let sizes = parse_packet_bytes(text);
+        assert_eq!(sizes, HashMap::from([("twl-a-down".to_string(), 1514.0)]));
     }
 
     #[test]
