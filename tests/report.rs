@@ -252,3 +252,29 @@ fn a_run_that_could_not_begin_leaves_a_page_that_says_so() {
     let page = fs::read_to_string(folder.join("report.html")).unwrap();
     assert!(page.contains("ended after 0 files"), "{page}");
 }
+
+#[test]
+fn runs_of_one_s_own_are_compared_where_they_are_alike_and_experiments_apart() {
+    let results = TempDir::new().unwrap();
+    for (name, files) in [("r1", "10"), ("r2", "10"), ("r3", "20")] {
+        made_up("run", &results.path().join(name), &["--segments", files]);
+    }
+    for name in ["x1", "x2"] {
+        made_up("sweep", &results.path().join(name), &["--segments", "4", "--repetitions", "1"]);
+    }
+    let output = report(&[results.path()]);
+    assert!(output.status.success(), "two experiments in two folders are no mistake: {}", stderr(&output));
+    let summary = summary(results.path());
+    let studies = summary["studies"].as_array().unwrap();
+    let titles: Vec<&str> = studies.iter().map(|study| study["title"].as_str().unwrap()).collect();
+    assert_eq!(titles, ["made-up", "made-up", "3 runs"]);
+    let conditions: Vec<&str> =
+        studies[2]["places"].as_array().unwrap().iter().map(|p| p["condition"].as_str().unwrap()).collect();
+    assert_eq!(conditions, ["wifi-near and lte-medium, 10 files", "wifi-near and lte-medium, 20 files"]);
+    assert_eq!(studies[2]["places"][0]["cells"][0]["elapsed_ms"]["n"], 2);
+    // A folder named twice, and one in it, count once.
+    let output = report(&[results.path(), &results.path().join("r1")]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let rows = fs::read_to_string(results.path().join("csv/runs.csv")).unwrap();
+    assert_eq!(rows.lines().count(), 1 + 3 + 2 * 48);
+}

@@ -187,13 +187,23 @@ fn study(group: &Group) -> Study<'_> {
         .into_iter()
         .map(|((condition, channel), cells)| place(group, condition, channel, cells.into_values(), &labels))
         .collect();
-    places.sort_by_key(|place| (place.channel.clone(), distance(&place.condition), place.condition.clone()));
+    places.sort_by(|x, y| {
+        let by = |place: &Place| (place.channel.clone(), distance(&place.condition));
+        let number = first_number(&x.condition).total_cmp(&first_number(&y.condition));
+        by(x).cmp(&by(y)).then(number).then_with(|| x.condition.cmp(&y.condition))
+    });
     Study { title: title(group), group, labels, places }
 }
 
 /// Near, mid and far in this order, not in the alphabet's.
 fn distance(condition: &str) -> usize {
     ["near", "mid", "far"].iter().position(|word| condition.contains(word)).unwrap_or(3)
+}
+
+/// So that "30 ms" comes before "100 ms".
+fn first_number(condition: &str) -> f64 {
+    let digits = condition.split(|c: char| !c.is_ascii_digit() && c != '.').find(|part| !part.is_empty());
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or(f64::MAX)
 }
 
 fn title(group: &Group) -> String {

@@ -14,8 +14,10 @@ use super::words::{self, mbit, seconds, short};
 
 const STYLE: &str = include_str!("page.css");
 
-/// Steps and bars of all timelines together. About 80 bytes each; the page stays under 5 MB.
-const DETAIL: usize = 24_000;
+/// Steps of all timelines together. A step takes up to 330 bytes, so that the page stays under 5 MB.
+const DETAIL: usize = 12_000;
+/// Bars have names where there are no more timelines than this: a name is as long as five bars.
+const NAMED: usize = 12;
 /// The most timelines on a page.
 const TIMELINES: usize = 60;
 
@@ -227,7 +229,7 @@ fn timelines(studies: &[Study]) -> String {
     shown.sort_by_key(|&index| (cells[index].1.best != Some(cells[index].2), index));
     shown.truncate(TIMELINES);
     shown.sort_unstable();
-    let detail = Detail((DETAIL / shown.len().max(1)).clamp(100, 600));
+    let detail = Detail { most: (DETAIL / shown.len().max(1)).min(600), names: shown.len() <= NAMED };
     let mut text = String::from("<section id=\"timelines\"><h2>Timelines</h2>");
     let runs: usize = studies.iter().map(|study| study.group.runs.len()).sum();
     if runs > shown.len() {

@@ -32,6 +32,8 @@ pub struct Loaded {
     pub problems: Vec<Problem>,
     /// Logs already read, so that a folder named twice counts once.
     seen: HashSet<PathBuf>,
+    /// Logs that were found, those read already among them.
+    found: usize,
 }
 
 /// The file of an experiment's own records.
@@ -46,13 +48,13 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded> {
     let mut loaded = Loaded::default();
     for path in paths {
         let meta = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let before = loaded.groups.len();
+        let before = loaded.found;
         if meta.is_file() {
             loaded.add_runs(vec![path.clone()]);
         } else {
             loaded.folder(path)?;
         }
-        if loaded.groups.len() == before && !loaded.problems.iter().any(|p| p.path.starts_with(path)) {
+        if loaded.found == before && !loaded.problems.iter().any(|p| p.path.starts_with(path)) {
             loaded.problem(path, "no run in it: there is neither a log.jsonl nor a folder with one");
         }
     }
@@ -199,6 +201,7 @@ impl Loaded {
 
     /// A file's text, unless it was read before. What is no UTF-8 shows as a bad line.
     fn text(&mut self, path: &Path) -> Option<String> {
+        self.found += 1;
         let known = fs::canonicalize(path).unwrap_or_else(|_| path.into());
         if !self.seen.insert(known) {
             return None;

@@ -12,9 +12,14 @@ use super::words::{mbit, seconds, short};
 use crate::record::{Part, Sample};
 use crate::units::LinkId;
 
-/// The most steps of time, and bars a link, that a timeline has.
+/// How much of a run is drawn.
 #[derive(Clone, Copy, Debug)]
-pub struct Detail(pub usize);
+pub struct Detail {
+    /// The most steps of time, and bars a link.
+    pub most: usize,
+    /// Whether bars say which segments they are.
+    pub names: bool,
+}
 
 /// One step of time on one link.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,7 +41,7 @@ pub fn markup(run: &Run, detail: Detail) -> Option<String> {
         return None;
     }
     let view = View { run, first_ms, length_s, marks: marks(run, first_ms, length_s) };
-    let wanted = ((length_s * 10.0).ceil() as usize).clamp(1, detail.0);
+    let wanted = ((length_s * 10.0).ceil() as usize).clamp(1, detail.most);
     let steps = LinkId::BOTH.map(|link| view.steps(link, wanted));
     let mut text = String::new();
     if run.samples.is_empty() {
@@ -46,9 +51,9 @@ pub fn markup(run: &Run, detail: Detail) -> Option<String> {
         text += &view.queue(&steps);
         text += &view.losses(&steps);
     }
-    let (bars, merged) = view.segments(detail.0);
+    let (bars, merged) = view.segments(detail);
     text += &bars;
-    text += &view.buffer(detail.0);
+    text += &view.buffer(detail.most);
     text += &view.notes(wanted, merged);
     Some(text)
 }
@@ -233,7 +238,7 @@ impl View<'_> {
     }
 
     /// The segments' bars, and how many neighbours the largest bar stands for.
-    fn segments(&self, most: usize) -> (String, usize) {
+    fn segments(&self, detail: Detail) -> (String, usize) {
         let mut panel = self.panel("Segments: thick, their bytes come; thin, waiting for the first", 84, 2.0);
         let mut merged = 1;
         let mut said = Vec::new();
@@ -246,15 +251,16 @@ impl View<'_> {
                 .filter(|(_, part)| part.link == link)
                 .collect();
             parts.sort_by(|x, y| x.1.done_ms.total_cmp(&y.1.done_ms));
-            let each = parts.len().div_ceil(most).max(1);
+            let each = parts.len().div_ceil(detail.most).max(1);
             merged = merged.max(each);
             let ground = if link == LinkId::A { 1.0 } else { 0.0 };
             let (mut body, mut wait) = ([Vec::new(), Vec::new()], Vec::new());
             for (index, group) in parts.chunks(each).enumerate() {
                 let bar = self.bar(group);
+                let name = if detail.names { describe(group) } else { String::new() };
                 wait.push(([bar[0], bar[1], ground + 0.82, ground + 0.9], String::new()));
                 // Two shades in turn tell neighbours apart.
-                body[index % 2].push(([bar[1], bar[2], ground + 0.12, ground + 0.72], describe(group)));
+                body[index % 2].push(([bar[1], bar[2], ground + 0.12, ground + 0.72], name));
             }
             let class = if link == LinkId::A { "a" } else { "b" };
             panel.boxes(&format!("{class} thin"), &wait);

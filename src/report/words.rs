@@ -276,3 +276,66 @@ pub fn short(value: f64) -> String {
     };
     format!("{value:.digits$}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::PerLink;
+    use crate::report::stats::{self, Line};
+
+    fn place(channel: &str) -> Place<'static> {
+        Place {
+            condition: "near".into(),
+            channel: channel.into(),
+            cells: Vec::new(),
+            best: None,
+            throughput: None,
+            split: None,
+        }
+    }
+
+    fn split(adds_up: f64, r_squared: f64) -> Split {
+        Split {
+            throughput_ratio: 2.0,
+            wanted_a_pct: 66.7,
+            named: "ratio=2:1".into(),
+            named_a_pct: 66.7,
+            best: "ratio=1:0".into(),
+            regret: stats::paired(&[(1.3, 1.0); 5], 1),
+            exact: None,
+            line: Some(Line { slope: -1.0, r_squared }),
+            end_tried: true,
+            adds_up: Some(adds_up),
+            a_ends_later_ms: Some(-500.0),
+        }
+    }
+
+    fn throughput(together: f64) -> Throughput {
+        Throughput {
+            source: "alone",
+            alone_kbit: PerLink { a: 40e3, b: 20e3 },
+            together_kbit: Some(PerLink { a: together / 2.0, b: together / 2.0 }),
+            n: 5,
+        }
+    }
+
+    #[test]
+    fn the_reason_is_the_channel_a_cap_or_what_a_link_carried() {
+        let shared = ratio(&place("shared"), &split(0.7, 0.999), &throughput(28e3));
+        assert!(shared.contains("regret 30.0 % (30.0 to 30.0), significant"), "{shared}");
+        assert!(shared.contains("one channel, shared") && shared.contains("explains 99.9 %"), "{shared}");
+        assert!(shared.contains("more files from a is faster"), "{shared}");
+        let bent = ratio(&place("shared"), &split(0.7, 0.5), &throughput(28e3));
+        assert!(bent.contains("something else acts too"), "{bent}");
+        let capped = ratio(&place("shared"), &split(1.4, 0.5), &throughput(56e3));
+        assert!(capped.contains("other than the air caps a station"), "{capped}");
+        let apart = ratio(&place("independent"), &split(1.5, 0.5), &throughput(60e3));
+        assert!(apart.contains("that is link b, 0.500 s after the other: it carried less"), "{apart}");
+    }
+
+    #[test]
+    fn numbers_have_the_digits_that_mean_something() {
+        assert_eq!([seconds(9253.0), seconds(123_456.0), seconds(12.3)], ["9.253 s", "123.5 s", "0.012 s"]);
+        assert_eq!([mbit(57_981.0), short(150.2), short(2.664)], ["58.0", "150", "2.66"]);
+    }
+}
