@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use crate::{client, doctor, init, link, report, segments, server, sweep};
+use crate::{client, doctor, init, link, report, segments, server, simulate, sweep};
 
 /// A two-server, one-client network lab
 #[derive(Parser)]
@@ -32,6 +32,8 @@ enum Command {
     Sweep(sweep::Args),
     /// Write an experiment and a profile to start from
     Init(init::Args),
+    /// Predict how long a run would take, in virtual time
+    Simulate(simulate::Args),
     /// Set, show and clear link profiles
     #[command(subcommand)]
     Link(Link),
@@ -72,6 +74,7 @@ impl Command {
             Command::Client(args) => client::main(args, leave_report),
             Command::Sweep(args) => sweep::main(args, leave_report),
             Command::Init(args) => init::main(args),
+            Command::Simulate(args) => simulate::main(args),
             Command::Completions { shell } => completions(shell),
             Command::Link(Link::Shape(command)) => link::command::main(command),
             Command::Link(Link::Probe(args)) => client::probe::command::main(&args),

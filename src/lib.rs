@@ -26,6 +26,7 @@ pub mod results;
 pub mod segments;
 pub mod sender;
 pub mod server;
+pub mod simulate;
 pub mod sweep;
 pub mod tcp;
 pub mod units;

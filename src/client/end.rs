@@ -122,11 +122,15 @@ fn bounds(ends: &Ends, totals: &Totals) -> Option<(f64, f64)> {
     let links = ends.links.as_ref()?;
     let paths = links.paths(totals.first_request?, mss_bytes)?;
     let bytes = (totals.bytes + totals.head_bytes) as f64;
-    // Links that share the air can be no faster than links that do not, nor than the air.
-    let air = links.air().and_then(|air| air_bound_s(&air, &paths, bytes)).unwrap_or_default();
-    let plain = bound::bound_s(&paths, bytes)?.max(air);
-    let tcp = bound::bound_tcp_s(&paths, bytes)?.max(air);
+    let (plain, tcp) = bounds_s(&paths, links.air().as_ref(), bytes)?;
     Some((plain * 1e3, tcp * 1e3))
+}
+
+/// The least time (s) for `bytes` over two links that may share the air, and that with slow start.
+pub fn bounds_s(paths: &[bound::Path], air: Option<&Scenario>, bytes: f64) -> Option<(f64, f64)> {
+    // Links that share the air can be no faster than links that do not, nor than the air.
+    let air = air.and_then(|air| air_bound_s(air, paths, bytes)).unwrap_or_default();
+    Some((bound::bound_s(paths, bytes)?.max(air), bound::bound_tcp_s(paths, bytes)?.max(air)))
 }
 
 /// The bound that a shared channel sets (s). Every second segment is acknowledged, as TCP does at

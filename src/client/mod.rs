@@ -5,12 +5,12 @@
 
 mod bulk;
 mod control;
-mod end;
+pub mod end;
 mod fetch;
 mod http;
 pub mod job;
 mod links;
-mod listing;
+pub mod listing;
 mod peer;
 mod pipe;
 pub mod probe;

@@ -7,7 +7,7 @@
 //! folder handed over by someone else must not be able to publish more than itself.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -68,6 +68,17 @@ pub fn list(folder: &Path) -> Result<Vec<Found>> {
         }
     }
     Ok(found)
+}
+
+/// Puts files into the order in which the server lists them: that of `listed`, the folder's own list,
+/// then as people count.
+pub fn sort(found: &mut [Found], listed: &[(String, String)]) {
+    let place: HashMap<&str, usize> =
+        listed.iter().enumerate().map(|(at, (name, _))| (name.as_str(), at)).collect();
+    found.sort_by(|a, b| {
+        let at = |name: &str| place.get(name).copied().unwrap_or(usize::MAX);
+        at(&a.name).cmp(&at(&b.name)).then_with(|| natural(&a.name, &b.name))
+    });
 }
 
 /// Whether a name is meant to be served, without a word where it is not.

@@ -7,7 +7,7 @@
 
 mod body;
 mod connection;
-mod folder;
+pub mod folder;
 pub mod health;
 mod journal;
 mod outbox;

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
 
-use super::folder::{Found, list, natural, read_list};
+use super::folder::{Found, list, read_list, sort};
 use crate::segments::{SUMS, hex};
 
 /// All that a server serves.
@@ -105,12 +105,7 @@ impl Table {
             return Ok(None);
         }
         let listed = read_list(folder)?;
-        let place: HashMap<&str, usize> =
-            listed.iter().enumerate().map(|(at, (name, _))| (name.as_str(), at)).collect();
-        found.sort_by(|a, b| {
-            let at = |name: &str| place.get(name).copied().unwrap_or(usize::MAX);
-            at(&a.name).cmp(&at(&b.name)).then_with(|| natural(&a.name, &b.name))
-        });
+        sort(&mut found, &listed);
         let started = Instant::now();
         let entries = hash_all(found)?;
         let bytes: u64 = entries.iter().map(|entry| entry.len).sum();

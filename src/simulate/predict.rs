@@ -1,0 +1,147 @@
+//! From a run's options to how long it takes: builds the model, plays it, adds it up. Pure.
+
+use serde::Serialize;
+
+use super::air::Air;
+use super::client::{ANSWER_HEAD_BYTES, Client};
+use super::flow::Flow;
+use super::pipe::{Pipe, Stage};
+use super::run::{Link, Run};
+use super::window::Control;
+use crate::bound::{self, Capacity, Course, Path};
+use crate::client::end::bounds_s;
+use crate::client::schedule::{Pipeline, Schedule};
+use crate::link::profile::{Profile, Shape};
+use crate::link::scenario::Scenario;
+use crate::record::PerLink;
+use crate::units::LinkId;
+
+/// Payload of a full segment at MTU 1500 with TCP's timestamps.
+const MSS_BYTES: f64 = 1448.0;
+/// A payload is sent in at most about so many trains, however large it is, so that a prediction takes
+/// milliseconds.
+const MOST_TRAINS: f64 = 50_000.0;
+
+/// A train takes its link no longer than this, so that the client sees its bytes come as they do.
+const LONGEST_TRAIN_S: f64 = 0.002;
+
+/// What is to be predicted.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup<'a> {
+    /// By [`LinkId::index`]; those of links on the air are what the scenario says.
+    pub profiles: &'a [Option<Profile>; 2],
+    pub air: Option<&'a Scenario>,
+    pub schedule: &'a Schedule,
+    pub pipeline: Pipeline,
+    /// The files' sizes in bytes, in the order of the list.
+    pub sizes: &'a [u64],
+    /// What each server sends with.
+    pub congestion: [Control; 2],
+    /// Of the links' losses.
+    pub seed: u64,
+}
+
+/// How a run goes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Prediction {
+    /// From the first request to the last byte.
+    pub elapsed_ms: f64,
+    /// The least that physics allows (see `crate::bound`).
+    pub bound_ms: f64,
+    pub bound_tcp_ms: f64,
+    /// `bound_ms` / `elapsed_ms`.
+    pub efficiency: f64,
+    pub files: u64,
+    pub bytes: u64,
+    pub wasted_bytes: u64,
+    pub links: PerLink<Share>,
+}
+
+/// What one link brings.
+#[derive(Clone, Debug, Serialize)]
+pub struct Share {
+    pub bytes: u64,
+    pub files: u64,
+    pub share_pct: f64,
+    pub goodput_kbit: Option<f64>,
+    pub last_byte_ms: Option<f64>,
+}
+
+/// Predicts a run. None where a link has no rate, or where the files can never all arrive.
+pub fn predict(setup: &Setup) -> Option<Prediction> {
+    let paths: Vec<Path> = LinkId::BOTH.into_iter().map(|link| path(setup, link)).collect::<Option<_>>()?;
+    let bytes: u64 = setup.sizes.iter().sum();
+    let heads = ANSWER_HEAD_BYTES * setup.sizes.len() as u64;
+    let (bound_s, bound_tcp_s) = bounds_s(&paths, setup.air, (bytes + heads) as f64)?;
+    let least_train = (bytes as f64 / MOST_TRAINS).ceil();
+    let link = |id: LinkId| -> Option<Link> {
+        let most_train = paths[id.index()].capacity.highest() * LONGEST_TRAIN_S;
+        let flow = Flow::new(setup.congestion[id.index()], MSS_BYTES, least_train, most_train);
+        let on_air = setup.air.is_some_and(|air| air.link(id).is_some());
+        let pipe = if on_air { None } else { Some(pipe(setup, id)?) };
+        Some(Link::new(flow, pipe, MSS_BYTES))
+    };
+    let rtt_s = [paths[0].rtt_s, paths[1].rtt_s];
+    let mut run = Run {
+        links: [link(LinkId::A)?, link(LinkId::B)?],
+        air: setup.air.map(Air::new),
+        client: Client::new(setup.schedule, setup.pipeline, setup.sizes, rtt_s),
+        rtt_s,
+        now_s: 0.0,
+    };
+    let elapsed_s = run.play()?;
+    let share = |id: LinkId| {
+        let side = &run.client.sides[id.index()];
+        Share {
+            bytes: side.bytes,
+            files: side.files,
+            share_pct: side.bytes as f64 * 100.0 / bytes.max(1) as f64,
+            goodput_kbit: side.last_byte_s.map(|at_s| side.bytes as f64 * 8.0 / 1e3 / at_s),
+            last_byte_ms: side.last_byte_s.map(|at_s| at_s * 1e3),
+        }
+    };
+    Some(Prediction {
+        elapsed_ms: elapsed_s * 1e3,
+        bound_ms: bound_s * 1e3,
+        bound_tcp_ms: bound_tcp_s * 1e3,
+        efficiency: if elapsed_s > 0.0 { bound_s / elapsed_s } else { 1.0 },
+        files: setup.sizes.len() as u64,
+        bytes,
+        wasted_bytes: run.client.wasted_bytes,
+        links: PerLink { a: share(LinkId::A), b: share(LinkId::B) },
+    })
+}
+
+/// The link as the bound sees it.
+fn path(setup: &Setup, link: LinkId) -> Option<Path> {
+    let profile = setup.profiles[link.index()].as_ref()?;
+    let rtt_s = (profile.down.delay.0 + profile.up.delay.0).as_secs_f64();
+    let share = bound::payload_share(MSS_BYTES, false);
+    Some(Path {
+        capacity: Capacity::from(course(&profile.down, share)),
+        first_byte_s: rtt_s,
+        behind_s: 0.0,
+        credit_bytes: 0.0,
+        rtt_s,
+        mss_bytes: MSS_BYTES,
+    })
+}
+
+/// The payload that can come down over time, in bytes per second.
+fn course(down: &Shape, share: f64) -> Course {
+    let Some(trace) = &down.trace else {
+        return Course::new(vec![(0.0, down.rate.bytes_per_s() * share)], None);
+    };
+    let seconds = |nanos: u64| nanos as f64 / 1e9;
+    let steps = trace.steps().iter().map(|step| (seconds(step.at), step.rate.bytes_per_s() * share));
+    Course::new(steps.collect(), trace.looped().then(|| seconds(trace.length())))
+}
+
+fn pipe(setup: &Setup, link: LinkId) -> Option<Pipe> {
+    let profile = setup.profiles[link.index()].clone()?;
+    Some(Pipe::new(link, vec![Stage { from_s: 0.0, profile }], MSS_BYTES, setup.seed))
+}
+
+#[cfg(test)]
+#[path = "predict_tests.rs"]
+mod tests;
