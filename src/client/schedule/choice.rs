@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::ratio;
+use super::{rates, ratio};
 use crate::units::LinkId;
 
 /// The user's choice of a schedule.
@@ -11,6 +11,8 @@ use crate::units::LinkId;
 pub enum Schedule {
     /// `a` files from server a, then `b` from server b, and so on through the list.
     Ratio { a: u32, b: u32 },
+    /// Files dealt out so that both links end together if they carry these rates.
+    Rates { a_kbit: u32, b_kbit: u32 },
     /// The connection with room takes the next segment.
     Greedy,
     /// Each link gets what lets both finish at the same moment, by what they carry now.
@@ -18,11 +20,16 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// The one link that may fetch a segment, where only one may.
-    pub fn owner(&self, segment: usize) -> Option<LinkId> {
+    /// The one link that may fetch each segment, where only one may. Sizes are in bytes, as far as known.
+    pub fn owners(&self, sizes: &[Option<u64>]) -> Vec<Option<LinkId>> {
         match *self {
-            Schedule::Ratio { a, b } => Some(ratio::owner(a, b, segment)),
-            Schedule::Greedy | Schedule::Adaptive => None,
+            Schedule::Ratio { a, b } => {
+                (0..sizes.len()).map(|segment| Some(ratio::owner(a, b, segment))).collect()
+            }
+            Schedule::Rates { a_kbit, b_kbit } => {
+                rates::owners(a_kbit, b_kbit, sizes).into_iter().map(Some).collect()
+            }
+            Schedule::Greedy | Schedule::Adaptive => vec![None; sizes.len()],
         }
     }
 }
@@ -35,20 +42,30 @@ impl FromStr for Schedule {
             "adaptive" => return Ok(Schedule::Adaptive),
             _ => {}
         }
-        let Some(ratio) = s.strip_prefix("ratio=") else {
-            return Err(format!(
-                "\"{s}\" is not a schedule: write adaptive, greedy, or ratio=NA:NB (as in ratio=1:4)"
-            ));
+        let pair = |text: &str, expected: &str| {
+            let (a, b) = text.split_once(':').ok_or_else(|| format!("\"{s}\": {expected}"))?;
+            let number =
+                |text: &str| text.parse::<u32>().map_err(|_| format!("\"{text}\" in \"{s}\": {expected}"));
+            match (number(a)?, number(b)?) {
+                (0, 0) => {
+                    Err(format!("\"{s}\" gives no server anything to do; one of the two must be 1 or more"))
+                }
+                pair => Ok(pair),
+            }
         };
-        let expected = "a ratio is two whole numbers of files, as in ratio=1:4";
-        let (a, b) = ratio.split_once(':').ok_or_else(|| format!("\"{s}\": {expected}"))?;
-        let number =
-            |text: &str| text.parse::<u32>().map_err(|_| format!("\"{text}\" in \"{s}\": {expected}"));
-        let (a, b) = (number(a)?, number(b)?);
-        if a == 0 && b == 0 {
-            return Err(format!("\"{s}\" gives no server anything to do; one of the two must be 1 or more"));
+        if let Some(ratio) = s.strip_prefix("ratio=") {
+            let (a, b) = pair(ratio, "a ratio is two whole numbers of files, as in ratio=1:4")?;
+            return Ok(Schedule::Ratio { a, b });
         }
-        Ok(Schedule::Ratio { a, b })
+        if let Some(rates) = s.strip_prefix("rates=") {
+            let (a_kbit, b_kbit) =
+                pair(rates, "rates are two whole numbers of kbit/s, as in rates=50000:8000")?;
+            return Ok(Schedule::Rates { a_kbit, b_kbit });
+        }
+        Err(format!(
+            "\"{s}\" is not a schedule: write adaptive, greedy, ratio=NA:NB (as in ratio=1:4), or \
+             rates=KBIT_A:KBIT_B"
+        ))
     }
 }
 
@@ -56,6 +73,7 @@ impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Schedule::Ratio { a, b } => write!(f, "ratio={a}:{b}"),
+            Schedule::Rates { a_kbit, b_kbit } => write!(f, "rates={a_kbit}:{b_kbit}"),
             Schedule::Greedy => f.write_str("greedy"),
             Schedule::Adaptive => f.write_str("adaptive"),
         }
@@ -99,10 +117,22 @@ mod tests {
         assert_eq!("ratio=1:4".parse(), Ok(Schedule::Ratio { a: 1, b: 4 }));
         assert_eq!("ratio=1:0".parse(), Ok(Schedule::Ratio { a: 1, b: 0 }));
         assert_eq!("ratio=0:1".parse(), Ok(Schedule::Ratio { a: 0, b: 1 }));
-        for name in ["greedy", "adaptive", "ratio=3:1"] {
+        for name in ["greedy", "adaptive", "ratio=3:1", "rates=50000:8000"] {
             assert_eq!(name.parse::<Schedule>().unwrap().to_string(), name);
         }
-        for bad in ["ratio=0:0", "ratio=1:-2", "ratio=a:b", "ratio=1", "ratio=1:2:3", "ratio=", "fast", ""] {
+        for bad in [
+            "ratio=0:0",
+            "rates=0:0",
+            "rates=5",
+            "rates=1.5:2",
+            "ratio=1:-2",
+            "ratio=a:b",
+            "ratio=1",
+            "ratio=1:2:3",
+            "ratio=",
+            "fast",
+            "",
+        ] {
             assert!(bad.parse::<Schedule>().is_err(), "{bad} was taken for a schedule");
         }
     }

@@ -18,6 +18,7 @@ mod goodput;
 mod pace;
 mod pool;
 mod ranges;
+mod rates;
 mod ratio;
 #[cfg(test)]
 mod tests;
@@ -84,6 +85,8 @@ pub struct Claim {
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     plan: Schedule,
+    /// Whose list each segment is on; none where whoever has room takes it.
+    owners: Vec<Option<LinkId>>,
     pipeline: Pipeline,
     sizes: Sizes,
     pool: Pool,
@@ -99,13 +102,15 @@ impl Scheduler {
     /// A scheduler for as many files as there are `sizes`, which are `None` where not known.
     pub fn new(schedule: &Schedule, pipeline: Pipeline, sizes: Vec<Option<u64>>) -> Scheduler {
         let segments = sizes.len();
+        let owners = schedule.owners(&sizes);
         let sizes = Sizes::new(sizes);
         let mut pool = Pool::default();
-        for segment in 0..segments {
-            pool.push_back(Part::whole(segment), schedule.owner(segment), &sizes);
+        for (segment, &owner) in owners.iter().enumerate() {
+            pool.push_back(Part::whole(segment), owner, &sizes);
         }
         Scheduler {
             plan: schedule.clone(),
+            owners,
             pipeline,
             sizes,
             pool,
@@ -301,7 +306,7 @@ impl Scheduler {
             };
             for (from, to) in have.gaps(0, Some(size)).into_iter().rev() {
                 let to = to.filter(|&to| to != size);
-                self.pool.push_front(Part { segment, from, to }, self.plan.owner(segment), &self.sizes);
+                self.pool.push_front(Part { segment, from, to }, self.owners[segment], &self.sizes);
             }
             self.open.insert(segment, have);
         }

@@ -239,6 +239,7 @@ fn any_schedule() -> impl Strategy<Value = String> {
         Just("adaptive".to_string()),
         Just("adaptive".to_string()),
         (0u32..5, 1u32..5).prop_map(|(a, b)| format!("ratio={a}:{b}")),
+        (0u32..90_000, 1u32..90_000).prop_map(|(a, b)| format!("rates={a}:{b}")),
     ]
 }
 
