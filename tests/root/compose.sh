@@ -115,6 +115,34 @@ expect "profile of link a names own" "$(profile_of a "$second/log.jsonl" | grep 
 expect "schedule in run_start names 3:1" "$(records run_start "$second/log.jsonl" | grep -c '3:1')" -eq 1
 expect "segments from a at 3:1" "$(records segment "$second/log.jsonl" | jq -s 'map(select(.link == "a")) | length')" -eq 120
 
+echo "== a change in the middle of a run"
+export COMPOSE_PROJECT_NAME=$project
+compose up -d --force-recreate client >"$WORK/change.up" 2>&1 || fail "could not start: $(tail -n 5 "$WORK/change.up")"
+newest() { find results -mindepth 1 -maxdepth 1 -type d -newer "$WORK/change.up"; }
+under_way() { grep -q '"event":"sample".*"bytes":[1-9][0-9][0-9][0-9]' "$(newest)/log.jsonl"; }
+touch "$WORK/change.up"
+eventually 90 under_way
+netem/set.sh a wifi-far >"$WORK/set.out"
+expect "what show.sh shows of link a" "$(netem/show.sh | grep -c '^ *a .*wifi-far')" -eq 2
+netem/clear.sh b >"$WORK/clear.out"
+netem/set.sh a wifi-near >"$WORK/set.out"
+timeout 120 docker wait "$(compose ps -a -q client)" >"$WORK/code"
+expect "exit code of the client" "$(cat "$WORK/code")" -eq 0
+log=$(newest)/log.jsonl
+check_run change "$log"
+expect "probes that were content" "$(records probe "$log" | jq -s -c 'map(.ok) | unique')" = "[true]"
+expect "what happened to the links, down" \
+    "$(records link "$log" | jq -r 'select(.direction == "down") | [.link, .action, .profile // "-"] | join(" ")' | tr '\n' ',')" = \
+    "a set wifi-near,b set lte-medium,a changed wifi-far,b cleared -,a changed wifi-near,"
+# Of the samples from 100 ms after the first change to the second, each has the new rate.
+expect "rates in force (kbit/s) after the change" "$(jq -s -c '
+    [.[] | select(.event == "link" and .data.action == "changed" and .data.direction == "down") | .t_ns] as $at
+    | [.[] | select(.event == "sample" and .data.link == "a" and .t_ns > $at[0] + 1e8 and .t_ns < $at[1]) | .data.down.rate_kbit]
+    | unique' "$log")" = "[7600]"
+expect "connections of both links" "$(records run_end "$log" | jq -c '[.links[].connections]')" = "[1,1]"
+compose down --timeout 5 >/dev/null 2>&1
+unset COMPOSE_PROJECT_NAME
+
 echo "== a bad setting"
 code=0
 TWINLINK_LINK_A=no-such-profile timeout 120 docker compose --ansi never --progress plain -p "$project" \
