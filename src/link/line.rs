@@ -2,6 +2,7 @@
 //! line behind it that delays. Pure; time is handed in.
 
 use super::chance::{Purpose, Stream, deviation};
+use super::pace::{Pace, Played};
 use super::profile::{Distribution, Shape};
 use crate::units::{Direction, LinkId, Percent, Rate};
 
@@ -19,19 +20,20 @@ pub const ETHERNET_HEADER: u32 = 14;
 /// than rate × window plus one packet.
 #[derive(Clone, Debug)]
 pub struct Bottleneck {
-    rate: Rate,
+    pace: Pace,
     free_at: Nanos,
-    /// What integer nanoseconds left over, in units of 1/rate ns; carried so that no rate drifts.
+    /// What integer nanoseconds left over, in bits × 10⁹; carried so that no rate drifts.
     rest: u128,
 }
 
 impl Bottleneck {
     pub fn new(rate: Rate) -> Bottleneck {
-        Bottleneck { rate, free_at: 0, rest: 0 }
+        Bottleneck { pace: Pace::Steady(rate), free_at: 0, rest: 0 }
     }
 
-    pub fn rate(&self) -> Rate {
-        self.rate
+    /// The rate in force; 0 in an outage.
+    pub fn rate(&self, now: Nanos) -> Rate {
+        self.pace.at(now).0
     }
 
     /// How long a packet that comes now would wait.
@@ -39,29 +41,26 @@ impl Bottleneck {
         self.free_at.saturating_sub(now)
     }
 
-    /// When a packet that comes now leaves.
+    /// When a packet that comes now leaves; [`Nanos::MAX`] where an outage never ends.
     pub fn pass(&mut self, now: Nanos, bytes: u32) -> Nanos {
         if self.free_at < now {
             self.free_at = now;
             self.rest = 0;
         }
-        let leaves = self.free_at;
-        let rate = self.rate.bits_per_s() as u128;
+        let leaves = self.pace.open_from(self.free_at);
         let work = bytes as u128 * 8 * 1_000_000_000 + self.rest;
-        self.free_at += (work / rate) as Nanos;
-        self.rest = work % rate;
+        (self.free_at, self.rest) = self.pace.finish(leaves, work);
         leaves
     }
 
-    /// Serves at another rate from now on. `next` is when the first of those that wait was to leave,
+    /// Serves at another pace from now on. `next` is when the first of those that wait was to leave,
     /// if any waits; what is left of that time shrinks or grows with the rate. Those that wait are
     /// then to pass again, in their order.
-    pub fn change(&mut self, now: Nanos, rate: Rate, next: Option<Nanos>) {
-        let wait = next.unwrap_or(self.free_at).saturating_sub(now) as u128;
-        let wait = wait * self.rate.bits_per_s() as u128 / rate.bits_per_s() as u128;
-        self.free_at = now.saturating_add(Nanos::try_from(wait).unwrap_or(Nanos::MAX));
+    pub fn change(&mut self, now: Nanos, pace: Pace, next: Option<Nanos>) {
+        let left = self.pace.work(now, next.unwrap_or(self.free_at));
+        self.free_at = if left > 0 { pace.finish(now, left).0 } else { now };
         self.rest = 0;
-        self.rate = rate;
+        self.pace = pace;
     }
 }
 
@@ -78,6 +77,8 @@ pub struct Draw {
 pub struct Line {
     delay: f64,
     jitter: f64,
+    /// Where the delay changes with time.
+    played: Option<Played>,
     distribution: Distribution,
     reorder: Percent,
     last: Nanos,
@@ -90,22 +91,33 @@ impl Line {
         let mut line = Line {
             delay: 0.0,
             jitter: 0.0,
+            played: None,
             distribution: Distribution::Uniform,
             reorder: Percent::ZERO,
             last: 0,
             jitter_stream: Stream::new(seed, link, direction, Purpose::Jitter),
             reorder_stream: Stream::new(seed, link, direction, Purpose::Reorder),
         };
-        line.change(shape);
+        line.change(shape, None);
         line
     }
 
-    /// Takes over another shape's delay, jitter and reordering for what enters from now on.
-    pub fn change(&mut self, shape: &Shape) {
+    /// Takes over another shape's delay, jitter and reordering for what enters from now on. With
+    /// `began` its trace is played from that time on.
+    pub fn change(&mut self, shape: &Shape, began: Option<Nanos>) {
         self.delay = shape.delay.0.as_nanos() as f64;
         self.jitter = shape.jitter.0.as_nanos() as f64;
         self.distribution = shape.distribution.unwrap_or(Distribution::Uniform);
         self.reorder = shape.reorder;
+        let trace = shape.trace.as_ref().filter(|trace| trace.changes_delay());
+        self.played = trace.zip(began).map(|(trace, began)| Played::new(trace, began));
+    }
+
+    /// Delay and jitter of what enters at a time. No packet can arrive before it was sent.
+    fn delay(&self, enters: Nanos) -> (f64, f64) {
+        let step = self.played.as_ref().and_then(|played| played.at(enters).0.delay);
+        let delay = step.map_or(self.delay, |delay| delay.0.as_nanos() as f64);
+        (delay, self.jitter.min(delay))
     }
 
     pub fn keeps_order(&self) -> bool {
@@ -121,9 +133,10 @@ impl Line {
         if draw.overtakes {
             return enters;
         }
-        let delay = self.delay + self.jitter * deviation(self.distribution, draw.jitter);
+        let (delay, jitter) = self.delay(enters);
+        let delay = delay + jitter * deviation(self.distribution, draw.jitter);
         // A float turned into an integer saturates at 0: no packet leaves before it enters.
-        self.last = self.last.max(enters + delay as Nanos);
+        self.last = self.last.max(enters.saturating_add(delay as Nanos));
         self.last
     }
 

@@ -18,6 +18,7 @@ pub mod line;
 pub mod model;
 pub mod netem;
 pub mod nfqueue;
+mod pace;
 pub mod plant;
 pub mod probe;
 pub mod profile;

@@ -14,7 +14,8 @@
 
 use super::chance::{LossProcess, Purpose, Stream};
 use super::line::{Bottleneck, Nanos};
-use super::profile::{FRAME, Shape};
+use super::pace::{Pace, Played};
+use super::profile::{FRAME, Loss, Shape};
 pub use super::tail::{Delay, Departure};
 use super::tail::{Packet, Tail};
 use crate::units::{Direction, LinkId, Percent};
@@ -42,6 +43,8 @@ pub struct Tally {
     pub waiting_bytes: u64,
     /// The most that were held at once.
     pub held_packets_max: u64,
+    /// The rate in force, bit/s; 0 in an outage, none where there is no one rate.
+    pub rate_bits: Option<u64>,
 }
 
 /// When a direction is full.
@@ -51,12 +54,17 @@ enum Limit {
     Packets(u64),
     /// When the last packet waits so long; for a rate and a queue with nothing behind them.
     Wait(Nanos),
+    /// At so many bytes; for the same with a rate that changes, since time at which rate would it be?
+    Bytes(u64),
 }
 
 impl Limit {
     fn of(shape: &Shape) -> Limit {
         if !shape.is_rate_only() {
             return Limit::Packets(shape.held_packets());
+        }
+        if shape.trace.is_some() {
+            return Limit::Bytes(shape.queue_bytes());
         }
         let frame = shape.rate.time_for(FRAME);
         Limit::Wait(shape.queue_time().max(frame).as_nanos() as Nanos)
@@ -69,6 +77,8 @@ pub struct Link {
     loss: LossProcess,
     bottleneck: Bottleneck,
     tail: Tail,
+    /// Where the loss changes with time.
+    played_loss: Option<Played>,
     corrupt: Percent,
     corrupt_stream: Stream,
     limit: Limit,
@@ -81,6 +91,7 @@ impl Link {
             loss: LossProcess::new(shape.loss, Stream::new(seed, link, direction, Purpose::Loss)),
             bottleneck: Bottleneck::new(shape.rate),
             tail: Tail::new(shape, delay, seed, link, direction),
+            played_loss: None,
             corrupt: shape.corrupt,
             corrupt_stream: Stream::new(seed, link, direction, Purpose::Corrupt),
             limit: Limit::of(shape),
@@ -94,6 +105,9 @@ impl Link {
     /// # Errors
     /// The cause, where the packet is dropped; the model has then forgotten it.
     pub fn arrive(&mut self, now: Nanos, id: u32, bytes: u32) -> Result<Nanos, Cause> {
+        if let Some(loss) = self.played_loss.as_ref().and_then(|played| played.at(now).0.loss) {
+            self.loss.change(Loss::Random(loss));
+        }
         // Everything is drawn for every packet, so that none of its fates moves another's.
         let lost = self.loss.loses_next();
         let draws = self.tail.draw();
@@ -106,6 +120,7 @@ impl Link {
         let full = match self.limit {
             Limit::Packets(most) => self.tail.inside(now) >= most,
             Limit::Wait(longest) => self.bottleneck.wait(now) > longest,
+            Limit::Bytes(most) => self.tail.bytes_inside(now) + u64::from(bytes) > most,
         };
         if full {
             self.tally.dropped_queue += 1;
@@ -138,11 +153,24 @@ impl Link {
     /// Puts another profile in force. What is queued stays queued and is served at the new rate;
     /// what has passed the bottleneck keeps its departure; a lowered limit evicts nothing.
     pub fn change(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>) {
+        self.put(now, shape, other, None);
+    }
+
+    /// The same, and the traces of the two shapes are played from now on: every step takes effect at
+    /// its own time, with nobody to trigger it. What is in the queue meets the rates of its time.
+    pub fn play(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>) {
+        self.put(now, shape, other, Some(now));
+    }
+
+    fn put(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>, began: Option<Nanos>) {
+        let played = shape.trace.as_ref().zip(began).map(|(trace, began)| Played::new(trace, began));
         self.loss.change(shape.loss);
+        self.played_loss = played.clone().filter(|_| shape.trace.as_ref().is_some_and(|t| t.changes_loss()));
         self.corrupt = shape.corrupt;
         self.limit = Limit::of(shape);
-        let waiting = self.tail.change(now, shape, other);
-        self.bottleneck.change(now, shape.rate, waiting.first().map(|packet| packet.out));
+        let waiting = self.tail.change(now, shape, other, began);
+        let pace = played.map_or(Pace::Steady(shape.rate), Pace::Played);
+        self.bottleneck.change(now, pace, waiting.first().map(|packet| packet.out));
         for mut packet in waiting {
             packet.out = self.bottleneck.pass(now, packet.bytes);
             self.tail.file(packet);
@@ -153,7 +181,8 @@ impl Link {
     pub fn tally(&mut self, now: Nanos) -> Tally {
         let (waiting_packets, waiting_bytes) = self.tail.waiting(now);
         let (held_packets, held_bytes) = (self.tail.inside(now), self.tail.bytes_inside(now));
-        Tally { held_packets, held_bytes, waiting_packets, waiting_bytes, ..self.tally }
+        let rate_bits = Some(self.bottleneck.rate(now).bits_per_s());
+        Tally { held_packets, held_bytes, waiting_packets, waiting_bytes, rate_bits, ..self.tally }
     }
 
     /// How many packets have not departed yet.

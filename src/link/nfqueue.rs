@@ -18,6 +18,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -196,6 +197,15 @@ impl Userspace {
             self.tap(links)?;
         }
         Ok(())
+    }
+
+    /// Plays the traces of a link from now on, and says when they began.
+    ///
+    /// # Errors
+    /// The thread has ended; with its reason.
+    pub fn play(&mut self, wanted: &Wanted) -> Result<Instant> {
+        let profile = Box::new(wanted.profile.clone());
+        self.ask(|began| Command::Play(wanted.link, profile, began))
     }
 
     /// Takes the shaping of a link away, and releases what it holds.

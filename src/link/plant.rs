@@ -62,6 +62,15 @@ impl Plant {
         }
     }
 
+    /// Plays a link's traces from now on; the profile is the one that it was set up with.
+    pub fn play(&mut self, now: Nanos, link: LinkId, profile: &Profile) {
+        for (direction, other) in [(Direction::Down, Some(&profile.up)), (Direction::Up, None)] {
+            if let Some(model) = &mut self.own[index_of((link, direction))] {
+                model.play(now, profile.shape(direction), other);
+            }
+        }
+    }
+
     /// Takes a packet of `bytes` (as Ethernet frame) in. A way that is not modelled lets it depart
     /// at once.
     ///

@@ -255,6 +255,16 @@ impl Shape {
         limit.clamp(2, u64::from(u32::MAX))
     }
 
+    /// The bytes that a queue with nothing behind it holds, at the profile's own rate, and never less
+    /// than one frame.
+    pub fn queue_bytes(&self) -> u64 {
+        let bytes = match self.queue {
+            Queue::Time(time) => (self.rate.bytes_per_s() * time.0.as_secs_f64()).round() as u64,
+            Queue::Packets(packets) => u64::from(packets) * FRAME,
+        };
+        bytes.max(FRAME)
+    }
+
     /// How long a full queue takes to drain at the rate.
     pub fn queue_time(&self) -> Duration {
         match self.queue {

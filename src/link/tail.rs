@@ -150,8 +150,15 @@ impl Tail {
     }
 
     /// Changes the lines for what has not entered them yet, and hands that back in its order, to be
-    /// given new places in the bottleneck and filed again.
-    pub fn change(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>) -> Vec<Packet> {
+    /// given new places in the bottleneck and filed again. With `began` the shapes' traces are played
+    /// from that time on.
+    pub fn change(
+        &mut self,
+        now: Nanos,
+        shape: &Shape,
+        other: Option<&Shape>,
+        began: Option<Nanos>,
+    ) -> Vec<Packet> {
         let mut packets: Vec<Packet> = std::mem::take(&mut self.packets).into();
         packets.sort_by_key(|packet| packet.out);
         let waiting = packets.split_off(packets.partition_point(|packet| packet.out <= now));
@@ -159,10 +166,10 @@ impl Tail {
         let last = |time: fn(&Packet) -> Nanos| packets.iter().map(time).max().unwrap_or(0);
         // In a direction whose delay is elsewhere only the exits still know what went before.
         self.own.rewind(self.exits.back().map_or(0, |exit| exit.0).max(last(|packet| packet.through)));
-        self.own.change(shape);
+        self.own.change(shape, began);
         if let (Some(line), Some(other)) = (&mut self.other, other) {
             line.rewind(last(|packet| packet.due));
-            line.change(other);
+            line.change(other, began);
         }
         packets.sort_by_key(|packet| packet.due);
         self.packets = packets.into();

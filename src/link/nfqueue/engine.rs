@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -21,6 +21,8 @@ use crate::units::{Direction, LinkId};
 /// What the owner asks of the thread. Each is answered when it is done.
 pub enum Command {
     Set(LinkId, Box<Profile>, Sender<()>),
+    /// Play the link's traces; the answer is when they began.
+    Play(LinkId, Box<Profile>, Sender<Instant>),
     Remove(LinkId, Sender<()>),
     Read(Sender<Reading>),
     Stop,
@@ -238,6 +240,10 @@ impl Engine {
                 Command::Set(link, profile, done) => {
                     self.set(link, &profile)?;
                     let _ = done.send(());
+                }
+                Command::Play(link, profile, began) => {
+                    self.plant.play(clock(), link, &profile);
+                    let _ = began.send(Instant::now());
                 }
                 Command::Remove(link, done) => {
                     self.let_go(link)?;

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use crate::link::profile::{Distribution, FRAME, Loss, Queue, Shape};
+use crate::link::profile::{Distribution, Loss, Shape};
 use crate::units::{Direction, LinkId};
 
 /// One direction of a link, as far as its packets and its device are concerned.
@@ -97,12 +97,8 @@ pub fn burst_bytes(shape: &Shape) -> u64 {
 
 /// The bytes that tbf's own fifo holds: the queue at the rate, and never less than one frame.
 pub fn fifo_limit_bytes(shape: &Shape) -> u64 {
-    let bytes = match shape.queue {
-        Queue::Time(time) => (shape.rate.bytes_per_s() * time.0.as_secs_f64()).round() as u64,
-        Queue::Packets(packets) => u64::from(packets) * FRAME,
-    };
     // tbf keeps its limit in 32 bits.
-    bytes.clamp(FRAME, u64::from(u32::MAX))
+    shape.queue_bytes().min(u64::from(u32::MAX))
 }
 
 /// The packets that netem holds. It delays before the bottleneck and its limit is the only one that
