@@ -29,6 +29,7 @@ RUN apt-get update \
 COPY --from=build /src/target/release/twinlink /usr/local/bin/twinlink
 COPY --from=build /segments /usr/share/twinlink/segments
 COPY netem/profiles /usr/share/twinlink/netem/profiles
+COPY netem/traces /usr/share/twinlink/netem/traces
 COPY experiments /usr/share/twinlink/experiments
 # TWINLINK_LAB tells the binary that the interfaces here are a lab's, which it may shape.
 ENV TWINLINK_LAB=container \

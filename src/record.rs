@@ -152,8 +152,14 @@ pub struct Link {
     pub asked: Option<LinkShape>,
     /// What the kernel reports back, as tc prints it.
     pub kernel: serde_json::Value,
-    /// "set", "changed" or "cleared".
+    /// "set", "changed" or "cleared"; "step" when a step of its trace begins.
     pub action: String,
+    /// When the step was to begin, on the log's clock, and how late it was; null where it is none, and
+    /// the second where it was left out. Added in 0.1.
+    #[serde(default)]
+    pub planned_ms: Option<f64>,
+    #[serde(default)]
+    pub late_ms: Option<f64>,
 }
 
 /// A profile's direction, with units in the keys.
@@ -173,6 +179,22 @@ pub struct LinkShape {
     pub reorder_pct: f64,
     pub duplicate_pct: f64,
     pub corrupt_pct: f64,
+    /// What changes it over time. Added in 0.1.
+    #[serde(default)]
+    pub trace: Option<LinkTrace>,
+}
+
+/// A trace as a profile has it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct LinkTrace {
+    pub file: String,
+    pub looped: bool,
+    pub steps: u64,
+    pub length_ms: f64,
+    /// Of one lap.
+    pub mean_rate_kbit: f64,
+    pub shortest_step_ms: f64,
 }
 
 /// One file, when it is on disk under its name.
@@ -612,7 +634,12 @@ impl Log {
     /// # Errors
     /// As `write`.
     pub fn write_at(&self, at: Instant, event: Event) -> Result<()> {
-        let is_sample = matches!(event, Event::Sample(_));
+        // A trace's steps come as often as samples do.
+        let is_sample = match &event {
+            Event::Sample(_) => true,
+            Event::Link(link) => link.action == "step",
+            _ => false,
+        };
         let is_last = matches!(event, Event::RunEnd(_));
         let record = Record {
             schema: SCHEMA.to_string(),

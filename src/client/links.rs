@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -13,6 +13,7 @@ use crate::bound::{self, Capacity, Course, Path};
 use crate::link::control::Row;
 use crate::link::nfqueue::Busy;
 use crate::link::profile::{Loss, Profile, Shape};
+use crate::link::replay::Stepped;
 use crate::link::scenario::Scenario;
 use crate::link::{Applied, Choice, Counters, Shaper, Wanted};
 use crate::record::{self, Airtime, Event, Fault, Log};
@@ -55,12 +56,18 @@ type History = Vec<(Instant, Option<Shapes>)>;
 struct Shapes {
     down: Shape,
     up: Shape,
+    /// Whether their traces began then, so that the rates are the trace's.
+    played: bool,
 }
 
 impl Shapes {
     /// The payload that can come down over time, in bytes per second.
     fn course(&self, payload_share: f64) -> Course {
-        Course::new(vec![(0.0, self.down.rate.bytes_per_s() * payload_share)], None)
+        let trace = self.down.trace.as_ref().filter(|_| self.played);
+        let steady = || (vec![(0.0, self.down.rate.bytes_per_s())], None);
+        let (mut steps, period_s) = trace.map_or_else(steady, |trace| trace.course());
+        steps.iter_mut().for_each(|step| step.1 *= payload_share);
+        Course::new(steps, period_s)
     }
 }
 
@@ -108,18 +115,22 @@ impl Links {
     /// of its change and one that falls from the end, so that the bound never asks for too much.
     fn remember_from(&self, began: Instant) {
         let now = Instant::now();
+        // A trace counts from its own beginning.
+        let played = LinkId::BOTH.map(|link| self.shaper().began(link));
         let applied = self.applied();
         let mut history = self.history.lock().expect("nobody panics while holding the history");
         for link in LinkId::BOTH {
             let shape = |direction| {
                 applied.iter().find(|a| a.link == link && a.direction == direction).map(|a| a.asked.clone())
             };
-            let shapes =
-                shape(Direction::Down).zip(shape(Direction::Up)).map(|(down, up)| Shapes { down, up });
+            let played = played[link.index()];
+            let shapes = shape(Direction::Down).zip(shape(Direction::Up));
+            let shapes = shapes.map(|(down, up)| Shapes { down, up, played: played.is_some() });
             let history = &mut history[link.index()];
             let rate = |shapes: &Option<Shapes>| shapes.as_ref().map(|shapes| shapes.down.rate);
             let falls = history.last().is_some_and(|(_, before)| rate(&shapes) < rate(before));
-            history.push((if falls { now } else { began }, shapes));
+            let since = played.unwrap_or(if falls { now } else { began });
+            history.push((since, shapes));
         }
     }
 
@@ -137,6 +148,46 @@ impl Links {
         Ok(())
     }
 
+    /// Logs a step of a trace. Those too short for a record each are in the samples alone.
+    fn log_step(&self, stepped: &Stepped) -> Result<()> {
+        if stepped.lasts.is_some_and(|lasts| lasts < SHORTEST_LOGGED) {
+            return Ok(());
+        }
+        let applied = self.applied();
+        let of_way = |row: &&Applied| (row.link, row.direction) == (stepped.link, stepped.direction);
+        let Some(applied) = applied.iter().find(of_way) else { return Ok(()) };
+        let at = stepped.planned + stepped.late.unwrap_or_default();
+        let during = applied.asked.during(&stepped.step);
+        let step = record::Link {
+            link: stepped.link,
+            direction: stepped.direction,
+            backend: applied.backend.to_string(),
+            why: "a step of its trace".into(),
+            profile: Some(applied.profile.clone()),
+            // The queue stays what it is in bytes, so its time is that at the profile's own rate.
+            asked: Some(record::LinkShape {
+                rate_kbit: during.rate.kbit(),
+                delay_ms: during.delay.ms(),
+                jitter_ms: during.jitter.ms(),
+                loss_pct: during.loss.mean().percent(),
+                trace: None,
+                ..shape_record(&applied.asked)
+            }),
+            kernel: serde_json::Value::Null,
+            action: "step".into(),
+            planned_ms: Some(self.log.ms(stepped.planned)),
+            late_ms: stepped.late.map(|late| late.as_secs_f64() * 1e3),
+        };
+        self.log.write_at(at, Event::Link(Box::new(step)))
+    }
+
+    /// Plays the links' traces from now on: the transfer's clock is about to start.
+    pub fn play(&self) -> Result<()> {
+        self.shaper().play().context("cannot play the links' traces")?;
+        self.remember();
+        Ok(())
+    }
+
     fn log_applied(&self, applied: &Applied, action: &str) -> Result<()> {
         self.log.write(Event::Link(Box::new(record::Link {
             link: applied.link,
@@ -147,6 +198,8 @@ impl Links {
             asked: Some(shape_record(&applied.asked)),
             kernel: applied.kernel.clone(),
             action: action.to_string(),
+            planned_ms: None,
+            late_ms: None,
         })))
     }
 
@@ -160,6 +213,8 @@ impl Links {
             asked: None,
             kernel: serde_json::Value::Null,
             action: action.to_string(),
+            planned_ms: None,
+            late_ms: None,
         })))
     }
 
@@ -206,8 +261,10 @@ impl Links {
         let airtime = |busy: &Busy| Airtime { station: busy.station.clone(), busy_pct: busy.share * 100.0 };
         let on_air = LinkId::BOTH.map(|link| shaper.air().is_some_and(|air| air.link(link).is_some()));
         let reading = Reading { counters, airtimes: shaper.air_busy().iter().map(airtime).collect(), on_air };
+        let steps = shaper.take_steps();
         let faults = shaper.take_faults();
         drop(shaper);
+        steps.iter().try_for_each(|step| self.log_step(step))?;
         for (link, what) in faults {
             let action = "the run goes on; what it measured of this link is not the profile's".into();
             self.log.write(Event::Fault(Fault { link: Some(link), segment: None, what, action }))?;
@@ -252,7 +309,7 @@ impl Links {
     }
 }
 
-/// One link's path from its history. Its delays are those in force when the transfer began.
+/// One link's path from its history. Its delays are the least of the shapes in force when it began.
 fn path(
     history: &[(Instant, Option<Shapes>)],
     first_request: Instant,
@@ -272,7 +329,7 @@ fn path(
         });
     }
     let shapes = history[began].1.as_ref()?;
-    let rtt_s = (shapes.down.delay.0 + shapes.up.delay.0).as_secs_f64();
+    let rtt_s = (shapes.down.least_delay().0 + shapes.up.least_delay().0).as_secs_f64();
     Some(Path {
         capacity: capacity?,
         first_byte_s: rtt_s,
@@ -282,6 +339,9 @@ fn path(
         mss_bytes,
     })
 }
+
+/// Steps of a trace that are shorter than this have no record of their own.
+const SHORTEST_LOGGED: Duration = Duration::from_millis(100);
 
 /// A shape with units in the keys, for the log.
 pub fn shape_record(shape: &Shape) -> record::LinkShape {
@@ -302,6 +362,14 @@ pub fn shape_record(shape: &Shape) -> record::LinkShape {
         reorder_pct: shape.reorder.percent(),
         duplicate_pct: shape.duplicate.percent(),
         corrupt_pct: shape.corrupt.percent(),
+        trace: shape.trace.as_ref().map(|trace| record::LinkTrace {
+            file: trace.file().to_string(),
+            looped: trace.looped(),
+            steps: trace.steps().len() as u64,
+            length_ms: trace.length() as f64 / 1e6,
+            mean_rate_kbit: trace.mean_kbit(),
+            shortest_step_ms: trace.shortest_step() as f64 / 1e6,
+        }),
     }
 }
 

@@ -514,6 +514,9 @@ async fn transfer(ready: &Ready) -> Result<(), Failure> {
     // Connections are open when the clock starts, which is when the first request is made.
     let (a, b) = tokio::try_join!(ready.peers.a.connect(patience), ready.peers.b.connect(patience))
         .map_err(|error| Failure::new("unreachable", error))?;
+    // Every run meets a trace from its beginning, however long the preparation took.
+    let links = ready.links.clone();
+    blocking(move || links.play()).await?;
     let mut at_work = JoinSet::new();
     for (link, stream) in [(LinkId::A, a), (LinkId::B, b)] {
         let keeps_alive = ready.introductions.get(link).keeps_alive;

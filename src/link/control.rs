@@ -78,8 +78,9 @@ pub struct Row {
     pub air: Option<Vec<Busy>>,
 }
 
-/// The longest request or answer, so that neither side can be filled up.
-pub const LONGEST: u64 = 256 * 1024;
+/// The longest request or answer, so that neither side can be filled up. A profile carries its trace's
+/// steps.
+pub const LONGEST: u64 = 4 * 1024 * 1024;
 
 /// How long a running client may take: a change is a few runs of tc.
 const PATIENCE: Duration = Duration::from_secs(10);

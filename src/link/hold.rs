@@ -109,6 +109,7 @@ pub fn main(args: &HoldArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the runtime that waits for the program")?;
     let mut late = Late::default();
+    shaper.play()?;
     let status = runtime.block_on(run(&args.command, &mut shaper, &mut late))?;
     if let Some(path) = &args.counters {
         let counted =
@@ -145,6 +146,7 @@ async fn run(command: &[String], shaper: &mut Shaper, late: &mut Late) -> Result
             },
             _ = look.tick() => {
                 late.note(&shaper.counters()?);
+                shaper.take_steps();
                 for (link, fault) in shaper.take_faults() {
                     tracing::warn!("link {link} {fault}");
                 }

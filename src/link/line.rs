@@ -31,11 +31,6 @@ impl Bottleneck {
         Bottleneck { pace: Pace::Steady(rate), free_at: 0, rest: 0 }
     }
 
-    /// The rate in force; 0 in an outage.
-    pub fn rate(&self, now: Nanos) -> Rate {
-        self.pace.at(now).0
-    }
-
     /// How long a packet that comes now would wait.
     pub fn wait(&self, now: Nanos) -> Nanos {
         self.free_at.saturating_sub(now)

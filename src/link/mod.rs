@@ -20,8 +20,10 @@ pub mod netem;
 pub mod nfqueue;
 mod pace;
 pub mod plant;
+mod player;
 pub mod probe;
 pub mod profile;
+pub mod replay;
 pub mod scenario;
 pub mod script;
 pub mod tail;
@@ -31,6 +33,7 @@ pub mod userspace;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -40,6 +43,7 @@ use control::Row;
 use lab::Lock;
 use netem::{Netem, Request};
 use profile::{Profile, Shape};
+use replay::Playing;
 use scenario::Scenario;
 use tc::read::{self, Owner};
 use userspace::Held;
@@ -136,6 +140,11 @@ pub struct Shaper {
     /// Taken with the first link: who shapes nothing locks nobody out.
     lock: Option<Lock>,
     owner: Owner,
+    /// Whether traces are played as soon as they are set, and those that are.
+    plays: bool,
+    playing: Vec<Playing>,
+    /// Faults of traces that nobody has asked for yet.
+    faults: Vec<(LinkId, String)>,
 }
 
 impl Shaper {
@@ -168,9 +177,18 @@ impl Shaper {
         choice: Choice,
         seed: u64,
     ) -> Result<Shaper> {
-        let held = Held::new(air, seed);
-        let mut shaper =
-            Shaper { netem: Netem::default(), held, applied: Vec::new(), choice, seed, lock: None, owner };
+        let mut shaper = Shaper {
+            netem: Netem::default(),
+            held: Held::new(air, seed),
+            applied: Vec::new(),
+            choice,
+            seed,
+            lock: None,
+            owner,
+            plays: false,
+            playing: Vec::new(),
+            faults: Vec::new(),
+        };
         if wanted.is_empty() || choice == Choice::None {
             // Whoever shapes nothing needs neither tc nor a privilege, so neither is missed.
             if lab::has_net_admin() && read::devices().is_ok_and(|devices| !devices.is_empty()) {
@@ -240,6 +258,15 @@ impl Shaper {
     /// The backend that was asked for cannot do all of them, or none can; with what each lacks.
     fn decide(&self, wanted: &[Wanted]) -> Result<(Backend, String)> {
         let on_air = wanted.iter().any(|wanted| self.held.on_air(wanted.link));
+        if self.owner == Owner::Set
+            && let Some(wanted) = wanted.iter().find(|wanted| wanted.profile.has_trace())
+        {
+            bail!(
+                "cannot set the profile {} for good: its trace needs a process that plays it: run a client, or a \
+                 command under \"twinlink link hold\"",
+                wanted.profile.name
+            );
+        }
         let asked = if self.choice == Choice::Auto { "" } else { "asked for; " };
         if self.choice != Choice::Userspace && !on_air {
             let reasons: Result<Vec<String>> = wanted.iter().map(|w| netem_reason(&w.profile)).collect();
@@ -312,11 +339,16 @@ impl Shaper {
             self.set(std::slice::from_ref(wanted), &[dev])?;
         }
         self.note_applied();
+        self.playing.retain(|playing| playing.link != wanted.link);
+        if self.plays {
+            self.play_link(wanted.link)?;
+        }
         Ok(self.applied.iter().filter(|row| row.link == wanted.link).cloned().collect())
     }
 
     /// Takes the shaping of one link away, whoever put it there.
     pub fn clear_link(&mut self, link: LinkId) -> Result<()> {
+        self.playing.retain(|playing| playing.link != link);
         let result = self.netem.remove(|lane| lane.place.link == link).and(self.held.remove(link));
         self.note_applied();
         result
@@ -325,6 +357,7 @@ impl Shaper {
     /// Takes away all that this process put there. What `twinlink link set` left stays.
     pub fn clear(&mut self) -> Result<()> {
         self.held.clear();
+        self.playing.clear();
         let result = self.netem.remove(|lane| lane.alias.owner != Owner::Set);
         self.note_applied();
         result
@@ -350,6 +383,13 @@ impl Shaper {
     pub fn counters(&mut self) -> Result<Vec<(LinkId, Direction, Counters)>> {
         let mut counters = self.netem.counters()?;
         counters.extend(self.held.counters()?);
+        let now = Instant::now();
+        for (link, direction, counters) in &mut counters {
+            let of_way = |playing: &&Playing| (playing.link, playing.direction) == (*link, *direction);
+            if let Some(playing) = self.playing.iter().find(of_way) {
+                counters.rate_kbit = Some(playing.step(now).rate.kbit());
+            }
+        }
         counters.sort_by_key(|row| (row.0, row.1));
         Ok(counters)
     }
@@ -367,7 +407,9 @@ impl Shaper {
     /// What went wrong with the shaping since the last call (an overload), for the log. Seen when
     /// counters are read.
     pub fn take_faults(&mut self) -> Vec<(LinkId, String)> {
-        self.held.take_faults()
+        let mut faults = std::mem::take(&mut self.faults);
+        faults.extend(self.held.take_faults());
+        faults
     }
 
     /// Why shaped packets no longer pass, if that is so: the run cannot go on.
@@ -409,6 +451,8 @@ fn refuse_same_server(wanted: &[Wanted]) -> Result<()> {
 /// # Errors
 /// They cannot.
 fn netem_reason(profile: &Profile) -> Result<String> {
+    netem::check_trace(profile)
+        .with_context(|| format!("cannot do the profile {} with netem", profile.name))?;
     if Direction::BOTH.iter().all(|direction| profile.shape(*direction).is_rate_only()) {
         return Ok("a rate and a queue need only tbf".into());
     }

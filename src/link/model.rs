@@ -43,8 +43,6 @@ pub struct Tally {
     pub waiting_bytes: u64,
     /// The most that were held at once.
     pub held_packets_max: u64,
-    /// The rate in force, bit/s; 0 in an outage, none where there is no one rate.
-    pub rate_bits: Option<u64>,
 }
 
 /// When a direction is full.
@@ -181,8 +179,7 @@ impl Link {
     pub fn tally(&mut self, now: Nanos) -> Tally {
         let (waiting_packets, waiting_bytes) = self.tail.waiting(now);
         let (held_packets, held_bytes) = (self.tail.inside(now), self.tail.bytes_inside(now));
-        let rate_bits = Some(self.bottleneck.rate(now).bits_per_s());
-        Tally { held_packets, held_bytes, waiting_packets, waiting_bytes, rate_bits, ..self.tally }
+        Tally { held_packets, held_bytes, waiting_packets, waiting_bytes, ..self.tally }
     }
 
     /// How many packets have not departed yet.

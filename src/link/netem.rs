@@ -3,20 +3,46 @@
 //! It applies all of a request or nothing, reads back what the kernel made of it, and takes away only
 //! what the lab put there. Whether it may act at all is for [`super::lab`] to say.
 
+use std::time::Instant;
+
 use anyhow::{Context, Result, anyhow, bail};
 
 mod leftovers;
 
 use super::control::Row;
-use super::profile::Shape;
+use super::player::{Done, Player, Track};
+use super::profile::{Profile, Shape};
 use super::tc::read::{self, Alias, Device, Owner};
 use super::tc::render::{self, Child, Place};
 use super::tc::run::{self, Tool};
 use super::tc::stats;
 use super::{Applied, Backend, Counters, Wanted};
-use crate::units::{Direction, LinkId};
+use crate::units::{Direction, LinkId, Rate};
 use leftovers::take_away;
 pub use leftovers::{in_force, repair};
+
+/// Fails where tbf cannot follow a profile's trace: its bucket, refilled at each step, would carry too
+/// much of what the step does.
+pub fn check_trace(profile: &Profile) -> Result<()> {
+    for direction in Direction::BOTH {
+        let shape = profile.shape(direction);
+        let Some(trace) = &shape.trace else { continue };
+        let lasts_s = |ns: u64| ns as f64 / 1e9;
+        let fine = trace.steps().iter().zip(trace.durations());
+        if let Some((step, lasts)) =
+            fine.into_iter().find(|(s, d)| !render::can_step(shape, s.rate, lasts_s(*d)))
+        {
+            bail!(
+                "the trace {} has a step of {} s at {}, which is too fine for its rate: tbf's bucket holds more than \
+                 a quarter of it; average over longer steps, as in step = \"1s\"",
+                trace.file(),
+                lasts_s(lasts),
+                step.rate
+            );
+        }
+    }
+    Ok(())
+}
 
 /// One direction of a link that is in force.
 #[derive(Clone, Debug)]
@@ -30,9 +56,12 @@ pub struct Lane {
 }
 
 /// Every lane that is in force in this network namespace and known to this process.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Netem {
     lanes: Vec<Lane>,
+    /// The traces that are being played, and what plays them.
+    tracks: Vec<Track>,
+    player: Option<Player>,
 }
 
 /// A link that is to be set up, with the interface that leads to its server.
@@ -53,7 +82,7 @@ impl Netem {
             .filter(|lane| lane.alias.owner == Owner::Set)
             .map(|lane| Lane { why: "set before this run".into(), ..lane })
             .collect();
-        Ok(Netem { lanes })
+        Ok(Netem { lanes, ..Netem::default() })
     }
 
     pub fn has(&self, link: LinkId) -> bool {
@@ -87,8 +116,50 @@ impl Netem {
         Ok(())
     }
 
+    /// Plays the traces of a link from now on, and says when they began.
+    pub fn play(&mut self, link: LinkId, seed: Option<u64>) -> Result<Instant> {
+        let began = Instant::now();
+        let of_link = self.lanes.iter().filter(|lane| lane.place.link == link);
+        let track = |lane: &Lane| {
+            let (link, direction) = (lane.place.link, lane.place.direction);
+            let (ifb, shape, child) = (lane.place.ifb(), lane.shape.clone(), lane.child);
+            let seed = seed.map(|seed| render::seed_of(seed, link, direction));
+            let trace = shape.trace.clone()?;
+            Some(Track { link, direction, ifb, shape, child, seed, trace, began })
+        };
+        let tracks: Vec<Track> = of_link.filter_map(track).collect();
+        self.tracks.retain(|track| track.link != link);
+        self.tracks.extend(tracks);
+        self.restart_player()?;
+        Ok(began)
+    }
+
+    /// Plays a link's traces no more. The qdiscs stay as they are.
+    fn stop(&mut self, stops: impl Fn(LinkId) -> bool) -> Result<()> {
+        if self.tracks.iter().any(|track| stops(track.link)) {
+            self.tracks.retain(|track| !stops(track.link));
+            self.restart_player()?;
+        }
+        Ok(())
+    }
+
+    /// Times are absolute, so those that are played on lose nothing by it.
+    fn restart_player(&mut self) -> Result<()> {
+        self.player = None;
+        if !self.tracks.is_empty() {
+            self.player = Some(Player::start(self.tracks.clone())?);
+        }
+        Ok(())
+    }
+
+    /// The steps that have taken effect since the last call.
+    pub fn take_done(&self) -> Vec<Done> {
+        self.player.as_ref().map(Player::take_done).unwrap_or_default()
+    }
+
     /// Gives both directions of a link another shape in place. When that fails the old one is put back.
     pub fn change(&mut self, wanted: &Wanted, seed: Option<u64>) -> Result<()> {
+        self.stop(|link| link == wanted.link)?;
         let of_link = |lane: &&mut Lane| lane.place.link == wanted.link;
         let before: Vec<Lane> = self.lanes.iter_mut().filter(of_link).map(|lane| lane.clone()).collect();
         let result = self.lanes.iter_mut().filter(of_link).try_for_each(|lane| {
@@ -112,6 +183,9 @@ impl Netem {
         if names.is_empty() {
             return Ok(());
         }
+        let links: Vec<LinkId> =
+            self.lanes.iter().filter(|lane| pick(lane)).map(|lane| lane.place.link).collect();
+        self.stop(|link| links.contains(&link))?;
         let devices: Vec<Device> =
             read::devices()?.into_iter().filter(|device| names.contains(&device.name)).collect();
         take_away(&devices)?;
@@ -152,6 +226,9 @@ impl Netem {
     pub fn counters(&self) -> Result<Vec<(LinkId, Direction, Counters)>> {
         if self.lanes.is_empty() {
             return Ok(Vec::new());
+        }
+        if let Some(failure) = self.player.as_ref().and_then(Player::failed) {
+            bail!("the traces are played no more: {failure}");
         }
         let by_device = stats::read()?;
         let sizes = stats::packet_bytes()?;
@@ -264,7 +341,10 @@ fn refuse_foreign_filter(place: &Place) -> Result<()> {
 fn reshape(lane: &mut Lane, to: Shape, profile: &str, seed: Option<u64>) -> Result<()> {
     let ifb = lane.place.ifb();
     let seed = seed.map(|seed| render::seed_of(seed, lane.place.link, lane.place.direction));
-    let (lines, child) = render::change(&ifb, &lane.shape, lane.child, &to, seed);
+    // A trace may have left any rate there.
+    let rate = if lane.shape.trace.is_some() { Rate::from_bits_per_s(0) } else { lane.shape.rate };
+    let from = Shape { rate, ..lane.shape.clone() };
+    let (lines, child) = render::change(&ifb, &from, lane.child, &to, seed);
     if !lines.is_empty() {
         run::batch(Tool::Tc, &lines).map_err(explain)?;
     }
@@ -302,7 +382,7 @@ fn row(lane: &Lane, counters: Counters, dead: bool) -> Row {
             Owner::Run(_) => "run".into(),
             Owner::Set => "set".into(),
         },
-        shape: lane.shape.clone(),
+        shape: lane.shape.without_trace(),
         kernel: lane.report.clone(),
         counters,
         air: None,
@@ -311,7 +391,7 @@ fn row(lane: &Lane, counters: Counters, dead: bool) -> Row {
 
 /// What is in force as the kernel tells it, for `twinlink link show` with no client running.
 pub fn rows() -> Result<Vec<Row>> {
-    let netem = Netem { lanes: in_force()? };
+    let netem = Netem { lanes: in_force()?, ..Netem::default() };
     // Whose run is alive holds the lock.
     let dead = !netem.lanes.is_empty() && super::lab::lock().is_ok();
     netem.rows_of(dead)

@@ -168,6 +168,10 @@ impl Trace {
         self.steps.iter().filter_map(|step| step.delay).max()
     }
 
+    pub fn least_delay(&self) -> Option<Delay> {
+        self.steps.iter().filter_map(|step| step.delay).min()
+    }
+
     /// The trace from `offset` on. A looped one comes round to what was skipped.
     ///
     /// # Errors

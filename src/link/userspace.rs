@@ -1,6 +1,8 @@
 //! The links that this process holds itself, as the shaper sees them: what is in force and what it
 //! counted. The packets are [`super::nfqueue`]'s.
 
+use std::time::Instant;
+
 use anyhow::Result;
 
 use super::control::Row;
@@ -52,6 +54,15 @@ impl Held {
             tracing::warn!("{warning}");
         }
         Ok(())
+    }
+
+    /// Plays the traces of a link from now on, and says when they began; none where it is not held here.
+    pub fn play(&mut self, link: LinkId) -> Result<Option<Instant>> {
+        let wanted = self.wanted.iter().find(|(wanted, _)| wanted.link == link);
+        match (&mut self.packets, wanted) {
+            (Some(packets), Some((wanted, _))) => packets.play(wanted).map(Some),
+            _ => Ok(None),
+        }
     }
 
     pub fn remove(&mut self, link: LinkId) -> Result<()> {
@@ -135,7 +146,7 @@ impl Held {
                 profile: applied.profile.clone(),
                 server: Some(server.to_canonical()),
                 owner: "run".into(),
-                shape: applied.asked.clone(),
+                shape: applied.asked.without_trace(),
                 kernel: serde_json::Value::Null,
                 counters: self.counters_of(counts),
                 air: self.on_air(link).then(|| self.busy.clone()),

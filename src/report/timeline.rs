@@ -70,11 +70,17 @@ fn marks(run: &Run, first_ms: f64, length_s: f64) -> Vec<Mark> {
         let link = fault.data.link.map_or(String::new(), |link| format!("link {link}: "));
         (fault.at_ms, "fault", format!("fault, {link}{}; {}", fault.data.what, fault.data.action))
     });
-    let changes = run.links.iter().filter(|link| link.data.action != "set").map(|link| {
-        let profile = link.data.profile.as_deref().unwrap_or("no profile");
-        let data = &link.data;
-        (link.at_ms, "change", format!("link {} {} {}: {profile}", data.link, data.direction, data.action))
-    });
+    // The steps of a trace are in the samples' rates.
+    let changes =
+        run.links.iter().filter(|link| !matches!(link.data.action.as_str(), "set" | "step")).map(|link| {
+            let profile = link.data.profile.as_deref().unwrap_or("no profile");
+            let data = &link.data;
+            (
+                link.at_ms,
+                "change",
+                format!("link {} {} {}: {profile}", data.link, data.direction, data.action),
+            )
+        });
     let mut marks: Vec<Mark> = faults
         .chain(changes)
         .map(|(at_ms, class, what)| Mark { at_s: (at_ms - first_ms) / 1e3, class, what })

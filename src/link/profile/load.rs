@@ -50,6 +50,11 @@ pub const BUILT_IN: &[(&str, &str)] = built_in![
     "dsl",
     "starlink",
     "geo",
+    "wifi-walk",
+    "lte-driving",
+    "lte-handover",
+    "5g-blockage",
+    "starlink-reconfig",
     "rate-80",
     "rate-20",
 ];

@@ -12,7 +12,16 @@ fn with_down(lines: &str) -> String {
 
 #[test]
 fn what_is_built_in_is_what_the_folder_holds() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("netem/profiles");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let traces =
+        std::fs::read_dir(root.join("netem/traces")).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut traces: Vec<String> = traces.map(|name| name.into_string().unwrap()).collect();
+    traces.retain(|name| name.ends_with(".csv"));
+    traces.sort();
+    let mut known: Vec<&str> = crate::link::trace::load::BUILT_IN.iter().map(|(name, _)| *name).collect();
+    known.sort();
+    assert_eq!(traces, known);
+    let folder = root.join("netem/profiles");
     let mut there = names_in(&folder);
     let mut built_in: Vec<String> = BUILT_IN.iter().map(|(name, _)| name.to_string()).collect();
     there.sort();
@@ -40,6 +49,8 @@ const SOURCES: &[&str] = &[
     "Ookla",
     "SIGCOMM 2021",
     "Sensors 22:8592",
+    "WWW 2024",
+    "CoNEXT 2023",
 ];
 
 #[test]
@@ -114,9 +125,76 @@ fn a_wrong_profile_is_told_by_file_key_and_what_was_expected() {
 fn an_unknown_name_lists_the_known_ones_and_suggests_the_nearest() {
     let error = format!("{:#}", load("wifi-neer").unwrap_err());
     assert!(error.contains("did you mean wifi-near?"), "{error}");
-    assert!(error.contains("geo, lte-medium"), "{error}");
+    assert!(error.contains("geo, lte-driving"), "{error}");
     let error = format!("{:#}", load("zzzzzzzzzz").unwrap_err());
     assert!(!error.contains("did you mean"), "{error}");
+}
+
+/// Writes a profile with that table [trace] and that trace beside it.
+fn with_trace(table: &str, trace: &[u8]) -> Result<Profile> {
+    let dir = tempfile::tempdir().unwrap();
+    let rate = "rate = \"1mbit\"\nqueue = \"100ms\"\n";
+    let text = format!("description = \"d\"\n[down]\n{rate}[up]\n{rate}[trace]\n{table}\n");
+    std::fs::write(dir.path().join("p.toml"), text).unwrap();
+    std::fs::write(dir.path().join("t.csv"), trace).unwrap();
+    std::fs::write(dir.path().join("u.csv"), "0 7\n1 8\n").unwrap();
+    load(dir.path().join("p.toml").to_str().unwrap())
+}
+
+#[test]
+fn a_trace_is_found_beside_its_profile_and_given_to_the_ways_it_is_for() {
+    let file = "file = \"t.csv\"\n";
+    let ways = |table: &str, trace: &str| {
+        let profile = with_trace(&format!("{file}{table}"), trace.as_bytes()).unwrap();
+        let first = |shape: &Shape| shape.trace.as_ref().map(|trace| trace.steps()[0].rate.mbit());
+        (first(&profile.down), first(&profile.up))
+    };
+    let (one, both) = ("0 4\n1 2\n", "DL_bitrate,UL_bitrate\n3000,1000\n5000,2000\n");
+    assert_eq!(ways("", one), (Some(4.0), None));
+    assert_eq!(ways("direction = \"up\"", one), (None, Some(4.0)));
+    assert_eq!(ways("direction = \"both\"", one), (Some(4.0), Some(4.0)));
+    assert_eq!(ways("up_file = \"u.csv\"", one), (Some(4.0), Some(7.0)));
+    assert_eq!(ways("", both), (Some(3.0), Some(1.0)));
+    assert_eq!(ways("direction = \"up\"", both), (None, Some(1.0)));
+    assert_eq!(ways("offset = \"1s\"", one), (Some(2.0), None));
+    assert_eq!(ways("step = \"2s\"\nformat = \"pairs\"\nloop = false", one), (Some(3.0), None));
+}
+
+#[test]
+fn a_wrong_trace_is_told_by_profile_file_and_line() {
+    let file = "file = \"t.csv\"\n";
+    let cases: [(&str, &[u8], &str); 11] = [
+        (file, b"", "trace t.csv, it is empty"),
+        (file, b"0 1\n2 1\n1 1\n", "trace t.csv, line 3: 1 s comes after 2 s"),
+        (file, b"0 0\n1 0\n", "an outage from its beginning to its end"),
+        (file, b"\0\0\0", "line 1: bytes that are no text"),
+        ("file = \"none.csv\"", b"", "cannot read the trace"),
+        ("file = \".\"", b"", "it is no file"),
+        ("step = \"1s\"", b"", "[trace] has no file"),
+        ("file = \"t.csv\"\nstep = \"1ms\"", b"0 1\n", "trace.step: 1ms is too fine"),
+        ("file = \"t.csv\"\ncolumn = \"x\"", b"0 1\n", "[trace] has the unknown key \"column\""),
+        ("file = \"t.csv\"\nloop = false\noffset = \"9s\"", b"0 1\n1 2\n", "an offset of 9 s leaves nothing"),
+        ("file = \"t.csv\"\nup_file = \"t.csv\"\ndirection = \"up\"", b"0 1\n", "leave direction out"),
+    ];
+    for (table, trace, expected) in cases {
+        let error = format!("{:#}", with_trace(table, trace).unwrap_err());
+        assert!(error.contains(expected), "expected {expected:?} in {error:?}");
+        assert!(error.starts_with("profile ") && !error.contains('\n'), "{error:?}");
+    }
+    let error = error(&with_down("rate = \"1mbit\"\nqueue = \"1s\"\ntrace = \"t.csv\""));
+    assert!(error.contains("a trace has a table of its own"), "{error}");
+}
+
+#[test]
+fn a_trace_beyond_the_bound_is_refused_unread() {
+    let dir = tempfile::tempdir().unwrap();
+    let rate = "rate = \"1mbit\"\nqueue = \"100ms\"\n";
+    let text = format!("description = \"d\"\n[down]\n{rate}[up]\n{rate}[trace]\nfile = \"t.csv\"\n");
+    std::fs::write(dir.path().join("p.toml"), text).unwrap();
+    // A hole costs no room.
+    std::fs::File::create(dir.path().join("t.csv")).unwrap().set_len(100_000_001).unwrap();
+    let error = format!("{:#}", load(dir.path().join("p.toml").to_str().unwrap()).unwrap_err());
+    assert!(error.contains("100000001 bytes are more than a trace may have"), "{error}");
 }
 
 #[test]

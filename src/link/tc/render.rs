@@ -6,8 +6,9 @@
 
 use std::net::IpAddr;
 
-use crate::link::profile::{Distribution, Loss, Shape};
-use crate::units::{Direction, LinkId};
+use crate::link::profile::{Distribution, FRAME, Loss, Shape};
+use crate::link::trace::{self, Step};
+use crate::units::{Direction, LinkId, Rate};
 
 /// One direction of a link, as far as its packets and its device are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,6 +173,39 @@ pub fn tbf(verb: &str, ifb: &str, shape: &Shape) -> String {
         burst_bytes(shape),
         fifo_limit_bytes(shape)
     )
+}
+
+/// The least that tbf can be given: it has no rate of 0. A kilobit is one full packet in 12 s.
+const OUTAGE: (&str, u64) = ("1kbit", 1_600);
+
+/// tbf while a step of a trace is in force, for `lasts_s` seconds; the queue stays the profile's.
+///
+/// A change refills the bucket, which under load lets `burst` bytes pass that the rate does not know
+/// of, but for the half packet on average that was in it. The rate is lower by as much, so that a busy
+/// link carries the trace's bytes. An outage is a rate at which nothing that matters passes.
+pub fn tbf_step(ifb: &str, nominal: &Shape, rate: Rate, lasts_s: f64) -> String {
+    let limit = fifo_limit_bytes(nominal);
+    let line = |rate: &str, burst: u64| {
+        format!("qdisc change dev {ifb} root handle 1: tbf rate {rate} burst {burst} limit {limit}")
+    };
+    if trace::is_outage(rate) {
+        return line(OUTAGE.0, OUTAGE.1);
+    }
+    let burst = burst_bytes(&Shape { rate, ..nominal.clone() });
+    let refill = (burst - FRAME / 2) as f64 * 8.0 / lasts_s;
+    let bits = (rate.bits_per_s() as f64 - refill).max(trace::RATES.0 as f64);
+    line(&Rate::from_bits_per_s(bits as u64).to_string(), burst)
+}
+
+/// Whether tbf's bucket is small beside what a step carries, so that its refill can be made up for.
+pub fn can_step(nominal: &Shape, rate: Rate, lasts_s: f64) -> bool {
+    let burst = burst_bytes(&Shape { rate, ..nominal.clone() });
+    trace::is_outage(rate) || burst as f64 * 4.0 <= rate.bytes_per_s() * lasts_s
+}
+
+/// netem while a step of a trace is in force. Its limit stays: a lower one would not evict.
+pub fn netem_step(ifb: &str, nominal: &Shape, step: &Step, seed: Option<u64>) -> String {
+    netem("change", ifb, &Shape { rate: nominal.rate, ..nominal.during(step) }, seed)
 }
 
 /// tbf's child. Every option is written, zeros included, because change keeps what a line leaves out.

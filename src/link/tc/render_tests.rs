@@ -1,4 +1,5 @@
 use super::*;
+use crate::link::profile::Queue;
 use crate::link::profile::load;
 use crate::units::{Delay, Percent, Rate};
 

@@ -57,11 +57,8 @@ pub fn batch(tool: Tool, lines: &[String]) -> Result<()> {
     // netem's uniform distribution is a table that iproute2 does not ship, so lines that name it
     // run with a folder of ours in the place of its own.
     for lines in lines.chunk_by(|one, other| needs_table(one) == needs_table(other)) {
-        let mut command = tool.command();
-        let tables = if needs_table(&lines[0]) { Some(tables()?) } else { None };
-        if let Some(tables) = &tables {
-            command.env("TC_LIB_DIR", tables.path());
-        }
+        let tables = needs_table(&lines[0]).then(tables).transpose()?;
+        let mut command = command_with(tool, tables.as_ref());
         command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| start(tool, e))?;
         let text = lines.join("\n") + "\n";
@@ -78,12 +75,22 @@ pub fn batch(tool: Tool, lines: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn needs_table(line: &str) -> bool {
+/// A program that finds its distributions in a folder of ours, where there is one.
+pub fn command_with(tool: Tool, tables: Option<&tempfile::TempDir>) -> Command {
+    let mut command = tool.command();
+    if let Some(tables) = tables {
+        command.env("TC_LIB_DIR", tables.path());
+    }
+    command
+}
+
+/// Whether a line names the uniform distribution, and so a table that iproute2 does not ship.
+pub fn needs_table(line: &str) -> bool {
     line.contains(" distribution uniform")
 }
 
 /// A folder with `uniform.dist`: 4096 values from -1 to 1, as netem scales them (8192 is 1).
-fn tables() -> Result<tempfile::TempDir> {
+pub fn tables() -> Result<tempfile::TempDir> {
     let dir =
         tempfile::tempdir().context("cannot make a temporary folder for netem's uniform distribution")?;
     let values: Vec<String> = (-8192..8192).step_by(4).map(|value| value.to_string()).collect();
@@ -93,7 +100,7 @@ fn tables() -> Result<tempfile::TempDir> {
     Ok(dir)
 }
 
-fn start(tool: Tool, error: std::io::Error) -> anyhow::Error {
+pub fn start(tool: Tool, error: std::io::Error) -> anyhow::Error {
     let name = tool.name();
     if error.kind() == ErrorKind::NotFound {
         let package = if tool == Tool::Iptables { "iptables" } else { "iproute2" };

@@ -63,7 +63,13 @@ macro_rules! built_in {
 }
 
 /// Name and text of every trace in `netem/traces`, for the profiles that are built in.
-pub const BUILT_IN: &[(&str, &str)] = built_in![];
+pub const BUILT_IN: &[(&str, &str)] = built_in![
+    "wifi-walk.csv",
+    "lte-driving.csv",
+    "lte-handover.csv",
+    "5g-blockage.csv",
+    "starlink-reconfig.csv",
+];
 
 impl Table {
     /// Reads the files, which lie beside a profile in `folder`, or are built in.
