@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# A trace of 20 s on the userspace backend: each second carries what the trace says, both ways, by the
+# kernel's counters behind the hold; a capture of what goes up agrees; its end is told.
+. "$(dirname "$0")/../lib.sh"
+. "$(dirname "$0")/../link-lib.sh"
+. "$(dirname "$0")/../trace-play.sh"
+
+"$PYTHON" "$ROOT/netem/traces/make.py" --check
+
+echo "== what cannot be played"
+code=0
+"$TWINLINK_BIN" link set a "$WORK/steps.toml" --server "${server[a]}" 2>"$WORK/words" || code=$?
+expect "exit code of link set, which nobody stays to play for" "$code" -ne 0
+grep -q 'needs a process that plays it' "$WORK/words" || fail "it does not say why: $(cat "$WORK/words")"
+
+traffic sink "$CLIENT" &
+sink=$!
+# What plays waits for all of this shell's children, and the sink ends only when it is told.
+disown "$sink"
+at_exit "kill $sink"
+play up userspace eth0 /sys/class/net/eth0/statistics/tx_bytes
+check up 1 "the interface's bytes"
+check up 2 "a capture"
+grep -q 'the trace steps.txt is over after 20 s' "$WORK/up.words" || fail "its end is not told"
+play down userspace eth0 delivers
+check down 1 "the packets that the kernel delivered"

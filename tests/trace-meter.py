@@ -1,0 +1,103 @@
+"""Reads what a link carried, second by second, and holds it against a trace.
+
+    trace-meter.py watch FILE FOR INTERFACE COUNTER...   a line each 20 ms: time, counters, captured bytes
+    trace-meter.py compare FILE BEGAN TRACE COLUMN       prints each second, fails where one is 5 % off
+
+Times are those of the clock that counts since boot. A counter is a file with one number, or "delivers":
+the IP packets that the kernel gave to its sockets, as full frames. What is captured are the packets
+that leave by the interface, as a capture program sees them.
+"""
+
+import os
+import select
+import socket
+import sys
+import time
+
+FRAME = 1514
+ETH_P_ALL = 3
+
+
+def now():
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def read(counter):
+    try:
+        if counter == "delivers":
+            with open("/proc/net/snmp") as table:
+                rows = [line.split() for line in table if line.startswith("Ip:")]
+            return int(rows[1][rows[0].index("InDelivers")]) * FRAME
+        with open(counter) as file:
+            return int(file.read())
+    except OSError:
+        # The device is not there yet.
+        return 0
+
+
+class Capture:
+    def __init__(self, interface):
+        self.interface, self.socket, self.bytes = interface, None, 0
+
+    def take(self):
+        if self.socket is None and os.path.exists(f"/sys/class/net/{self.interface}"):
+            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+            self.socket.bind((self.interface, ETH_P_ALL))
+        while self.socket and select.select([self.socket], [], [], 0)[0]:
+            data, address = self.socket.recvfrom(2048)
+            if address[2] == socket.PACKET_OUTGOING:
+                self.bytes += len(data)
+        return self.bytes
+
+
+def watch(path, seconds, interface, counters):
+    capture = Capture(interface)
+    due = now()
+    end = due + seconds
+    with open(path, "w") as file:
+        while due < end:
+            captured = capture.take()
+            print(f"{now():.4f}", *map(read, counters), captured, file=file, flush=True)
+            due += 0.02
+            time.sleep(max(0, due - now()))
+
+
+def at(rows, moment, column):
+    """A counter at a time, between the two readings around it."""
+    for before, after in zip(rows, rows[1:]):
+        if before[0] <= moment <= after[0]:
+            part = (moment - before[0]) / (after[0] - before[0])
+            return before[column] + part * (after[column] - before[column])
+    sys.exit(f"nothing was read at {moment}")
+
+
+def compare(path, began, trace, column):
+    with open(path) as file:
+        rows = [tuple(map(float, line.split())) for line in file]
+    with open(trace) as file:
+        plan = [tuple(map(float, line.split())) for line in file]
+    wrong = 0
+    for second in range(20):
+        expected = [rate for since, rate in plan if since <= second][-1]
+        bits = [at(rows, began + second + end, column) * 8 for end in (0, 1)]
+        found = (bits[1] - bits[0]) / 1e6
+        # In an outage the bucket of a packet, and one on the way, may still pass.
+        off = found > 0.05 if expected == 0 else abs(found / expected - 1) > 0.05
+        wrong += off
+        print(f"second {second}: {found:.3f} Mbit/s, {expected:g} by the trace{', WRONG' if off else ''}")
+    if wrong:
+        sys.exit(f"{wrong} of 20 seconds are off by more than 5 %")
+
+
+def main():
+    command, *rest = sys.argv[1:]
+    if command == "watch":
+        watch(rest[0], float(rest[1]), rest[2], rest[3:])
+    elif command == "compare":
+        compare(rest[0], float(rest[1]), rest[2], int(rest[3]))
+    else:
+        sys.exit(__doc__)
+
+
+main()
