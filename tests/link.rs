@@ -41,6 +41,19 @@ fn a_plan_needs_no_privilege_and_has_placeholders_for_what_is_not_given() {
 }
 
 #[test]
+fn a_plan_of_a_trace_prints_its_first_steps_and_how_many_follow() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = stdout(&twinlink(dir.path(), &["link", "plan", "a", "lte-driving"]));
+    for way in ["down", "up"] {
+        assert!(text.contains(&format!("# {way} by the trace ../traces/lte-driving.csv: ")), "{text}");
+    }
+    assert_eq!(text.lines().filter(|line| line.starts_with("# and ") && line.ends_with(" more")).count(), 2);
+    assert_eq!(text.lines().filter(|line| line.starts_with("#  ")).count(), 40);
+    let outages = stdout(&twinlink(dir.path(), &["link", "plan", "a", "lte-handover"]));
+    assert!(outages.contains(" s outage\n"), "{outages}");
+}
+
+#[test]
 fn the_list_has_every_profile_for_people_and_for_programs() {
     let dir = tempfile::tempdir().unwrap();
     let table = stdout(&twinlink(dir.path(), &["link", "list"]));

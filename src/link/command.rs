@@ -16,7 +16,7 @@ use super::profile::load::{self, Source};
 use super::profile::{Loss, Profile, Shape};
 use super::tc::read::Owner;
 use super::tc::render::{self, Child, Place};
-use super::{Choice, Shaper, Wanted, lab, netem};
+use super::{Choice, Shaper, Wanted, lab, netem, trace};
 use crate::units::{Direction, LinkId};
 
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -188,7 +188,18 @@ fn list(json: bool) -> Result<()> {
         let entries: Vec<serde_json::Value> = profiles.iter().map(listed).collect();
         return print(&(serde_json::to_string_pretty(&entries)? + "\n"));
     }
-    let mut table = new_table(&["profile", "way", "rate", "delay", "jitter", "loss", "queue", "what it is"]);
+    let mut table = new_table(&[
+        "profile",
+        "way",
+        "rate",
+        "delay",
+        "rtt",
+        "jitter",
+        "loss",
+        "queue",
+        "source",
+        "what it is",
+    ]);
     for (name, source, profile) in &profiles {
         match profile {
             Ok(profile) => {
@@ -197,20 +208,13 @@ fn list(json: bool) -> Result<()> {
                 }
             }
             Err(error) => {
-                table.add_row(vec![
-                    name.clone(),
-                    "not valid".into(),
-                    "".into(),
-                    "".into(),
-                    "".into(),
-                    "".into(),
-                    "".into(),
-                    format!("{error:#}"),
-                ]);
+                let mut row = vec![String::new(); 10];
+                (row[0], row[1], row[9]) = (name.clone(), "not valid".into(), format!("{error:#}"));
+                table.add_row(row);
             }
         }
     }
-    align(&mut table, 2..=6);
+    align(&mut table, 2..=7);
     print(&format!("{table}\n"))
 }
 
@@ -225,20 +229,23 @@ fn listed((name, source, profile): &(String, Source, Result<Profile>)) -> serde_
 
 fn list_row(name: &str, source: &Source, profile: &Profile, direction: Direction) -> Vec<String> {
     let shape = profile.shape(direction);
-    let (name, about) = match (direction, source) {
-        (Direction::Down, _) => (name.to_string(), profile.description.clone()),
-        (Direction::Up, Source::BuiltIn) => (String::new(), String::new()),
-        (Direction::Up, Source::File(path)) => (String::new(), path.display().to_string()),
+    let rate = match &shape.trace {
+        Some(trace) => format!("trace, mean {:.1} mbit", trace.mean_kbit() / 1e3),
+        None => shape.rate.to_string(),
     };
+    // What is the link's stands in the first of its two rows.
+    let of_link = |text: String| if direction == Direction::Down { text } else { String::new() };
     vec![
-        name,
+        of_link(name.to_string()),
         direction.to_string(),
-        shape.rate.to_string(),
+        rate,
         milliseconds(shape.delay.ms()),
+        of_link(milliseconds(profile.down.delay.ms() + profile.up.delay.ms())),
         milliseconds(shape.jitter.ms()),
         loss(shape),
         queue(shape),
-        about,
+        of_link(source.to_string()),
+        of_link(profile.description.clone()),
     ]
 }
 
@@ -274,11 +281,39 @@ fn plan_text(places: &[Place], profile: &Profile, seed: Option<u64>) -> String {
     } else {
         ""
     };
+    let schedule: String = Direction::BOTH.map(|way| schedule(profile.shape(way), way)).concat();
     format!(
-        "ip -batch - <<'END'\n{}\nEND\n{note}tc -batch - <<'END'\n{}\nEND\n",
+        "ip -batch - <<'END'\n{}\nEND\n{note}tc -batch - <<'END'\n{}\nEND\n{schedule}",
         ip.join("\n"),
         tc.join("\n")
     )
+}
+
+/// The most steps of a trace that a plan prints.
+const SHOWN_STEPS: usize = 20;
+
+/// A direction's trace as comments of a script: who runs it plays no trace.
+fn schedule(shape: &Shape, direction: Direction) -> String {
+    let Some(trace) = &shape.trace else { return String::new() };
+    let length_s = trace.length() as f64 / 1e9;
+    let end = if trace.looped() { "then again" } else { "then its last rate holds" };
+    let mut text = format!(
+        "# {direction} by the trace {}: {} steps in {length_s} s, mean {:.3} Mbit/s, {end}\n",
+        trace.file(),
+        trace.steps().len(),
+        trace.mean_kbit() / 1e3
+    );
+    for step in trace.steps().iter().take(SHOWN_STEPS) {
+        let rate = if trace::is_outage(step.rate) { "outage".into() } else { step.rate.to_string() };
+        let delay = step.delay.map(|delay| format!(" delay {delay}")).unwrap_or_default();
+        let loss = step.loss.map(|loss| format!(" loss {loss}")).unwrap_or_default();
+        text += &format!("# {:>10.3} s {rate}{delay}{loss}\n", step.at as f64 / 1e9);
+    }
+    let more = trace.steps().len().saturating_sub(SHOWN_STEPS);
+    if more > 0 {
+        text += &format!("# and {more} more\n");
+    }
+    text
 }
 
 fn new_table(header: &[&str]) -> Table {
