@@ -278,11 +278,17 @@ impl Links {
         let history = self.history.lock().expect("nobody panics while holding the history");
         let (mut spoilt, mut held) = (0.0f64, 0.0f64);
         for (_, shapes) in &history[link.index()] {
-            let Shapes { down, up } = shapes.as_ref()?;
+            let Shapes { down, up, .. } = shapes.as_ref()?;
+            let steps = down.trace.iter().flat_map(|trace| trace.steps()).map(|step| step.rate);
+            let fastest = steps.fold(down.rate, |fastest, rate| fastest.max(rate));
             spoilt = spoilt.max(down.corrupt.probability() + down.duplicate.probability());
-            let held_s =
-                (down.delay.0 + down.jitter.0 + up.delay.0 + up.jitter.0 + down.queue_time()).as_secs_f64();
-            held = held.max(down.rate.bytes_per_s() * held_s);
+            let held_s = (down.greatest_delay().0
+                + down.jitter.0
+                + up.greatest_delay().0
+                + up.jitter.0
+                + down.queue_time())
+            .as_secs_f64();
+            held = held.max(fastest.bytes_per_s() * held_s);
         }
         Some((spoilt, held as u64))
     }
