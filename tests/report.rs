@@ -235,7 +235,7 @@ fn a_run_leaves_its_page_beside_its_log() {
     assert!(output.status.success(), "{}", stderr(&output));
     let folder = fs::read_dir(results.path()).unwrap().next().unwrap().unwrap().path();
     let page = fs::read_to_string(folder.join("report.html")).unwrap();
-    assert!(page.contains("greedy fetched 5 files"), "{page}");
+    assert!(page.contains("adaptive fetched 5 files"), "{page}");
     assert!(folder.join("summary.json").is_file() && folder.join("csv/runs.csv").is_file());
     let last = String::from_utf8(output.stdout).unwrap();
     assert!(last.lines().last().unwrap().contains("run_end"), "run_end stays the last on stdout");

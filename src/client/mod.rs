@@ -57,7 +57,7 @@ pub struct Args {
     #[arg(value_names = ["SERVER_A", "SERVER_B"], num_args = 2, required = true)]
     pub servers: Vec<String>,
     /// adaptive (each link gets what lets both end together), greedy (whichever has room takes the next), ratio=NA:NB (NA files from server a, the next NB from server b, and so on), or rates=KBIT_A:KBIT_B (files dealt out so that both end together if they carry just that)
-    #[arg(long, env = "TWINLINK_SCHEDULE", default_value = "greedy")]
+    #[arg(long, env = "TWINLINK_SCHEDULE", default_value = "adaptive")]
     pub schedule: Schedule,
     /// Requests in flight per connection: a number, or auto (ask for the next when what is still to come takes about one round trip)
     #[arg(long, env = "TWINLINK_PIPELINE", default_value = "auto", value_name = "auto|N")]

@@ -77,7 +77,7 @@ page_of() { # DIR
 "$ROOT/netem/lab.sh" -- --link-a rate-80 --link-b rate-20 --files 's{001..060}.m4s' --results "$WORK/results" >"$WORK/stdout"
 run=$(find "$WORK/results" -mindepth 1 -maxdepth 1 -type d)
 [ -f "$run/report.html" ] || fail "the run left no report.html beside its log"
-expect "words of the page" "$(grep -c 'greedy fetched 60 files' "$run/report.html")" -ge 1
+expect "words of the page" "$(grep -c 'adaptive fetched 60 files' "$run/report.html")" -ge 1
 look run "$run/report.html"
 
 python3 "$ROOT/tests/report-logs.py" sweep "$WORK/sweep"

@@ -58,7 +58,7 @@ impl Scheduler {
         let wanted = flow.wanted(&self.sizes);
         if wanted == 0 && !flow.asked.is_empty() {
             let useless_s = flow.coming(&self.sizes) as f64 / mine.rate;
-            let work = !self.pool.is_empty() || self.worth_taking(link, &views).is_some();
+            let work = !self.pool.is_empty() || self.worth_taking(link, &views, now).is_some();
             let reopening_s = 3.0 * flow.rtt.as_secs_f64() + 0.05;
             return if work && useless_s > reopening_s { Next::Drop } else { look_again };
         }
@@ -69,7 +69,7 @@ impl Scheduler {
             let Some(part) = self.sized(link, part, own, &views) else { return look_again };
             return self.ask_for(link, part, own, now);
         }
-        match self.worth_taking(link, &views) {
+        match self.worth_taking(link, &views, now) {
             Some(part) => self.take_over(link, part, now),
             None => look_again,
         }
@@ -132,7 +132,7 @@ impl Scheduler {
     }
 
     /// The end of the other link's last part, where both are done earlier if `link` fetches it.
-    fn worth_taking(&self, link: LinkId, views: &[View; 2]) -> Option<Part> {
+    fn worth_taking(&self, link: LinkId, views: &[View; 2], now: Duration) -> Option<Part> {
         let (mine, other) = (views[link.index()], views[link.other().index()]);
         let (flow, theirs) = (&self.flows[link.index()], &self.flows[link.other().index()]);
         let last = theirs.asked.iter().rev().find(|asked| asked.wanted(&self.sizes) > 0)?;
@@ -140,6 +140,8 @@ impl Scheduler {
         if last.own || !flow.ranges || flow.dead {
             return None;
         }
+        // Of a link that has hardly begun it is not known that it is slow; if it is silent, it stalls.
+        theirs.rate(now)?;
         let owed = theirs.wanted(&self.sizes) as f64;
         let alone_s = owed / other.rate.max(1.0);
         let shared_s = (owed + mine.rate * mine.starts_s) / (mine.rate + other.rate);
