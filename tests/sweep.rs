@@ -208,7 +208,8 @@ fn a_dry_run_lists_every_run_and_makes_nothing() {
     assert!(output.status.success(), "{}", stderr(&output));
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text.lines().filter(|line| line.contains("greedy")).count(), 4, "{text}");
-    assert!(text.contains("8 runs in 2 repetitions"), "{text}");
+    // With one link unshaped there is no telling.
+    assert!(text.contains("8 runs in 2 repetitions, of which some cannot be predicted"), "{text}");
     assert!(!bench.dir.path().join("results").exists());
 }
 

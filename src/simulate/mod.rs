@@ -83,7 +83,7 @@ pub fn kernels_choice() -> Control {
 }
 
 /// The sizes of the files of a folder, or of the built-in sample, in the order of the list.
-fn sizes(data: Option<&Path>, pattern: Option<&str>) -> Result<Vec<u64>> {
+pub fn sizes(data: Option<&Path>, pattern: Option<&str>) -> Result<Vec<u64>> {
     let all: Vec<(String, u64)> = match data {
         Some(data) => {
             let mut found = folder::list(data)?;

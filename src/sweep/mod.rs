@@ -6,6 +6,7 @@
 
 pub mod experiment;
 mod folder;
+mod outlook;
 mod plan;
 mod progress;
 mod run;
@@ -37,6 +38,9 @@ pub struct Args {
     /// List the runs and do none; needs no server and no privilege
     #[arg(long)]
     pub dry_run: bool,
+    /// For a dry run: the folder whose files are served, for their sizes; without it the built-in sample's
+    #[arg(long, env = "TWINLINK_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
     /// Go on in DIR, or in the newest folder that holds this experiment: complete runs are not repeated
     #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "dry_run")]
     pub resume: Option<Option<PathBuf>>,
@@ -57,7 +61,7 @@ pub struct Args {
 pub fn main(args: Args, afterwards: impl FnOnce(&Path)) -> Result<()> {
     let experiment = Experiment::load(&args.experiment)?;
     if args.dry_run {
-        return print(&listing(&experiment));
+        return print(&listing(&experiment, args.data.as_deref())?);
     }
     let folder = match &args.resume {
         Some(dir) => Folder::find(&args.results, dir.as_deref(), &experiment)?,
@@ -73,18 +77,31 @@ pub fn main(args: Args, afterwards: impl FnOnce(&Path)) -> Result<()> {
 }
 
 /// What a dry run prints: every run in its order.
-fn listing(experiment: &Experiment) -> String {
+fn listing(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["run", "block", "condition", "channel", "schedule", "pipeline", "congestion"]);
+    table.set_header([
+        "run",
+        "block",
+        "condition",
+        "channel",
+        "schedule",
+        "pipeline",
+        "congestion",
+        "predicted s",
+    ]);
     for column in 0..2 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     let cells = plan::order(experiment);
+    let mut outlook = outlook::Outlook::new(experiment, data)?;
+    let mut total_s = Some(0.0);
     for cell in &cells {
         let congestion = cell.congestion.clone().unwrap_or("the kernel's".into());
+        let seconds = outlook.seconds(cell);
+        total_s = total_s.zip(seconds).map(|(total, seconds)| total + seconds);
         table.add_row([
             cell.index.to_string(),
             cell.block.to_string(),
@@ -93,9 +110,15 @@ fn listing(experiment: &Experiment) -> String {
             cell.schedule.clone(),
             cell.pipeline.clone(),
             congestion,
+            seconds.map_or("unknown".into(), |seconds| format!("{seconds:.2}")),
         ]);
     }
-    format!("{}\n{} runs in {} repetitions\n", table.trim_fmt(), cells.len(), experiment.repetitions)
+    let total = total_s.map_or("of which some cannot be predicted".into(), |seconds| {
+        let measuring = outlook.measuring_s();
+        format!("predicted: {seconds:.0} s, and {measuring:.0} s to measure throughputs")
+    });
+    let (count, repetitions) = (cells.len(), experiment.repetitions);
+    Ok(format!("{}\n{count} runs in {repetitions} repetitions, {total}\n", table.trim_fmt()))
 }
 
 fn print(text: &str) -> Result<()> {
