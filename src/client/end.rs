@@ -12,6 +12,7 @@ use crate::bound_air::{self, Sharer};
 use crate::link::scenario::Scenario;
 use crate::qoe::{self, Arrival, Rule};
 use crate::record::{Event, Fault, LinkTotals, Log, PerLink, Qoe, Reconciled, RunEnd};
+use crate::simulate;
 use crate::units::LinkId;
 
 /// What a run has gathered for its last record, as far as it came.
@@ -20,6 +21,8 @@ pub struct Ends {
     pub links: Option<Arc<Links>>,
     pub job: Option<Arc<Job>>,
     pub mss_bytes: [f64; 2],
+    /// What each server said that it sends with.
+    pub senders: [Option<simulate::Control>; 2],
     pub sync_ms: Option<f64>,
     pub reconciled: [Option<Reconciled>; 2],
     /// What measuring the links before the transfer took.
@@ -92,7 +95,7 @@ fn run_end(args: &Args, ends: &Ends, totals: &Totals, outcome: &Result<(), Failu
         bound_ms: bounds.map(|(plain, _)| plain),
         bound_tcp_ms: bounds.map(|(_, tcp)| tcp),
         efficiency: elapsed_ms.zip(bounds).map(|(elapsed, (bound, _))| bound / elapsed),
-        predicted_ms: None,
+        predicted_ms: outcome.is_ok().then(|| predicted_ms(args, ends, totals)).flatten(),
         wasted_bytes: totals.wasted_bytes,
         resumed_files: args.resume.then_some(totals.resumed_files),
         resumed_bytes: args.resume.then_some(totals.resumed_bytes),
@@ -102,6 +105,27 @@ fn run_end(args: &Args, ends: &Ends, totals: &Totals, outcome: &Result<(), Failu
     };
     end.summary = summary(args, &end, outcome);
     end
+}
+
+/// What a simulation of the same run says, with the links as they were when it began; `None` where a
+/// link has no rate.
+fn predicted_ms(args: &Args, ends: &Ends, totals: &Totals) -> Option<f64> {
+    let (job, links) = (ends.job.as_ref()?, ends.links.as_ref()?);
+    let profiles = links.profiles_at(totals.first_request?);
+    let size = |segment| job.schedule(|scheduler, _| scheduler.size(segment));
+    let sizes: Vec<u64> = (0..job.segments.len()).map(size).collect::<Option<_>>()?;
+    let congestion = ends.senders.map(|told| told.unwrap_or_else(simulate::kernels_choice));
+    let air = links.air();
+    let setup = simulate::Setup {
+        profiles: &profiles,
+        air: air.as_ref(),
+        schedule: &args.schedule,
+        pipeline: args.pipeline,
+        sizes: &sizes,
+        congestion,
+        seed: args.seed,
+    };
+    simulate::predict(&setup).map(|prediction| prediction.elapsed_ms)
 }
 
 /// What a viewer would have met with the segments as they came; `None` where no film came.

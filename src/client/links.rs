@@ -298,6 +298,16 @@ impl Links {
         self.shaper().air().cloned()
     }
 
+    /// What was in force at a time, as profiles; `None` for an unshaped link.
+    pub fn profiles_at(&self, at: Instant) -> [Option<Profile>; 2] {
+        let history = self.history.lock().expect("nobody panics while holding the history");
+        LinkId::BOTH.map(|link| {
+            let shapes = history[link.index()].iter().rfind(|(since, _)| *since <= at)?.1.clone()?;
+            let Shapes { down, up, .. } = shapes;
+            Some(Profile { name: String::new(), description: String::new(), down, up })
+        })
+    }
+
     /// The links as the bound sees them; `None` where one of them is or was unshaped.
     pub fn paths(&self, first_request: Instant, mss_bytes: [f64; 2]) -> Option<Vec<Path>> {
         let history = self.history.lock().expect("nobody panics while holding the history");

@@ -360,6 +360,8 @@ async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
         let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
         describe(&mut start.servers.a, &ia);
         describe(&mut start.servers.b, &ib);
+        ends.senders = [&start.servers.a, &start.servers.b]
+            .map(|server| server.congestion_control.as_deref()?.parse().ok());
         let segments = listing::agree(args.files.as_deref(), ia.list.clone(), ib.list.clone())
             .map_err(|error| Failure::new("lists_differ", error))?;
         start.congestion_control = ia.congestion_control.clone();
@@ -367,7 +369,12 @@ async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
         let new = segments.iter().map(|segment| segment.name.as_str()).filter(|_| !args.resume);
         let store = Store::open(args.out.as_deref(), !args.no_verify, new)
             .map_err(|error| Failure::new("store", error))?;
-        let scheduler = Scheduler::new(&args.schedule, args.pipeline, vec![None; segments.len()]);
+        // Who splits by rates must know the sizes before the clock starts.
+        let sizes = match args.schedule {
+            Schedule::Rates { .. } => a.sizes(&segments, patience).await,
+            _ => vec![None; segments.len()],
+        };
+        let scheduler = Scheduler::new(&args.schedule, args.pipeline, sizes);
         let job = Arc::new(Job::new(segments, scheduler, store, log.clone(), patience));
         if args.resume {
             let found = job.clone();

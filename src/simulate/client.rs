@@ -75,7 +75,8 @@ fn clock(now_s: f64) -> Duration {
 impl<'a> Client<'a> {
     /// A client with an open connection to each server.
     pub fn new(schedule: &Schedule, pipeline: Pipeline, sizes: &'a [u64], rtt_s: [f64; 2]) -> Client<'a> {
-        let mut scheduler = Scheduler::new(schedule, pipeline, vec![None; sizes.len()]);
+        let told = |size: &u64| matches!(schedule, Schedule::Rates { .. }).then_some(*size);
+        let mut scheduler = Scheduler::new(schedule, pipeline, sizes.iter().map(told).collect());
         for link in LinkId::BOTH {
             scheduler.opened(link, Duration::ZERO, clock(rtt_s[link.index()]));
         }
