@@ -45,7 +45,11 @@ class Capture:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
             self.socket.bind((self.interface, ETH_P_ALL))
         while self.socket and select.select([self.socket], [], [], 0)[0]:
-            data, address = self.socket.recvfrom(2048)
+            try:
+                data, address = self.socket.recvfrom(2048)
+            except OSError:
+                # The device is not up yet, or it is gone.
+                break
             if address[2] == socket.PACKET_OUTGOING:
                 self.bytes += len(data)
         return self.bytes

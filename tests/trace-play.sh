@@ -28,7 +28,8 @@ play() {
         bash -c 'cut -d" " -f22 "/proc/$$/stat" >"$0"; sleep 21.5' "$WORK/$way.began" 2>&1 | tee "$WORK/$way.words"
     wait "$meter"
     wait
-    began=$(jq -n "$(cat "$WORK/$way.began") / $(getconf CLK_TCK)")
+    # Ticks are cut off, so that it was half of one later on average.
+    began=$(jq -n "($(cat "$WORK/$way.began") + 0.5) / $(getconf CLK_TCK)")
 }
 
 check() { # WAY COLUMN WHAT

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# A trace of 20 s on tbf alone, which every kernel has: each second by the ifb's bytes and by a capture
+# there; what waited through the outage leaves when it ends; the end of the trace is told.
+. "$(dirname "$0")/../lib.sh"
+. "$(dirname "$0")/../link-lib.sh"
+. "$(dirname "$0")/../trace-play.sh"
+
+play down netem twl-a-down /sys/class/net/twl-a-down/statistics/rx_bytes
+check down 1 "the ifb's bytes"
+check down 2 "a capture"
+grep -q 'the trace steps.txt is over after 20 s' "$WORK/down.words" || fail "its end is not told"
+if grep -q 'came .* late\|left out' "$WORK/down.words"; then fail "a step was late: $(cat "$WORK/down.words")"; fi
