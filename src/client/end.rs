@@ -116,10 +116,11 @@ fn predicted_ms(args: &Args, ends: &Ends, totals: &Totals) -> Option<f64> {
     let sizes: Vec<u64> = (0..job.segments.len()).map(size).collect::<Option<_>>()?;
     let congestion = ends.senders.map(|told| told.unwrap_or_else(simulate::kernels_choice));
     let air = links.air();
+    let schedule = args.schedule_of(job.segments.iter().map(|segment| segment.name.as_str()));
     let setup = simulate::Setup {
         profiles: &profiles,
         air: air.as_ref(),
-        schedule: &args.schedule,
+        schedule: &schedule,
         pipeline: args.pipeline,
         sizes: &sizes,
         congestion,

@@ -56,7 +56,7 @@ pub struct Args {
     /// The two servers, a and b: host or host:port (4455 where no port is given)
     #[arg(value_names = ["SERVER_A", "SERVER_B"], num_args = 2, required = true)]
     pub servers: Vec<String>,
-    /// adaptive (each link gets what lets both end together), greedy (whichever has room takes the next), ratio=NA:NB (NA files from server a, the next NB from server b, and so on), or rates=KBIT_A:KBIT_B (files dealt out so that both end together if they carry just that)
+    /// adaptive (each link gets what lets both end together), inorder (a film watched while it comes: what is due first comes first; see --segment-duration and --startup), greedy (whichever has room takes the next), ratio=NA:NB (NA files from server a, the next NB from server b, and so on), or rates=KBIT_A:KBIT_B (files dealt out so that both end together if they carry just that)
     #[arg(long, env = "TWINLINK_SCHEDULE", default_value = "adaptive")]
     pub schedule: Schedule,
     /// Requests in flight per connection: a number, or auto (ask for the next when what is still to come takes about one round trip)
@@ -128,6 +128,12 @@ fn playing_time(text: &str) -> Result<Delay, String> {
 }
 
 impl Args {
+    /// The schedule, told how the film of these files is cut and played.
+    pub fn schedule_of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Schedule {
+        let leading = names.into_iter().take_while(|name| !crate::qoe::is_media(name)).count();
+        self.schedule.clone().of_film(self.segment_duration.0, self.startup, leading)
+    }
+
     /// What the command line means with these servers and nothing else, whatever the environment says:
     /// what the runs of an experiment start from.
     ///
@@ -374,7 +380,8 @@ async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
             Schedule::Rates { .. } => a.sizes(&segments, patience).await,
             _ => vec![None; segments.len()],
         };
-        let scheduler = Scheduler::new(&args.schedule, args.pipeline, sizes);
+        let schedule = args.schedule_of(segments.iter().map(|segment| segment.name.as_str()));
+        let scheduler = Scheduler::new(&schedule, args.pipeline, sizes);
         let job = Arc::new(Job::new(segments, scheduler, store, log.clone(), patience));
         if args.resume {
             let found = job.clone();

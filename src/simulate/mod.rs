@@ -60,7 +60,7 @@ pub fn main(args: Args) -> Result<()> {
     let prediction = predict(&Setup {
         profiles: &asked.profiles,
         air: asked.air.as_ref(),
-        schedule: &args.client.schedule,
+        schedule: &args.client.schedule_of([]),
         pipeline: args.client.pipeline,
         sizes: &sizes,
         congestion: [congestion; 2],

@@ -73,6 +73,7 @@ fn any_setup() -> impl Strategy<Value = ([Option<Profile>; 2], Schedule, Pipelin
     let schedule = prop_oneof![
         Just(Schedule::Greedy),
         Just(Schedule::Adaptive),
+        Just("inorder".parse().unwrap()),
         (0u32..5, 1u32..5).prop_map(|(a, b)| Schedule::Ratio { a, b }),
         (1u32..5, 0u32..5).prop_map(|(a, b)| Schedule::Ratio { a, b }),
     ];

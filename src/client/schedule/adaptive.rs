@@ -25,13 +25,14 @@
 
 use std::time::Duration;
 
-use super::{Next, Part, Scheduler};
+use super::flow::Asked;
+use super::{Next, Part, Schedule, Scheduler};
 use crate::units::LinkId;
 
 /// How far ahead of running dry a link is asked, beside two round trips (s).
 const AHEAD_S: f64 = 0.15;
 /// The least that is asked for ahead while a link's rate is not known, bytes.
-const AHEAD_UNKNOWN: u64 = 256 * 1024;
+pub(super) const AHEAD_UNKNOWN: u64 = 256 * 1024;
 /// A part takes at least this long (s), within bounds in bytes.
 const LEAST_PART_S: f64 = 0.02;
 const LEAST_PART_BYTES: (f64, f64) = (8e3, 256e3);
@@ -43,10 +44,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// One link, as the rule sees it.
 #[derive(Clone, Copy, Debug)]
-struct View {
-    rate: f64,
+pub(super) struct View {
+    pub rate: f64,
     /// When it could begin with something new (s from now).
-    starts_s: f64,
+    pub starts_s: f64,
 }
 
 impl Scheduler {
@@ -65,9 +66,14 @@ impl Scheduler {
         if !flow.asked.is_empty() && !self.runs_low(link, now) {
             return Next::Wait(None);
         }
-        if let Some((part, own)) = self.pool.first(link) {
-            let Some(part) = self.sized(link, part, own, &views) else { return look_again };
-            return self.ask_for(link, part, own, now);
+        if let Some(part) = self.late_elsewhere(link, &views, now) {
+            return self.take_over(link, part, now);
+        }
+        if self.pool.first(link).is_some() {
+            let Some((place, most)) = self.pick_in_time(link, &views, now) else { return look_again };
+            return self
+                .sized(link, place, most, &views)
+                .map_or(look_again, |part| self.ask_for(link, place, part, now));
         }
         match self.worth_taking(link, &views, now) {
             Some(part) => self.take_over(link, part, now),
@@ -81,6 +87,8 @@ impl Scheduler {
         let coming = flow.coming(&self.sizes);
         match flow.rate(now) {
             Some(rate) => coming as f64 <= rate * (2.0 * flow.rtt.as_secs_f64() + AHEAD_S),
+            // What a slow link holds at the start of a film, all of it waits for.
+            None if matches!(self.plan, Schedule::Inorder(_)) => coming < AHEAD_UNKNOWN / 4,
             None => coming < AHEAD_UNKNOWN,
         }
     }
@@ -98,23 +106,24 @@ impl Scheduler {
         })
     }
 
-    /// What of the part that waits first `link` should ask for; `None` where it had better not.
-    fn sized(&self, link: LinkId, part: Part, own: bool, views: &[View; 2]) -> Option<Part> {
-        let mine = views[link.index()];
+    /// What of the part that waits at `place` `link` should ask for, of at most so many bytes; `None`
+    /// where it had better not.
+    fn sized(&self, link: LinkId, place: usize, most: Option<u64>, views: &[View; 2]) -> Option<Part> {
+        let (mine, (part, own)) = (views[link.index()], self.pool.get(link, place)?);
         let Some(end) = self.sizes.end(&part).filter(|_| self.flows[link.index()].ranges) else {
             return Some(part);
         };
         let rest = self.pool.bytes_for(link, &self.sizes);
         let (size, share) = (end.saturating_sub(part.from), share(link, views, rest));
-        let least = (mine.rate * LEAST_PART_S).clamp(LEAST_PART_BYTES.0, LEAST_PART_BYTES.1);
+        let least = least_part(mine.rate);
         if own {
             return Some(part);
         }
         // One of the two has at least half of the rest, so that one of them takes it.
-        if share < (least / 2.0).min(rest as f64 / 2.0) {
+        if most.is_none() && share < (least / 2.0).min(rest as f64 / 2.0) {
             return None;
         }
-        let most = (share / 2.0).max(least).min(size as f64) as u64;
+        let most = most.unwrap_or(size).min((share / 2.0).max(least) as u64).min(size);
         // A rest that is not worth a request of its own goes with it.
         if size as f64 - most as f64 <= least / 2.0 {
             return Some(part);
@@ -122,53 +131,62 @@ impl Scheduler {
         Some(Part { to: Some(part.from + most), ..part })
     }
 
-    /// Takes `wanted` off the front of what waits.
-    fn ask_for(&mut self, link: LinkId, wanted: Part, own: bool, now: Duration) -> Next {
-        let Some((whole, _)) = self.pool.take(link, &self.sizes) else { return Next::Wait(None) };
+    /// Takes `wanted` off the front of what waits at `place`.
+    fn ask_for(&mut self, link: LinkId, place: usize, wanted: Part, now: Duration) -> Next {
+        let Some((whole, own)) = self.pool.take(link, place, &self.sizes) else { return Next::Wait(None) };
         if let Some(to) = wanted.to.filter(|_| wanted.to != whole.to) {
-            self.pool.push_front(Part { from: to, ..whole }, own.then_some(link), &self.sizes);
+            self.pool.put_back(Part { from: to, ..whole }, own.then_some(link), &self.sizes);
         }
         self.ask(link, wanted, own, now)
     }
 
     /// The end of the other link's last part, where both are done earlier if `link` fetches it.
     fn worth_taking(&self, link: LinkId, views: &[View; 2], now: Duration) -> Option<Part> {
-        let (mine, other) = (views[link.index()], views[link.other().index()]);
-        let (flow, theirs) = (&self.flows[link.index()], &self.flows[link.other().index()]);
+        let theirs = &self.flows[link.other().index()];
         let last = theirs.asked.iter().rev().find(|asked| asked.wanted(&self.sizes) > 0)?;
-        let end = self.sizes.end(&last.part)?;
-        if last.own || !flow.ranges || flow.dead {
-            return None;
-        }
         // Of a link that has hardly begun it is not known that it is slow; if it is silent, it stalls.
         theirs.rate(now)?;
-        let owed = theirs.wanted(&self.sizes) as f64;
+        self.end_of(link, last, theirs.wanted(&self.sizes), views)
+    }
+
+    /// The end of a part that the other link was asked for and of which `owed` bytes with those before
+    /// them are to come, where that is all here earlier if `link` fetches the end.
+    pub(super) fn end_of(&self, link: LinkId, part: &Asked, owed: u64, views: &[View; 2]) -> Option<Part> {
+        let (mine, other) = (views[link.index()], views[link.other().index()]);
+        let (flow, owed) = (&self.flows[link.index()], owed as f64);
+        let (end, most) = (self.sizes.end(&part.part)?, part.wanted(&self.sizes));
+        if part.own || !flow.ranges || flow.dead || most == 0 {
+            return None;
+        }
         let alone_s = owed / other.rate.max(1.0);
         let shared_s = (owed + mine.rate * mine.starts_s) / (mine.rate + other.rate);
         if alone_s - shared_s < LEAST_GAIN_S.max(LEAST_GAIN_SHARE * alone_s) {
             return None;
         }
-        let most = last.wanted(&self.sizes);
-        let least = (mine.rate * LEAST_PART_S).clamp(LEAST_PART_BYTES.0, LEAST_PART_BYTES.1) as u64;
+        let least = least_part(mine.rate) as u64;
         let wanted = ((mine.rate * (shared_s - mine.starts_s)) as u64).max(least);
         let taken = if wanted + least >= most { most } else { wanted };
-        Some(Part { from: end - taken, ..last.part })
+        Some(Part { from: end - taken, ..part.part })
     }
 
     /// Asks `link` for the end of what the other link was asked for.
     fn take_over(&mut self, link: LinkId, part: Part, now: Duration) -> Next {
-        let sizes = &self.sizes;
         let theirs = &mut self.flows[link.other().index()].asked;
-        let last = theirs.iter_mut().rev().find(|asked| asked.wanted(sizes) > 0);
-        if let Some(last) = last {
-            last.part.to = Some(part.from);
+        let same = |asked: &&mut Asked| asked.part.segment == part.segment && asked.part.to == part.to;
+        if let Some(asked) = theirs.iter_mut().rev().find(same) {
+            asked.part.to = Some(part.from);
         }
         self.ask(link, part, false, now)
     }
 }
 
+/// The least that a link of this rate is asked for (bytes/s, bytes).
+pub(super) fn least_part(rate: f64) -> f64 {
+    (rate * LEAST_PART_S).clamp(LEAST_PART_BYTES.0, LEAST_PART_BYTES.1)
+}
+
 /// How many of `rest` bytes `link` brings by the time in which both together have brought them all.
-fn share(link: LinkId, views: &[View; 2], rest: u64) -> f64 {
+pub(super) fn share(link: LinkId, views: &[View; 2], rest: u64) -> f64 {
     let (mine, other) = (views[link.index()], views[link.other().index()]);
     let rest = rest as f64;
     if other.rate <= 0.0 {

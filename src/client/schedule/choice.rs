@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
+use super::inorder::Film;
 use super::{rates, ratio};
 use crate::units::LinkId;
 
@@ -17,6 +19,8 @@ pub enum Schedule {
     Greedy,
     /// Each link gets what lets both finish at the same moment, by what they carry now.
     Adaptive,
+    /// The same for a film that is watched while it comes: what is due first comes first.
+    Inorder(Film),
 }
 
 impl Schedule {
@@ -29,7 +33,19 @@ impl Schedule {
             Schedule::Rates { a_kbit, b_kbit } => {
                 rates::owners(a_kbit, b_kbit, sizes).into_iter().map(Some).collect()
             }
-            Schedule::Greedy | Schedule::Adaptive => vec![None; sizes.len()],
+            Schedule::Greedy | Schedule::Adaptive | Schedule::Inorder(_) => vec![None; sizes.len()],
+        }
+    }
+
+    /// The same for a film whose segments play so long each, whose player waits for `startup` of them,
+    /// and whose first `leading` files carry no film.
+    pub fn of_film(self, segment: Duration, startup: u64, leading: usize) -> Schedule {
+        match self {
+            Schedule::Inorder(_) => {
+                let startup = usize::try_from(startup).unwrap_or(usize::MAX / 2);
+                Schedule::Inorder(Film { segment, startup: startup.min(usize::MAX / 2), leading })
+            }
+            other => other,
         }
     }
 }
@@ -40,6 +56,7 @@ impl FromStr for Schedule {
         match s {
             "greedy" => return Ok(Schedule::Greedy),
             "adaptive" => return Ok(Schedule::Adaptive),
+            "inorder" => return Ok(Schedule::Inorder(Film::default())),
             _ => {}
         }
         let pair = |text: &str, expected: &str| {
@@ -63,8 +80,8 @@ impl FromStr for Schedule {
             return Ok(Schedule::Rates { a_kbit, b_kbit });
         }
         Err(format!(
-            "\"{s}\" is not a schedule: write adaptive, greedy, ratio=NA:NB (as in ratio=1:4), or \
-             rates=KBIT_A:KBIT_B"
+            "\"{s}\" is not a schedule: write adaptive, inorder, greedy, ratio=NA:NB (as in ratio=1:4), \
+             or rates=KBIT_A:KBIT_B"
         ))
     }
 }
@@ -76,6 +93,7 @@ impl fmt::Display for Schedule {
             Schedule::Rates { a_kbit, b_kbit } => write!(f, "rates={a_kbit}:{b_kbit}"),
             Schedule::Greedy => f.write_str("greedy"),
             Schedule::Adaptive => f.write_str("adaptive"),
+            Schedule::Inorder(_) => f.write_str("inorder"),
         }
     }
 }
@@ -117,7 +135,7 @@ mod tests {
         assert_eq!("ratio=1:4".parse(), Ok(Schedule::Ratio { a: 1, b: 4 }));
         assert_eq!("ratio=1:0".parse(), Ok(Schedule::Ratio { a: 1, b: 0 }));
         assert_eq!("ratio=0:1".parse(), Ok(Schedule::Ratio { a: 0, b: 1 }));
-        for name in ["greedy", "adaptive", "ratio=3:1", "rates=50000:8000"] {
+        for name in ["greedy", "adaptive", "inorder", "ratio=3:1", "rates=50000:8000"] {
             assert_eq!(name.parse::<Schedule>().unwrap().to_string(), name);
         }
         for bad in [

@@ -15,6 +15,7 @@ mod adaptive;
 mod choice;
 mod flow;
 mod goodput;
+mod inorder;
 mod pace;
 mod pool;
 mod ranges;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use crate::units::LinkId;
 pub use choice::{Pipeline, Schedule};
 use flow::Flow;
+use inorder::Player;
 use pool::{Pool, Sizes};
 pub use ranges::Ranges;
 
@@ -91,6 +93,7 @@ pub struct Scheduler {
     sizes: Sizes,
     pool: Pool,
     flows: [Flow; 2],
+    player: Player,
     /// What has come of segments that are not complete.
     open: HashMap<usize, Ranges>,
     complete: Vec<bool>,
@@ -115,6 +118,7 @@ impl Scheduler {
             sizes,
             pool,
             flows: Default::default(),
+            player: Player::default(),
             open: HashMap::new(),
             complete: vec![false; segments],
             completed: 0,
@@ -164,7 +168,7 @@ impl Scheduler {
             return Next::Wait(None);
         }
         self.prune(link);
-        match self.pool.take(link, &self.sizes) {
+        match self.pool.take(link, 0, &self.sizes) {
             Some((part, own)) => self.ask(link, part, own, now),
             None => Next::Wait(None),
         }
@@ -178,7 +182,7 @@ impl Scheduler {
             if !come && !self.complete[part.segment] {
                 return;
             }
-            self.pool.take(link, &self.sizes);
+            self.pool.take(link, 0, &self.sizes);
         }
     }
 
@@ -246,7 +250,7 @@ impl Scheduler {
         }
     }
 
-    /// Puts what is missing of a request back, first of all that waits.
+    /// Puts what is missing of a request back.
     fn put_back(&mut self, link: LinkId, asked: &flow::Asked) {
         let Part { segment, from, to } = asked.part;
         if asked.void || self.complete[segment] {
@@ -257,7 +261,7 @@ impl Scheduler {
         let owner = asked.own.then_some(link);
         for (from, to) in have.gaps(from, to.or(self.sizes.of(segment))).into_iter().rev() {
             let to = to.filter(|&to| Some(to) != self.sizes.of(segment));
-            self.pool.push_front(Part { segment, from, to }, owner, &self.sizes);
+            self.pool.put_back(Part { segment, from, to }, owner, &self.sizes);
         }
     }
 
@@ -306,7 +310,7 @@ impl Scheduler {
             };
             for (from, to) in have.gaps(0, Some(size)).into_iter().rev() {
                 let to = to.filter(|&to| to != size);
-                self.pool.push_front(Part { segment, from, to }, self.owners[segment], &self.sizes);
+                self.pool.put_back(Part { segment, from, to }, self.owners[segment], &self.sizes);
             }
             self.open.insert(segment, have);
         }
@@ -321,7 +325,7 @@ impl Scheduler {
         for asked in self.flows.iter_mut().flat_map(|flow| &mut flow.asked) {
             asked.void |= asked.part.segment == segment;
         }
-        self.pool.push_front(Part::whole(segment), only, &self.sizes);
+        self.pool.put_back(Part::whole(segment), only, &self.sizes);
     }
 
     /// What has come of the segment that is being answered on `link` is of no use, and the answer
@@ -393,8 +397,9 @@ impl Scheduler {
         self.sizes.of(segment)
     }
 
+    /// Whether it goes by rates, and may ask for parts of files.
     fn is_adaptive(&self) -> bool {
-        matches!(self.plan, Schedule::Adaptive)
+        matches!(self.plan, Schedule::Adaptive | Schedule::Inorder(_))
     }
 
     fn is_done(&self) -> bool {

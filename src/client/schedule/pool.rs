@@ -63,6 +63,7 @@ impl Sizes {
 /// Parts that wait to be asked for: such as either link may take, and such as are one link's own.
 #[derive(Clone, Debug, Default)]
 pub struct Pool {
+    /// In the order of the list.
     shared: VecDeque<Part>,
     own: [VecDeque<Part>; 2],
     /// Bytes of the shared parts whose ends are known, and how many have none.
@@ -82,29 +83,43 @@ impl Pool {
         }
     }
 
-    /// Puts a part first.
-    pub fn push_front(&mut self, part: Part, owner: Option<LinkId>, sizes: &Sizes) {
+    /// Puts a part back: first of one link's own, and else where it stands in the list.
+    pub fn put_back(&mut self, part: Part, owner: Option<LinkId>, sizes: &Sizes) {
         match owner {
             Some(link) => self.own[link.index()].push_front(part),
             None => {
                 self.count(&part, sizes, true);
-                self.shared.push_front(part);
+                let order = |part: &Part| (part.segment, part.from);
+                let place = self.shared.partition_point(|other| order(other) < order(&part));
+                self.shared.insert(place, part);
             }
         }
     }
 
-    /// What `link` would take next, and whether only it may.
-    pub fn first(&self, link: LinkId) -> Option<(Part, bool)> {
-        let own = self.own[link.index()].front().map(|part| (*part, true));
-        own.or_else(|| self.shared.front().map(|part| (*part, false)))
+    /// What waits for `link`, by its place, and whether only it may take it: its own first.
+    pub fn get(&self, link: LinkId, place: usize) -> Option<(Part, bool)> {
+        let own = &self.own[link.index()];
+        let shared = || self.shared.get(place - own.len()).map(|part| (*part, false));
+        own.get(place).map(|part| (*part, true)).or_else(shared)
     }
 
-    /// Takes the part that [`Pool::first`] named.
-    pub fn take(&mut self, link: LinkId, sizes: &Sizes) -> Option<(Part, bool)> {
-        if let Some(part) = self.own[link.index()].pop_front() {
+    /// What waits for `link` first.
+    pub fn first(&self, link: LinkId) -> Option<(Part, bool)> {
+        self.get(link, 0)
+    }
+
+    /// What either link may take, in the order of the list.
+    pub fn shared(&self) -> impl Iterator<Item = &Part> {
+        self.shared.iter()
+    }
+
+    /// Takes the part that [`Pool::get`] named.
+    pub fn take(&mut self, link: LinkId, place: usize, sizes: &Sizes) -> Option<(Part, bool)> {
+        let own = &mut self.own[link.index()];
+        if let Some(part) = own.remove(place) {
             return Some((part, true));
         }
-        let part = self.shared.pop_front()?;
+        let part = self.shared.remove(place - own.len())?;
         self.count(&part, sizes, false);
         Some((part, false))
     }
