@@ -25,6 +25,7 @@ pub use window::Control;
 
 /// The client's options, and those of a simulation. Servers are not taken.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 #[command(mut_arg("servers", |servers| servers.required(false).hide(true)))]
 pub struct Args {
     #[command(flatten)]
