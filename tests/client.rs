@@ -48,7 +48,7 @@ fn assert_same_files(data: &Path, out: &Path) {
 #[test]
 fn all_files_arrive_by_every_schedule_and_depth() {
     let pair = pair(40, "20KB");
-    for schedule in ["adaptive", "greedy", "ratio=1:2", "ratio=5:1", "ratio=1:0", "ratio=0:1"] {
+    for schedule in ["adaptive", "inorder", "greedy", "ratio=1:2", "ratio=5:1", "ratio=1:0", "ratio=0:1"] {
         for pipeline in ["auto", "1", "8"] {
             let out = tempfile::tempdir().unwrap();
             let dir = out.path().join("new/folder");

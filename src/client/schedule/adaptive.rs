@@ -13,7 +13,7 @@
 //! - *Taking over*: when nothing is left to ask for, a link that runs dry takes the end of the part
 //!   that the other finishes last, in proportion to both rates, if that ends the run earlier by more
 //!   than 30 ms and a tenth of what is left. The other's answer cannot be shortened: what of it comes
-//!   twice is waste, and the first copy counts.
+//!   twice is waste, and the first copy counts. [Waste](super::waste) is limited to 2 %.
 //! - *Dropping*: a connection that owes nothing of use for longer than three round trips + 50 ms is
 //!   closed when there is work.
 //!
@@ -146,12 +146,19 @@ impl Scheduler {
         let last = theirs.asked.iter().rev().find(|asked| asked.wanted(&self.sizes) > 0)?;
         // Of a link that has hardly begun it is not known that it is slow; if it is silent, it stalls.
         theirs.rate(now)?;
-        self.end_of(link, last, theirs.wanted(&self.sizes), views)
+        self.end_of(link, last, theirs.wanted(&self.sizes), views, now)
     }
 
     /// The end of a part that the other link was asked for and of which `owed` bytes with those before
     /// them are to come, where that is all here earlier if `link` fetches the end.
-    pub(super) fn end_of(&self, link: LinkId, part: &Asked, owed: u64, views: &[View; 2]) -> Option<Part> {
+    pub(super) fn end_of(
+        &self,
+        link: LinkId,
+        part: &Asked,
+        owed: u64,
+        views: &[View; 2],
+        now: Duration,
+    ) -> Option<Part> {
         let (mine, other) = (views[link.index()], views[link.other().index()]);
         let (flow, owed) = (&self.flows[link.index()], owed as f64);
         let (end, most) = (self.sizes.end(&part.part)?, part.wanted(&self.sizes));
@@ -160,19 +167,28 @@ impl Scheduler {
         }
         let alone_s = owed / other.rate.max(1.0);
         let shared_s = (owed + mine.rate * mine.starts_s) / (mine.rate + other.rate);
-        if alone_s - shared_s < LEAST_GAIN_S.max(LEAST_GAIN_SHARE * alone_s) {
+        let gain_s = alone_s - shared_s;
+        if gain_s < LEAST_GAIN_S.max(LEAST_GAIN_SHARE * alone_s) {
             return None;
         }
         let least = least_part(mine.rate) as u64;
         let wanted = ((mine.rate * (shared_s - mine.starts_s)) as u64).max(least);
         let taken = if wanted + least >= most { most } else { wanted };
+        let allowed = self.most_at_risk(link.other(), views, gain_s, now).unwrap_or(taken);
+        let taken = taken.min(allowed);
+        if taken < least.min(most) {
+            return None;
+        }
         Some(Part { from: end - taken, ..part.part })
     }
 
     /// Asks `link` for the end of what the other link was asked for.
     fn take_over(&mut self, link: LinkId, part: Part, now: Duration) -> Next {
-        let theirs = &mut self.flows[link.other().index()].asked;
-        let same = |asked: &&mut Asked| asked.part.segment == part.segment && asked.part.to == part.to;
+        let (sizes, theirs) = (&self.sizes, &mut self.flows[link.other().index()].asked);
+        // What was taken over whole before is empty, and may end where another part does.
+        let same = |asked: &&mut Asked| {
+            (asked.part.segment, asked.part.to) == (part.segment, part.to) && asked.wanted(sizes) > 0
+        };
         if let Some(asked) = theirs.iter_mut().rev().find(same) {
             asked.part.to = Some(part.from);
         }

@@ -12,7 +12,7 @@ use super::pool::Sizes;
 /// A bound on what `auto` asks for ahead, whatever it computes.
 const DEEPEST_AUTO: usize = 64;
 /// How long a silent link may be silent before it counts as stalled, at least.
-const LEAST_STALL: Duration = Duration::from_secs(1);
+pub const LEAST_STALL: Duration = Duration::from_secs(1);
 
 /// A request on its way, or being answered.
 #[derive(Clone, Debug)]

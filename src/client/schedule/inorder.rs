@@ -139,7 +139,7 @@ impl Scheduler {
                 return None;
             }
             let late = now_s + owed as f64 / rate > due_s;
-            if let Some(part) = late.then(|| self.end_of(link, asked, owed, views)).flatten() {
+            if let Some(part) = late.then(|| self.end_of(link, asked, owed, views, now)).flatten() {
                 return Some(part);
             }
             before += asked.coming(&self.sizes);

@@ -23,6 +23,7 @@ mod rates;
 mod ratio;
 #[cfg(test)]
 mod tests;
+mod waste;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -94,6 +95,8 @@ pub struct Scheduler {
     pool: Pool,
     flows: [Flow; 2],
     player: Player,
+    /// Bytes that came although they were there, or came in vain.
+    wasted: u64,
     /// What has come of segments that are not complete.
     open: HashMap<usize, Ranges>,
     complete: Vec<bool>,
@@ -119,6 +122,7 @@ impl Scheduler {
             pool,
             flows: Default::default(),
             player: Player::default(),
+            wasted: 0,
             open: HashMap::new(),
             complete: vec![false; segments],
             completed: 0,
@@ -156,6 +160,9 @@ impl Scheduler {
         }
         let flow = &self.flows[link.index()];
         debug_assert!(!flow.dead, "a dead link asks for nothing");
+        if self.is_adaptive() && self.wastes_too_much(link, now) {
+            return Next::Drop;
+        }
         if !flow.has_room(self.pipeline) {
             return Next::Wait(None);
         }
@@ -219,12 +226,14 @@ impl Scheduler {
         let at = asked.at;
         if asked.void || self.complete[asked.part.segment] {
             asked.at += bytes;
+            self.wasted += if asked.void { 0 } else { bytes };
             return Claim { at, stale: bytes, fresh: 0 };
         }
         let have = self.open.entry(asked.part.segment).or_default();
         let (stale, fresh) = have.split(at, bytes);
         have.insert(at + stale, at + stale + fresh);
         asked.at += stale + fresh;
+        self.wasted += stale;
         Claim { at, stale, fresh }
     }
 
@@ -332,6 +341,8 @@ impl Scheduler {
     /// brings all of it anew.
     pub fn begins_anew(&mut self, link: LinkId) {
         let Some(segment) = self.flow(link).asked.front().map(|asked| asked.part.segment) else { return };
+        let had = self.open.get(&segment).into_iter().flat_map(|have| have.iter());
+        self.wasted += had.map(|(from, to)| to - from).sum::<u64>();
         self.restart(segment, None);
         self.pool.retain(|part| part.segment != segment, &self.sizes);
         if let Some(asked) = self.flow(link).asked.front_mut() {

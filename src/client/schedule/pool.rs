@@ -44,6 +44,11 @@ impl Sizes {
         }
     }
 
+    /// The sum of those that are known.
+    pub fn known_bytes(&self) -> u64 {
+        self.known_bytes
+    }
+
     /// Where a part ends, if that is known.
     pub fn end(&self, part: &Part) -> Option<u64> {
         part.to.or(self.of(part.segment))
