@@ -50,7 +50,7 @@ impl Scheduler {
     /// sends files whole cannot be made to send less.
     pub(super) fn wastes_too_much(&self, link: LinkId, now: Duration) -> bool {
         let flow = &self.flows[link.index()];
-        let Some(first) = flow.asked.front().filter(|asked| asked.answering && flow.ranges) else {
+        let Some(first) = flow.asked.front().filter(|_| flow.ranges) else {
             return false;
         };
         let have = self.open.get(&first.part.segment).map_or(0, |have| have.covered_from(first.at));
