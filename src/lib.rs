@@ -5,8 +5,8 @@
 //! - [`cli`]: the command line; hands over to one role.
 //! - Roles: [`server`] answers, [`client`] fetches over two links, [`segments`] makes sample files,
 //!   [`doctor`] says what this host can do. Client and server know nothing of each other; [`sweep`]
-//!   has the client do an experiment's runs ([`init`] writes one to start from); [`report`] makes
-//!   a verdict of logs and knows neither.
+//!   has the client do an experiment's runs ([`init`] writes one to start from); [`simulate`] plays the
+//!   client's scheduler over modelled links; [`report`] makes a verdict of logs and knows none of them.
 //! - What the roles share: [`link`] shapes packets, [`record`] is the log, [`results`] the folders that
 //!   it stands in, [`bound`] is what physics allows, [`qoe`] what a viewer would have met.
 //! - [`tcp`] is what the kernel says of a socket, [`sender`] how a server tells it to its client.

@@ -277,8 +277,12 @@ impl Shaper {
                 }
                 Err(error) if self.choice == Choice::Netem => return Err(error),
                 Err(error) => {
-                    let userspace =
-                        self.decide_userspace(wanted, "no netem in this kernel (module sch_netem)");
+                    let why = if wanted.iter().any(|w| netem::check_trace(&w.profile).is_err()) {
+                        "tbf cannot follow the steps of a trace"
+                    } else {
+                        "no netem in this kernel (module sch_netem)"
+                    };
+                    let userspace = self.decide_userspace(wanted, why);
                     return userspace.with_context(|| format!("{error:#}"));
                 }
             }
