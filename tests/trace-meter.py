@@ -17,6 +17,9 @@ import time
 FRAME = 1514
 ETH_P_ALL = 3
 
+# What may pass in a second of outage.
+OUTAGE_MBIT = float(os.environ.get("OUTAGE_MBIT", 0.065))
+
 
 def now():
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -86,8 +89,8 @@ def compare(path, began, trace, column):
         expected = [rate for since, rate in plan if since <= second][-1]
         bits = [at(rows, began + second + end, column) * 8 for end in (0, 1)]
         found = (bits[1] - bits[0]) / 1e6
-        # In an outage the bucket of a packet, and one on the way, may still pass.
-        off = found > 0.05 if expected == 0 else abs(found / expected - 1) > 0.05
+        # In an outage the bucket of two packets may still pass, and what had left it just before.
+        off = found > OUTAGE_MBIT if expected == 0 else abs(found / expected - 1) > 0.05
         wrong += off
         print(f"second {second}: {found:.3f} Mbit/s, {expected:g} by the trace{', WRONG' if off else ''}")
     if wrong:
