@@ -26,12 +26,25 @@ done
 END
 of_iperf3() { jq '.end.sum_received.bits_per_second / 1e6' "$WORK/iperf3-$1-$2"; }
 of_probe() { jq --arg l "$1" --arg d "$2" '.[] | select(.link == $l and .direction == $d) | .goodput_kbit / 1e3' "$WORK/probe"; }
+agree() { # whether all of it is within 3 %
+    local each way
+    for each in a b; do
+        for way in down up; do
+            jq -en "$(of_probe "$each" "$way") / $(of_iperf3 "$each" "$way") | . > 0.97 and . < 1.03" >/dev/null || return 1
+        done
+    done
+}
 
 for pair in "rate-80 rate-20" "dsl cable"; do
     read -r a b <<<"$pair"
     echo "== $a and $b"
-    link hold --link-a "$a" --link-b "$b" -- bash "$WORK/iperf3.sh" 2>/dev/null
-    link probe --json --link-a "$a" --link-b "$b" >"$WORK/probe"
+    # Both are measurements, and a machine that is held up shows in either: what is off is repeated, twice.
+    for _ in 1 2 3; do
+        link hold --link-a "$a" --link-b "$b" -- bash "$WORK/iperf3.sh" 2>/dev/null
+        link probe --json --link-a "$a" --link-b "$b" >"$WORK/probe"
+        ! agree || break
+        echo "not within 3 %: measured again"
+    done
     expect "directions that are what their profiles say" "$(jq '[.[] | select(.ok)] | length' "$WORK/probe")" -eq 4
     for each in a b; do
         for way in down up; do

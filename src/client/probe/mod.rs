@@ -337,7 +337,7 @@ fn judge(trips: &RoundTrips, rows: Option<&(Row, Option<Row>)>, found: Option<&F
             let from = if rate_kbit > found.shaper_kbit { "payload" } else { "shaper" };
             rate_from = rate_kbit.map(|_| from.to_string());
             if rate_kbit.is_none() {
-                notes.push("what is lost kept TCP from filling the link, so its rate is not known".into());
+                notes.push("TCP did not keep this lossy link busy, so its rate is not known".into());
             }
         }
         None if found.is_some() => notes.push("the profile was changed during the measurement".into()),
