@@ -1,6 +1,9 @@
-# Sourced by the tests that play a trace on a backend, after link-lib.sh: 20 s in ten steps with an
+# Sourced by the tests that play a trace on a backend, in place of lib.sh and link-lib.sh: 20 s in ten steps with an
 # outage, while more is offered than they take; each second by kernel bytes and by a capture.
 # shellcheck shell=bash
+
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/link-lib.sh"
 
 i=0
 for mbit in 8 4 12 2 0 6 10 3 5 8; do

@@ -3,34 +3,11 @@
 # the tree that belongs to uid 1000: the results, whose they are, what the containers print, a
 # second run with other settings and a profile that the image never saw, the variant that opens
 # the servers to this host, and that nothing is left behind.
-. "$(dirname "$0")/../lib.sh"
-needs_root
-have docker || cannot_run "there is no docker"
+. "$(dirname "$0")/../compose-lib.sh"
 
-DOCKER_CONFIG=$("$ROOT/tests/setup/compose.sh")
-export DOCKER_CONFIG
-"$ROOT/tests/setup/images.sh"
-
-# The copy holds what a commit of the present state would.
-tree=$WORK/tree
-mkdir "$tree"
-cd "$ROOT"
-git ls-files -z --cached --others --exclude-standard |
-    while IFS= read -r -d '' file; do
-        [ ! -e "$file" ] || cp --parents -p "$file" "$tree"
-    done
-chown -R 1000:1000 "$tree"
-chmod 755 "$WORK"
-cd "$tree"
-
-# Names of its own, so that a lab already running on this machine is left alone.
-project=twinlink-test-$$
-export TWINLINK_IMAGE=$project
 # Port 0 lets the kernel pick one that is free.
 export TWINLINK_PORT_A=0 TWINLINK_PORT_B=0
-compose() { docker compose --ansi never --progress plain -p "$project" "$@"; }
 open() { compose -f compose.yaml -f compose/open.yaml "$@"; }
-at_exit "docker image rm -f $project >/dev/null 2>&1 || true"
 at_exit "open down -v --remove-orphans --timeout 5 >/dev/null 2>&1"
 
 up() { # NAME: one run, with its output kept

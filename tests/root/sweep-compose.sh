@@ -2,31 +2,7 @@
 # The quick course sweep as a newcomer types it, in a fresh copy of the tree that belongs to uid 1000:
 # `docker compose run --rm client sweep experiments/course-quick.toml`. Its cells, its records, whose
 # the results are, that each line printed is JSON, and that nothing is left behind.
-. "$(dirname "$0")/../lib.sh"
-needs_root
-have docker || cannot_run "there is no docker"
-
-DOCKER_CONFIG=$("$ROOT/tests/setup/compose.sh")
-export DOCKER_CONFIG
-"$ROOT/tests/setup/images.sh"
-
-# The copy holds what a commit of the present state would.
-tree=$WORK/tree
-mkdir "$tree"
-cd "$ROOT"
-git ls-files -z --cached --others --exclude-standard |
-    while IFS= read -r -d '' file; do
-        [ ! -e "$file" ] || cp --parents -p "$file" "$tree"
-    done
-chown -R 1000:1000 "$tree"
-chmod 755 "$WORK"
-cd "$tree"
-
-# Names of its own, so that a lab already running on this machine is left alone.
-project=twinlink-sweep-$$
-export TWINLINK_IMAGE=$project
-compose() { docker compose --ansi never --progress plain -p "$project" "$@" </dev/null; }
-at_exit "docker image rm -f $project >/dev/null 2>&1 || true"
+. "$(dirname "$0")/../compose-lib.sh"
 at_exit "compose down -v --remove-orphans --timeout 5 >/dev/null 2>&1"
 
 # What the image is made of is for the test of compose to look at; its layers are in the cache then.

@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
 # A trace of 20 s on the netem backend: each second carries what the trace says, by the ifb's bytes and
 # by a capture there; packets that waited through the outage leave when it ends; its end is told.
-. "$(dirname "$0")/../lib.sh"
-. "$(dirname "$0")/../link-lib.sh"
 . "$(dirname "$0")/../trace-play.sh"
 
 modprobe sch_netem 2>/dev/null || true
