@@ -135,6 +135,7 @@ pub async fn run(
     log: Arc<Log>,
     shutdown: impl Future<Output = &'static str>,
 ) -> Result<()> {
+    let wall_clock = log.wall_clock();
     let (journal, written) = Journal::start(log);
     journal.write(Event::ServeStart(ServeStart {
         version: env!("CARGO_PKG_VERSION").to_string(),
@@ -142,7 +143,7 @@ pub async fn run(
         data: table.folder().display().to_string(),
         files: table.entries().len() as u64,
         bytes: table.bytes(),
-        wall_clock: record::wall_clock(),
+        wall_clock,
     }));
     let finish = limits.finish;
     let (stop, stopping) = watched::channel(false);

@@ -53,7 +53,7 @@ pub async fn all(args: &Args, experiment: &Experiment, folder: &Folder) -> Resul
     let complete: Vec<Cell> = order.into_iter().filter(|cell| folder.done.complete.contains(cell)).collect();
     let skipped = complete.len() as u64;
     let cells = experiment.cells();
-    log.write(Event::SweepStart(Box::new(start(args, experiment, skipped))))?;
+    log.write(Event::SweepStart(Box::new(start(&log, args, experiment, skipped))))?;
     let mut sweep = Sweep {
         args,
         experiment,
@@ -75,7 +75,7 @@ pub async fn all(args: &Args, experiment: &Experiment, folder: &Folder) -> Resul
     sweep.close(cells, interrupted)
 }
 
-fn start(args: &Args, experiment: &Experiment, skipped: u64) -> SweepStart {
+fn start(log: &Log, args: &Args, experiment: &Experiment, skipped: u64) -> SweepStart {
     SweepStart {
         version: env!("CARGO_PKG_VERSION").into(),
         experiment: experiment.name.clone(),
@@ -87,7 +87,7 @@ fn start(args: &Args, experiment: &Experiment, skipped: u64) -> SweepStart {
         cells: experiment.cells(),
         repetitions: experiment.repetitions,
         skipped,
-        wall_clock: record::wall_clock(),
+        wall_clock: log.wall_clock(),
     }
 }
 
