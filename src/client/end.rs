@@ -107,11 +107,11 @@ fn run_end(args: &Args, ends: &Ends, totals: &Totals, outcome: &Result<(), Failu
     end
 }
 
-/// What a simulation of the same run says, with the links as they were when it began; `None` where a
-/// link has no rate.
+/// What a simulation of the same run says, with the links as they were when it began and each change as
+/// it came; `None` where a link has no rate.
 fn predicted_ms(args: &Args, ends: &Ends, totals: &Totals) -> Option<f64> {
     let (job, links) = (ends.job.as_ref()?, ends.links.as_ref()?);
-    let profiles = links.profiles_at(totals.first_request?);
+    let (profiles, changes) = links.profiles_from(totals.first_request?);
     let size = |segment| job.schedule(|scheduler, _| scheduler.size(segment));
     let sizes: Vec<u64> = (0..job.segments.len()).map(size).collect::<Option<_>>()?;
     let congestion = ends.senders.map(|told| told.unwrap_or_else(simulate::kernels_choice));
@@ -120,6 +120,7 @@ fn predicted_ms(args: &Args, ends: &Ends, totals: &Totals) -> Option<f64> {
     let setup = simulate::Setup {
         profiles: &profiles,
         air: air.as_ref(),
+        changes: &changes,
         schedule: &schedule,
         pipeline: args.pipeline,
         sizes: &sizes,

@@ -10,14 +10,15 @@ use anyhow::{Context, Result};
 
 use super::Asked;
 use crate::bound::{self, Capacity, Course, Path};
-use crate::link::control::Row;
+use crate::link::control::{Request, Row};
 use crate::link::nfqueue::Busy;
 use crate::link::profile::{Loss, Profile, Shape};
 use crate::link::replay::Stepped;
 use crate::link::scenario::Scenario;
+use crate::link::script::{Change, To};
 use crate::link::{Applied, Choice, Counters, Shaper, Wanted};
 use crate::record::{self, Airtime, Event, Fault, Log};
-use crate::units::{Direction, LinkId};
+use crate::units::{Delay, Direction, LinkId};
 
 pub struct Links {
     shaper: Mutex<Shaper>,
@@ -61,6 +62,16 @@ struct Shapes {
 }
 
 impl Shapes {
+    fn both(&self) -> [&Shape; 2] {
+        [&self.down, &self.up]
+    }
+
+    /// As a profile that nobody has named.
+    fn profile(&self) -> Profile {
+        let (down, up) = (self.down.clone(), self.up.clone());
+        Profile { name: String::new(), description: String::new(), down, up }
+    }
+
     /// The payload that can come down over time, in bytes per second.
     fn course(&self, payload_share: f64) -> Course {
         let trace = self.down.trace.as_ref().filter(|_| self.played);
@@ -249,6 +260,16 @@ impl Links {
         self.shaper().clear().context("cannot take the shaping away")
     }
 
+    /// Does what a command asks over the control socket, and tells what is in force then.
+    pub fn act(&self, request: Request) -> Result<Vec<Row>> {
+        match request {
+            Request::Set { link, profile } => drop(self.change(link, *profile)?),
+            Request::Show => {}
+            Request::Clear { link } => self.clear(link)?,
+        }
+        self.rows()
+    }
+
     /// The rows of `twinlink link show`.
     pub fn rows(&self) -> Result<Vec<Row>> {
         self.shaper().rows()
@@ -298,14 +319,26 @@ impl Links {
         self.shaper().air().cloned()
     }
 
-    /// What was in force at a time, as profiles; `None` for an unshaped link.
-    pub fn profiles_at(&self, at: Instant) -> [Option<Profile>; 2] {
+    /// What was in force at a time, as profiles (`None` for an unshaped link), and what changed after it.
+    pub fn profiles_from(&self, at: Instant) -> ([Option<Profile>; 2], Vec<Change>) {
         let history = self.history.lock().expect("nobody panics while holding the history");
-        LinkId::BOTH.map(|link| {
-            let shapes = history[link.index()].iter().rfind(|(since, _)| *since <= at)?.1.clone()?;
-            let Shapes { down, up, .. } = shapes;
-            Some(Profile { name: String::new(), description: String::new(), down, up })
-        })
+        let mut changes = Vec::new();
+        let profiles = LinkId::BOTH.map(|link| {
+            let history = &history[link.index()];
+            let first = history.iter().rposition(|(since, _)| *since <= at)?;
+            for pair in history[first..].windows(2) {
+                let [(_, before), (since, shapes)] = pair else { continue };
+                // Each entry is of both links, whichever of them was changed.
+                if before.as_ref().map(Shapes::both) == shapes.as_ref().map(Shapes::both) {
+                    continue;
+                }
+                let to = shapes.as_ref().map_or(To::Clear, |shapes| To::Profile(Box::new(shapes.profile())));
+                changes.push(Change { after: Delay(since.duration_since(at)), link, to });
+            }
+            history[first].1.as_ref().map(Shapes::profile)
+        });
+        changes.sort_by_key(|change| change.after);
+        (profiles, changes)
     }
 
     /// The links as the bound sees them; `None` where one of them is or was unshaped.

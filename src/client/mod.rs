@@ -4,7 +4,6 @@
 //! moves it, [`store`] keeps it, [`links`] shapes the way, [`finish`](end) adds it up.
 
 mod bulk;
-mod control;
 pub mod end;
 mod fetch;
 mod http;
@@ -32,6 +31,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use tokio::task::JoinSet;
 
 use crate::doctor;
+use crate::link::listen::Control;
 use crate::link::profile::Profile;
 use crate::link::scenario::{self, Scenario};
 use crate::link::script::Script;
@@ -40,13 +40,13 @@ use crate::record::{self, Cell, Event, Log, PerLink, RunEnd, Stdout};
 use crate::results;
 use crate::tcp;
 use crate::units::{Delay, Direction, LinkId};
-use control::Control;
 use fetch::{Fetcher, LinkEnd};
 use job::{Failure, Job};
 use links::{Links, Reading};
 use peer::{Introduction, Peer, Refused};
 use probe::{Prober, When};
 use progress::Bars;
+use sampler::Sampler;
 use schedule::{Pipeline, Schedule, Scheduler};
 use signals::Signals;
 use store::Store;
@@ -312,7 +312,8 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
     });
     let mut beside = JoinSet::new();
     if let Ok(control) = control {
-        beside.spawn(control.serve(ready.links.clone()));
+        let links = ready.links.clone();
+        beside.spawn(control.serve(move |request| links.act(request)));
     }
     if args.probe != When::Off {
         let started = Instant::now();
@@ -324,14 +325,17 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
         Bars::new(bars, &peers, ready.job.segments.len() as u64, names.each_ref().map(Option::as_deref));
     let before = read(&ready.links).await?;
     let transfer = transfer(&ready);
-    let sampling = sampler::run(ready.job.clone(), ready.links.clone(), &bars);
+    let mut sampler = Sampler::new(ready.job.clone(), ready.links.clone());
     // The sampler ends only when it cannot go on, and then neither can the run.
     let outcome = tokio::select! {
         outcome = transfer => outcome,
-        error = sampling => Err(error),
+        error = sampler.run(&bars) => Err(error),
         error = scripted::play(script, ready.job.clone(), ready.links.clone()) => Err(error),
     };
     bars.finish();
+    if outcome.is_ok() {
+        sampler.last().await?;
+    }
     ends.mss_bytes = LinkId::BOTH.map(|link| ready.job.gauge(link).mss_bytes());
     outcome?;
     let after = read(&ready.links).await?;
@@ -349,7 +353,7 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
 /// result goes into the log even if a later step fails.
 async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
     let Run { args, asked, log, cell, .. } = run;
-    let mut start = record::RunStart { cell, ..first_record(args, asked.shapes()) };
+    let mut start = record::RunStart { cell, ..first_record(args, asked.shapes(), &log) };
     let prepared = async {
         let unreachable = |error: anyhow::Error| {
             Failure::new(if error.is::<Refused>() { "congestion" } else { "unreachable" }, error)
@@ -414,7 +418,7 @@ async fn shape(args: &Args, asked: Asked, peers: [&Peer; 2], log: &Arc<Log>) -> 
     blocking(move || Links::start(asked, servers, choice, seed, log).map(Arc::new)).await
 }
 
-fn first_record(args: &Args, shapes: bool) -> record::RunStart {
+fn first_record(args: &Args, shapes: bool, log: &Log) -> record::RunStart {
     let unknown = |name: &String| record::Server {
         name: name.clone(),
         address: None,
@@ -437,7 +441,7 @@ fn first_record(args: &Args, shapes: bool) -> record::RunStart {
         files: None,
         verify: !args.no_verify,
         sync: args.sync,
-        wall_clock: record::wall_clock(),
+        wall_clock: log.wall_clock(),
         segment_duration_ms: Some(args.segment_duration.ms()),
         startup_segments: Some(args.startup),
         cell: None,

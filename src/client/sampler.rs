@@ -2,42 +2,68 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::blocking;
 use super::job::{Failure, Job};
-use super::links::Links;
+use super::links::{Links, Reading};
 use super::progress::{Bars, SAMPLE_EVERY};
 use crate::record::{Event, Sample};
 use crate::tcp;
 use crate::units::{Direction, LinkId};
 
-/// Samples until it is dropped; returns only when the run cannot go on.
-pub async fn run(job: Arc<Job>, links: Arc<Links>, bars: &Bars) -> Failure {
-    let mut ticks = interval(SAMPLE_EVERY);
-    // A late sample covers a longer time; it is not followed by hurried ones.
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut before = [(Instant::now(), 0u64); 2];
-    loop {
-        ticks.tick().await;
-        match sample(&job, &links, &mut before).await {
-            Ok(goodput_kbit) => bars.update(&job, goodput_kbit),
-            Err(failure) => return failure,
+/// What the last sample of each link saw.
+pub struct Sampler {
+    job: Arc<Job>,
+    links: Arc<Links>,
+    before: [(Instant, u64); 2],
+    taken: u64,
+}
+
+/// A sample over less time says more of bursts than of the link.
+const LEAST_SPAN: Duration = Duration::from_millis(20);
+
+impl Sampler {
+    pub fn new(job: Arc<Job>, links: Arc<Links>) -> Sampler {
+        Sampler { job, links, before: [(Instant::now(), 0); 2], taken: 0 }
+    }
+
+    /// Samples until it is dropped; returns only when the run cannot go on.
+    pub async fn run(&mut self, bars: &Bars) -> Failure {
+        let mut ticks = interval(SAMPLE_EVERY);
+        // A late sample covers a longer time; it is not followed by hurried ones.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match self.sample().await {
+                Ok(goodput_kbit) => bars.update(&self.job, goodput_kbit),
+                Err(failure) => return failure,
+            }
         }
+    }
+
+    /// Takes and logs one sample of each link. Returns the goodputs in kbit/s.
+    async fn sample(&mut self) -> Result<[f64; 2], Failure> {
+        let reading = self.links.clone();
+        let reading = blocking(move || reading.read().context("the links can no longer be read")).await?;
+        self.taken += 1;
+        log(&self.job, &reading, &mut self.before)
+    }
+
+    /// The sample at the end of a transfer, unless one has just been taken: however short a transfer
+    /// was, its log has one.
+    pub async fn last(&mut self) -> Result<(), Failure> {
+        if self.taken == 0 || self.before[1].0.elapsed() >= LEAST_SPAN {
+            self.sample().await?;
+        }
+        Ok(())
     }
 }
 
-/// Takes and logs one sample of each link. Returns the goodputs in kbit/s.
-async fn sample(
-    job: &Job,
-    links: &Arc<Links>,
-    before: &mut [(Instant, u64); 2],
-) -> Result<[f64; 2], Failure> {
-    let reading = links.clone();
-    let reading = blocking(move || reading.read().context("the links can no longer be read")).await?;
+fn log(job: &Job, reading: &Reading, before: &mut [(Instant, u64); 2]) -> Result<[f64; 2], Failure> {
     let mut goodputs = [0.0; 2];
     for link in LinkId::BOTH {
         let gauge = job.gauge(link);

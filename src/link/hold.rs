@@ -1,11 +1,13 @@
 //! `twinlink link hold`: shapes links for as long as another program runs, with either backend.
 //!
 //! The userspace backend needs a process that holds the packets; this is one for measurements with
-//! programs of one's own. It does not fetch anything, and writes no log.
+//! programs of one's own. It does not fetch anything, and writes no log. While the program runs,
+//! `twinlink link set|show|clear` reach it at the control socket.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +15,8 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::command::resolve;
+use super::control::{Request, Row};
+use super::listen::Control;
 use super::scenario::{self, Scenario};
 use super::{Choice, Counters, Shaper, Wanted};
 use crate::units::{Direction, LinkId};
@@ -106,11 +110,20 @@ pub fn main(args: &HoldArgs) -> Result<()> {
         let (link, direction, profile, why) = (row.link, row.direction, &row.profile, &row.why);
         tracing::info!("link {link} {direction}: {profile}, {} ({why})", row.backend);
     }
+    shaper.play()?;
+    let shaper = Arc::new(Mutex::new(shaper));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the runtime that waits for the program")?;
     let mut late = Late::default();
-    shaper.play()?;
-    let status = runtime.block_on(run(&args.command, &mut shaper, &mut late))?;
+    let status = runtime.block_on(async {
+        // Who changes nothing meanwhile will not miss it.
+        match Control::open() {
+            Ok(control) => drop(tokio::spawn(control.serve(acting(args.clone(), shaper.clone())))),
+            Err(error) => tracing::debug!("links cannot be set meanwhile: {error:#}"),
+        }
+        run(&args.command, &shaper, &mut late).await
+    })?;
+    let mut shaper = locked(&shaper);
     if let Some(path) = &args.counters {
         let counted =
             serde_json::json!({ "links": shaper.rows()?, "lateness": late.0.values().collect::<Vec<_>>() });
@@ -124,8 +137,31 @@ pub fn main(args: &HoldArgs) -> Result<()> {
     Ok(())
 }
 
+fn locked(shaper: &Mutex<Shaper>) -> MutexGuard<'_, Shaper> {
+    shaper.lock().expect("nobody panics while holding the shaper")
+}
+
+/// What the control socket's requests do.
+fn acting(args: HoldArgs, shaper: Arc<Mutex<Shaper>>) -> impl Fn(Request) -> Result<Vec<Row>> {
+    move |request| {
+        let mut shaper = locked(&shaper);
+        match request {
+            Request::Set { link, profile } => {
+                let wanted = Wanted { link, server: resolve(args.server(link))?, profile: *profile };
+                shaper.change(&wanted)?;
+            }
+            Request::Show => {}
+            Request::Clear { link } => {
+                let mut links = LinkId::BOTH.into_iter().filter(|each| link.is_none_or(|link| link == *each));
+                links.try_for_each(|link| shaper.clear_link(link))?;
+            }
+        }
+        shaper.rows()
+    }
+}
+
 /// Runs the program to its end, and tells what goes wrong with the links meanwhile.
-async fn run(command: &[String], shaper: &mut Shaper, late: &mut Late) -> Result<ExitStatus> {
+async fn run(command: &[String], shaper: &Mutex<Shaper>, late: &mut Late) -> Result<ExitStatus> {
     let mut child = tokio::process::Command::new(&command[0])
         .args(&command[1..])
         .stdin(Stdio::inherit())
@@ -145,6 +181,7 @@ async fn run(command: &[String], shaper: &mut Shaper, late: &mut Late) -> Result
                 unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
             },
             _ = look.tick() => {
+                let mut shaper = locked(shaper);
                 late.note(&shaper.counters()?);
                 shaper.take_steps();
                 for (link, fault) in shaper.take_faults() {

@@ -15,6 +15,7 @@ pub mod control;
 pub mod hold;
 pub mod lab;
 pub mod line;
+pub mod listen;
 pub mod model;
 pub mod netem;
 pub mod nfqueue;

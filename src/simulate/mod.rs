@@ -61,13 +61,16 @@ pub fn main(args: Args) -> Result<()> {
     let prediction = predict(&Setup {
         profiles: &asked.profiles,
         air: asked.air.as_ref(),
+        changes: asked.script.as_ref().map_or(&[], |script| &script.changes),
         schedule: &args.client.schedule_of([]),
         pipeline: args.client.pipeline,
         sizes: &sizes,
         congestion: [congestion; 2],
         seed: args.client.seed,
     })
-    .context("the files can never all arrive over these links")?;
+    .context(
+        "a link has no rate any more, or the files can never all arrive: see the profiles and the script",
+    )?;
     if args.json {
         println!("{}", serde_json::to_string(&prediction)?);
     } else {

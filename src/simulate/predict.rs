@@ -13,6 +13,7 @@ use crate::client::end::bounds_s;
 use crate::client::schedule::{Pipeline, Schedule};
 use crate::link::profile::{Profile, Shape};
 use crate::link::scenario::Scenario;
+use crate::link::script::{Change, To};
 use crate::record::PerLink;
 use crate::units::LinkId;
 
@@ -31,6 +32,8 @@ pub struct Setup<'a> {
     /// By [`LinkId::index`]; those of links on the air are what the scenario says.
     pub profiles: &'a [Option<Profile>; 2],
     pub air: Option<&'a Scenario>,
+    /// What changes during the run, in the order of its times.
+    pub changes: &'a [Change],
     pub schedule: &'a Schedule,
     pub pipeline: Pipeline,
     /// The files' sizes in bytes, in the order of the list.
@@ -67,23 +70,26 @@ pub struct Share {
     pub last_byte_ms: Option<f64>,
 }
 
-/// Predicts a run. None where a link has no rate, or where the files can never all arrive.
+/// Predicts a run. None where a link has no rate or loses it, or where the files can never all arrive.
 pub fn predict(setup: &Setup) -> Option<Prediction> {
-    let paths: Vec<Path> = LinkId::BOTH.into_iter().map(|link| path(setup, link)).collect::<Option<_>>()?;
+    let [a, b] = LinkId::BOTH.map(|link| stages(setup, link));
+    let stages = [a?, b?];
+    let paths = stages.each_ref().map(|stages| path(stages));
     let bytes: u64 = setup.sizes.iter().sum();
     let heads = ANSWER_HEAD_BYTES * setup.sizes.len() as u64;
     let (bound_s, bound_tcp_s) = bounds_s(&paths, setup.air, (bytes + heads) as f64)?;
     let least_train = (bytes as f64 / MOST_TRAINS).ceil();
-    let link = |id: LinkId| -> Option<Link> {
+    let link = |id: LinkId| {
         let most_train = paths[id.index()].capacity.highest() * LONGEST_TRAIN_S;
         let flow = Flow::new(setup.congestion[id.index()], MSS_BYTES, least_train, most_train);
         let on_air = setup.air.is_some_and(|air| air.link(id).is_some());
-        let pipe = if on_air { None } else { Some(pipe(setup, id)?) };
-        Some(Link::new(flow, pipe, MSS_BYTES))
+        let stages = stages[id.index()].clone();
+        let pipe = (!on_air).then(|| Pipe::new(id, stages, MSS_BYTES, setup.seed));
+        Link::new(flow, pipe, MSS_BYTES)
     };
     let rtt_s = [paths[0].rtt_s, paths[1].rtt_s];
     let mut run = Run {
-        links: [link(LinkId::A)?, link(LinkId::B)?],
+        links: LinkId::BOTH.map(link),
         air: setup.air.map(Air::new),
         client: Client::new(setup.schedule, setup.pipeline, setup.sizes, rtt_s),
         rtt_s,
@@ -112,19 +118,28 @@ pub fn predict(setup: &Setup) -> Option<Prediction> {
     })
 }
 
+/// What a link is one after another; none where it has no rate at first or is cleared later.
+fn stages(setup: &Setup, link: LinkId) -> Option<Vec<Stage>> {
+    let first = Stage { from_s: 0.0, profile: setup.profiles[link.index()].clone()? };
+    let later = setup.changes.iter().filter(|change| change.link == link).map(|change| match &change.to {
+        To::Profile(profile) => {
+            Some(Stage { from_s: change.after.0.as_secs_f64(), profile: (**profile).clone() })
+        }
+        To::Clear => None,
+    });
+    std::iter::once(Some(first)).chain(later).collect()
+}
+
 /// The link as the bound sees it.
-fn path(setup: &Setup, link: LinkId) -> Option<Path> {
-    let profile = setup.profiles[link.index()].as_ref()?;
-    let rtt_s = (profile.down.delay.0 + profile.up.delay.0).as_secs_f64();
+fn path(stages: &[Stage]) -> Path {
     let share = bound::payload_share(MSS_BYTES, false);
-    Some(Path {
-        capacity: Capacity::from(course(&profile.down, share)),
-        first_byte_s: rtt_s,
-        behind_s: 0.0,
-        credit_bytes: 0.0,
-        rtt_s,
-        mss_bytes: MSS_BYTES,
-    })
+    let Profile { down, up, .. } = &stages[0].profile;
+    let rtt_s = (down.delay.0 + up.delay.0).as_secs_f64();
+    let first = Capacity::from(course(down, share));
+    let capacity = stages[1..]
+        .iter()
+        .fold(first, |capacity, stage| capacity.then(stage.from_s, course(&stage.profile.down, share)));
+    Path { capacity, first_byte_s: rtt_s, behind_s: 0.0, credit_bytes: 0.0, rtt_s, mss_bytes: MSS_BYTES }
 }
 
 /// The payload that can come down over time, in bytes per second.
@@ -135,11 +150,6 @@ fn course(down: &Shape, share: f64) -> Course {
     let seconds = |nanos: u64| nanos as f64 / 1e9;
     let steps = trace.steps().iter().map(|step| (seconds(step.at), step.rate.bytes_per_s() * share));
     Course::new(steps.collect(), trace.looped().then(|| seconds(trace.length())))
-}
-
-fn pipe(setup: &Setup, link: LinkId) -> Option<Pipe> {
-    let profile = setup.profiles[link.index()].clone()?;
-    Some(Pipe::new(link, vec![Stage { from_s: 0.0, profile }], MSS_BYTES, setup.seed))
 }
 
 #[cfg(test)]

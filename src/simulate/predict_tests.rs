@@ -1,5 +1,6 @@
 use super::*;
 use crate::link::profile::load;
+use crate::units::Delay;
 use proptest::prelude::*;
 
 fn profile(down: &str, delay_ms: u32, loss_pct: f64) -> Profile {
@@ -14,6 +15,7 @@ fn setup<'a>(profiles: &'a [Option<Profile>; 2], schedule: &'a Schedule, sizes: 
     Setup {
         profiles,
         air: None,
+        changes: &[],
         schedule,
         pipeline: Pipeline::Auto,
         sizes,
@@ -40,6 +42,23 @@ fn steady_links_take_what_they_took_in_the_lab() {
 fn a_link_without_a_rate_is_not_predicted() {
     let profiles = [Some(profile("10mbit", 0, 0.0)), None];
     assert!(predict(&setup(&profiles, &Schedule::Greedy, &[1000])).is_none());
+}
+
+#[test]
+fn a_link_that_changes_brings_what_each_of_its_rates_allows() {
+    let profiles = [Some(profile("40mbit", 0, 0.0)), Some(profile("40mbit", 0, 0.0))];
+    let change = |to| [Change { after: Delay::from_millis(4000), link: LinkId::B, to }];
+    let slow = change(To::Profile(Box::new(profile("2mbit", 0, 0.0))));
+    // 4 s at 80 Mbit/s, then 42: 320 + 252 Mbit in 10 s, of which 1448 / 1514 are payload.
+    let sizes = [572e6 / 8.0 * 1448.0 / 1514.0 / 100.0; 100].map(|bytes| bytes as u64);
+    let took = predict(&Setup { changes: &slow, ..setup(&profiles, &Schedule::Adaptive, &sizes) }).unwrap();
+    assert!((took.bound_ms / 1e4 - 1.0).abs() < 0.002, "{took:?}");
+    assert!((1.0..1.03).contains(&(took.elapsed_ms / took.bound_ms)), "{took:?}");
+    let ratio = Schedule::Ratio { a: 1, b: 1 };
+    let waits = predict(&Setup { changes: &slow, ..setup(&profiles, &ratio, &sizes) }).unwrap();
+    assert!(waits.elapsed_ms > 5.0 * took.elapsed_ms, "{waits:?}");
+    let cleared = change(To::Clear);
+    assert!(predict(&Setup { changes: &cleared, ..setup(&profiles, &ratio, &sizes) }).is_none());
 }
 
 #[test]

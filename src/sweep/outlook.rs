@@ -59,6 +59,7 @@ impl<'a> Outlook<'a> {
         let setup = Setup {
             profiles: &asked.profiles,
             air: asked.air.as_ref(),
+            changes: asked.script.as_ref().map_or(&[], |script| &script.changes),
             schedule: &schedule,
             pipeline: cell.pipeline.parse().ok()?,
             sizes: &self.sizes,

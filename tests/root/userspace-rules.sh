@@ -30,6 +30,12 @@ expect "a rule of somebody else's" "$(iptables -t raw -S | grep -c 192.0.2.1)" -
 holder=$!
 eventually 10 iptables -t raw -C OUTPUT -j TWINLINK-OUT
 reaches 10.45.0.2 || fail "a held link does not pass"
+shown() { jq -r '[.links[] | select(.direction == "down") | "\(.link) \(.profile) \(.backend)"] | join(", ")'; }
+expect "what link show has of held links" "$("$TWINLINK_BIN" link show --json | shown)" = "a wifi-near userspace, b lte-medium userspace"
+"$TWINLINK_BIN" link set b wifi-far
+expect "what link show has after a change" "$("$TWINLINK_BIN" link show --json | shown)" = "a wifi-near userspace, b wifi-far userspace"
+"$TWINLINK_BIN" link clear a
+expect "what link show has after one was cleared" "$("$TWINLINK_BIN" link show --json | shown)" = "b wifi-far userspace"
 kill -TERM "$holder"
 wait "$holder" || true
 expect "rules after SIGTERM" "$(rules)" -eq 0

@@ -1,5 +1,5 @@
-//! The control socket: `twinlink link set|show|clear` reach a running client here, so that a change
-//! in the middle of a run is made and logged by its one owner.
+//! The control socket: `twinlink link set|show|clear` reach the process here that shapes, a client or
+//! `twinlink link hold`, so that a change is made, and logged, by the links' one owner.
 
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
@@ -11,8 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
-use super::links::Links;
-use crate::link::control::{self, Reply, Request};
+use super::control::{self, Reply, Request, Row};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -23,12 +22,12 @@ pub struct Control {
 }
 
 impl Control {
-    /// Opens the socket. One that a killed client left behind is replaced; a live one is an error.
+    /// Opens the socket. One that a killed process left behind is replaced; a live one is an error.
     pub fn open() -> Result<Control> {
         let path = control::path();
         if StdUnixStream::connect(&path).is_ok() {
             anyhow::bail!(
-                "cannot listen on {}: another client is running here; end it, or set TWINLINK_CONTROL to another path",
+                "cannot listen on {}: another process that shapes is running here; end it, or set TWINLINK_CONTROL to another path",
                 path.display()
             );
         }
@@ -46,11 +45,16 @@ impl Control {
         Ok(Control { path, listener })
     }
 
-    /// Answers requests, one connection at a time; never ends by itself.
-    pub async fn serve(self, links: Arc<Links>) {
+    /// Answers requests, one connection at a time; never ends by itself. `act` does what is asked and
+    /// tells what is in force then; it may block.
+    pub async fn serve<A>(self, act: A)
+    where
+        A: Fn(Request) -> Result<Vec<Row>> + Send + Sync + 'static,
+    {
+        let act = Arc::new(act);
         loop {
             let Ok((stream, _)) = self.listener.accept().await else { continue };
-            match timeout(PATIENCE, answer(stream, links.clone())).await {
+            match timeout(PATIENCE, answer(stream, act.clone())).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!("a request on the control socket failed: {error:#}"),
                 Err(_) => tracing::warn!("a request on the control socket took too long"),
@@ -66,13 +70,16 @@ impl Drop for Control {
     }
 }
 
-async fn answer(mut stream: UnixStream, links: Arc<Links>) -> Result<()> {
+async fn answer<A>(mut stream: UnixStream, act: Arc<A>) -> Result<()>
+where
+    A: Fn(Request) -> Result<Vec<Row>> + Send + Sync + 'static,
+{
     let (reading, mut writing) = stream.split();
     let mut line = String::new();
     BufReader::new(reading.take(control::LONGEST)).read_line(&mut line).await?;
     let reply = match serde_json::from_str(&line) {
         // Shaping blocks on tc, so it is kept off the threads that move packets.
-        Ok(request) => tokio::task::spawn_blocking(move || act(request, &links)).await?,
+        Ok(request) => tokio::task::spawn_blocking(move || act(request)).await?.map(Reply::done),
         Err(error) => Err(anyhow::anyhow!("the request is not understood: {error}")),
     };
     let reply = reply.unwrap_or_else(|error| Reply::failed(&error));
@@ -80,15 +87,4 @@ async fn answer(mut stream: UnixStream, links: Arc<Links>) -> Result<()> {
     text.push(b'\n');
     writing.write_all(&text).await?;
     Ok(())
-}
-
-fn act(request: Request, links: &Links) -> Result<Reply> {
-    match request {
-        Request::Set { link, profile } => {
-            links.change(link, *profile)?;
-        }
-        Request::Show => {}
-        Request::Clear { link } => links.clear(link)?,
-    }
-    Ok(Reply::done(links.rows()?))
 }
