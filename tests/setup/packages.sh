@@ -16,7 +16,7 @@ set -euo pipefail
 programs_of() {
     case $1 in
     base) echo git=git make=make cc=gcc,libc6-dev curl=curl,ca-certificates jq=jq python3=python3 ;;
-    root) echo ip=iproute2 tc=iproute2 iptables=iptables ping=iputils-ping ethtool=ethtool jq=jq ;;
+    root) echo ip=iproute2 tc=iproute2 iptables=iptables ping=iputils-ping ethtool=ethtool tcpdump=tcpdump jq=jq ;;
     peers) echo ffmpeg=ffmpeg aria2c=aria2 nginx=nginx-light iperf3=iperf3 curl=curl python3=python3 ;;
     compose) echo curl=curl jq=jq python3=python3 ;;
     browser) echo chromium=chromium,fonts-dejavu-core jq=jq python3=python3 ;;
