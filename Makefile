@@ -13,23 +13,26 @@ build:
 	@tests/setup/packages.sh base
 	cargo build --release --locked
 
-test: test-user
-	@if [ "$$(id -u)" -eq 0 ]; then \
-	    $(MAKE) --no-print-directory test-root; \
+# The second tier runs also when the first failed, so that one run tells all.
+test:
+	@code=0; $(MAKE) --no-print-directory test-user || code=1; \
+	if [ "$$(id -u)" -eq 0 ]; then \
+	    $(MAKE) --no-print-directory test-root || code=1; \
 	elif [ -n "$$CI" ]; then \
-	    echo "make test: not root, so tests/root did NOT run; with CI set that is a failure"; exit 1; \
+	    echo "make test: not root, so tests/root did NOT run; with CI set that is a failure"; code=1; \
 	else \
 	    echo "make test: not root, so tests/root did NOT run; to run it: sudo env PATH=\"\$$PATH\" make test-root"; \
-	fi
+	fi; \
+	exit $$code
 
 # Nextest is quicker where it is installed, and leaves the examples in the documentation to cargo.
 test-user:
 	@tests/setup/packages.sh base
 	@echo "== tests that need no root"
 	@if command -v cargo-nextest >/dev/null; then \
-	    cargo nextest run --locked && cargo test --locked --doc; \
+	    cargo nextest run --locked --no-fail-fast && cargo test --locked --doc; \
 	else \
-	    cargo test --locked; \
+	    cargo test --locked --no-fail-fast; \
 	fi
 
 # The Rust tests that need ffmpeg are ignored by default; here it is installed. Those that need a lab
