@@ -16,6 +16,10 @@ RUN mkdir src \
 COPY src src
 COPY netem netem
 COPY experiments experiments
+# Where this is a clone, the program is to know of which commit; the manifest is there for where it is not.
+COPY Cargo.toml build.rs ./
+COPY Cargo.toml .gi[t]/HEAD .gi[t]/packed-refs .git/
+COPY Cargo.toml .gi[t]/refs/heads .git/refs/heads/
 # Cargo goes by the time of change, and the copied files may be older than the empty ones were.
 RUN find src -type f -exec touch {} + \
     && cargo build --release --locked --bin twinlink \
