@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::{Server, TWINLINK, asked_for, odd_server, of_event, read_request, records, segments, stderr};
 use serde_json::Value;
 
-const TWO_BY_TWO: &str = "repetitions = 2\nschedules = [\"greedy\", \"ratio=1:2\"]\nthroughput = \"500ms\"\n\
+const TWO_BY_TWO: &str = "repetitions = 2\nprobe = \"off\"\nschedules = [\"greedy\", \"ratio=1:2\"]\nthroughput = \"500ms\"\n\
     [[condition]]\nname = \"near\"\nlink_a = \"wifi-near\"\n[[condition]]\nname = \"far\"\nlink_a = \"wifi-far\"\n";
 
 /// A folder with an experiment in it, and two servers on one set of segments.

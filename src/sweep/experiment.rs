@@ -106,7 +106,7 @@ struct File {
     pipelines: Option<Vec<toml::Value>>,
     congestion: Option<Vec<String>>,
     throughput: Option<Delay>,
-    #[serde(default = "off")]
+    #[serde(default = "on")]
     probe: String,
     #[serde(default)]
     condition: Vec<FileCondition>,
@@ -116,8 +116,9 @@ fn one() -> u64 {
     1
 }
 
-fn off() -> String {
-    "off".into()
+/// As in compose: what the links do is measured before each run.
+fn on() -> String {
+    "on".into()
 }
 
 #[derive(Deserialize)]

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::client;
+use crate::client::probe::When;
 use crate::link::Choice;
 use crate::record;
 use crate::units::Delay;
@@ -115,7 +116,11 @@ fn listing(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
     }
     let total = total_s.map_or("of which some cannot be predicted".into(), |seconds| {
         let measuring = outlook.measuring_s();
-        format!("predicted: {seconds:.0} s, and {measuring:.0} s to measure throughputs")
+        let probes = match experiment.probe {
+            When::Off => "",
+            When::On | When::Warn => "; each run measures its links first, in some 6 s or more",
+        };
+        format!("predicted: {seconds:.0} s, and {measuring:.0} s to measure throughputs{probes}")
     });
     let (count, repetitions) = (cells.len(), experiment.repetitions);
     Ok(format!("{}\n{count} runs in {repetitions} repetitions, {total}\n", table.trim_fmt()))

@@ -167,7 +167,7 @@ impl Sweep<'_> {
             self.failed += 1;
         }
         self.log.write(Event::CellEnd(Box::new(end.clone())))?;
-        self.progress.ended(&end, began.elapsed());
+        self.progress.ended(&end);
         Ok(then)
     }
 
