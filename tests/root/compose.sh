@@ -62,6 +62,7 @@ expect "profile of link a names wifi-near" "$(profile_of a "$first/log.jsonl" | 
 expect "profile of link b names lte-medium" "$(profile_of b "$first/log.jsonl" | grep -c lte-medium)" -eq 1
 expect "backends that say why" "$(records link "$first/log.jsonl" | jq -s "map(select((.backend == \"netem\" or .backend == \"userspace\") and .why != \"\")) | length")" -eq 4
 expect "results that do not belong to uid 1000" "$(find results ! -uid 1000 -o ! -gid 1000)" = ""
+grep -q '</html>' "$first/report.html" || fail "no report beside the log"
 for service in server-a server-b client; do
     container=$(compose ps -a -q "$service")
     printed_by "$service"
@@ -83,14 +84,27 @@ queue = "100ms"
 rate = "60mbit"
 queue = "100ms"
 TOML
+newer() { find results -mindepth 1 -maxdepth 1 -type d -newer "$WORK/$1.log"; }
 TWINLINK_LINK_A=own TWINLINK_LINK_B=rate-20 TWINLINK_SCHEDULE=ratio=3:1 up second
-second=$(find results -mindepth 1 -maxdepth 1 -type d ! -path "$first")
+second=$(newer first)
 expect "new results after the second run" "$(wc -l <<<"$second")" -eq 1
 check_run second "$second/log.jsonl"
 check_pace second "$second/log.jsonl" 80
 expect "profile of link a names own" "$(profile_of a "$second/log.jsonl" | grep -c own)" -eq 1
 expect "schedule in run_start names 3:1" "$(records run_start "$second/log.jsonl" | grep -c '3:1')" -eq 1
 expect "segments from a at 3:1" "$(records segment "$second/log.jsonl" | jq -s 'map(select(.link == "a")) | length')" -eq 120
+
+echo "== both links on one channel, and a script"
+TWINLINK_LINK_A='' TWINLINK_LINK_B='' TWINLINK_AIR=course-scenario-1-mid TWINLINK_FILES='s{001..020}.m4s' up air
+log=$(newer second)/log.jsonl
+expect "air: files" "$(records run_end "$log" | jq .files)" -eq 20
+expect "air: stations with a share of the channel" "$(records sample "$log" | jq -s '[.[].air // [] | .[].station] | unique | length')" -ge 2
+TWINLINK_SCRIPT=netem/scripts/walk.toml TWINLINK_PROBE=off up script
+log=$(newer air)/log.jsonl
+check_run script "$log"
+expect "script: profiles of link a, in order" "$(records link "$log" | jq -r 'select(.link == "a" and .direction == "down") | .profile' | xargs)" = \
+    "wifi-near wifi-mid wifi-far wifi-mid"
+expect "script: predicted within a tenth" "$(records run_end "$log" | jq '(.predicted_ms / .elapsed_ms - 1) | fabs < 0.1')" = true
 
 echo "== a change in the middle of a run"
 export COMPOSE_PROJECT_NAME=$project
