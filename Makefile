@@ -1,7 +1,7 @@
 # What the project's people type. Each target installs, on Debian and Ubuntu, what it needs.
 #   make test      the tests that need no root, then, for root, the lab in namespaces and containers
 #   make test-vm   the lab on netem, in a virtual machine whose kernel has sch_netem
-#   make bench     the benchmark, as a table
+#   make bench     the main job beside aria2c, curl and a Python pair, as a table; benches/ has more
 #   make lint      formatting, clippy, shellcheck
 
 SHELL := /bin/bash

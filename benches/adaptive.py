@@ -83,18 +83,18 @@ class Bench:
             steps.append((CHANGE_S - lead_s, rate(after)))
         return steps
 
-    def rtt_s(self, case):
-        return 0.07 if CASES[case].get("trace") else 2e-3 * CASES[case].get("delay_ms", 0)
+    def rtt_s(self, case, link):
+        if CASES[case].get("trace"):
+            return 0.07 if link == "b" else 0.0
+        return 2e-3 * CASES[case].get("delay_ms", 0)
 
     def bound_s(self, case, size, lead_s=0.0):
         """The least time in which `size` bytes can come, from the first request on."""
-        courses = [self.course(case, link, lead_s) for link in "ab"]
-        start = self.rtt_s(case)
-        behind = start / 2
-        low, high = start, 1e4
+        ways = [(self.course(case, link, lead_s), self.rtt_s(case, link)) for link in "ab"]
+        low, high = 0.0, 1e4
         while high - low > 1e-6:
             middle = (low + high) / 2
-            came = sum(integral(steps, start - behind, middle - behind) for steps in courses)
+            came = sum(integral(steps, rtt_s / 2, middle - rtt_s / 2) for steps, rtt_s in ways)
             low, high = (low, middle) if came >= size else (middle, high)
         return high
 
@@ -120,15 +120,17 @@ class Bench:
 
     # --- who takes part ---
 
-    def entrants(self, case):
+    def entrants(self, case, alone):
         """Programs by name. Static ones are told the mean rates that the bound needs, so that they too end
-        with the last byte; after a blackhole none that leaves a server its share ever ends."""
+        with the last byte, or what each link's TCP was measured to carry `alone`; after a blackhole none that
+        leaves a server its share ever ends."""
         names = self.names(case)
         if CASES[case].get("trace") or CASES[case].get("change"):
             until = self.bound_s(case, self.size(names))
             mean = {link: integral(self.course(case, link), 0.0, until) / until for link in "ab"}
         else:
             mean = {link: self.rates[link] * 125e3 for link in "ab"}
+        mean.update(alone)
         ours = {"adaptive": ["--schedule", "adaptive"]}
         if CASES[case].get("change") != "blackhole":
             oracle = ":".join(str(round(mean[link] * 8e-3)) for link in "ab")
@@ -175,15 +177,14 @@ class Bench:
             process = subprocess.Popen([*hold, *clock, str(writing), *command], stdin=subprocess.DEVNULL,
                                        stdout=words, stderr=words, pass_fds=[writing])
         os.close(writing)
+        late = threading.Timer(LONGEST_S, process.terminate)
+        late.start()
         with os.fdopen(reading) as times:
             began = times.readline()
             changer = Changer(CASES[case].get("change"), self.folder) if began else None
             ended = times.readline()
-        try:
-            code = process.wait(LONGEST_S)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            code = process.wait(20)
+        code = process.wait()
+        late.cancel()
         if changer:
             changer.stop()
         said = open(f"{self.folder}/words").read()
@@ -213,7 +214,12 @@ class Bench:
 
     def rounds(self, case):
         names = self.names(case)
-        ours, aria2 = self.entrants(case)
+        controls = []
+        if CASES[case].get("loss"):
+            for link, ratio, part in (("a", "1:0", len(names) // 2), ("b", "0:1", len(names) // 20 + 1)):
+                controls.append((link, self.client(case, ["--schedule", f"ratio={ratio}"], names[:part]), names[:part]))
+        first = [(link, self.run(case, f"{link} alone", 0, *control)) for link, *control in controls]
+        ours, aria2 = self.entrants(case, {link: row["bytes"] / row["elapsed_ms"] * 1e3 for link, row in first})
         programs = [(name, self.client(case, options, names)) for name, options in ours.items()]
         programs += [(name, self.aria2c(case, options, names)) for name, options in aria2.items()]
         rows = []
@@ -221,10 +227,7 @@ class Bench:
             start = turn % len(programs)
             for name, command in programs[start:] + programs[:start]:
                 rows.append(self.run(case, name, turn, command, names))
-            if CASES[case].get("loss"):
-                for name, ratio, part in (("a alone", "1:0", len(names) // 2), ("b alone", "0:1", len(names) // 20 + 1)):
-                    command = self.client(case, ["--schedule", f"ratio={ratio}"], names[:part])
-                    rows.append(self.run(case, name, turn, command, names[:part]))
+            rows += [self.run(case, f"{link} alone", turn, *control) for link, *control in controls]
         return rows
 
     # --- the table ---

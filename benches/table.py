@@ -81,7 +81,7 @@ def main():
     with open(os.path.join(folder, "memory.csv"), newline="") as file:
         for setting, kilobytes in csv.reader(file):
             megabytes = int(kilobytes) * 1024 / 1e6
-            rows.append({"setting": setting, "name": "twinlink greedy", "peak_memory_mb": megabytes})
+            rows.append({"setting": setting, "name": "twinlink adaptive", "peak_memory_mb": megabytes})
             print(f"peak memory of the client, {setting}: {megabytes:.1f} MB (it should stay under 50 MB)")
     with open(os.path.join(folder, "medians.jsonl"), "w") as file:
         for row in rows:

@@ -51,14 +51,16 @@ aria2() { # SETTING ROUND
 }
 
 shaped_round() { # ROUND
-    ours shaped "twinlink greedy" "$1"
+    ours shaped "twinlink adaptive" "$1"
+    ours shaped "twinlink greedy" "$1" --schedule greedy
     ours shaped "twinlink ratio=1:4" "$1" --schedule ratio=1:4
     aria2 shaped "$1"
 }
 
 unshaped_round() { # ROUND
-    ours unshaped "twinlink greedy" "$1"
-    ours unshaped "twinlink greedy --no-verify" "$1" --no-verify
+    ours unshaped "twinlink adaptive" "$1"
+    ours unshaped "twinlink greedy" "$1" --schedule greedy
+    ours unshaped "twinlink greedy --no-verify" "$1" --schedule greedy --no-verify
     aria2 unshaped "$1"
     timed unshaped "curl -Z" "$1" curl -sS -Z --config "$BENCH/curl.txt"
     timed unshaped "Python sockets 1:1" "$1" python3 "$BENCHES/ratio_client.py" 1:1 "$BENCH/files" \
