@@ -33,7 +33,8 @@ run_client() { # NAME OPTIONS...: our client, from whatever the servers are
     expect "$name: segment records" "$(records segment "$log" | wc -l)" -eq 160
     expect "$name: faults" "$(records fault "$log" | wc -l)" -eq 0
     expect "$name: links used" "$(records segment "$log" | jq -s -r '[.[].link] | unique | join(" ")')" = "a b"
-    expect "$name: bytes thrown away" "$(records run_end "$log" | jq .wasted_bytes)" -eq 0
+    # Both links may bring the end of a file, within the schedule's limit.
+    expect "$name: share of bytes thrown away" "$(records run_end "$log" | jq '.wasted_bytes / .bytes')" -le 0.02
 }
 
 software() { # NAME LINK
