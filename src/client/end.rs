@@ -11,13 +11,15 @@ use crate::bound;
 use crate::bound_air::{self, Sharer};
 use crate::link::scenario::Scenario;
 use crate::qoe::{self, Arrival, Rule};
-use crate::record::{Event, Fault, LinkTotals, Log, PerLink, Qoe, Reconciled, RunEnd};
+use crate::record::{Event, Fault, LinkTotals, Log, PerLink, Qoe, Reconciled, RunEnd, RunStart};
 use crate::simulate;
 use crate::units::LinkId;
 
 /// What a run has gathered for its last record, as far as it came.
 #[derive(Default)]
 pub struct Ends {
+    /// The first record, until it has been written.
+    pub start: Option<Box<RunStart>>,
     pub links: Option<Arc<Links>>,
     pub job: Option<Arc<Job>>,
     pub mss_bytes: [f64; 2],
@@ -30,7 +32,11 @@ pub struct Ends {
 }
 
 /// Writes the last record of a run.
-pub fn close(log: &Log, args: &Args, ends: &Ends, outcome: &Result<(), Failure>) -> Result<RunEnd> {
+pub fn close(log: &Log, args: &Args, ends: &mut Ends, outcome: &Result<(), Failure>) -> Result<RunEnd> {
+    // A run that was interrupted while it was prepared has a first record too.
+    if let Some(start) = ends.start.take() {
+        log.write(Event::RunStart(start))?;
+    }
     let totals = ends.job.as_ref().map(|job| job.totals()).unwrap_or_default();
     let record = run_end(args, ends, &totals, outcome);
     for link in LinkId::BOTH {

@@ -135,51 +135,53 @@ impl Answers {
     /// # Errors
     /// When the bytes cannot be the answer that is due. The connection is of no more use then.
     pub fn next<'a>(&mut self, input: &mut &'a [u8], head_only: bool) -> Result<Event<'a>, NotHttp> {
-        match &mut self.state {
-            State::Body { left: Some(0) } => {
-                self.state = State::Head(Vec::new());
-                Ok(Event::End)
-            }
-            _ if input.is_empty() => Ok(Event::NeedMore),
-            State::Body { left } => {
-                let take = left.map_or(input.len(), |left| left.min(input.len() as u64) as usize);
-                let (body, rest) = input.split_at(take);
-                *input = rest;
-                if let Some(left) = left {
-                    *left -= take as u64;
-                }
-                Ok(Event::Body(body))
-            }
-            State::Head(seen) => {
-                // Nearly always the whole head is in `input`; only one that was cut is kept.
-                let before = seen.len();
-                let room = (MAX_HEAD_BYTES + 1).saturating_sub(before).min(input.len());
-                let parsed = if before == 0 {
-                    parse_head(&input[..room])?
-                } else {
-                    seen.extend_from_slice(&input[..room]);
-                    parse_head(seen)?
-                };
-                let Some(head) = parsed else {
-                    if before == 0 {
-                        seen.extend_from_slice(&input[..room]);
-                    }
-                    if seen.len() > MAX_HEAD_BYTES {
-                        return Err(NotHttp::HeadTooLong);
-                    }
-                    *input = &[];
-                    return Ok(Event::NeedMore);
-                };
-                *input = &input[head.head_bytes - before..];
-                if head.status < 200 {
-                    // An interim answer: the one that counts follows.
+        loop {
+            return match &mut self.state {
+                State::Body { left: Some(0) } => {
                     self.state = State::Head(Vec::new());
-                    return self.next(input, head_only);
+                    Ok(Event::End)
                 }
-                let bodiless = head_only || matches!(head.status, 204 | 304);
-                self.state = State::Body { left: if bodiless { Some(0) } else { head.length } };
-                Ok(Event::Head(head))
-            }
+                _ if input.is_empty() => Ok(Event::NeedMore),
+                State::Body { left } => {
+                    let take = left.map_or(input.len(), |left| left.min(input.len() as u64) as usize);
+                    let (body, rest) = input.split_at(take);
+                    *input = rest;
+                    if let Some(left) = left {
+                        *left -= take as u64;
+                    }
+                    Ok(Event::Body(body))
+                }
+                State::Head(seen) => {
+                    // Nearly always the whole head is in `input`; only one that was cut is kept.
+                    let before = seen.len();
+                    let room = (MAX_HEAD_BYTES + 1).saturating_sub(before).min(input.len());
+                    let parsed = if before == 0 {
+                        parse_head(&input[..room])?
+                    } else {
+                        seen.extend_from_slice(&input[..room]);
+                        parse_head(seen)?
+                    };
+                    let Some(head) = parsed else {
+                        if before == 0 {
+                            seen.extend_from_slice(&input[..room]);
+                        }
+                        if seen.len() > MAX_HEAD_BYTES {
+                            return Err(NotHttp::HeadTooLong);
+                        }
+                        *input = &[];
+                        return Ok(Event::NeedMore);
+                    };
+                    *input = &input[head.head_bytes - before..];
+                    if head.status < 200 {
+                        // An interim answer: the one that counts follows.
+                        self.state = State::Head(Vec::new());
+                        continue;
+                    }
+                    let bodiless = head_only || matches!(head.status, 204 | 304);
+                    self.state = State::Body { left: if bodiless { Some(0) } else { head.length } };
+                    Ok(Event::Head(head))
+                }
+            };
         }
     }
 

@@ -80,8 +80,8 @@ pub struct Args {
     /// Folder for the files, created if missing; without it they are verified and deleted
     #[arg(long, env = "TWINLINK_OUT", value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Make a new folder for this run in DIR, with log.jsonl in it
-    #[arg(long, env = "TWINLINK_RESULTS", value_name = "DIR", conflicts_with = "log")]
+    /// Make a new folder for this run in DIR, with log.jsonl in it; none where there is a --log
+    #[arg(long, env = "TWINLINK_RESULTS", value_name = "DIR")]
     pub results: Option<PathBuf>,
     /// Write the log to FILE, which must not exist yet
     #[arg(long, env = "TWINLINK_LOG", value_name = "FILE")]
@@ -259,7 +259,7 @@ pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> Result<Ended> {
         interrupted = signals.next() => Err(interrupted),
     };
     let outcome = unshape(ends.links.clone(), outcome).await;
-    let record = end::close(&log, args, &ends, &outcome)?;
+    let record = end::close(&log, args, &mut ends, &outcome)?;
     Ok(Ended { record, probe_ms: ends.probe_ms, outcome })
 }
 
@@ -285,7 +285,8 @@ async fn blocking<T: Send + 'static>(
 /// The log, and the run's own folder if it has one.
 fn open_log(args: &Args) -> Result<(Arc<Log>, Option<PathBuf>)> {
     let run = record::new_run_id();
-    let folder = args.results.as_deref().map(|dir| results::new_folder(dir, &run)).transpose()?;
+    let results = args.results.as_deref().filter(|_| args.log.is_none());
+    let folder = results.map(|dir| results::new_folder(dir, &run)).transpose()?;
     let file = match (&folder, &args.log) {
         (Some(folder), _) => Some(results::new_log(folder)?),
         (None, log) => log.as_deref().map(record::create_log_file).transpose()?,
@@ -302,6 +303,9 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
     let (args, bars, names) = (run.args, run.bars, run.asked.names());
     let script = run.asked.script.clone().unwrap_or_default();
     let ready = prepare(run, ends).await?;
+    if bars && progress::on_terminal() {
+        progress::tell_links(&ready.links.applied());
+    }
     let control = Control::open().inspect_err(|error| {
         // Who shapes nothing will hardly miss it.
         if ready.links.applied().is_empty() {
@@ -353,7 +357,9 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
 /// result goes into the log even if a later step fails.
 async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
     let Run { args, asked, log, cell, .. } = run;
-    let mut start = record::RunStart { cell, ..first_record(args, asked.shapes(), &log) };
+    let start = record::RunStart { cell, ..first_record(args, asked.shapes(), &log) };
+    let end::Ends { start: first, links: shaped, senders, .. } = ends;
+    let start = first.insert(Box::new(start));
     let prepared = async {
         let unreachable = |error: anyhow::Error| {
             Failure::new(if error.is::<Refused>() { "congestion" } else { "unreachable" }, error)
@@ -365,12 +371,12 @@ async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
         start.servers.a.address = Some(a.address.to_string());
         start.servers.b.address = Some(b.address.to_string());
         let links = shape(args, asked, [&a, &b], &log).await?;
-        ends.links = Some(links.clone());
+        *shaped = Some(links.clone());
         let patience = args.give_up.0;
         let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
         describe(&mut start.servers.a, &ia);
         describe(&mut start.servers.b, &ib);
-        ends.senders = [&start.servers.a, &start.servers.b]
+        *senders = [&start.servers.a, &start.servers.b]
             .map(|server| server.congestion_control.as_deref()?.parse().ok());
         let segments = listing::agree(args.files.as_deref(), ia.list.clone(), ib.list.clone())
             .map_err(|error| Failure::new("lists_differ", error))?;
@@ -397,7 +403,7 @@ async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
     }
     .await;
     let logged = |error| Failure::new("log", error);
-    log.write(Event::RunStart(Box::new(start))).map_err(logged)?;
+    ends.start.take().map_or(Ok(()), |start| log.write(Event::RunStart(start))).map_err(logged)?;
     if let Some(links) = &ends.links {
         links.log_all().map_err(logged)?;
     }
@@ -445,7 +451,7 @@ fn first_record(args: &Args, shapes: bool, log: &Log) -> record::RunStart {
         segment_duration_ms: Some(args.segment_duration.ms()),
         startup_segments: Some(args.startup),
         cell: None,
-        commit: None,
+        commit: option_env!("TWINLINK_COMMIT").filter(|commit| !commit.is_empty()).map(str::to_string),
     }
 }
 

@@ -8,12 +8,20 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::job::Job;
 use super::peer::Peer;
+use crate::link::Applied;
 use crate::record::{PerLink, RunEnd};
-use crate::units::LinkId;
+use crate::units::{Direction, LinkId};
 
 /// Whether a person is looking.
 pub fn on_terminal() -> bool {
     std::io::stdout().is_terminal()
+}
+
+/// Tells a person, on stderr, what carries each link, and why that does.
+pub fn tell_links(applied: &[Applied]) {
+    for row in applied.iter().filter(|row| row.direction == Direction::Down) {
+        eprintln!("link {}: {}, carried by {}: {}", row.link, row.profile, row.backend, row.why);
+    }
 }
 
 /// One bar for each server, on stderr.

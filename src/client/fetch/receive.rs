@@ -121,6 +121,14 @@ impl Fetcher {
             let name = &segment.name;
             return Err(Broken::Peer(format!("it sent {name} from byte {from}, not from {asked_from}")));
         }
+        if let (Some(length), Some(total)) = (head.length, total_bytes)
+            && from.saturating_add(length) > total
+        {
+            let name = &segment.name;
+            return Err(Broken::Peer(format!(
+                "it announces {length} bytes of {name} from byte {from}, and says that it has {total}"
+            )));
+        }
         // A server that sends a whole file where a range of one version was asked for has another one,
         // unless it says that it is the same: then it cannot send ranges.
         let anew = head.status == 200 && request.etag.is_some() && request.etag != head.etag;
