@@ -3,6 +3,7 @@
 //! This module is the recipe of a run. [`schedule`] decides what is fetched where (pure), [`fetch`]
 //! moves it, [`store`] keeps it, [`links`] shapes the way, [`finish`](end) adds it up.
 
+mod args;
 mod bulk;
 pub mod end;
 mod fetch;
@@ -12,6 +13,7 @@ mod links;
 pub mod listing;
 mod peer;
 mod pipe;
+mod prepare;
 pub mod probe;
 mod progress;
 mod reconcile;
@@ -30,7 +32,6 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::task::JoinSet;
 
-use crate::doctor;
 use crate::link::listen::Control;
 use crate::link::profile::Profile;
 use crate::link::scenario::{self, Scenario};
@@ -38,115 +39,17 @@ use crate::link::script::Script;
 use crate::link::{Choice, Counters};
 use crate::record::{self, Cell, Event, Log, PerLink, RunEnd, Stdout};
 use crate::results;
-use crate::tcp;
-use crate::units::{Delay, Direction, LinkId};
+use crate::units::{Direction, LinkId};
+pub use args::Args;
 use fetch::{Fetcher, LinkEnd};
 use job::{Failure, Job};
 use links::{Links, Reading};
-use peer::{Introduction, Peer, Refused};
+use peer::Peer;
+use prepare::{Ready, prepare};
 use probe::{Prober, When};
 use progress::Bars;
 use sampler::Sampler;
-use schedule::{Pipeline, Schedule, Scheduler};
 use signals::Signals;
-use store::Store;
-
-#[derive(Clone, Debug, clap::Args)]
-pub struct Args {
-    /// The two servers, a and b: host or host:port (4455 where no port is given)
-    #[arg(value_names = ["SERVER_A", "SERVER_B"], num_args = 2, required = true)]
-    pub servers: Vec<String>,
-    /// adaptive (each link gets what lets both end together), inorder (a film watched while it comes: what is due first comes first; see --segment-duration and --startup), greedy (whichever has room takes the next), ratio=NA:NB (NA files from server a, the next NB from server b, and so on), or rates=KBIT_A:KBIT_B (files dealt out so that both end together if they carry just that)
-    #[arg(long, env = "TWINLINK_SCHEDULE", default_value = "adaptive")]
-    pub schedule: Schedule,
-    /// Requests in flight per connection: a number, or auto (ask for the next when what is still to come takes about one round trip)
-    #[arg(long, env = "TWINLINK_PIPELINE", default_value = "auto", value_name = "auto|N")]
-    pub pipeline: Pipeline,
-    /// Profile of the link to server a: a name or a .toml file; without one the link is not shaped
-    #[arg(long, env = "TWINLINK_LINK_A", value_name = "PROFILE")]
-    pub link_a: Option<String>,
-    /// Profile of the link to server b
-    #[arg(long, env = "TWINLINK_LINK_B", value_name = "PROFILE")]
-    pub link_b: Option<String>,
-    /// A scenario that puts links on one wireless channel, by name or as a .toml file; they need no profile then
-    #[arg(long, env = "TWINLINK_AIR", value_name = "SCENARIO")]
-    pub air: Option<String>,
-    /// Change links during the run as this file says
-    #[arg(long, env = "TWINLINK_SCRIPT", value_name = "FILE")]
-    pub script: Option<PathBuf>,
-    /// What shapes the links
-    #[arg(long, env = "TWINLINK_BACKEND", value_enum, default_value = "auto")]
-    pub backend: Choice,
-    /// Folder for the files, created if missing; without it they are verified and deleted
-    #[arg(long, env = "TWINLINK_OUT", value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Make a new folder for this run in DIR, with log.jsonl in it; none where there is a --log
-    #[arg(long, env = "TWINLINK_RESULTS", value_name = "DIR")]
-    pub results: Option<PathBuf>,
-    /// Write the log to FILE, which must not exist yet
-    #[arg(long, env = "TWINLINK_LOG", value_name = "FILE")]
-    pub log: Option<PathBuf>,
-    /// Files to fetch, as in s{001..160}.m4s; else all in the servers' SHA256SUMS
-    #[arg(long, env = "TWINLINK_FILES", value_name = "PATTERN")]
-    pub files: Option<String>,
-    /// Congestion control of the servers' sockets, and of the client's; each kernel's default without it
-    #[arg(long, env = "TWINLINK_CONGESTION", value_name = "NAME", value_parser = tcp::CONGESTION_CONTROLS)]
-    pub congestion: Option<String>,
-    /// Measure the links before the run: off, on (a link that is not what its profile says ends the run; --probe alone means this), or warn (it is logged, and the run goes on)
-    #[arg(long, env = "TWINLINK_PROBE", value_enum, default_value = "off", default_missing_value = "on", num_args = 0..=1)]
-    pub probe: probe::When,
-    /// Do not check digests
-    #[arg(long, env = "TWINLINK_NO_VERIFY", value_parser = clap::builder::FalseyValueParser::new())]
-    pub no_verify: bool,
-    /// Flush the files to the disk after the run, and log the time that it took
-    #[arg(long, env = "TWINLINK_SYNC", value_parser = clap::builder::FalseyValueParser::new())]
-    pub sync: bool,
-    /// Go on in the folder of --out where an earlier run ended: what is complete there is checked and kept
-    #[arg(long, env = "TWINLINK_RESUME", value_parser = clap::builder::FalseyValueParser::new(), requires = "out")]
-    pub resume: bool,
-    /// How long a server may be away before it is given up
-    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME")]
-    pub give_up: Delay,
-    /// How long a segment plays, for deadlines and for what a viewer would have met
-    #[arg(long, env = "TWINLINK_SEGMENT_DURATION", default_value = "4s", value_name = "TIME", value_parser = playing_time)]
-    pub segment_duration: Delay,
-    /// How many segments a player waits for before it starts
-    #[arg(long, env = "TWINLINK_STARTUP", default_value_t = 2, value_name = "SEGMENTS",
-          value_parser = clap::value_parser!(u64).range(1..))]
-    pub startup: u64,
-    /// Seed of everything random in the links
-    #[arg(long, env = "TWINLINK_SEED", default_value_t = 1)]
-    pub seed: u64,
-    /// Print the 100 ms samples on stdout too
-    #[arg(long)]
-    pub samples: bool,
-}
-
-fn playing_time(text: &str) -> Result<Delay, String> {
-    let time: Delay = text.parse()?;
-    if time.is_zero() { Err("a segment plays for some time; write 4s, say".into()) } else { Ok(time) }
-}
-
-impl Args {
-    /// The schedule, told how the film of these files is cut and played.
-    pub fn schedule_of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Schedule {
-        let leading = names.into_iter().take_while(|name| !crate::qoe::is_media(name)).count();
-        self.schedule.clone().of_film(self.segment_duration.0, self.startup, leading)
-    }
-
-    /// What the command line means with these servers and nothing else, whatever the environment says:
-    /// what the runs of an experiment start from.
-    ///
-    /// # Errors
-    /// The names are no arguments, as where one begins with a dash.
-    pub fn plain(servers: [String; 2]) -> Result<Args> {
-        let command = <Args as clap::Args>::augment_args(clap::Command::new("client"));
-        let command = command.mut_args(|arg| arg.env(None::<&str>));
-        let words = ["client".to_string()].into_iter().chain(servers);
-        let matches = command.try_get_matches_from(words).context("the servers' names make no sense")?;
-        Ok(<Args as clap::FromArgMatches>::from_arg_matches(&matches)?)
-    }
-}
 
 /// One run, from the command line to the exit code.
 ///
@@ -205,14 +108,6 @@ impl Asked {
     fn names(&self) -> [Option<String>; 2] {
         self.profiles.each_ref().map(|profile| profile.as_ref().map(|profile| profile.name.clone()))
     }
-}
-
-/// What a run has once everything before its first request is done.
-struct Ready {
-    links: Arc<Links>,
-    peers: PerLink<Peer>,
-    introductions: PerLink<Introduction>,
-    job: Arc<Job>,
 }
 
 /// A run, before it begins.
@@ -351,116 +246,6 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
         ends.sync_ms = Some(started.elapsed().as_secs_f64() * 1e3);
     }
     Ok(())
-}
-
-/// Everything before the first request, from looking the servers up to their lists. Each step's
-/// result goes into the log even if a later step fails.
-async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
-    let Run { args, asked, log, cell, .. } = run;
-    let start = record::RunStart { cell, ..first_record(args, asked.shapes(), &log) };
-    let end::Ends { start: first, links: shaped, senders, .. } = ends;
-    let start = first.insert(Box::new(start));
-    let prepared = async {
-        let unreachable = |error: anyhow::Error| {
-            Failure::new(if error.is::<Refused>() { "congestion" } else { "unreachable" }, error)
-        };
-        args.congestion.as_deref().map_or(Ok(()), peer::may_use).map_err(unreachable)?;
-        let resolve =
-            |link: LinkId| Peer::resolve(link, &args.servers[link.index()], args.congestion.clone());
-        let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;
-        start.servers.a.address = Some(a.address.to_string());
-        start.servers.b.address = Some(b.address.to_string());
-        let links = shape(args, asked, [&a, &b], &log).await?;
-        *shaped = Some(links.clone());
-        let patience = args.give_up.0;
-        let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
-        describe(&mut start.servers.a, &ia);
-        describe(&mut start.servers.b, &ib);
-        *senders = [&start.servers.a, &start.servers.b]
-            .map(|server| server.congestion_control.as_deref()?.parse().ok());
-        let segments = listing::agree(args.files.as_deref(), ia.list.clone(), ib.list.clone())
-            .map_err(|error| Failure::new("lists_differ", error))?;
-        start.congestion_control = ia.congestion_control.clone();
-        start.files = Some(segments.len() as u64);
-        let new = segments.iter().map(|segment| segment.name.as_str()).filter(|_| !args.resume);
-        let store = Store::open(args.out.as_deref(), !args.no_verify, new)
-            .map_err(|error| Failure::new("store", error))?;
-        // Who splits by rates must know the sizes before the clock starts.
-        let sizes = match args.schedule {
-            Schedule::Rates { .. } => a.sizes(&segments, patience).await,
-            _ => vec![None; segments.len()],
-        };
-        let schedule = args.schedule_of(segments.iter().map(|segment| segment.name.as_str()));
-        let scheduler = Scheduler::new(&schedule, args.pipeline, sizes);
-        let job = Arc::new(Job::new(segments, scheduler, store, log.clone(), patience));
-        if args.resume {
-            let found = job.clone();
-            let found = tokio::task::spawn_blocking(move || found.resume()).await;
-            let found = found.map_err(|error| Failure::new("internal", error))?;
-            found.map_err(|error| Failure::new("store", error))?;
-        }
-        Ok((links, PerLink { a, b }, PerLink { a: ia, b: ib }, job))
-    }
-    .await;
-    let logged = |error| Failure::new("log", error);
-    ends.start.take().map_or(Ok(()), |start| log.write(Event::RunStart(start))).map_err(logged)?;
-    if let Some(links) = &ends.links {
-        links.log_all().map_err(logged)?;
-    }
-    let (links, peers, introductions, job) = prepared?;
-    ends.job = Some(job.clone());
-    if let Some(name) = &args.congestion {
-        for link in LinkId::BOTH.into_iter().filter(|link| introductions.get(*link).sender.is_none()) {
-            let what = format!("{} cannot be told to send with {name}", peers.get(link));
-            job.fault(link, what, "its kernel's choice sends".into());
-        }
-    }
-    Ok(Ready { links, peers, introductions, job })
-}
-
-async fn shape(args: &Args, asked: Asked, peers: [&Peer; 2], log: &Arc<Log>) -> Result<Arc<Links>, Failure> {
-    let servers = peers.map(|peer| peer.address.ip());
-    let (choice, seed, log) = (args.backend, args.seed, log.clone());
-    blocking(move || Links::start(asked, servers, choice, seed, log).map(Arc::new)).await
-}
-
-fn first_record(args: &Args, shapes: bool, log: &Log) -> record::RunStart {
-    let unknown = |name: &String| record::Server {
-        name: name.clone(),
-        address: None,
-        software: None,
-        http_version: None,
-        digests: None,
-        rtt_ms: None,
-        congestion_control: None,
-    };
-    record::RunStart {
-        version: env!("CARGO_PKG_VERSION").into(),
-        command_line: std::env::args().collect(),
-        kernel: doctor::kernel(),
-        doctor: doctor::findings(shapes),
-        seed: args.seed,
-        schedule: args.schedule.to_string(),
-        pipeline: args.pipeline.to_string(),
-        congestion_control: args.congestion.clone(),
-        servers: PerLink { a: unknown(&args.servers[0]), b: unknown(&args.servers[1]) },
-        files: None,
-        verify: !args.no_verify,
-        sync: args.sync,
-        wall_clock: log.wall_clock(),
-        segment_duration_ms: Some(args.segment_duration.ms()),
-        startup_segments: Some(args.startup),
-        cell: None,
-        commit: option_env!("TWINLINK_COMMIT").filter(|commit| !commit.is_empty()).map(str::to_string),
-    }
-}
-
-fn describe(server: &mut record::Server, introduction: &Introduction) {
-    server.software = introduction.software.clone();
-    server.http_version = Some(introduction.http_version.clone());
-    server.digests = Some(introduction.list.is_some());
-    server.rtt_ms = introduction.rtt.map(|rtt| rtt.as_secs_f64() * 1e3);
-    server.congestion_control = introduction.sender.as_ref().and_then(|told| told.congestion_control.clone());
 }
 
 async fn read(links: &Arc<Links>) -> Result<Reading, Failure> {

@@ -13,8 +13,9 @@ use super::bulk::{Received, Source};
 use super::job::Failure;
 use super::links::Links;
 use super::peer::Peer;
+use super::prepare::shape;
 use super::signals::Signals;
-use super::{Args, Asked, blocking, listing, shape, unshape};
+use super::{Args, Asked, blocking, listing, unshape};
 use crate::record::{Log, PerLink};
 use crate::units::{Direction, LinkId};
 

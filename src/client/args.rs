@@ -1,0 +1,108 @@
+//! What the client is asked for on the command line, or by the environment.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use super::probe;
+use super::schedule::{Pipeline, Schedule};
+use crate::link::Choice;
+use crate::tcp;
+use crate::units::Delay;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The two servers, a and b: host or host:port (4455 where no port is given)
+    #[arg(value_names = ["SERVER_A", "SERVER_B"], num_args = 2, required = true)]
+    pub servers: Vec<String>,
+    /// adaptive (each link gets what lets both end together), inorder (a film watched while it comes: what is due first comes first; see --segment-duration and --startup), greedy (whichever has room takes the next), ratio=NA:NB (NA files from server a, the next NB from server b, and so on), or rates=KBIT_A:KBIT_B (files dealt out so that both end together if they carry just that)
+    #[arg(long, env = "TWINLINK_SCHEDULE", default_value = "adaptive")]
+    pub schedule: Schedule,
+    /// Requests in flight per connection: a number, or auto (ask for the next when what is still to come takes about one round trip)
+    #[arg(long, env = "TWINLINK_PIPELINE", default_value = "auto", value_name = "auto|N")]
+    pub pipeline: Pipeline,
+    /// Profile of the link to server a: a name or a .toml file; without one the link is not shaped
+    #[arg(long, env = "TWINLINK_LINK_A", value_name = "PROFILE")]
+    pub link_a: Option<String>,
+    /// Profile of the link to server b
+    #[arg(long, env = "TWINLINK_LINK_B", value_name = "PROFILE")]
+    pub link_b: Option<String>,
+    /// A scenario that puts links on one wireless channel, by name or as a .toml file; they need no profile then
+    #[arg(long, env = "TWINLINK_AIR", value_name = "SCENARIO")]
+    pub air: Option<String>,
+    /// Change links during the run as this file says
+    #[arg(long, env = "TWINLINK_SCRIPT", value_name = "FILE")]
+    pub script: Option<PathBuf>,
+    /// What shapes the links
+    #[arg(long, env = "TWINLINK_BACKEND", value_enum, default_value = "auto")]
+    pub backend: Choice,
+    /// Folder for the files, created if missing; without it they are verified and deleted
+    #[arg(long, env = "TWINLINK_OUT", value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Make a new folder for this run in DIR, with log.jsonl in it; none where there is a --log
+    #[arg(long, env = "TWINLINK_RESULTS", value_name = "DIR")]
+    pub results: Option<PathBuf>,
+    /// Write the log to FILE, which must not exist yet
+    #[arg(long, env = "TWINLINK_LOG", value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Files to fetch, as in s{001..160}.m4s; else all in the servers' SHA256SUMS
+    #[arg(long, env = "TWINLINK_FILES", value_name = "PATTERN")]
+    pub files: Option<String>,
+    /// Congestion control of the servers' sockets, and of the client's; each kernel's default without it
+    #[arg(long, env = "TWINLINK_CONGESTION", value_name = "NAME", value_parser = tcp::CONGESTION_CONTROLS)]
+    pub congestion: Option<String>,
+    /// Measure the links before the run: off, on (a link that is not what its profile says ends the run; --probe alone means this), or warn (it is logged, and the run goes on)
+    #[arg(long, env = "TWINLINK_PROBE", value_enum, default_value = "off", default_missing_value = "on", num_args = 0..=1)]
+    pub probe: probe::When,
+    /// Do not check digests
+    #[arg(long, env = "TWINLINK_NO_VERIFY", value_parser = clap::builder::FalseyValueParser::new())]
+    pub no_verify: bool,
+    /// Flush the files to the disk after the run, and log the time that it took
+    #[arg(long, env = "TWINLINK_SYNC", value_parser = clap::builder::FalseyValueParser::new())]
+    pub sync: bool,
+    /// Go on in the folder of --out where an earlier run ended: what is complete there is checked and kept
+    #[arg(long, env = "TWINLINK_RESUME", value_parser = clap::builder::FalseyValueParser::new(), requires = "out")]
+    pub resume: bool,
+    /// How long a server may be away before it is given up
+    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME")]
+    pub give_up: Delay,
+    /// How long a segment plays, for deadlines and for what a viewer would have met
+    #[arg(long, env = "TWINLINK_SEGMENT_DURATION", default_value = "4s", value_name = "TIME", value_parser = playing_time)]
+    pub segment_duration: Delay,
+    /// How many segments a player waits for before it starts
+    #[arg(long, env = "TWINLINK_STARTUP", default_value_t = 2, value_name = "SEGMENTS",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub startup: u64,
+    /// Seed of everything random in the links
+    #[arg(long, env = "TWINLINK_SEED", default_value_t = 1)]
+    pub seed: u64,
+    /// Print the 100 ms samples on stdout too
+    #[arg(long)]
+    pub samples: bool,
+}
+
+fn playing_time(text: &str) -> Result<Delay, String> {
+    let time: Delay = text.parse()?;
+    if time.is_zero() { Err("a segment plays for some time; write 4s, say".into()) } else { Ok(time) }
+}
+
+impl Args {
+    /// The schedule, told how the film of these files is cut and played.
+    pub fn schedule_of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Schedule {
+        let leading = names.into_iter().take_while(|name| !crate::qoe::is_media(name)).count();
+        self.schedule.clone().of_film(self.segment_duration.0, self.startup, leading)
+    }
+
+    /// What the command line means with these servers and nothing else, whatever the environment says:
+    /// what the runs of an experiment start from.
+    ///
+    /// # Errors
+    /// The names are no arguments, as where one begins with a dash.
+    pub fn plain(servers: [String; 2]) -> Result<Args> {
+        let command = <Args as clap::Args>::augment_args(clap::Command::new("client"));
+        let command = command.mut_args(|arg| arg.env(None::<&str>));
+        let words = ["client".to_string()].into_iter().chain(servers);
+        let matches = command.try_get_matches_from(words).context("the servers' names make no sense")?;
+        Ok(<Args as clap::FromArgMatches>::from_arg_matches(&matches)?)
+    }
+}

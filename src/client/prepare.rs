@@ -1,0 +1,137 @@
+//! Everything of a run before its first request: the servers are looked up, the links shaped, the lists
+//! fetched and compared, and the log's first records written.
+
+use std::sync::Arc;
+
+use super::job::{Failure, Job};
+use super::links::Links;
+use super::peer::{self, Introduction, Peer, Refused};
+use super::schedule::{Schedule, Scheduler};
+use super::store::Store;
+use super::{Args, Asked, Run, blocking, end, listing};
+use crate::doctor;
+use crate::record::{self, Event, Log, PerLink};
+use crate::units::LinkId;
+
+/// What a run has once everything before its first request is done.
+pub struct Ready {
+    pub links: Arc<Links>,
+    pub peers: PerLink<Peer>,
+    pub introductions: PerLink<Introduction>,
+    pub job: Arc<Job>,
+}
+
+/// Everything before the first request, from looking the servers up to their lists. Each step's
+/// result goes into the log even if a later step fails.
+pub async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
+    let Run { args, asked, log, cell, .. } = run;
+    let start = record::RunStart { cell, ..first_record(args, asked.shapes(), &log) };
+    let end::Ends { start: first, links: shaped, senders, .. } = ends;
+    let start = first.insert(Box::new(start));
+    let prepared = async {
+        let unreachable = |error: anyhow::Error| {
+            Failure::new(if error.is::<Refused>() { "congestion" } else { "unreachable" }, error)
+        };
+        args.congestion.as_deref().map_or(Ok(()), peer::may_use).map_err(unreachable)?;
+        let resolve =
+            |link: LinkId| Peer::resolve(link, &args.servers[link.index()], args.congestion.clone());
+        let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;
+        start.servers.a.address = Some(a.address.to_string());
+        start.servers.b.address = Some(b.address.to_string());
+        let links = shape(args, asked, [&a, &b], &log).await?;
+        *shaped = Some(links.clone());
+        let patience = args.give_up.0;
+        let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
+        describe(&mut start.servers.a, &ia);
+        describe(&mut start.servers.b, &ib);
+        *senders = [&start.servers.a, &start.servers.b]
+            .map(|server| server.congestion_control.as_deref()?.parse().ok());
+        let segments = listing::agree(args.files.as_deref(), ia.list.clone(), ib.list.clone())
+            .map_err(|error| Failure::new("lists_differ", error))?;
+        start.congestion_control = ia.congestion_control.clone();
+        start.files = Some(segments.len() as u64);
+        let new = segments.iter().map(|segment| segment.name.as_str()).filter(|_| !args.resume);
+        let store = Store::open(args.out.as_deref(), !args.no_verify, new)
+            .map_err(|error| Failure::new("store", error))?;
+        // Who splits by rates must know the sizes before the clock starts.
+        let sizes = match args.schedule {
+            Schedule::Rates { .. } => a.sizes(&segments, patience).await,
+            _ => vec![None; segments.len()],
+        };
+        let schedule = args.schedule_of(segments.iter().map(|segment| segment.name.as_str()));
+        let scheduler = Scheduler::new(&schedule, args.pipeline, sizes);
+        let job = Arc::new(Job::new(segments, scheduler, store, log.clone(), patience));
+        if args.resume {
+            let found = job.clone();
+            let found = tokio::task::spawn_blocking(move || found.resume()).await;
+            let found = found.map_err(|error| Failure::new("internal", error))?;
+            found.map_err(|error| Failure::new("store", error))?;
+        }
+        Ok((links, PerLink { a, b }, PerLink { a: ia, b: ib }, job))
+    }
+    .await;
+    let logged = |error| Failure::new("log", error);
+    ends.start.take().map_or(Ok(()), |start| log.write(Event::RunStart(start))).map_err(logged)?;
+    if let Some(links) = &ends.links {
+        links.log_all().map_err(logged)?;
+    }
+    let (links, peers, introductions, job) = prepared?;
+    ends.job = Some(job.clone());
+    if let Some(name) = &args.congestion {
+        for link in LinkId::BOTH.into_iter().filter(|link| introductions.get(*link).sender.is_none()) {
+            let what = format!("{} cannot be told to send with {name}", peers.get(link));
+            job.fault(link, what, "its kernel's choice sends".into());
+        }
+    }
+    Ok(Ready { links, peers, introductions, job })
+}
+
+pub async fn shape(
+    args: &Args,
+    asked: Asked,
+    peers: [&Peer; 2],
+    log: &Arc<Log>,
+) -> Result<Arc<Links>, Failure> {
+    let servers = peers.map(|peer| peer.address.ip());
+    let (choice, seed, log) = (args.backend, args.seed, log.clone());
+    blocking(move || Links::start(asked, servers, choice, seed, log).map(Arc::new)).await
+}
+
+fn first_record(args: &Args, shapes: bool, log: &Log) -> record::RunStart {
+    let unknown = |name: &String| record::Server {
+        name: name.clone(),
+        address: None,
+        software: None,
+        http_version: None,
+        digests: None,
+        rtt_ms: None,
+        congestion_control: None,
+    };
+    record::RunStart {
+        version: env!("CARGO_PKG_VERSION").into(),
+        command_line: std::env::args().collect(),
+        kernel: doctor::kernel(),
+        doctor: doctor::findings(shapes),
+        seed: args.seed,
+        schedule: args.schedule.to_string(),
+        pipeline: args.pipeline.to_string(),
+        congestion_control: args.congestion.clone(),
+        servers: PerLink { a: unknown(&args.servers[0]), b: unknown(&args.servers[1]) },
+        files: None,
+        verify: !args.no_verify,
+        sync: args.sync,
+        wall_clock: log.wall_clock(),
+        segment_duration_ms: Some(args.segment_duration.ms()),
+        startup_segments: Some(args.startup),
+        cell: None,
+        commit: option_env!("TWINLINK_COMMIT").filter(|commit| !commit.is_empty()).map(str::to_string),
+    }
+}
+
+fn describe(server: &mut record::Server, introduction: &Introduction) {
+    server.software = introduction.software.clone();
+    server.http_version = Some(introduction.http_version.clone());
+    server.digests = Some(introduction.list.is_some());
+    server.rtt_ms = introduction.rtt.map(|rtt| rtt.as_secs_f64() * 1e3);
+    server.congestion_control = introduction.sender.as_ref().and_then(|told| told.congestion_control.clone());
+}
