@@ -4,9 +4,9 @@
     benches/adaptive.py [--rounds N] [--backend userspace|netem] [--rates A:B] [--files N] [CASE...]
 
 Two links of A and B Mbit/s (160:40), queues of 100 ms, servers sending with reno, and about 20 s of
-files; what a case adds stands in CASES below. In each round every program runs once, in an order that
-turns with the round, on links that are shaped for that run alone, so that each meets empty queues and
-a trace from its beginning. Prints a table of medians, writes it as JSON, and keeps every single run
+files; what a case adds stands in CASES below. In each round every program runs once (of aria2c's settings
+the fastest of the first round goes on), in an order that turns with the round, on links that are shaped
+for that run alone, so that each meets empty queues and a trace from its beginning. Prints a table of medians, writes it as JSON, and keeps every single run
 under target/bench/. Needs root, and what tests/setup/packages.sh root peers installs.
 
 The bound is physics: the payload share of each link's rate from one round trip after the first
@@ -138,7 +138,7 @@ class Bench:
             ratio = best_ratio(mean["a"] / mean["b"])
             ours[f"ratio={ratio}"] = ["--schedule", f"ratio={ratio}"]
         aria2 = {"aria2c -j5": ["-j5"], "aria2c -j16": ["-j16"], "aria2c -j2 -s2 -k1M": ["-j2", "-s2", "-x1", "-k1M"]}
-        return ours, {name: aria2[name] for name in self.options.aria2 or aria2}
+        return ours, aria2
 
     def client(self, case, options, names):
         pattern = f"{names[0][0]}{{{names[0][1:-4]}..{names[-1][1:-4]}}}.m4s"
@@ -220,13 +220,19 @@ class Bench:
                 controls.append((link, self.client(case, ["--schedule", f"ratio={ratio}"], names[:part]), names[:part]))
         first = [(link, self.run(case, f"{link} alone", 0, *control)) for link, *control in controls]
         ours, aria2 = self.entrants(case, {link: row["bytes"] / row["elapsed_ms"] * 1e3 for link, row in first})
-        programs = [(name, self.client(case, options, names)) for name, options in ours.items()]
-        programs += [(name, self.aria2c(case, options, names)) for name, options in aria2.items()]
+        programs = {name: self.client(case, options, names) for name, options in ours.items()}
+        programs |= {name: self.aria2c(case, options, names) for name, options in aria2.items()}
         rows = []
         for turn in range(1, self.options.rounds + 1):
-            start = turn % len(programs)
-            for name, command in programs[start:] + programs[:start]:
-                rows.append(self.run(case, name, turn, command, names))
+            order = list(programs)
+            start = turn % len(order)
+            for name in order[start:] + order[:start]:
+                rows.append(self.run(case, name, turn, programs[name], names))
+            if turn == 1:
+                # The fastest of aria2c's settings goes on.
+                settings = sorted((row["wall_s"], row["name"]) for row in rows if row["name"] in aria2)
+                for _, name in settings[1:]:
+                    del programs[name]
             rows += [self.run(case, f"{link} alone", turn, *control) for link, *control in controls]
         return rows
 
@@ -377,7 +383,6 @@ def main():
     parser.add_argument("--backend", choices=["userspace", "netem"], default="userspace")
     parser.add_argument("--rates", default="160:40", help="of links a and b, Mbit/s")
     parser.add_argument("--files", type=int, help="how many, instead of about 20 s")
-    parser.add_argument("--aria2", action="append", metavar="SETTING", help="only this one of aria2c's settings, as in 'aria2c -j5'")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     options = parser.parse_args()
     for case in options.cases:
