@@ -151,7 +151,8 @@ pub struct Shaper {
 impl Shaper {
     /// Checks everything first, then shapes all the links or none of them.
     ///
-    /// With no link wanted it takes over what `twinlink link set` put there, if anything.
+    /// With no link wanted it takes over what `twinlink link set` put there, if anything, and removes the
+    /// packet rules of a process that was killed.
     ///
     /// # Errors
     /// No privilege, no tc, a kernel that cannot do all of a profile, an interface that is not the
@@ -192,8 +193,8 @@ impl Shaper {
         };
         if wanted.is_empty() || choice == Choice::None {
             // Whoever shapes nothing needs neither tc nor a privilege, so neither is missed.
-            if lab::has_net_admin() && read::devices().is_ok_and(|devices| !devices.is_empty()) {
-                shaper.take_over(&[])?;
+            if lab::has_net_admin() {
+                shaper.look_around()?;
             }
             return Ok(shaper);
         }
@@ -206,6 +207,22 @@ impl Shaper {
         Ok(shaper)
     }
 
+    /// Takes over what is there, where nothing is to be shaped. Only packet rules whose packets nobody takes
+    /// are in the way then: under "link hold" somebody takes them, and that is as it should be.
+    fn look_around(&mut self) -> Result<()> {
+        if read::devices().is_ok_and(|devices| !devices.is_empty()) {
+            return self.take_over(&[]);
+        }
+        // A process that has the lock is about to repair them itself.
+        if lab::is_own_namespace()
+            && nfqueue::has_left_rules()
+            && let Ok(_lock) = lab::lock()
+        {
+            repair_rules()?;
+        }
+        Ok(())
+    }
+
     /// Locks, repairs what a killed process left, and takes over what was set deliberately.
     fn take_over(&mut self, devs: &[String]) -> Result<()> {
         if self.lock.is_none() {
@@ -214,10 +231,7 @@ impl Shaper {
             if removed > 0 {
                 tracing::warn!("removed {removed} devices that an earlier run had left shaped");
             }
-            // Packet rules of a process that was killed drop all that they catch.
-            if nfqueue::repair()? {
-                tracing::warn!("removed the packet rules that an earlier run had left");
-            }
+            repair_rules()?;
             self.netem = Netem::adopt()?;
             self.note_applied();
         }
@@ -429,6 +443,14 @@ impl Drop for Shaper {
             tracing::error!("cannot take the shaping away: {error:#}");
         }
     }
+}
+
+/// Packet rules of a process that was killed drop all that they catch.
+fn repair_rules() -> Result<()> {
+    if nfqueue::repair()? {
+        tracing::warn!("removed the packet rules that an earlier run had left");
+    }
+    Ok(())
 }
 
 /// The interface that leads to a link's server, if it is one that may be shaped.

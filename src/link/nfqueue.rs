@@ -30,7 +30,7 @@ use super::scenario::Scenario;
 use crate::units::{Direction, LinkId};
 use engine::{Command, Engine, PATIENCE, Reading};
 pub use lateness::Summary as Lateness;
-use queues::{bind, kernel_queues, open_socket};
+use queues::{KernelQueue, bind, kernel_queues, open_socket};
 use rules::Tapped;
 
 /// The first of four queue numbers, after the lab's port. They belong to a network namespace.
@@ -94,11 +94,20 @@ pub fn beyond_measured(profiles: &[&Profile]) -> Option<String> {
 /// # Errors
 /// Another process holds the queues, or the rules cannot be removed.
 pub fn repair() -> Result<bool> {
-    let held = kernel_queues().into_iter().find(|row| way_of(row.queue).is_some());
-    if let Some(row) = held {
+    if let Some(row) = held_queue() {
         bail!("{}", queues::taken(row));
     }
     rules::remove_all()
+}
+
+/// Whether rules stand that hand packets to nobody.
+pub fn has_left_rules() -> bool {
+    held_queue().is_none() && rules::any()
+}
+
+/// One of our queues that a process has.
+fn held_queue() -> Option<KernelQueue> {
+    kernel_queues().into_iter().find(|row| way_of(row.queue).is_some())
 }
 
 /// Counts of one direction.

@@ -40,13 +40,29 @@ kill -TERM "$holder"
 wait "$holder" || true
 expect "rules after SIGTERM" "$(rules)" -eq 0
 
-"$TWINLINK_BIN" link hold --backend userspace --link-a wifi-near --link-b lte-medium -- sleep 60 &
-holder=$!
-eventually 10 iptables -t raw -C OUTPUT -j TWINLINK-OUT
-kill -KILL "$holder"
-wait "$holder" || true
-expect "rules after SIGKILL" "$(rules)" -ge 4
-if reaches 10.45.0.2; then fail "packets pass unshaped though nobody holds them"; fi
+expect "rules while a program under it shapes nothing" \
+    "$(hold --link-a wifi-near -- "$TWINLINK_BIN" link hold -- iptables -t raw -S | grep -c TWINLINK)" -ge 4
+
+# Leaves what a killed holder leaves.
+kill_a_holder() {
+    local holder
+    "$TWINLINK_BIN" link hold --backend userspace --link-a wifi-near --link-b lte-medium -- sleep 60 &
+    holder=$!
+    eventually 10 iptables -t raw -C OUTPUT -j TWINLINK-OUT
+    kill -KILL "$holder"
+    wait "$holder" || true
+    expect "rules after SIGKILL" "$(rules)" -ge 4
+    if reaches 10.45.0.2; then fail "packets pass unshaped though nobody holds them"; fi
+}
+kill_a_holder
+"$TWINLINK_BIN" link clear
+reaches 10.45.0.2 || fail "link clear does not repair what a killed one left"
+expect "rules after link clear" "$(rules)" -eq 0
+kill_a_holder
+"$TWINLINK_BIN" link hold -- ping -c 1 -W 2 10.45.0.2 >/dev/null ||
+    fail "a start that shapes nothing does not repair what a killed one left"
+expect "rules after a start that shapes nothing" "$(rules)" -eq 0
+kill_a_holder
 hold --link-b lte-medium -- bash -c 'ping -c 1 -W 2 10.45.0.2 && ping -c 1 -W 2 10.45.0.3' >/dev/null ||
     fail "the next start does not repair what a killed one left"
 expect "rules after the repair" "$(rules)" -eq 0

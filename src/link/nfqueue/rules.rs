@@ -189,6 +189,11 @@ pub fn apply(links: &[Tapped]) -> Result<()> {
     Ok(())
 }
 
+/// Whether any of our rules stand, whoever put them there.
+pub fn any() -> bool {
+    Family::BOTH.into_iter().any(|family| with_rules(family).is_some())
+}
+
 fn with_rules(family: Family) -> Option<(&'static str, Present)> {
     let programs = family.programs().into_iter().filter(|program| !holds_nothing(program));
     let mut found = programs.filter_map(|program| Some((program, present(program).ok()?)));
