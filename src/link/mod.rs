@@ -284,21 +284,16 @@ impl Shaper {
         }
         let asked = if self.choice == Choice::Auto { "" } else { "asked for; " };
         if self.choice != Choice::Userspace && !on_air {
-            let reasons: Result<Vec<String>> = wanted.iter().map(|w| netem_reason(&w.profile)).collect();
+            let reasons: Result<Vec<&str>, Refusal> =
+                wanted.iter().map(|w| netem_reason(&w.profile)).collect();
             match reasons {
                 Ok(reasons) => {
-                    let why = reasons.into_iter().next_back().unwrap_or_default();
+                    let why = reasons.last().copied().unwrap_or_default();
                     return Ok((Backend::Netem, format!("{asked}{why}")));
                 }
-                Err(error) if self.choice == Choice::Netem => return Err(error),
-                Err(error) => {
-                    let why = if wanted.iter().any(|w| netem::check_trace(&w.profile).is_err()) {
-                        "tbf cannot follow the steps of a trace"
-                    } else {
-                        "no netem in this kernel (module sch_netem)"
-                    };
-                    let userspace = self.decide_userspace(wanted, why);
-                    return userspace.with_context(|| format!("{error:#}"));
+                Err(refusal) if self.choice == Choice::Netem => return Err(refusal.error),
+                Err(Refusal { why, error }) => {
+                    return self.decide_userspace(wanted, &why).with_context(|| format!("{error:#}"));
                 }
             }
         }
@@ -473,18 +468,26 @@ fn refuse_same_server(wanted: &[Wanted]) -> Result<()> {
     Ok(())
 }
 
+/// Why the kernel's own qdiscs cannot do a profile: in a few words, and in full.
+struct Refusal {
+    why: String,
+    error: anyhow::Error,
+}
+
 /// Why the kernel's own qdiscs can do all of this profile.
-///
-/// # Errors
-/// They cannot.
-fn netem_reason(profile: &Profile) -> Result<String> {
+fn netem_reason(profile: &Profile) -> Result<&'static str, Refusal> {
+    let refusal = |why: String, error: anyhow::Error| Refusal {
+        why,
+        error: error.context(format!("cannot do all of the profile {} with netem", profile.name)),
+    };
     netem::check_trace(profile)
-        .with_context(|| format!("cannot do the profile {} with netem", profile.name))?;
-    if Direction::BOTH.iter().all(|direction| profile.shape(*direction).is_rate_only()) {
-        return Ok("a rate and a queue need only tbf".into());
+        .map_err(|error| refusal("tbf cannot follow the steps of a trace".into(), error))?;
+    let rate_only = Direction::BOTH.iter().all(|direction| profile.shape(*direction).is_rate_only());
+    let missing = netem::missing(rate_only)
+        .map_err(|error| refusal("what netem needs of the kernel cannot be tried".into(), error))?;
+    if !missing.is_empty() {
+        let names: Vec<String> = missing.iter().map(|feature| feature.with_modules()).collect();
+        return Err(refusal(format!("this kernel lacks {}", names.join(", ")), netem::lacks(&missing)));
     }
-    if !probe::has_netem()? {
-        return Err(netem::no_netem().context(format!("cannot do all of the profile {}", profile.name)));
-    }
-    Ok("the kernel can do all of the profile".into())
+    Ok(if rate_only { "a rate and a queue need only tbf" } else { "the kernel can do all of the profile" })
 }

@@ -11,6 +11,7 @@ mod leftovers;
 
 use super::control::Row;
 use super::player::{Done, Player, Track};
+use super::probe::{self, Feature};
 use super::profile::{Profile, Shape};
 use super::tc::read::{self, Alias, Device, Owner};
 use super::tc::render::{self, Child, Place};
@@ -419,8 +420,27 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
+/// What this backend needs of the kernel and is not there, for profiles with a rate and a queue only or for
+/// all.
+///
+/// # Errors
+/// It could not be found out.
+pub fn missing(rate_only: bool) -> Result<Vec<Feature>> {
+    let needed = [Feature::Ifb, Feature::Tbf, Feature::Redirect, Feature::Netem];
+    probe::missing(if rate_only { &needed[..3] } else { &needed })
+}
+
+/// What is said where the kernel has not all that a profile needs.
+pub fn lacks(missing: &[Feature]) -> anyhow::Error {
+    if missing == [Feature::Netem] {
+        return no_netem();
+    }
+    let names: Vec<String> = missing.iter().map(|feature| feature.with_modules()).collect();
+    anyhow!("the kernel lacks {}; see \"twinlink doctor\"", names.join(", "))
+}
+
 /// What is said where a profile needs netem and the kernel has none.
-pub fn no_netem() -> anyhow::Error {
+fn no_netem() -> anyhow::Error {
     anyhow!(
         "the kernel has no netem (module sch_netem), which delay, jitter and loss need: install it where \
          the kernel comes from (Ubuntu: linux-modules-extra-$(uname -r); Fedora: kernel-modules-extra) and \

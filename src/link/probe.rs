@@ -5,9 +5,9 @@
 //! that carries packets is touched.
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::lab;
 use super::tc::run::{self, Tool};
@@ -35,6 +35,13 @@ impl Feature {
             Feature::Netem => "netem",
             Feature::Nfqueue => "nfqueue",
         }
+    }
+
+    /// The feature and the kernel's modules for it, in words.
+    pub fn with_modules(self) -> String {
+        let (name, modules) = (self.name(), self.modules());
+        let plural = if modules.len() > 1 { "s" } else { "" };
+        format!("{name} (module{plural} {})", modules.join(", "))
     }
 
     fn modules(self) -> &'static [&'static str] {
@@ -91,38 +98,45 @@ pub enum Verdict {
     Unknown(String),
 }
 
-/// Judges each of the features.
+/// How it is known that a feature works where it was tried.
+const TRIED: &str = "tried";
+
+/// Judges each of the features. What was tried and worked stays so, and is not tried again: a change in the
+/// middle of a run must not wait for that. What was missing may have been loaded since.
 pub fn features(wanted: &[Feature]) -> Vec<(Feature, Verdict)> {
+    static WORKING: Mutex<Vec<Feature>> = Mutex::new(Vec::new());
+    let mut working = WORKING.lock().expect("nobody panics while holding the list of features");
+    let untried: Vec<Feature> = wanted.iter().copied().filter(|feature| !working.contains(feature)).collect();
+    let judged = if untried.is_empty() { Vec::new() } else { judge(&untried) };
+    working.extend(judged.iter().filter(|(_, verdict)| *verdict == Verdict::Yes(TRIED)).map(|row| row.0));
+    let verdict = |feature: &Feature| judged.iter().find(|row| row.0 == *feature).map(|row| row.1.clone());
+    wanted.iter().map(|feature| (*feature, verdict(feature).unwrap_or(Verdict::Yes(TRIED)))).collect()
+}
+
+fn judge(wanted: &[Feature]) -> Vec<(Feature, Verdict)> {
     try_them(wanted).unwrap_or_else(|why| {
         let why = format!("{why:#}");
         wanted.iter().map(|feature| (*feature, by_files(*feature, &why))).collect()
     })
 }
 
-/// Whether netem can be used here. What was there once stays, so a change in the middle of a run does
-/// not wait for another trial; what was missing may have been loaded since.
+/// Which of the features are not there. Without an ifb the others cannot be tried, so it is named alone.
 ///
 /// # Errors
 /// It could not be found out.
-pub fn has_netem() -> Result<bool> {
-    static THERE: OnceLock<()> = OnceLock::new();
-    if THERE.get().is_some() {
-        return Ok(true);
+pub fn missing(wanted: &[Feature]) -> Result<Vec<Feature>> {
+    let mut missing = Vec::new();
+    for (feature, verdict) in features(wanted) {
+        match verdict {
+            Verdict::Yes(_) => {}
+            Verdict::No(_) if feature == Feature::Ifb => return Ok(vec![feature]),
+            Verdict::No(_) => missing.push(feature),
+            Verdict::Unknown(why) => {
+                bail!("cannot find out whether the kernel has {}: {why}", feature.name())
+            }
+        }
     }
-    let there = try_netem()?;
-    if there {
-        THERE.get_or_init(|| ());
-    }
-    Ok(there)
-}
-
-fn try_netem() -> Result<bool> {
-    let (_, verdict) = features(&[Feature::Netem]).remove(0);
-    match verdict {
-        Verdict::Yes(_) => Ok(true),
-        Verdict::No(_) => Ok(false),
-        Verdict::Unknown(why) => Err(anyhow!("cannot find out whether the kernel has netem: {why}")),
-    }
+    Ok(missing)
 }
 
 fn try_them(wanted: &[Feature]) -> Result<Vec<(Feature, Verdict)>> {
@@ -158,7 +172,7 @@ fn try_here(wanted: &[Feature]) -> Result<Vec<(Feature, Verdict)>> {
                 (Err(error), _) => Err(anyhow!("{error:#}")),
             };
             let verdict = match outcome {
-                Ok(()) => Verdict::Yes("tried"),
+                Ok(()) => Verdict::Yes(TRIED),
                 Err(error) => Verdict::No(format!("{error:#}")),
             };
             (*feature, verdict)
@@ -218,6 +232,12 @@ mod tests {
         assert_eq!(iproute_version("tc utility, iproute2-ss200127"), None);
         assert_eq!(iproute_version(""), None);
         assert!(can_seed("tc utility, iproute2-6.6.0") && !can_seed("tc utility, iproute2-5.15.0"));
+    }
+
+    #[test]
+    fn features_are_named_with_their_modules() {
+        assert_eq!(Feature::Tbf.with_modules(), "tbf (module sch_tbf)");
+        assert!(Feature::Redirect.with_modules().ends_with("(modules sch_ingress, cls_u32, act_mirred)"));
     }
 
     #[test]

@@ -27,6 +27,18 @@ no_netem() {
     hold --backend auto >"$WORK/found.json" || fail "auto does not take userspace"
     expect "doctor on netem" "$(netem_found)" = false
 }
+no_tbf() {
+    local said
+    local -x TWINLINK_CONTROL=$WORK/control.sock
+    # A rate and a queue need tbf, if nothing else.
+    rates() { "$TWINLINK_BIN" link hold --link-a rate-20 --link-b rate-80 "$@"; }
+    if said=$(rates --backend netem -- true 2>&1); then fail "netem was not refused without tbf"; fi
+    echo "refused: $said"
+    grep -q "sch_tbf" <<<"$said" || fail "'sch_tbf' is not in it"
+    said=$(rates --backend auto -- "$TWINLINK_BIN" link show --json) || fail "auto does not take userspace"
+    expect "what carries rates without tbf" "$(jq -r '[.links[].backend] | unique | join(" ")' <<<"$said")" = userspace
+    grep -q "sch_tbf" <<<"$said" || fail "link show does not say why: $said"
+}
 neither() {
     refused userspace NFQUEUE
     refused auto sch_netem NFQUEUE
@@ -55,5 +67,7 @@ in_lab() {
 in_lab everything_there
 hide sch_netem
 in_lab no_netem
+hide sch_tbf
+in_lab no_tbf
 hide xt_NFQUEUE nfnetlink_queue
 in_lab neither
