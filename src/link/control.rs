@@ -68,8 +68,12 @@ pub struct Row {
     /// "run" where a running client holds it, "set" where it stays until it is cleared, "dead" where
     /// the client that held it was killed.
     pub owner: String,
-    /// What is in force; read from the kernel where no running client was asked.
+    /// What is in force; read from the kernel where no running client was asked. Its rate is the profile's own
+    /// also while a trace is played: the rate of the moment is in the counters.
     pub shape: Shape,
+    /// The file of the trace that is being played.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
     /// What the kernel reports.
     pub kernel: serde_json::Value,
     pub counters: Counters,

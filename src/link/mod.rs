@@ -386,6 +386,12 @@ impl Shaper {
     pub fn rows(&mut self) -> Result<Vec<Row>> {
         let mut rows = self.netem.rows()?;
         rows.extend(self.held.rows()?);
+        let now = Instant::now();
+        for row in &mut rows {
+            if let Some(playing) = self.playing_on(row.link, row.direction) {
+                playing.show(row, now);
+            }
+        }
         rows.sort_by_key(|row| (row.link, row.direction));
         Ok(rows)
     }
@@ -399,13 +405,16 @@ impl Shaper {
         counters.extend(self.held.counters()?);
         let now = Instant::now();
         for (link, direction, counters) in &mut counters {
-            let of_way = |playing: &&Playing| (playing.link, playing.direction) == (*link, *direction);
-            if let Some(playing) = self.playing.iter().find(of_way) {
+            if let Some(playing) = self.playing_on(*link, *direction) {
                 counters.rate_kbit = Some(playing.step(now).rate.kbit());
             }
         }
         counters.sort_by_key(|row| (row.0, row.1));
         Ok(counters)
+    }
+
+    fn playing_on(&self, link: LinkId, direction: Direction) -> Option<&Playing> {
+        self.playing.iter().find(|playing| (playing.link, playing.direction) == (link, direction))
     }
 
     /// How busy the stations of a shared channel were when counters were last read.

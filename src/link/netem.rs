@@ -384,6 +384,7 @@ fn row(lane: &Lane, counters: Counters, dead: bool) -> Row {
             Owner::Set => "set".into(),
         },
         shape: lane.shape.without_trace(),
+        trace: None,
         kernel: lane.report.clone(),
         counters,
         air: None,

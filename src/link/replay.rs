@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::Shaper;
+use super::control::Row;
 use super::line::Nanos;
 use super::player::Done;
+use super::profile::Shape;
 use super::trace::{Step, Trace};
 use crate::units::{Direction, LinkId};
 
@@ -47,6 +49,14 @@ impl Playing {
     /// What is in force at a time.
     pub fn step(&self, now: Instant) -> Step {
         self.trace.at(now.saturating_duration_since(self.began).as_nanos() as Nanos).step
+    }
+
+    /// Makes a row of `twinlink link show` be that of a moment.
+    pub fn show(&self, row: &mut Row, now: Instant) {
+        let step = self.step(now);
+        row.trace = Some(self.trace.file().to_string());
+        row.shape = Shape { rate: row.shape.rate, ..row.shape.during(&step) };
+        row.counters.rate_kbit = Some(step.rate.kbit());
     }
 
     /// The steps that have begun since the last call. `done` are those that took effect, where that is

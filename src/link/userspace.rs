@@ -147,6 +147,7 @@ impl Held {
                 server: Some(server.to_canonical()),
                 owner: "run".into(),
                 shape: applied.asked.without_trace(),
+                trace: None,
                 kernel: serde_json::Value::Null,
                 counters: self.counters_of(counts),
                 air: self.on_air(link).then(|| self.busy.clone()),

@@ -177,6 +177,7 @@ mod tests {
             server: None,
             owner: "run".into(),
             shape: load::load("lte-medium").unwrap().down,
+            trace: None,
             kernel: serde_json::Value::Null,
             counters: Counters::default(),
             air: None,

@@ -261,7 +261,7 @@ impl Prober {
             mss_bytes: seen().1 as f64,
             shaper_kbit: backlog.and_then(|backlog| backlog.rate_kbit()),
             lost: before.zip(last.as_ref()).map(|(before, after)| losses(before, after)),
-            changed: before.zip(last.as_ref()).is_some_and(|(before, after)| before.shape != after.shape),
+            changed: before.zip(last.as_ref()).is_some_and(|(before, after)| changed(before, after)),
         })
     }
 
@@ -302,23 +302,29 @@ fn losses(before: &Row, after: &Row) -> (u64, u64) {
     (lost, lost + after.counters.packets.saturating_sub(before.counters.packets))
 }
 
+/// Whether another profile came into force between two readings. A trace's own steps are no such thing.
+fn changed(before: &Row, after: &Row) -> bool {
+    before.trace != after.trace || (after.trace.is_none() && before.shape != after.shape)
+}
+
 /// Holds what was found against what is in force. Link, direction and time are the caller's to fill in.
 fn judge(trips: &RoundTrips, rows: Option<&(Row, Option<Row>)>, found: Option<&Found>, ipv6: bool) -> Probe {
     let own = rows.map(|(own, _)| own);
-    let shape = own.filter(|row| row.air.is_none() && row.shape.trace.is_none()).map(|row| &row.shape);
+    let shape = own.filter(|row| row.air.is_none() && row.trace.is_none()).map(|row| &row.shape);
     let (mut compared, mut notes) = (Vec::new(), Vec::new());
     match own {
         None => notes.push("the link is not shaped, so there is nothing to compare".to_string()),
         Some(row) if row.air.is_some() => {
             notes.push("on a shared channel the rate depends on who else sends: not compared".to_string());
         }
-        Some(row) if row.shape.trace.is_some() => {
+        Some(row) if row.trace.is_some() => {
             notes.push("the link follows a trace, so it has no one rate to compare".to_string());
         }
         Some(_) => {}
     }
     let rtt_ms = trips.median_ms();
-    let other = rows.and_then(|(_, other)| other.as_ref()).map(|row| &row.shape);
+    let other = rows.and_then(|(_, other)| other.as_ref()).filter(|row| row.trace.is_none());
+    let other = other.map(|row| &row.shape);
     let rtt = shape.zip(other).map(|(own, other)| verdict::rtt_expected_ms(own, other, trips.0.len()));
     if let (Some(found), Some((expected, tolerance))) = (rtt_ms, rtt) {
         compared.push(verdict::compare_rtt(found, expected, tolerance));
