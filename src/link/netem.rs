@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 mod leftovers;
 
 use super::control::Row;
-use super::player::{Done, Player, Track};
+use super::player::{self, Done, Player, Track};
 use super::probe::{self, Feature};
 use super::profile::{Profile, Shape};
 use super::tc::read::{self, Alias, Device, Owner};
@@ -348,6 +348,11 @@ fn reshape(lane: &mut Lane, to: Shape, profile: &str, seed: Option<u64>) -> Resu
     let (lines, child) = render::change(&ifb, &from, lane.child, &to, seed);
     if !lines.is_empty() {
         run::batch(Tool::Tc, &lines).map_err(explain)?;
+    }
+    if to.rate > from.rate
+        && let Err(error) = player::wake(&ifb)
+    {
+        tracing::warn!("what waits in {ifb} meets its new rate late: cannot wake it: {error}");
     }
     lane.child = child;
     lane.shape = to;

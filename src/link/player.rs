@@ -186,7 +186,7 @@ fn apply(running: &mut Running, moment: &Moment, sessions: &mut [Option<Session>
 /// Makes a tbf look at its queue. Its timer still counts by the old rate after a change: what waited
 /// through an outage would wait on until a packet comes. This one has nothing in it and no way to
 /// travel: an ifb drops what was not redirected to it.
-fn wake(ifb: &str) -> std::io::Result<()> {
+pub fn wake(ifb: &str) -> std::io::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     // SAFETY: the name lives through the call, and its length is what is said.
     let bound = unsafe {

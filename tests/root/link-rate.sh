@@ -28,6 +28,18 @@ beside=$!
 rate_holds "Mbit/s of b up beside a" b up 104 3 80 2
 wait "$beside"
 
+echo "== a change on a slow link takes effect at once"
+printf 'description = "slow"\n[down]\n%s\n[up]\n%s\n' 'rate = "1mbit"
+queue = "60s"' 'rate = "8kbit"
+queue = "60s"' >"$WORK/slow.toml"
+link set a "$WORK/slow.toml" >/dev/null
+# Two fit in the bucket; the next would wait for a second and a half.
+"$PYTHON" -c 'import socket, sys
+for _ in range(6): socket.socket(type=socket.SOCK_DGRAM).sendto(bytes(1400), (sys.argv[1], 9))' "${server[a]}"
+expect "packets that wait" "$(shown a up .counters.queue_packets)" -ge 3
+link set a rate-20 >/dev/null
+expect "packets that wait after the change" "$(shown a up .counters.queue_packets)" -eq 0
+
 echo "== packets of wire size, though TCP hands over larger ones"
 head -c 8000000 /dev/zero >"$WORK/file"
 in_server a "$PYTHON" -m http.server --directory "$WORK" --bind "${server[a]}" 8000 >/dev/null 2>&1 &
