@@ -63,6 +63,8 @@ pub struct Netem {
     /// The traces that are being played, and what plays them.
     tracks: Vec<Track>,
     player: Option<Player>,
+    /// What players that have ended did, and nobody has asked for yet.
+    done: Vec<Done>,
 }
 
 /// A link that is to be set up, with the interface that leads to its server.
@@ -131,7 +133,7 @@ impl Netem {
         let tracks: Vec<Track> = of_link.filter_map(track).collect();
         self.tracks.retain(|track| track.link != link);
         self.tracks.extend(tracks);
-        self.restart_player()?;
+        self.restart_player(|over| over == link)?;
         Ok(began)
     }
 
@@ -139,14 +141,16 @@ impl Netem {
     fn stop(&mut self, stops: impl Fn(LinkId) -> bool) -> Result<()> {
         if self.tracks.iter().any(|track| stops(track.link)) {
             self.tracks.retain(|track| !stops(track.link));
-            self.restart_player()?;
+            self.restart_player(stops)?;
         }
         Ok(())
     }
 
-    /// Times are absolute, so those that are played on lose nothing by it.
-    fn restart_player(&mut self) -> Result<()> {
-        self.player = None;
+    /// Times are absolute, so those that are played on lose nothing by it. What was done is kept, but of links
+    /// that are played no more, or anew.
+    fn restart_player(&mut self, over: impl Fn(LinkId) -> bool) -> Result<()> {
+        self.done.extend(self.player.take().map(Player::finish).unwrap_or_default());
+        self.done.retain(|done| !over(done.link));
         if !self.tracks.is_empty() {
             self.player = Some(Player::start(self.tracks.clone())?);
         }
@@ -154,8 +158,10 @@ impl Netem {
     }
 
     /// The steps that have taken effect since the last call.
-    pub fn take_done(&self) -> Vec<Done> {
-        self.player.as_ref().map(Player::take_done).unwrap_or_default()
+    pub fn take_done(&mut self) -> Vec<Done> {
+        let mut done = std::mem::take(&mut self.done);
+        done.extend(self.player.as_ref().map(Player::take_done).unwrap_or_default());
+        done
     }
 
     /// Gives both directions of a link another shape in place. When that fails the old one is put back.
@@ -453,4 +459,20 @@ fn no_netem() -> anyhow::Error {
          run \"modprobe sch_netem\" on the host, or use profiles with a rate and a queue only, such as \
          rate-20 and rate-80"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_is_played_on_keeps_its_steps_when_another_is_played_anew() {
+        let done = |link| Done { link, direction: Direction::Down, number: 3, at: Instant::now() };
+        let player = Player::start(Vec::new()).unwrap();
+        let earlier = vec![done(LinkId::A), done(LinkId::B)];
+        let mut netem = Netem { player: Some(player), done: earlier, ..Netem::default() };
+        netem.play(LinkId::A, None).unwrap();
+        assert_eq!(netem.take_done().iter().map(|done| done.link).collect::<Vec<_>>(), [LinkId::B]);
+        assert!(netem.take_done().is_empty());
+    }
 }

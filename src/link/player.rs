@@ -102,6 +102,13 @@ impl Player {
         std::mem::take(&mut self.shared.state().done)
     }
 
+    /// Ends, and tells the steps that have taken effect since the last call.
+    pub fn finish(self) -> Vec<Done> {
+        let shared = Arc::clone(&self.shared);
+        drop(self);
+        std::mem::take(&mut shared.state().done)
+    }
+
     /// Why nothing is played any more, if that is so.
     pub fn failed(&self) -> Option<String> {
         self.shared.state().failure.clone()
@@ -200,5 +207,18 @@ pub fn wake(ifb: &str) -> std::io::Result<()> {
         // The queue is full: it was looked at all the same.
         Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
         sent => sent.map(|_| ()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_player_that_ends_tells_what_nobody_has_asked_for_yet() {
+        let player = Player::start(Vec::new()).unwrap();
+        let done = Done { link: LinkId::B, direction: Direction::Up, number: 7, at: Instant::now() };
+        player.shared.state().done.push(done);
+        assert_eq!(player.finish().iter().map(|done| done.number).collect::<Vec<_>>(), [7]);
     }
 }
