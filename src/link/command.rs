@@ -269,7 +269,7 @@ fn plan_text(places: &[Place], profile: &Profile, seed: Option<u64>) -> String {
     let mut redirects = Vec::new();
     for place in places {
         let shape = profile.shape(place.direction);
-        let alias = netem::alias(place, &profile.name, Owner::Set, true);
+        let alias = netem::alias(place, shape, &profile.name, Owner::Set, true);
         ip.extend(render::make_ifb(place, &alias.render()));
         let seed = seed.map(|seed| render::seed_of(seed, place.link, place.direction));
         tc.extend(render::set_up(place, shape, Child::needed_by(shape), seed));

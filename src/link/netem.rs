@@ -229,7 +229,7 @@ impl Netem {
     /// The counters of all lanes, with one question to the kernel.
     ///
     /// tbf counts what left the bottleneck and what waits in it. A loss of netem's and a full queue are
-    /// one number there, so a loss model makes them one here.
+    /// one number there, so where packets could get lost at any time they are one here.
     pub fn counters(&self) -> Result<Vec<(LinkId, Direction, Counters)>> {
         if self.lanes.is_empty() {
             return Ok(Vec::new());
@@ -246,12 +246,11 @@ impl Netem {
                 let found = stats::index_of(&ifb).and_then(|index| by_device.get(&index));
                 let found =
                     found.with_context(|| format!("cannot read the counters of {ifb}: it is gone"))?;
-                let can_lose = !lane.shape.loss.mean().is_zero();
                 let counters = Counters {
                     packets: found.packets,
                     bytes: found.bytes,
                     dropped_queue: found.drops,
-                    dropped_loss: if can_lose { None } else { Some(0) },
+                    dropped_loss: if lane.alias.lossy { None } else { Some(0) },
                     queue_packets: found.queue_packets,
                     queue_bytes: found.queue_bytes,
                     packet_bytes: sizes.get(&ifb).copied(),
@@ -268,14 +267,14 @@ fn lane(request: &Request, direction: Direction) -> Result<Lane> {
     let Wanted { link, server, profile } = request.wanted;
     let place = Place::new(*link, direction, &request.dev, *server);
     let shape = profile.shape(direction).clone();
-    let alias = alias(&place, &profile.name, request.owner, own_clsact(&request.dev)?);
+    let alias = alias(&place, &shape, &profile.name, request.owner, own_clsact(&request.dev)?);
     let child = Child::needed_by(&shape);
     Ok(Lane { place, alias, shape, child, why: request.why.clone(), report: serde_json::Value::Null })
 }
 
-pub fn alias(place: &Place, profile: &str, owner: Owner, own_clsact: bool) -> Alias {
+pub fn alias(place: &Place, shape: &Shape, profile: &str, owner: Owner, own_clsact: bool) -> Alias {
     let (dev, server) = (place.dev.clone(), place.server.clone());
-    Alias { owner, dev, server, own_clsact, profile: profile.to_string() }
+    Alias { owner, dev, server, own_clsact, lossy: shape.can_lose(), profile: profile.to_string() }
 }
 
 /// Whether the interface's clsact is, or will be, the lab's. Devices of the lab that are already
@@ -361,6 +360,7 @@ fn reshape(lane: &mut Lane, to: Shape, profile: &str, seed: Option<u64>) -> Resu
         tracing::warn!("what waits in {ifb} meets its new rate late: cannot wake it: {error}");
     }
     lane.child = child;
+    lane.alias.lossy |= to.can_lose();
     lane.shape = to;
     lane.alias.profile = profile.to_string();
     run::batch(Tool::Ip, &[render::set_alias(&ifb, &lane.alias.render())])?;
@@ -464,6 +464,27 @@ fn no_netem() -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::profile::{Loss, load};
+    use crate::link::trace::{Step, Trace};
+    use crate::units::Percent;
+
+    /// rate-20, 20 Mbit/s with nothing but a queue, with a trace of two steps of 1 s.
+    fn rate_20_with(second: Step) -> Shape {
+        let shape = load::load("rate-20").unwrap().down;
+        let first = Step { at: 0, rate: shape.rate, delay: None, loss: None };
+        let second = Step { at: 1_000_000_000, ..second };
+        let trace = Trace::new("t".into(), true, vec![first, second], 2_000_000_000).unwrap();
+        Shape { trace: Some(trace.into()), ..shape }
+    }
+
+    #[test]
+    fn what_could_lose_packets_once_cannot_tell_the_causes_of_drops() {
+        let step = |loss| Step { at: 0, rate: Rate::from_bits_per_s(1_000_000), delay: None, loss };
+        let plain = rate_20_with(step(None));
+        assert!(!plain.can_lose() && !rate_20_with(step(Some(Percent::ZERO))).can_lose());
+        assert!(rate_20_with(step(Some(Percent::new(1.0)))).can_lose());
+        assert!(Shape { loss: Loss::Random(Percent::new(0.1)), ..plain }.can_lose());
+    }
 
     #[test]
     fn a_link_that_is_played_on_keeps_its_steps_when_another_is_played_anew() {

@@ -223,6 +223,12 @@ impl Shape {
             && self.trace.as_ref().is_none_or(|trace| !trace.changes_delay() && !trace.changes_loss())
     }
 
+    /// Whether packets can get lost, apart from a full queue, at any time of its trace.
+    pub fn can_lose(&self) -> bool {
+        let steps = self.trace.iter().flat_map(|trace| trace.steps());
+        !self.loss.mean().is_zero() || steps.filter_map(|step| step.loss).any(|loss| !loss.is_zero())
+    }
+
     /// The shape with a step of its trace in force. An outage has a rate of 0, which no profile has.
     pub fn during(&self, step: &Step) -> Shape {
         Shape {

@@ -182,6 +182,9 @@ pub struct Alias {
     pub server: String,
     /// Whether the lab made the interface's clsact, and so may remove it.
     pub own_clsact: bool,
+    /// Whether any of the profiles that the device has had could lose packets: the kernel counts their
+    /// losses and full queues as one, and goes on counting when the profile is changed.
+    pub lossy: bool,
     pub profile: String,
 }
 
@@ -193,6 +196,7 @@ impl Alias {
             Owner::Set => "set".to_string(),
         };
         let clsact = if self.own_clsact { "own" } else { "found" };
+        let lossy = if self.lossy { "yes" } else { "no" };
         let profile: String = self
             .profile
             .chars()
@@ -200,7 +204,7 @@ impl Alias {
             .take(120)
             .collect();
         format!(
-            "twinlink owner={owner} dev={} server={} clsact={clsact} profile={profile}",
+            "twinlink owner={owner} dev={} server={} clsact={clsact} lossy={lossy} profile={profile}",
             self.dev, self.server
         )
     }
@@ -218,6 +222,8 @@ impl Alias {
             dev: fields.get("dev")?.to_string(),
             server: fields.get("server")?.to_string(),
             own_clsact: *fields.get("clsact")? == "own",
+            // Who does not say so may have lost some.
+            lossy: fields.get("lossy") != Some(&"no"),
             profile: fields.get("profile")?.to_string(),
         })
     }

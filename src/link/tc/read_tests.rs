@@ -96,9 +96,11 @@ fn an_alias_reads_back_and_fits() {
         dev: "eth0123456789ab".into(),
         server: "fd45:1234:5678:9abc:def0:1234:5678:9abc".into(),
         own_clsact: true,
+        lossy: false,
         profile: "wifi-near".into(),
     };
     assert_eq!(Alias::parse(&alias.render()), Some(alias.clone()));
+    assert!(Alias::parse(&alias.render().replace(" lossy=no", "")).unwrap().lossy);
     assert_eq!(Alias::parse("someone else's"), None);
     assert_eq!(Alias::parse("twinlink owner=run dev=eth0"), None);
     let odd = Alias { owner: Owner::Set, profile: "a \"b\"\n#ü".repeat(40), ..alias };
