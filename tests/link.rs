@@ -157,6 +157,56 @@ fn a_running_client_is_asked_and_its_refusal_is_told() {
 }
 
 #[test]
+fn what_is_in_force_is_shown_with_its_reason_its_trace_and_the_causes_of_drops() {
+    use std::io::{BufRead, BufReader, Write};
+    let row = |direction: &str, backend: &str, counters: serde_json::Value| {
+        serde_json::json!({
+            "link": "a", "direction": direction, "backend": backend, "why": "asked for", "profile": "p",
+            "server": "10.45.0.2", "owner": "run", "shape": { "rate": "20mbit", "queue": "100ms" },
+            "kernel": null, "counters": counters
+        })
+    };
+    let counters = |kbit: f64, queue: u64, loss: Option<u64>, most: Option<u64>| {
+        serde_json::json!({
+            "packets": 9, "bytes": 900, "dropped_queue": queue, "dropped_loss": loss, "queue_packets": 1,
+            "queue_bytes": 100, "queue_packets_max": most, "rate_kbit": kbit, "lateness_ms": null
+        })
+    };
+    let mut playing = row("down", "userspace", counters(3200.0, 3, Some(2), Some(40)));
+    playing["trace"] = "steps.txt".into();
+    let mut outage = row("up", "userspace", counters(0.0, 0, Some(0), Some(1)));
+    outage["trace"] = "steps.txt".into();
+    let kernel = row("down", "netem", counters(20_000.0, 5, None, None));
+    let answers = [vec![playing, outage], vec![kernel]]
+        .map(|links| serde_json::json!({ "ok": true, "links": links }).to_string());
+    let dir = tempfile::tempdir().unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(dir.path().join("no-socket")).unwrap();
+    let client = std::thread::spawn(move || {
+        for answer in answers {
+            let mut stream = BufReader::new(listener.accept().unwrap().0);
+            stream.read_line(&mut String::new()).unwrap();
+            writeln!(stream.get_mut(), "{answer}").unwrap();
+        }
+    });
+    let held = stdout(&twinlink(dir.path(), &["link", "show"]));
+    for words in [
+        "3 by queue, 2 by loss",
+        " 40 p",
+        " 3.2mbit ",
+        " outage ",
+        "link a is on userspace: asked for\n",
+        "link a down follows the trace steps.txt",
+        "link a up follows the trace steps.txt",
+    ] {
+        assert_eq!(held.matches(words).count(), 1, "{words}: {held}");
+    }
+    let kernel = stdout(&twinlink(dir.path(), &["link", "show"]));
+    assert!(kernel.contains("5 by queue or loss") && kernel.contains(" 20mbit "), "{kernel}");
+    assert!(!kernel.contains("follows"), "{kernel}");
+    client.join().unwrap();
+}
+
+#[test]
 fn the_doctor_tells_programs_what_it_tells_people() {
     let dir = tempfile::tempdir().unwrap();
     let json = twinlink(dir.path(), &["doctor", "--json"]);

@@ -16,8 +16,8 @@ use super::profile::load::{self, Source};
 use super::profile::{Loss, Profile, Shape};
 use super::tc::read::Owner;
 use super::tc::render::{self, Child, Place};
-use super::{Choice, Shaper, Wanted, lab, netem, trace};
-use crate::units::{Direction, LinkId};
+use super::{Choice, Counters, Shaper, Wanted, lab, netem, trace};
+use crate::units::{Direction, LinkId, Rate};
 
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Command {
@@ -145,34 +145,77 @@ fn print_rows(rows: &[Row], json: bool) -> Result<()> {
         return print("no link is shaped\n");
     }
     let mut table = new_table(&[
-        "link", "profile", "backend", "rate", "delay", "jitter", "loss", "queue", "packets", "bytes",
-        "drops", "queued",
+        "link",
+        "profile",
+        "backend",
+        "rate",
+        "delay",
+        "jitter",
+        "loss",
+        "queue",
+        "packets",
+        "bytes",
+        "dropped",
+        "queued",
+        "most queued",
     ]);
     for row in rows {
         let (shape, counters) = (&row.shape, &row.counters);
-        let drops = counters.dropped_queue + counters.dropped_loss.unwrap_or_default();
         table.add_row([
             format!("{} {}", row.link, row.direction),
             row.profile.clone(),
             serde_json::to_value(row.backend)?.as_str().unwrap_or_default().to_string(),
-            shape.rate.to_string(),
+            rate_now(row),
             milliseconds(shape.delay.ms()),
             milliseconds(shape.jitter.ms()),
             loss(shape),
             queue(shape),
             counters.packets.to_string(),
             counters.bytes.to_string(),
-            drops.to_string(),
+            dropped(counters),
             format!("{} p, {} B", counters.queue_packets, counters.queue_bytes),
+            counters.queue_packets_max.map_or("-".into(), |most| format!("{most} p")),
         ]);
     }
-    align(&mut table, 3..=11);
+    align(&mut table, 3..=12);
     let dead = if rows.iter().any(|row| row.owner == "dead") {
         "A run that was killed left this; the next one, or \"twinlink link clear\", removes it.\n"
     } else {
         ""
     };
-    print(&format!("{table}\n{}{dead}", air(rows)))
+    print(&format!("{table}\n{}{}{dead}", notes(rows), air(rows)))
+}
+
+/// A trace's rate is that of the moment.
+fn rate_now(row: &Row) -> String {
+    match row.counters.rate_kbit.filter(|_| row.trace.is_some()) {
+        Some(0.0) => "outage".into(),
+        Some(kbit) => Rate::from_bits_per_s((kbit * 1e3).round() as u64).to_string(),
+        None => row.shape.rate.to_string(),
+    }
+}
+
+/// Drops by their cause, as far as the backend can tell.
+fn dropped(counters: &Counters) -> String {
+    match (counters.dropped_queue, counters.dropped_loss) {
+        (0, None | Some(0)) => "0".into(),
+        (both, None) => format!("{both} by queue or loss"),
+        (queue, Some(loss)) => format!("{queue} by queue, {loss} by loss"),
+    }
+}
+
+/// Lines about what carries each link and why, and which traces are played.
+fn notes(rows: &[Row]) -> String {
+    let why = |row: &Row| Some(format!("link {} is on {}: {}\n", row.link, row.backend, row.why.as_ref()?));
+    let trace = |row: &Row| {
+        let (link, direction, trace) = (row.link, row.direction, row.trace.as_ref()?);
+        Some(format!("link {link} {direction} follows the trace {trace}: the rate is that of this moment\n"))
+    };
+    let mut lines: Vec<String> = rows.iter().filter_map(why).collect();
+    // Both directions of a link are on the same.
+    lines.dedup();
+    lines.extend(rows.iter().filter_map(trace));
+    lines.concat()
 }
 
 /// A line about the shared channel; empty without one.
