@@ -47,8 +47,12 @@ fn a_plan_of_a_trace_prints_its_first_steps_and_how_many_follow() {
     for way in ["down", "up"] {
         assert!(text.contains(&format!("# {way} by the trace ../traces/lte-driving.csv: ")), "{text}");
     }
-    assert_eq!(text.lines().filter(|line| line.starts_with("# and ") && line.ends_with(" more")).count(), 2);
-    assert_eq!(text.lines().filter(|line| line.starts_with("#  ")).count(), 40);
+    let more = |line: &&str| line.starts_with("# and ") && line.ends_with(" more: --all prints them");
+    assert_eq!(text.lines().filter(more).count(), 2);
+    let steps = |text: &str| text.lines().filter(|line| line.starts_with("#  ")).count();
+    assert_eq!(steps(&text), 40);
+    let all = stdout(&twinlink(dir.path(), &["link", "plan", "a", "lte-driving", "--all"]));
+    assert!(steps(&all) > 40 && !all.contains("# and "), "{all}");
     let outages = stdout(&twinlink(dir.path(), &["link", "plan", "a", "lte-handover"]));
     assert!(outages.contains(" s outage\n"), "{outages}");
 }

@@ -75,6 +75,9 @@ pub struct PlanArgs {
     /// Seeds the losses, where tc can hand a seed to netem (6.6 on)
     #[arg(long)]
     seed: Option<u64>,
+    /// Print all steps of a trace, not only the first
+    #[arg(long)]
+    all: bool,
 }
 
 pub fn main(command: Command) -> Result<()> {
@@ -302,11 +305,12 @@ fn plan(args: &PlanArgs) -> Result<()> {
         server: server.map_or("SERVER".into(), |server| server.to_string()),
         ipv6: server.is_some_and(|server| server.is_ipv6()),
     });
-    print(&plan_text(&places, &profile, args.seed))
+    let shown_steps = if args.all { usize::MAX } else { SHOWN_STEPS };
+    print(&plan_text(&places, &profile, args.seed, shown_steps))
 }
 
 /// The script that `set` amounts to where nothing is shaped yet.
-fn plan_text(places: &[Place], profile: &Profile, seed: Option<u64>) -> String {
+fn plan_text(places: &[Place], profile: &Profile, seed: Option<u64>, shown_steps: usize) -> String {
     let mut ip = Vec::new();
     let mut tc = vec![render::add_clsact(&places[0].dev)];
     let mut redirects = Vec::new();
@@ -324,7 +328,7 @@ fn plan_text(places: &[Place], profile: &Profile, seed: Option<u64>) -> String {
     } else {
         ""
     };
-    let schedule: String = Direction::BOTH.map(|way| schedule(profile.shape(way), way)).concat();
+    let schedule: String = Direction::BOTH.map(|way| schedule(profile.shape(way), way, shown_steps)).concat();
     format!(
         "ip -batch - <<'END'\n{}\nEND\n{note}tc -batch - <<'END'\n{}\nEND\n{schedule}",
         ip.join("\n"),
@@ -332,11 +336,11 @@ fn plan_text(places: &[Place], profile: &Profile, seed: Option<u64>) -> String {
     )
 }
 
-/// The most steps of a trace that a plan prints.
+/// The steps of a trace that a plan prints where nobody asks for all.
 const SHOWN_STEPS: usize = 20;
 
 /// A direction's trace as comments of a script: who runs it plays no trace.
-fn schedule(shape: &Shape, direction: Direction) -> String {
+fn schedule(shape: &Shape, direction: Direction, shown_steps: usize) -> String {
     let Some(trace) = &shape.trace else { return String::new() };
     let length_s = trace.length() as f64 / 1e9;
     let end = if trace.looped() { "then again" } else { "then its last rate holds" };
@@ -346,15 +350,15 @@ fn schedule(shape: &Shape, direction: Direction) -> String {
         trace.steps().len(),
         trace.mean_kbit() / 1e3
     );
-    for step in trace.steps().iter().take(SHOWN_STEPS) {
+    for step in trace.steps().iter().take(shown_steps) {
         let rate = if trace::is_outage(step.rate) { "outage".into() } else { step.rate.to_string() };
         let delay = step.delay.map(|delay| format!(" delay {delay}")).unwrap_or_default();
         let loss = step.loss.map(|loss| format!(" loss {loss}")).unwrap_or_default();
         text += &format!("# {:>10.3} s {rate}{delay}{loss}\n", step.at as f64 / 1e9);
     }
-    let more = trace.steps().len().saturating_sub(SHOWN_STEPS);
+    let more = trace.steps().len().saturating_sub(shown_steps);
     if more > 0 {
-        text += &format!("# and {more} more\n");
+        text += &format!("# and {more} more: --all prints them\n");
     }
     text
 }
