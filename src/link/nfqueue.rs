@@ -76,10 +76,11 @@ pub fn refusals(profile: &Profile) -> Vec<String> {
     refusals
 }
 
-/// A warning where links together ask for more than was measured to work, each way counted.
+/// A warning where links together ask for more than was measured to work. Counted is what comes down at its
+/// fastest, × 1.5: every second segment is acknowledged on the way up. That is a download, as it was measured;
+/// an upload beside it would come on top.
 pub fn beyond_measured(profiles: &[&Profile]) -> Option<String> {
-    let frames = |shape: &Shape| shape.rate.bytes_per_s() / super::profile::FRAME as f64;
-    // What comes down is acknowledged on the way up, every second segment.
+    let frames = |shape: &Shape| shape.greatest_rate().bytes_per_s() / super::profile::FRAME as f64;
     let total: f64 = profiles.iter().map(|profile| frames(&profile.down) * 1.5).sum();
     (total > MEASURED_FRAMES_PER_S).then(|| {
         format!(
@@ -384,7 +385,8 @@ fn event_counter() -> std::io::Result<OwnedFd> {
 mod tests {
     use super::*;
     use crate::link::model::Tally;
-    use crate::units::Percent;
+    use crate::link::trace::{Step, Trace};
+    use crate::units::{Percent, Rate};
 
     fn profile(rate: &str) -> Profile {
         toml::from_str(&format!(
@@ -419,6 +421,14 @@ mod tests {
     fn a_profile_beyond_what_was_measured_is_warned_of() {
         assert_eq!(beyond_measured(&[&profile("100mbit"), &profile("100mbit")]), None);
         assert!(beyond_measured(&[&profile("2gbit"), &profile("2gbit")]).is_some());
+        let step = |at, gbit: u64| {
+            let rate = Rate::from_bits_per_s(gbit * 1_000_000_000);
+            Step { at, rate, delay: None, loss: None }
+        };
+        let trace = Trace::new("t".into(), true, vec![step(0, 1), step(1_000_000_000, 4)], 2_000_000_000);
+        let mut traced = profile("100mbit");
+        traced.down.trace = Some(trace.unwrap().into());
+        assert!(beyond_measured(&[&traced]).is_some());
     }
 
     #[test]

@@ -241,6 +241,12 @@ impl Shape {
         }
     }
 
+    /// The fastest rate that it can have.
+    pub fn greatest_rate(&self) -> Rate {
+        let steps = self.trace.iter().flat_map(|trace| trace.steps());
+        steps.map(|step| step.rate).fold(self.rate, Rate::max)
+    }
+
     /// The longest delay that it can have, one way.
     pub fn greatest_delay(&self) -> Delay {
         self.trace.as_ref().and_then(|trace| trace.greatest_delay()).map_or(self.delay, |d| d.max(self.delay))
