@@ -175,6 +175,15 @@ fn congestion() -> Check {
     Check::new("congestion control", Some(true), found, "")
 }
 
+/// The oldest compose that knows all that compose.yaml says.
+const OLDEST_COMPOSE: (u32, u32) = (2, 20);
+
+/// The first two numbers of "v2.20.3-desktop.1".
+fn major_and_minor(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.trim_start_matches('v').split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
 /// Docker and its compose plugin, on the host.
 fn docker() -> Vec<Check> {
     let inside = std::env::var("TWINLINK_LAB").is_ok_and(|value| value == "container");
@@ -186,14 +195,13 @@ fn docker() -> Vec<Check> {
         Ok(version) => Check::new("docker", Some(true), version, ""),
         Err(why) => Check::new("docker", Some(false), why, advice),
     };
+    let compose_advice = "install the compose plugin, version 2.20 or later";
     let compose = match ask(&["compose", "version", "--short"]) {
         Ok(version) => {
-            let major: Option<u32> =
-                version.trim_start_matches('v').split('.').next().and_then(|m| m.parse().ok());
-            let ok = major.map(|major| major >= 2);
-            Check::new("docker compose", ok, version, "install the compose plugin, version 2 or later")
+            let ok = major_and_minor(&version).map(|version| version >= OLDEST_COMPOSE);
+            Check::new("docker compose", ok, version, compose_advice)
         }
-        Err(why) => Check::new("docker compose", Some(false), why, "install the compose plugin (version 2)"),
+        Err(why) => Check::new("docker compose", Some(false), why, compose_advice),
     };
     vec![client, compose]
 }
@@ -277,6 +285,14 @@ mod tests {
         assert!(summary(&with(Some(false), Some(true))).contains("delay and loss need netem"));
         assert!(summary(&with(Some(true), Some(false))).contains("cannot shape links"));
         assert!(summary(&with(None, None)).contains("not tried"));
+    }
+
+    #[test]
+    fn compose_is_judged_by_its_minor_version_too() {
+        assert_eq!(major_and_minor("v2.20.3-desktop.1"), Some((2, 20)));
+        assert!(major_and_minor("2.19.1") < Some(OLDEST_COMPOSE));
+        assert!(major_and_minor("5.0.0") > Some(OLDEST_COMPOSE));
+        assert_eq!(major_and_minor("dev"), None);
     }
 
     #[test]
