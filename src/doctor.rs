@@ -11,9 +11,9 @@ use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use crate::link::lab;
 use crate::link::probe::{self, Feature, Verdict};
 use crate::link::tc::run::{self, Tool};
+use crate::link::{lab, nfqueue};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -114,24 +114,27 @@ fn net_admin() -> Check {
 }
 
 fn tools() -> Vec<Check> {
-    [Tool::Tc, Tool::Ip, Tool::Iptables]
-        .into_iter()
-        .map(|tool| match run::output(tool, &["-V"]) {
-            Ok(text) => {
-                let version = text.split_once(' ').map_or(text.as_str(), |(_, rest)| rest).trim();
-                let seed = match tool {
-                    Tool::Tc if probe::can_seed(&text) => ", hands netem a seed",
-                    Tool::Tc => ", too old to hand netem a seed (6.6 on)",
-                    _ => "",
-                };
-                Check::new(tool.name(), Some(true), format!("{version}{seed}"), "")
-            }
-            Err(_) if tool == Tool::Iptables => {
-                Check::new("iptables", Some(false), "not found", "install iptables for NFQUEUE")
-            }
-            Err(_) => Check::new(tool.name(), Some(false), "not found", "install iproute2"),
-        })
-        .collect()
+    let iproute2 = [Tool::Tc, Tool::Ip].map(|tool| match run::output(tool, &["-V"]) {
+        Ok(text) => {
+            let seed = match tool {
+                Tool::Tc if probe::can_seed(&text) => ", hands netem a seed",
+                Tool::Tc => ", too old to hand netem a seed (6.6 on)",
+                Tool::Ip => "",
+            };
+            Check::new(tool.name(), Some(true), format!("{}{seed}", version(&text)), "")
+        }
+        Err(_) => Check::new(tool.name(), Some(false), "not found", "install iproute2"),
+    });
+    let iptables = match nfqueue::iptables_version() {
+        Some(text) => Check::new("iptables", Some(true), version(&text), ""),
+        None => Check::new("iptables", Some(false), "not found", "install iptables for NFQUEUE"),
+    };
+    iproute2.into_iter().chain([iptables]).collect()
+}
+
+/// What a program says of its version, without its name.
+fn version(text: &str) -> &str {
+    text.split_once(' ').map_or(text, |(_, rest)| rest).trim()
 }
 
 fn judge(feature: Feature, verdict: Verdict) -> Check {

@@ -32,6 +32,7 @@ use engine::{Command, Engine, PATIENCE, Reading};
 pub use lateness::Summary as Lateness;
 use queues::{KernelQueue, bind, kernel_queues, open_socket};
 use rules::Tapped;
+pub use rules::{attempt, version as iptables_version};
 
 /// The first of four queue numbers, after the lab's port. They belong to a network namespace.
 const FIRST_QUEUE: u16 = 4450;

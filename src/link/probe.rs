@@ -9,8 +9,8 @@ use std::sync::{Mutex, OnceLock};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::lab;
 use super::tc::run::{self, Tool};
+use super::{lab, nfqueue};
 
 /// What the lab needs of a kernel, each by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,22 +69,9 @@ impl Feature {
                 ))
             }
             Feature::Netem => tc(format!("qdisc replace dev {dev} root netem limit 1")),
-            Feature::Nfqueue => attempt_nfqueue(dev),
+            Feature::Nfqueue => nfqueue::attempt(dev),
         }
     }
-}
-
-/// Puts a rule into a chain that nothing leads to.
-fn attempt_nfqueue(chain: &str) -> Result<()> {
-    let iptables = |args: &[&str]| {
-        let args: Vec<&str> = ["-w", "-t", "raw"].iter().chain(args).copied().collect();
-        run::output(Tool::Iptables, &args)
-    };
-    iptables(&["-N", chain])?;
-    let rule = iptables(&["-A", chain, "-j", "NFQUEUE", "--queue-num", "65535"]);
-    let _ = iptables(&["-F", chain]);
-    let _ = iptables(&["-X", chain]);
-    rule.map(|_| ())
 }
 
 /// Whether a feature is there.

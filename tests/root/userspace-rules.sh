@@ -84,18 +84,22 @@ kill $!
 wait $! || true
 eventually 10 bash -c '! grep -q "^ *4452 " /proc/net/netfilter/nfnetlink_queue'
 
+# The folder of the real iptables is looked in whatever PATH says, so it is covered.
+covered=$(dirname "$(realpath "$(command -v iptables)")")
+without_iptables() { # COMMAND...
+    # shellcheck disable=SC2016
+    PATH=$WORK/bin unshare --mount bash -c 'mount -t tmpfs none "$0" && exec "$@"' "$covered" "$@"
+}
 mkdir "$WORK/bin"
-for tool in ip tc true; do ln -s "$(command -v "$tool")" "$WORK/bin/$tool"; done
-refused "install iptables" env PATH="$WORK/bin" "$TWINLINK_BIN" link hold --backend userspace \
-    --link-a wifi-near -- true
+for tool in bash ip mount tc true unshare; do cp "$(type -P "$tool")" "$WORK/bin/$tool"; done
+refused "install iptables" without_iptables "$TWINLINK_BIN" link hold --backend userspace --link-a wifi-near -- true
 
 # Programs that are there and refuse: what they say is what the user reads.
 for tool in iptables iptables-restore; do
-    printf '#!/bin/bash\necho "the table is locked by a policy" >&2\nexit 4\n' >"$WORK/bin/$tool"
+    printf '#!%s/bin/bash\necho "the table is locked by a policy" >&2\nexit 4\n' "$WORK" >"$WORK/bin/$tool"
     chmod 755 "$WORK/bin/$tool"
 done
-ln -s "$(command -v bash)" "$WORK/bin/bash"
-refused "says: the table is locked by a policy.*NET_ADMIN" env PATH="$WORK/bin" "$TWINLINK_BIN" link hold \
+refused "says: the table is locked by a policy.*NET_ADMIN" without_iptables "$TWINLINK_BIN" link hold \
     --backend userspace --link-a wifi-near -- true
 expect "rules after refused rules" "$(rules)" -eq 0
 

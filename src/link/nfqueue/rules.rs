@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::queue_number;
+use crate::link::tc;
 use crate::units::{Direction, LinkId};
 
 /// The chains, and the hooks that jump to them.
@@ -124,6 +125,7 @@ pub fn render(present: Present, family: Family, links: &[Tapped]) -> String {
 fn run(program: &str, args: &[&str], input: &str) -> Result<String> {
     let mut child = Command::new(program)
         .args(args)
+        .env("PATH", tc::run::path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -205,6 +207,26 @@ fn install(family: Family, links: &[Tapped]) -> Result<()> {
     let known: Vec<&str> = with_rules(family).map(|(program, _)| program).into_iter().collect();
     first_that_can(family, &known, |program| {
         present(program).and_then(|present| restore(program, &render(present, family, links)))
+    })
+}
+
+/// What the first program that is there says of its version.
+pub fn version() -> Option<String> {
+    Family::V4.programs().into_iter().find_map(|program| run(program, &["-V"], "").ok())
+}
+
+/// Puts a rule that hands packets over into a chain of this name, which nothing leads to, and takes both away.
+///
+/// # Errors
+/// As for [`apply`].
+pub fn attempt(chain: &str) -> Result<()> {
+    first_that_can(Family::V4, &[], |program| {
+        let iptables = |args: &[&str]| run(program, &[&["-w", "-t", "raw"], args].concat(), "");
+        iptables(&["-N", chain])?;
+        let rule = iptables(&["-A", chain, "-j", "NFQUEUE", "--queue-num", "65535"]);
+        let _ = iptables(&["-F", chain]);
+        let _ = iptables(&["-X", chain]);
+        rule.map(drop)
     })
 }
 

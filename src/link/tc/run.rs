@@ -1,5 +1,4 @@
-//! Runs `tc` and `ip`, and puts what they say on stderr into the error. `iptables` is here only to
-//! find out what it can do.
+//! Runs `tc` and `ip`, and puts what they say on stderr into the error.
 
 use std::io::{ErrorKind, Write};
 use std::process::{Command, Output, Stdio};
@@ -11,7 +10,6 @@ use anyhow::{Context, Result, bail};
 pub enum Tool {
     Tc,
     Ip,
-    Iptables,
 }
 
 impl Tool {
@@ -19,17 +17,20 @@ impl Tool {
         match self {
             Tool::Tc => "tc",
             Tool::Ip => "ip",
-            Tool::Iptables => "iptables",
         }
     }
 
     fn command(self) -> Command {
         let mut command = Command::new(self.name());
-        // A user's PATH often lacks the folders that iproute2 lives in.
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin")).env("LC_ALL", "C");
+        command.env("PATH", path()).env("LC_ALL", "C");
         command
     }
+}
+
+/// Where the programs are looked for: a user's PATH often lacks the folders that they live in.
+pub fn path() -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{path}:/usr/local/sbin:/usr/sbin:/sbin")
 }
 
 /// Runs one command and returns its stdout.
@@ -103,9 +104,8 @@ pub fn tables() -> Result<tempfile::TempDir> {
 pub fn start(tool: Tool, error: std::io::Error) -> anyhow::Error {
     let name = tool.name();
     if error.kind() == ErrorKind::NotFound {
-        let package = if tool == Tool::Iptables { "iptables" } else { "iproute2" };
         return anyhow::anyhow!(
-            "there is no program {name}: install the package {package} (the lab's image has it)"
+            "there is no program {name}: install the package iproute2 (the lab's image has it)"
         );
     }
     anyhow::Error::from(error).context(format!("cannot start {name}"))
