@@ -147,7 +147,7 @@ fn judge(feature: Feature, verdict: Verdict) -> Check {
             "the userspace backend and shared channels need it: a kernel with xt_NFQUEUE and \
              nfnetlink_queue, and iptables"
         }
-        _ => "links cannot be shaped without it: use a kernel that has it, or --backend none",
+        _ => "the netem backend needs it: use a kernel that has it, or NFQUEUE (--backend userspace)",
     };
     match verdict {
         Verdict::Yes(how) => Check::new(feature.name(), Some(true), how, ""),
@@ -232,19 +232,20 @@ fn works(checks: &[Check], feature: Feature) -> Option<bool> {
 /// One sentence: which profiles can run here.
 fn summary(checks: &[Check]) -> String {
     let basics = [Feature::Ifb, Feature::Tbf, Feature::Redirect].map(|feature| works(checks, feature));
-    let text = if works(checks, Feature::Netem) != Some(true) && works(checks, Feature::Nfqueue) == Some(true)
-    {
-        "every profile runs on this kernel, held in userspace: it has no netem that works, but NFQUEUE"
+    let netem = works(checks, Feature::Netem);
+    let text = if basics == [Some(true); 3] && netem == Some(true) {
+        "every profile runs on this kernel"
+    } else if works(checks, Feature::Nfqueue) == Some(true) {
+        "every profile without duplicate and up.reorder runs on this kernel: what its qdiscs cannot do is held \
+         in userspace, by NFQUEUE"
     } else if basics.contains(&Some(false)) {
         "this kernel cannot shape links: runs are unshaped (--backend none)"
     } else if basics.contains(&None) {
         "what this kernel can do was not tried; see the lines above"
+    } else if netem == Some(false) {
+        "profiles with a rate and a queue run on this kernel; delay and loss need netem"
     } else {
-        match works(checks, Feature::Netem) {
-            Some(true) => "every profile runs on this kernel",
-            Some(false) => "profiles with a rate and a queue run on this kernel; delay and loss need netem",
-            None => "profiles with a rate and a queue run on this kernel; netem was not tried",
-        }
+        "profiles with a rate and a queue run on this kernel; netem was not tried"
     };
     text.to_string()
 }
@@ -288,6 +289,11 @@ mod tests {
         assert!(summary(&with(Some(false), Some(true))).contains("delay and loss need netem"));
         assert!(summary(&with(Some(true), Some(false))).contains("cannot shape links"));
         assert!(summary(&with(None, None)).contains("not tried"));
+        for (netem, tbf) in [(Some(false), Some(true)), (Some(true), Some(false))] {
+            let mut checks = with(netem, tbf);
+            checks.push(Check::new(Feature::Nfqueue.name(), Some(true), "", ""));
+            assert!(summary(&checks).starts_with("every profile without duplicate and up.reorder"));
+        }
     }
 
     #[test]
