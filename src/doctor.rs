@@ -90,7 +90,8 @@ fn checks(trying: bool) -> Vec<Check> {
 
 /// The kernel's release, as `uname -r` prints it.
 pub fn kernel() -> String {
-    read("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into())
+    let release = probe::kernel();
+    if release.is_empty() { "unknown".into() } else { release }
 }
 
 fn read(path: &str) -> Option<String> {
@@ -117,8 +118,11 @@ fn tools() -> Vec<Check> {
     let iproute2 = [Tool::Tc, Tool::Ip].map(|tool| match run::output(tool, &["-V"]) {
         Ok(text) => {
             let seed = match tool {
-                Tool::Tc if probe::can_seed(&text) => ", hands netem a seed",
-                Tool::Tc => ", too old to hand netem a seed (6.6 on)",
+                Tool::Tc if !probe::tc_can_seed(&text) => ", too old to hand netem a seed (6.6 on)",
+                Tool::Tc if !probe::kernel_can_seed(&kernel()) => {
+                    ", could hand netem a seed, which this kernel is too old to heed (6.6 on)"
+                }
+                Tool::Tc => ", hands netem a seed",
                 Tool::Ip => "",
             };
             Check::new(tool.name(), Some(true), format!("{}{seed}", version(&text)), "")
@@ -181,12 +185,6 @@ fn congestion() -> Check {
 /// The oldest compose that knows all that compose.yaml says.
 const OLDEST_COMPOSE: (u32, u32) = (2, 20);
 
-/// The first two numbers of "v2.20.3-desktop.1".
-fn major_and_minor(version: &str) -> Option<(u32, u32)> {
-    let mut numbers = version.trim_start_matches('v').split('.');
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
 /// Docker and its compose plugin, on the host.
 fn docker() -> Vec<Check> {
     let inside = std::env::var("TWINLINK_LAB").is_ok_and(|value| value == "container");
@@ -201,7 +199,7 @@ fn docker() -> Vec<Check> {
     let compose_advice = "install the compose plugin, version 2.20 or later";
     let compose = match ask(&["compose", "version", "--short"]) {
         Ok(version) => {
-            let ok = major_and_minor(&version).map(|version| version >= OLDEST_COMPOSE);
+            let ok = probe::major_and_minor(&version).map(|version| version >= OLDEST_COMPOSE);
             Check::new("docker compose", ok, version, compose_advice)
         }
         Err(why) => Check::new("docker compose", Some(false), why, compose_advice),
@@ -298,10 +296,10 @@ mod tests {
 
     #[test]
     fn compose_is_judged_by_its_minor_version_too() {
-        assert_eq!(major_and_minor("v2.20.3-desktop.1"), Some((2, 20)));
-        assert!(major_and_minor("2.19.1") < Some(OLDEST_COMPOSE));
-        assert!(major_and_minor("5.0.0") > Some(OLDEST_COMPOSE));
-        assert_eq!(major_and_minor("dev"), None);
+        let version = probe::major_and_minor;
+        assert_eq!(version("v2.20.3-desktop.1"), Some((2, 20)));
+        assert!(version("2.19.1") < Some(OLDEST_COMPOSE) && version("5.0.0") > Some(OLDEST_COMPOSE));
+        assert_eq!(version("dev"), None);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub struct SetArgs {
     /// What carries the link
     #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
     backend: Choice,
-    /// Seeds the losses, where tc can hand a seed to netem
+    /// Seeds the losses, where netem can be given a seed (Linux and iproute2 6.6 on)
     #[arg(long, default_value_t = 1, env = "TWINLINK_SEED")]
     seed: u64,
 }
@@ -72,7 +72,7 @@ pub struct PlanArgs {
     /// The server's address
     #[arg(long, value_name = "ADDRESS")]
     server: Option<IpAddr>,
-    /// Seeds the losses, where tc can hand a seed to netem (6.6 on)
+    /// Seeds the losses, where netem can be given a seed (Linux and iproute2 6.6 on)
     #[arg(long)]
     seed: Option<u64>,
     /// Print all steps of a trace, not only the first

@@ -321,9 +321,9 @@ impl Shaper {
         Ok((Backend::Userspace, why.to_string()))
     }
 
-    /// The seed to hand to netem, where this iproute2 can.
+    /// The seed to hand to netem, where it heeds one.
     fn tc_seed(&self) -> Option<u64> {
-        probe::tc_can_seed().then_some(self.seed)
+        probe::can_seed().then_some(self.seed)
     }
 
     /// Replaces the profile of one link in place, without emptying its queue. A link that is not

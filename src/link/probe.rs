@@ -176,8 +176,7 @@ pub const TRIAL_PREFIX: &str = "twl-p";
 
 /// What the module files tell: enough for a yes, never for a no, since a container sees none of them.
 fn by_files(feature: Feature, why: &str) -> Verdict {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let folder = Path::new("/lib/modules").join(release.trim());
+    let folder = Path::new("/lib/modules").join(kernel());
     let lists: String = ["modules.builtin", "modules.dep"]
         .iter()
         .filter_map(|file| std::fs::read_to_string(folder.join(file)).ok())
@@ -191,20 +190,42 @@ fn by_files(feature: Feature, why: &str) -> Verdict {
     Verdict::Unknown(why.to_string())
 }
 
-/// Whether this iproute2 hands netem a seed: from 6.6 on.
-pub fn tc_can_seed() -> bool {
+/// From which version on iproute2 hands netem a seed, and from which on the kernel heeds it: one that is
+/// older takes it without a word.
+const SEED_SINCE: (u32, u32) = (6, 6);
+
+/// Whether netem can be given a seed here.
+pub fn can_seed() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
-    *CAN.get_or_init(|| run::output(Tool::Tc, &["-V"]).is_ok_and(|text| can_seed(&text)))
+    *CAN.get_or_init(|| {
+        kernel_can_seed(&kernel()) && run::output(Tool::Tc, &["-V"]).is_ok_and(|text| tc_can_seed(&text))
+    })
 }
 
-pub fn can_seed(version_text: &str) -> bool {
-    iproute_version(version_text).is_some_and(|version| version >= (6, 6))
+/// Whether an iproute2 that says this of its version hands over a seed.
+pub fn tc_can_seed(version_text: &str) -> bool {
+    iproute_version(version_text).is_some_and(|version| version >= SEED_SINCE)
+}
+
+/// Whether a kernel of this release heeds it.
+pub fn kernel_can_seed(release: &str) -> bool {
+    major_and_minor(release).is_some_and(|version| version >= SEED_SINCE)
+}
+
+/// The kernel's release, as `uname -r` prints it; empty where it is not told.
+pub fn kernel() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_string()
 }
 
 /// Major and minor of "tc utility, iproute2-6.1.0, libbpf 1.1.2".
 fn iproute_version(text: &str) -> Option<(u32, u32)> {
-    let version = text.split("iproute2-").nth(1)?;
-    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse().ok());
+    major_and_minor(text.split("iproute2-").nth(1)?)
+}
+
+/// The first two numbers of "6.1.0-18-amd64" or "v2.20.3".
+pub fn major_and_minor(version: &str) -> Option<(u32, u32)> {
+    let numbers = version.trim_start_matches('v').split(|c: char| !c.is_ascii_digit());
+    let mut numbers = numbers.map_while(|part| part.parse().ok());
     Some((numbers.next()?, numbers.next()?))
 }
 
@@ -218,7 +239,11 @@ mod tests {
         assert_eq!(iproute_version("tc utility, iproute2-6.15.0"), Some((6, 15)));
         assert_eq!(iproute_version("tc utility, iproute2-ss200127"), None);
         assert_eq!(iproute_version(""), None);
-        assert!(can_seed("tc utility, iproute2-6.6.0") && !can_seed("tc utility, iproute2-5.15.0"));
+        assert!(tc_can_seed("tc utility, iproute2-6.6.0") && !tc_can_seed("tc utility, iproute2-5.15.0"));
+        assert!(
+            kernel_can_seed("6.18.44-fc") && kernel_can_seed("6.6.0") && !kernel_can_seed("6.1.0-18-amd64")
+        );
+        assert!(!kernel_can_seed(""));
     }
 
     #[test]
