@@ -478,6 +478,21 @@ mod tests {
     }
 
     #[test]
+    fn a_trace_with_a_step_that_is_too_fine_for_its_rate_is_refused_with_what_to_do() {
+        let profile = |bits| {
+            let rate = Rate::from_bits_per_s(bits);
+            let down = rate_20_with(Step { at: 0, rate, delay: None, loss: None });
+            Profile { down, ..load::load("rate-20").unwrap() }
+        };
+        assert!(check_trace(&load::load("rate-20").unwrap()).is_ok());
+        assert!(check_trace(&profile(1_000_000)).is_ok());
+        assert!(check_trace(&profile(0)).is_ok(), "an outage");
+        // A second at 8 kbit/s is 1000 bytes, and the bucket alone holds 3000.
+        let words = check_trace(&profile(8_000)).unwrap_err().to_string();
+        assert!(words.contains("a step of 1 s at 8kbit") && words.contains("step = \"1s\""), "{words}");
+    }
+
+    #[test]
     fn what_could_lose_packets_once_cannot_tell_the_causes_of_drops() {
         let step = |loss| Step { at: 0, rate: Rate::from_bits_per_s(1_000_000), delay: None, loss };
         let plain = rate_20_with(step(None));

@@ -205,16 +205,20 @@ pub fn can_step(nominal: &Shape, rate: Rate, lasts_s: f64) -> bool {
 
 /// netem while a step of a trace is in force. Its limit stays: a lower one would not evict.
 pub fn netem_step(ifb: &str, nominal: &Shape, step: &Step, seed: Option<u64>) -> String {
-    netem("change", ifb, &Shape { rate: nominal.rate, ..nominal.during(step) }, seed)
+    let shape = Shape { rate: nominal.rate, ..nominal.during(step) };
+    netem_limited("change", ifb, &shape, netem_limit_packets(nominal), seed)
 }
 
-/// tbf's child. Every option is written, zeros included, because change keeps what a line leaves out.
+/// tbf's child.
 pub fn netem(verb: &str, ifb: &str, shape: &Shape, seed: Option<u64>) -> String {
+    netem_limited(verb, ifb, shape, netem_limit_packets(shape), seed)
+}
+
+/// Every option is written, zeros included, because change keeps what a line leaves out.
+fn netem_limited(verb: &str, ifb: &str, shape: &Shape, limit: u64, seed: Option<u64>) -> String {
     let mut line = format!(
-        "qdisc {verb} dev {ifb} parent 1:1 handle 10: netem limit {} delay {} {}",
-        netem_limit_packets(shape),
-        shape.delay,
-        shape.jitter
+        "qdisc {verb} dev {ifb} parent 1:1 handle 10: netem limit {limit} delay {} {}",
+        shape.delay, shape.jitter
     );
     if !shape.jitter.is_zero() {
         // A table stays until another takes its place, hence the uniform one is named too.

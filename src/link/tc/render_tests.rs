@@ -96,6 +96,56 @@ fn a_change_touches_tbf_only_when_it_must_and_writes_all_of_netem() {
 }
 
 #[test]
+fn a_step_of_a_trace_gives_tbf_its_rate_less_the_refill_of_the_bucket() {
+    let nominal = shape(20_000_000);
+    let step = |bits, lasts_s| tbf_step("twl-a-down", &nominal, Rate::from_bits_per_s(bits), lasts_s);
+    let line = |rate: &str, burst: u64| {
+        format!("qdisc change dev twl-a-down root handle 1: tbf rate {rate} burst {burst} limit 250000")
+    };
+    // 2243 bytes more than were in the bucket on average, over two seconds: 8972 bit/s.
+    assert_eq!(step(8_000_000, 2.0), line("7.991028mbit", 3_000));
+    assert_eq!(step(1_000_000_000, 2.0), line("999.937492mbit", 16_384));
+    assert_eq!(step(10_000, 0.1), line("8kbit", 3_000));
+    assert_eq!(step(0, 2.0), line("1kbit", 1_600));
+}
+
+#[test]
+fn a_step_may_carry_no_less_than_four_buckets() {
+    let plain = shape(20_000_000);
+    let can = |shape: &Shape, bits, lasts_s| can_step(shape, Rate::from_bits_per_s(bits), lasts_s);
+    // 12 000 bytes are 96 ms at 1 Mbit/s.
+    assert!(can(&plain, 1_000_000, 0.1) && !can(&plain, 1_000_000, 0.09));
+    // The bucket grows with the rate, but for links that lose.
+    assert!(!can(&plain, 150_000_000, 0.000_9));
+    assert!(can(&Shape { loss: Loss::Random(Percent::new(1.0)), ..plain.clone() }, 150_000_000, 0.000_9));
+    assert!(can(&plain, 0, 0.01), "an outage carries nothing that could be too much");
+}
+
+#[test]
+fn a_step_of_a_trace_gives_netem_its_delay_and_loss_and_keeps_the_limit() {
+    let nominal = Shape { delay: Delay::from_millis(20), jitter: Delay::from_millis(5), ..shape(20_000_000) };
+    let step = |delay_ms: Option<u64>, loss: Option<f64>| {
+        let (delay, loss) = (delay_ms.map(Delay::from_millis), loss.map(Percent::new));
+        netem_step(
+            "twl-a-down",
+            &nominal,
+            &Step { at: 0, rate: Rate::from_bits_per_s(0), delay, loss },
+            Some(7),
+        )
+    };
+    let line = |delay: &str, loss: &str| {
+        format!(
+            "qdisc change dev twl-a-down parent 1:1 handle 10: netem limit 199 delay {delay} distribution uniform \
+             loss random {loss} duplicate 0% corrupt 0% reorder 0% rate 10gbit seed 7"
+        )
+    };
+    assert_eq!(step(None, None), line("20ms 5ms", "0%"));
+    assert_eq!(step(Some(10), Some(1.5)), line("10ms 5ms", "1.5%"));
+    // No packet can come before it was sent.
+    assert_eq!(step(Some(3), None), line("3ms 3ms", "0%"));
+}
+
+#[test]
 fn every_direction_has_a_name_a_filter_and_a_seed_of_its_own() {
     let all = LinkId::BOTH.into_iter().flat_map(|link| Direction::BOTH.map(|way| (link, way)));
     let mut seen = std::collections::BTreeSet::new();
