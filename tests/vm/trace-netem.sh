@@ -17,3 +17,14 @@ check down 1 "the ifb's bytes"
 check down 2 "a capture"
 grep -q 'the trace steps.txt is over after 20 s' "$WORK/down.words" || fail "its end is not told"
 if grep -q 'came .* late\|left out' "$WORK/down.words"; then fail "a step was late: $(cat "$WORK/down.words")"; fi
+
+echo "== a trace with delays and losses: both are shown as they are, and what netem drops is not told apart"
+export TWINLINK_CONTROL=$WORK/control.sock
+printf 'time,rate,delay,loss\n0,3.2mbit,10ms,0%%\n1,3.2mbit,30ms,5%%\n' >"$WORK/lossy.csv"
+sed 's/steps.txt/lossy.csv/; s/direction = .*/direction = "down"/' "$WORK/steps.toml" >"$WORK/lossy.toml"
+"$TWINLINK_BIN" link hold --link-a "$WORK/lossy.toml" --backend netem -- \
+    bash -c 'sleep 2 && "$TWINLINK_BIN" link show --json' >"$WORK/rows"
+of_row() { jq -c --arg d "$1" ".links[] | select(.direction == \$d) | $2" "$WORK/rows"; }
+expect "delay and loss of the step" "$(of_row down '[.shape.delay, .shape.loss]')" = '["30ms","5%"]'
+expect "losses among the drops, down" "$(of_row down .counters.dropped_loss)" = null
+expect "losses among the drops, up" "$(of_row up .counters.dropped_loss)" -eq 0
