@@ -462,6 +462,7 @@ fn an_old_server_that_closes_after_each_answer_works() {
             let Some(request) = read_request(&mut stream) else { return };
             let (path, _) = asked_for(&request);
             let status = if path == "/SHA256SUMS" { "404 Not Found" } else { "200 OK" };
+            std::thread::sleep(Duration::from_millis(50));
             answer(
                 &mut stream,
                 &format!("HTTP/1.0 {status}"),
@@ -470,11 +471,45 @@ fn an_old_server_that_closes_after_each_answer_works() {
         })
         .to_string()
     };
-    let output = client(&["--files", "x{0..9}", &old(), &old()]);
+    let output = client(&["--files", "x{0..9}", "--samples", &old(), &old()]);
     assert!(output.status.success(), "{}", stderr(&output));
     let records = records(&output);
     assert_eq!(run_end(&records)["files"], 10);
     assert!(of_event(&records, "fault").is_empty(), "a polite end of a connection is no fault");
+    // Each answer comes in one read, which is its last.
+    let sampled = of_event(&records, "sample").iter().map(|sample| sample["bytes"].as_u64().unwrap()).max();
+    assert!(sampled > Some(0), "nothing of what came is counted");
+}
+
+#[test]
+fn a_server_that_closes_now_and_then_is_asked_ahead_all_the_same() {
+    // As nginx does after keepalive_requests; what was asked for behind that is not answered.
+    let closes = odd_server(|_, mut stream| {
+        let mut answered = 0;
+        while let Some(request) = read_request(&mut stream) {
+            let known = asked_for(&request).0 != "/SHA256SUMS";
+            answered += usize::from(known);
+            match known {
+                false => answer(&mut stream, "HTTP/1.1 404 Not Found", b""),
+                true if answered < 4 => answer(&mut stream, "HTTP/1.1 200 OK", BODY),
+                true => {
+                    answer(&mut stream, "HTTP/1.1 200 OK\r\nConnection: close", BODY);
+                    be_silent(&mut stream);
+                    return;
+                }
+            }
+        }
+    })
+    .to_string();
+    let args = ["--files", "x{0..39}", "--schedule", "ratio=1:0", "--pipeline", "3"];
+    let output = client(&[&args[..], &[&closes, &good_server().to_string()]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let records = records(&output);
+    assert!(of_event(&records, "fault").is_empty(), "a polite end of a connection is no fault");
+    assert_eq!(run_end(&records)["links"]["a"]["connections"], 10);
+    let segments = of_event(&records, "segment");
+    let ahead = |two: &[&serde_json::Value]| two[1]["requested_ms"].as_f64() < two[0]["done_ms"].as_f64();
+    assert!(segments[8..].windows(2).filter(|two| ahead(two)).count() >= 16, "one at a time: {segments:?}");
 }
 
 #[test]
@@ -755,22 +790,60 @@ fn noise(bytes: usize) -> Arc<Vec<u8>> {
 
 /// Fetches x0 to x9, all `body`, with adaptive, and returns the log.
 fn fetch_ten(body: &[u8], a: &str, b: &str) -> Vec<serde_json::Value> {
+    fetch_many(10, "4s", body, a, b)
+}
+
+/// Fetches so many files, all `body`, with adaptive, and returns the log.
+fn fetch_many(count: u64, give_up: &str, body: &[u8], a: &str, b: &str) -> Vec<serde_json::Value> {
     let out = tempfile::tempdir().unwrap();
-    let dir = out.path().to_str().unwrap();
+    let (dir, files) = (out.path().to_str().unwrap(), format!("x{{0..{}}}", count - 1));
     let output =
-        client(&["--files", "x{0..9}", "--schedule", "adaptive", "--give-up", "4s", "--out", dir, a, b]);
+        client(&["--files", &files, "--schedule", "adaptive", "--give-up", give_up, "--out", dir, a, b]);
     assert!(output.status.success(), "{}", stderr(&output));
-    for i in 0..10 {
+    for i in 0..count {
         assert!(fs::read(out.path().join(format!("x{i}"))).unwrap() == body, "x{i} is wrong");
     }
     let records = records(&output);
-    let bytes: u64 = of_event(&records, "segment")
-        .iter()
-        .flat_map(|segment| segment["parts"].as_array().unwrap())
-        .map(|part| part["to_byte"].as_u64().unwrap() - part["from_byte"].as_u64().unwrap())
-        .sum();
-    assert_eq!(bytes, 10 * body.len() as u64, "each byte stands in one part");
+    let parts = parts(&records);
+    let bytes =
+        |part: &&serde_json::Value| part["to_byte"].as_u64().unwrap() - part["from_byte"].as_u64().unwrap();
+    let all: u64 = parts.iter().map(bytes).sum();
+    assert_eq!(all, count * body.len() as u64, "each byte stands in one part");
+    let end = run_end(&records);
+    for link in ["a", "b"] {
+        let theirs = parts.iter().filter(|part| part["link"] == link);
+        let last = theirs.map(|part| part["done_ms"].as_f64().unwrap()).reduce(f64::max);
+        let last = last.map(|at| at - end["first_request_ms"].as_f64().unwrap());
+        let said = end["links"][link]["last_byte_ms"].as_f64();
+        assert!(
+            last.zip(said).map_or(last == said, |(last, said)| (last - said).abs() < 0.1),
+            "{last:?}: {end}"
+        );
+    }
     records
+}
+
+/// What each request brought of each segment.
+fn parts(records: &[serde_json::Value]) -> Vec<&serde_json::Value> {
+    let segments = of_event(records, "segment");
+    segments.into_iter().flat_map(|segment| segment["parts"].as_array().unwrap()).collect()
+}
+
+/// Takes what comes on a connection, and answers nothing, until the client closes it.
+fn be_silent(stream: &mut TcpStream) -> bool {
+    let _ = std::io::Read::read_to_end(stream, &mut Vec::new());
+    false
+}
+
+/// A server of files that are all `body`, which takes 100 ms for each.
+fn slow_server(
+    body: Arc<Vec<u8>>,
+    before: impl Fn(&mut TcpStream, usize) -> bool + Send + Sync + 'static,
+) -> String {
+    range_server(body, move |stream, asked| {
+        std::thread::sleep(Duration::from_millis(100));
+        before(stream, asked)
+    })
 }
 
 #[test]
@@ -791,8 +864,7 @@ fn adaptive_does_without_a_server_that_refuses_resets_stalls_or_dribbles() {
             return true;
         }
         begin(stream);
-        let _ = std::io::Read::read_to_end(stream, &mut Vec::new());
-        false
+        be_silent(stream)
     });
     let dribbles = range_server(body.clone(), move |stream, _| {
         begin(stream);
@@ -808,6 +880,42 @@ fn adaptive_does_without_a_server_that_refuses_resets_stalls_or_dribbles() {
     let body = Arc::new(vec![b'0'; 300_000]);
     let good = range_server(body.clone(), |_, _| true);
     fetch_ten(&body, &good, &dribbles);
+}
+
+#[test]
+fn adaptive_goes_on_with_a_server_that_was_away_for_longer_than_give_up() {
+    let body = noise(100_000);
+    let began = std::sync::OnceLock::new();
+    let away = slow_server(body.clone(), move |stream, _| {
+        let since = began.get_or_init(std::time::Instant::now).elapsed();
+        !(200..2000).contains(&since.as_millis()) || be_silent(stream)
+    });
+    let records = fetch_many(40, "700ms", &body, &slow_server(body.clone(), |_, _| true), &away);
+    let late =
+        |part: &&serde_json::Value| part["link"] == "b" && part["first_byte_ms"].as_f64() > Some(2000.0);
+    assert!(
+        parts(&records).into_iter().filter(late).count() > 0,
+        "it brings nothing any more: {:?}",
+        of_event(&records, "fault")
+    );
+}
+
+#[test]
+fn a_server_that_stops_while_the_other_pauses_is_noticed_later() {
+    let body = noise(100_000);
+    let stops = range_server(body.clone(), |stream, asked| asked != 1 || be_silent(stream));
+    let pauses = slow_server(body.clone(), |_, asked| {
+        if asked == 4 {
+            std::thread::sleep(Duration::from_millis(900));
+        }
+        true
+    });
+    let records = fetch_many(30, "10s", &body, &pauses, &stops);
+    let faults = of_event(&records, "fault");
+    let stalled = |fault: &&&serde_json::Value| {
+        fault["link"] == "b" && fault["what"].as_str().unwrap().contains("while the other link moved")
+    };
+    assert_eq!(faults.iter().filter(stalled).count(), 1, "{faults:?}");
 }
 
 #[test]

@@ -114,8 +114,11 @@ fn run_end(args: &Args, ends: &Ends, totals: &Totals, outcome: &Result<(), Failu
 }
 
 /// What a simulation of the same run says, with the links as they were when it began and each change as
-/// it came; `None` where a link has no rate.
+/// it came; `None` where a link has no rate, or where an earlier run had left something.
 fn predicted_ms(args: &Args, ends: &Ends, totals: &Totals) -> Option<f64> {
+    if totals.resumed_files > 0 || totals.resumed_bytes > 0 {
+        return None;
+    }
     let (job, links) = (ends.job.as_ref()?, ends.links.as_ref()?);
     let (profiles, changes) = links.profiles_from(totals.first_request?);
     let size = |segment| job.schedule(|scheduler, _| scheduler.size(segment));

@@ -158,7 +158,7 @@ pub struct Totals {
     pub head_bytes: u64,
     pub first_request: Option<Instant>,
     pub last_file: Option<Instant>,
-    /// When each link's last byte came.
+    /// When each link's last new byte came.
     pub last_byte: [Option<Instant>; 2],
     pub link_bytes: [u64; 2],
     /// Places in the list of what is complete, and when it was.
@@ -319,13 +319,16 @@ impl Job {
     /// writes them.
     pub fn claim(&self, link: LinkId, request: &mut InFlight, bytes: u64) -> Claim {
         let mut board = self.board();
+        let board = &mut *board;
         let claim = board.scheduler.claim(link, bytes);
         board.totals.wasted_bytes += claim.stale;
         let Some(unfinished) = board.unfinished.get_mut(&request.part.segment).filter(|_| claim.fresh > 0)
         else {
             return claim;
         };
-        let (from_byte, now_ms) = (claim.at + claim.stale, self.log.ms(Instant::now()));
+        let now = Instant::now();
+        let (from_byte, now_ms) = (claim.at + claim.stale, self.log.ms(now));
+        board.totals.last_byte[link.index()] = Some(now);
         let parts = &mut unfinished.parts;
         let going_on =
             request.record.filter(|&index| parts.get(index).is_some_and(|p| p.to_byte == from_byte));
@@ -346,14 +349,26 @@ impl Job {
         claim
     }
 
-    /// Takes a segment of which everything has come; none where it has been taken.
-    pub fn take_finished(&self, segment: usize) -> Option<Finished> {
-        let Unfinished { incoming, promised, parts, .. } = self.board().unfinished.remove(&segment)?;
+    /// Takes a segment of which everything has come into `whole`; none where it has been taken, and
+    /// something else may be coming of it anew.
+    pub fn take_finished(&self, segment: usize, whole: &Arc<Incoming>) -> Option<Finished> {
+        let mut board = self.board();
+        board.unfinished.get(&segment).filter(|unfinished| Arc::ptr_eq(&unfinished.incoming, whole))?;
+        let Unfinished { incoming, promised, parts, .. } = board.unfinished.remove(&segment)?;
         Some(Finished { incoming, promised, parts })
     }
 
+    /// The names of segments that came wrong and are not there yet.
+    pub fn came_wrong(&self) -> Vec<&str> {
+        let board = self.board();
+        let wrong = board.wrong.keys().filter(|&&segment| !board.scheduler.is_complete(segment));
+        let mut wrong: Vec<&str> = wrong.map(|&segment| self.segments[segment].name.as_str()).collect();
+        wrong.sort_unstable();
+        wrong
+    }
+
     /// A segment came with the wrong digest. Returns the link that is to fetch it again: once, and not
-    /// the one that brought most of it.
+    /// the one that brought most of it, unless the other server is away.
     /// It has to have the digest `expected` then too.
     pub fn fetch_again(&self, segment: usize, finished: &Finished, expected: Digest) -> Option<LinkId> {
         let mut board = self.board();
@@ -361,8 +376,9 @@ impl Job {
         board.totals.wasted_bytes += bytes;
         let of_a = finished.parts.iter().filter(|part| part.link == LinkId::A);
         let from_a = 2 * of_a.map(|part| part.to_byte - part.from_byte).sum::<u64>() > bytes;
-        let link = if from_a { LinkId::B } else { LinkId::A };
-        if board.scheduler.is_dead(link) || board.wrong.insert(segment, expected).is_some() {
+        let other = if from_a { LinkId::B } else { LinkId::A };
+        let link = if board.scheduler.is_up(other) { other } else { other.other() };
+        if board.wrong.insert(segment, expected).is_some() {
             return None;
         }
         board.scheduler.restart(segment, Some(link));
@@ -426,7 +442,6 @@ impl Job {
         totals.files += 1;
         totals.arrivals.push((index, at));
         totals.last_file = Some(at);
-        totals.last_byte[link.index()] = Some(at);
         drop(board);
         self.gauge(link).files.fetch_add(1, Ordering::Relaxed);
         if self.missing() == 0 {
@@ -457,6 +472,58 @@ impl Job {
         let fault = record::Fault { link: Some(link), segment: None, what, action };
         if let Err(error) = self.log.write(Event::Fault(fault)) {
             tracing::warn!("a fault could not be logged: {error:#}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::listing;
+    use crate::client::schedule::{Pipeline, Schedule};
+    use crate::record::Stdout;
+
+    /// A job of one file, with connections on these links.
+    fn job(up: &[LinkId]) -> Job {
+        let segments = listing::expand("x0").unwrap();
+        let mut scheduler = Scheduler::new(&Schedule::Greedy, Pipeline::Auto, vec![None]);
+        up.iter().for_each(|&link| scheduler.opened(link, Duration::ZERO, Duration::ZERO));
+        let store = Store::open(None, true, []).unwrap();
+        let log = Arc::new(Log::new("test".into(), None, Stdout::Nothing));
+        Job::new(segments, scheduler, store, log, Duration::from_secs(1))
+    }
+
+    /// Asks for the file on `link` and has so many of its 5 bytes come.
+    fn bring(job: &Job, link: LinkId, bytes: u64) -> InFlight {
+        let mut request = job.next(link, Instant::now()).unwrap();
+        let body = Body { from: 0, length: Some(5), total_bytes: Some(5), etag: None, promised: None };
+        job.begin(link, &mut request, body, false).unwrap();
+        assert_eq!(job.claim(link, &mut request, bytes).fresh, bytes);
+        request
+    }
+
+    const RIGHT: Digest = Digest([0; 32]);
+
+    #[test]
+    fn who_has_seen_a_file_come_wrong_does_not_end_it_before_it_has_come_again() {
+        let job = job(&LinkId::BOTH);
+        let wrong = bring(&job, LinkId::A, 5).incoming.unwrap();
+        let finished = job.take_finished(0, &wrong).unwrap();
+        assert_eq!(job.fetch_again(0, &finished, RIGHT), Some(LinkId::B));
+        let right = bring(&job, LinkId::B, 2).incoming.unwrap();
+        assert!(job.take_finished(0, &wrong).is_none());
+        assert!(job.take_finished(0, &right).is_some());
+    }
+
+    #[test]
+    fn a_wrong_file_is_asked_of_the_same_server_where_the_other_is_away_and_only_once() {
+        let job = job(&[LinkId::A]);
+        for again in [Some(LinkId::A), None] {
+            let wrong = bring(&job, LinkId::A, 5).incoming.unwrap();
+            let finished = job.take_finished(0, &wrong).unwrap();
+            assert_eq!(job.fetch_again(0, &finished, RIGHT), again);
+            assert_eq!(job.came_wrong(), ["x0"]);
+            job.schedule(|scheduler, _| scheduler.ended(LinkId::A));
         }
     }
 }

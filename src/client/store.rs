@@ -88,15 +88,17 @@ impl Store {
         tempfile::tempfile_in(&dir).with_context(|| {
             format!("cannot write to the folder {}; give another with --out", dir.display())
         })?;
+        let store = Store { dir, verify, temporary };
         for name in new {
-            if dir.join(name).exists() {
+            if store.dir.join(name).exists() {
                 bail!(
                     "{} already holds {name}, and nothing is overwritten; give an empty folder with --out, or go on with --resume",
-                    dir.display()
+                    store.dir.display()
                 );
             }
+            store.remove_begun_notes(name)?;
         }
-        Ok(Store { dir, verify, temporary })
+        Ok(store)
     }
 
     /// Starts a file. What an earlier run left of it unfinished is replaced; whoever still writes to
@@ -126,6 +128,7 @@ impl Store {
     /// # Errors
     /// When it cannot be read, or is another file than the one to fetch.
     pub fn earlier(&self, name: &str, expected: Option<Digest>) -> Result<Earlier> {
+        self.remove_begun_notes(name)?;
         let path = self.dir.join(name);
         if path.exists() {
             let cannot = || format!("cannot read {}, which an earlier run left", path.display());
@@ -156,7 +159,7 @@ impl Store {
             return Ok(());
         }
         let note = Note { bytes, ranges: ranges.iter().collect() };
-        let (path, next) = (self.sidecar(name), self.dir.join(format!("{name}.part.json.{by}")));
+        let (path, next) = (self.sidecar(name), self.begun_note(name, by));
         let text = serde_json::to_vec(&note).context("cannot render a note")?;
         fs::write(&next, text)
             .and_then(|()| fs::rename(&next, &path))
@@ -169,6 +172,15 @@ impl Store {
 
     fn sidecar(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.part.json"))
+    }
+
+    fn begun_note(&self, name: &str, by: LinkId) -> PathBuf {
+        self.dir.join(format!("{name}.part.json.{by}"))
+    }
+
+    /// Removes what a run has left that was killed while it wrote a note.
+    fn remove_begun_notes(&self, name: &str) -> Result<()> {
+        LinkId::BOTH.into_iter().try_for_each(|by| remove(&self.begun_note(name, by)))
     }
 
     /// Puts a complete file under its name. Returns whether its digest was right, if one was due.
@@ -383,6 +395,7 @@ mod tests {
         assert_eq!(store.earlier("x", digest).unwrap(), Earlier::Nothing);
         let ranges: Ranges = [(6, 11)].into_iter().collect();
         store.note("x", LinkId::A, 11, &ranges).unwrap();
+        fs::write(dir.path().join("x.part.json.b"), "{\"by").unwrap();
         assert_eq!(store.earlier("x", digest).unwrap(), Earlier::Part(11, ranges));
         let incoming = store.go_on("x", 5).unwrap();
         assert_eq!(incoming.write_at(0, b"hello ").unwrap(), 11);

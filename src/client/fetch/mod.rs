@@ -29,6 +29,8 @@ const READ_BUFFER_BYTES: usize = 256 * 1024;
 const PIPED_BYTES: u64 = 64 * 1024;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+/// How often a link that could be a stalled one is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long a new connection may take to open, at least, while the other link goes on.
 const LEAST_OPENING: Duration = Duration::from_secs(1);
 
@@ -64,9 +66,13 @@ impl From<NotHttp> for Broken {
 
 struct Connection {
     stream: Arc<TcpStream>,
+    /// Its silence counts from here on at the earliest.
+    due: Instant,
     answers: Answers,
     to_send: Vec<u8>,
     in_flight: VecDeque<InFlight>,
+    /// An answer has begun on it.
+    answered: bool,
     /// The server ends the connection after the answer under way.
     closing: bool,
 }
@@ -86,9 +92,7 @@ pub struct Fetcher {
 
 impl Fetcher {
     pub fn new(job: Arc<Job>, peer: Peer, keeps_alive: bool) -> Fetcher {
-        if !keeps_alive {
-            job.schedule(|scheduler, _| scheduler.closes_always(peer.link));
-        }
+        job.schedule(|scheduler, _| scheduler.keeps_alive(peer.link, keeps_alive));
         Fetcher {
             job,
             peer,
@@ -103,6 +107,8 @@ impl Fetcher {
     pub async fn run(mut self, open: Arc<TcpStream>) -> Result<LinkEnd, Failure> {
         let mut ready = Some(open);
         let mut backoff = FIRST_BACKOFF;
+        // With little patience, waiting longer than this would be giving up.
+        let longest_backoff = LONGEST_BACKOFF.min(self.job.give_up / 4);
         self.last_progress = Instant::now();
         loop {
             let before = self.last_progress;
@@ -124,14 +130,14 @@ impl Fetcher {
             let link = self.peer.link;
             self.job.fault(link, problem, format!("trying again in {} ms", backoff.as_millis()));
             sleep(backoff).await;
-            backoff = (backoff * 2).min(LONGEST_BACKOFF);
+            backoff = (backoff * 2).min(longest_backoff);
         }
     }
 
     /// How long nothing has come from this server; where the other can do its work, from either.
     fn away(&self) -> Duration {
         let other = self.job.schedule(|scheduler, now| {
-            let at = scheduler.last_byte(self.peer.link.other());
+            let at = scheduler.heard(self.peer.link.other());
             scheduler.outlives_a_link().then(|| now.saturating_sub(at))
         });
         let own = self.last_progress.elapsed();
@@ -145,7 +151,11 @@ impl Fetcher {
             self.job.fault(link, what, "given up; the other server does the rest".into());
             return Ok(LinkEnd::GivenUp);
         }
-        Err(Failure::new("server_away", anyhow!("{what}; the run cannot be completed without it")))
+        let again = match self.job.came_wrong() {
+            wrong if wrong.is_empty() => String::new(),
+            wrong => format!(", which was to bring again what came wrong: {}", wrong.join(", ")),
+        };
+        Err(Failure::new("server_away", anyhow!("{what}; the run cannot be completed without it{again}")))
     }
 
     /// One connection, from opening it until it breaks or there is nothing left to do.
@@ -163,15 +173,22 @@ impl Fetcher {
             }
         };
         self.rtt = rtt_of(&stream).unwrap_or(self.rtt);
-        self.job.schedule(|scheduler, now| scheduler.opened(self.peer.link, now, self.rtt));
+        let outlives = self.job.schedule(|scheduler, now| {
+            scheduler.opened(self.peer.link, now, self.rtt);
+            scheduler.outlives_a_link()
+        });
+        // A server that was away for longer than anybody waits may come back, and needs time to answer then.
+        let due = if outlives { Instant::now() } else { self.last_progress };
         let gauge = self.job.gauge(self.peer.link);
         gauge.connections.fetch_add(1, Ordering::Relaxed);
         *gauge.socket() = Some(stream.clone());
         let mut connection = Connection {
             stream,
+            due,
             answers: Answers::default(),
             to_send: Vec::new(),
             in_flight: VecDeque::new(),
+            answered: false,
             closing: false,
         };
         let outcome = self.work(&mut connection).await;
@@ -179,6 +196,10 @@ impl Fetcher {
         *gauge.socket() = None;
         *gauge.sender() = None;
         gauge.in_flight.store(0, Ordering::Relaxed);
+        if let Err(Broken::Fatal(_)) = &outcome {
+            // What was claimed may not be written. It stays claimed, so that no note speaks of it.
+            return outcome;
+        }
         self.job.lost(self.peer.link);
         for request in connection.in_flight.iter().filter(|request| request.incoming.is_some()) {
             self.job.note(self.peer.link, request.part.segment)?;
@@ -214,7 +235,9 @@ impl Fetcher {
                 Interest::READABLE | Interest::WRITABLE
             };
             let stalls = job.schedule(|scheduler, _| scheduler.stalls_at(self.peer.link));
-            let stalls = stalls.map(|at| job.moment(at)).filter(|&at| at > Instant::now());
+            let now = Instant::now();
+            let stalls =
+                stalls.map(|at| job.moment(at)).map(|at| if at > now { at } else { now + LOOK_AGAIN });
             tokio::select! {
                 ready = connection.stream.ready(interest) => {
                     ready.map_err(|error| self.lost(connection, &error))?;
@@ -223,16 +246,16 @@ impl Fetcher {
                 () = changed => {}
                 () = until(ask_again) => {}
                 () = until(stalls) => {}
-                () = sleep_until((self.last_progress + job.give_up).into()) => {}
+                () = sleep_until((self.last_progress.max(connection.due) + job.give_up).into()) => {}
             }
-            self.check_silence()?;
+            self.check_silence(connection)?;
         }
     }
 
     /// Ends a connection on which nothing has come for too long.
-    fn check_silence(&self) -> Result<(), Broken> {
+    fn check_silence(&self, connection: &Connection) -> Result<(), Broken> {
         let link = self.peer.link;
-        let silent = self.last_progress.elapsed();
+        let silent = self.last_progress.max(connection.due).elapsed();
         if silent >= self.job.give_up {
             let patience_s = self.job.give_up.as_secs_f64();
             return Err(Broken::Peer(format!("nothing came for {patience_s:.1} s")));

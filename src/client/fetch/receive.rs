@@ -1,6 +1,7 @@
 //! What comes in on a connection: answers become files and log records.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -18,20 +19,30 @@ use crate::{record, sender};
 impl Fetcher {
     /// Works through the bytes of one read.
     pub(super) fn take(&mut self, connection: &mut Connection, bytes: &[u8]) -> Result<(), Broken> {
-        let now = Instant::now();
-        let mut input = bytes;
         let mut payload = 0;
+        let outcome = self.take_all(connection, bytes, &mut payload);
+        // What came has come, also where the connection has just ended.
+        if payload > 0 {
+            self.received(payload);
+        }
+        outcome
+    }
+
+    fn take_all(
+        &mut self,
+        connection: &mut Connection,
+        mut input: &[u8],
+        payload: &mut u64,
+    ) -> Result<(), Broken> {
+        let now = Instant::now();
         loop {
             if connection.in_flight.is_empty() {
-                if !input.is_empty() {
-                    return Err(NotHttp::Unasked.into());
-                }
-                break;
+                return if input.is_empty() { Ok(()) } else { Err(NotHttp::Unasked.into()) };
             }
             match connection.answers.next(&mut input, false)? {
                 Event::Head(head) => self.on_head(connection, head, now)?,
                 Event::Body(body) => {
-                    payload += body.len() as u64;
+                    *payload += body.len() as u64;
                     if self.on_body(connection, Piece::Read(body))? {
                         self.last_progress = now;
                     }
@@ -43,13 +54,9 @@ impl Fetcher {
                         return Err(Broken::Closed);
                     }
                 }
-                Event::NeedMore => break,
+                Event::NeedMore => return Ok(()),
             }
         }
-        if payload > 0 {
-            self.received(payload);
-        }
-        Ok(())
     }
 
     /// Counts payload.
@@ -106,11 +113,11 @@ impl Fetcher {
         let segment = &job.segments[request.part.segment];
         request.first_byte = Some(now);
         connection.closing = head.closes;
-        if head.closes {
-            // What was asked for behind this answer will not come: ask for one at a time from now on.
-            job.schedule(|scheduler, _| scheduler.closes_always(self.peer.link));
-        }
         check_status(&self.peer, &segment.name, head.status)?;
+        if !std::mem::replace(&mut connection.answered, true) {
+            // Of a server that closes after the first answer already, nothing is asked for behind it.
+            job.schedule(|scheduler, _| scheduler.keeps_alive(self.peer.link, !head.closes));
+        }
         let (from, total_bytes) = match (head.status, head.range) {
             (206, Some((first, total))) => (first, total),
             (206, None) => (request.part.from, None),
@@ -154,7 +161,7 @@ impl Fetcher {
             let written = piece.write(incoming, claim.at + claim.stale, fresh).map_err(store)?;
             any_new = true;
             if request.total_bytes == Some(written) {
-                self.finish(request.part.segment)?;
+                self.finish(request.part.segment, incoming)?;
             }
         }
         Ok(any_new)
@@ -169,16 +176,15 @@ impl Fetcher {
             scheduler.size(segment)
         });
         // An empty file has no body to finish it, nor has one that ended with its connection a size.
-        let written = request.incoming.as_ref().map(|incoming| incoming.written());
-        if written.is_some() && written == total {
-            return self.finish(segment);
+        match request.incoming.filter(|incoming| Some(incoming.written()) == total) {
+            Some(whole) => self.finish(segment, &whole),
+            None => Ok(self.job.note(self.peer.link, segment)?),
         }
-        Ok(self.job.note(self.peer.link, segment)?)
     }
 
     /// Checks a file that is complete, and gives it its name.
-    fn finish(&self, index: usize) -> Result<(), Broken> {
-        let Some(finished) = self.job.take_finished(index) else { return Ok(()) };
+    fn finish(&self, index: usize, whole: &Arc<Incoming>) -> Result<(), Broken> {
+        let Some(finished) = self.job.take_finished(index, whole) else { return Ok(()) };
         let segment = &self.job.segments[index];
         let expected = segment.digest.or(finished.promised);
         let verdict = self

@@ -4,12 +4,14 @@
 //! eᵢ = max(bytes to come / rᵢ, round trip). With R bytes that nobody was asked for, the time in which
 //! all is done at the earliest is T with Σ rᵢ·(T − eᵢ)⁺ = R, and link i's share is rᵢ·(T − eᵢ)⁺.
 //! - *Depth*: a link is asked for more when what is to come takes less than two round trips + 150 ms,
-//!   so that its server never waits for a request, nor the queue at the bottleneck runs empty.
+//!   so that its server never waits for a request, nor the queue at the bottleneck runs empty. The rate
+//!   for that is what came in the last 250 ms where that is more: in TCP's slow start the mean is behind.
 //! - *Size*: the next whole part while that is at most half of the link's share; else half of the
 //!   share, so that parts shrink geometrically towards the end (guided self-scheduling: Polychronopoulos
 //!   and Kuck, IEEE Trans. Computers 1987), down to what the link brings in 20 ms.
 //! - *Declining*: a link without a share takes nothing: the other drains everything before it could
-//!   bring a byte of use (earliest completion first: Lim et al., CoNEXT 2017).
+//!   bring a byte of use (earliest completion first: Lim et al., CoNEXT 2017). Nor does one take a part
+//!   that cannot be divided, of a server without ranges or of unknown size, if the other is done before.
 //! - *Taking over*: when nothing is left to ask for, a link that runs dry takes the end of the part
 //!   that the other finishes last, in proportion to both rates, if that ends the run earlier by more
 //!   than 30 ms and a tenth of what is left. The other's answer cannot be shortened: what of it comes
@@ -52,6 +54,9 @@ pub(super) struct View {
 
 impl Scheduler {
     pub(super) fn next_adaptive(&mut self, link: LinkId, now: Duration) -> Next {
+        if self.wastes_too_much(link, now) {
+            return Next::Drop;
+        }
         let look_again = Next::Wait(Some(now + LOOK_AGAIN));
         self.prune(link);
         let views = self.views(now);
@@ -63,7 +68,7 @@ impl Scheduler {
             let reopening_s = 3.0 * flow.rtt.as_secs_f64() + 0.05;
             return if work && useless_s > reopening_s { Next::Drop } else { look_again };
         }
-        if !flow.asked.is_empty() && !self.runs_low(link, now) {
+        if !flow.has_room(self.pipeline) || (!flow.asked.is_empty() && !self.runs_low(link, now)) {
             return Next::Wait(None);
         }
         if let Some(part) = self.late_elsewhere(link, &views, now) {
@@ -85,7 +90,7 @@ impl Scheduler {
     fn runs_low(&self, link: LinkId, now: Duration) -> bool {
         let flow = &self.flows[link.index()];
         let coming = flow.coming(&self.sizes);
-        match flow.rate(now) {
+        match flow.latest_rate(now) {
             Some(rate) => coming as f64 <= rate * (2.0 * flow.rtt.as_secs_f64() + AHEAD_S),
             // What a slow link holds at the start of a film, all of it waits for.
             None if matches!(self.plan, Schedule::Inorder(_)) => coming < AHEAD_UNKNOWN / 4,
@@ -95,7 +100,7 @@ impl Scheduler {
 
     /// What both links can do. One whose rate is not known counts as the other; one without a
     /// connection does nothing.
-    fn views(&self, now: Duration) -> [View; 2] {
+    pub(super) fn views(&self, now: Duration) -> [View; 2] {
         let known = LinkId::BOTH.map(|link| self.flows[link.index()].rate(now));
         LinkId::BOTH.map(|link| {
             let flow = &self.flows[link.index()];
@@ -110,15 +115,15 @@ impl Scheduler {
     /// where it had better not.
     fn sized(&self, link: LinkId, place: usize, most: Option<u64>, views: &[View; 2]) -> Option<Part> {
         let (mine, (part, own)) = (views[link.index()], self.pool.get(link, place)?);
-        let Some(end) = self.sizes.end(&part).filter(|_| self.flows[link.index()].ranges) else {
+        if own {
             return Some(part);
+        }
+        let Some(end) = self.sizes.end(&part).filter(|_| self.flows[link.index()].ranges) else {
+            return self.is_worth_it_whole(link, &part, views).then_some(part);
         };
         let rest = self.pool.bytes_for(link, &self.sizes);
         let (size, share) = (end.saturating_sub(part.from), share(link, views, rest));
         let least = least_part(mine.rate);
-        if own {
-            return Some(part);
-        }
         // One of the two has at least half of the rest, so that one of them takes it.
         if most.is_none() && share < (least / 2.0).min(rest as f64 / 2.0) {
             return None;
@@ -129,6 +134,15 @@ impl Scheduler {
             return Some(part);
         }
         Some(Part { to: Some(part.from + most), ..part })
+    }
+
+    /// Whether `link` should take a part that cannot be divided: not where the other brings all that waits
+    /// before that. That holds of one of the two at most, since all that waits is not less than the part.
+    fn is_worth_it_whole(&self, link: LinkId, part: &Part, views: &[View; 2]) -> bool {
+        let (mine, other) = (views[link.index()], views[link.other().index()]);
+        let rest = self.pool.bytes_for(link.other(), &self.sizes) as f64;
+        let done_s = mine.starts_s + self.sizes.estimate(part) as f64 / mine.rate;
+        other.rate <= 0.0 || done_s <= other.starts_s + rest / other.rate
     }
 
     /// Takes `wanted` off the front of what waits at `place`.
@@ -174,6 +188,10 @@ impl Scheduler {
         let least = least_part(mine.rate) as u64;
         let wanted = ((mine.rate * (shared_s - mine.starts_s)) as u64).max(least);
         let taken = if wanted + least >= most { most } else { wanted };
+        // More than this link's share may be no gain; two links would take it from each other without end.
+        if mine.starts_s + taken as f64 / mine.rate >= alone_s {
+            return None;
+        }
         let allowed = self.most_at_risk(link.other(), views, gain_s, now).unwrap_or(taken);
         let taken = taken.min(allowed);
         if taken < least.min(most) {

@@ -64,6 +64,10 @@ pub struct Flow {
     goodput: Goodput,
     /// When a byte last came, or was first due.
     pub last_byte: Duration,
+    /// When a byte last came.
+    pub heard: Duration,
+    /// Since when it has brought what was due without a pause.
+    moves_since: Duration,
 }
 
 impl Default for Flow {
@@ -78,6 +82,8 @@ impl Default for Flow {
             pace: Pace::default(),
             goodput: Goodput::default(),
             last_byte: Duration::ZERO,
+            heard: Duration::ZERO,
+            moves_since: Duration::ZERO,
         }
     }
 }
@@ -87,6 +93,7 @@ impl Flow {
         self.up = true;
         self.rtt = rtt;
         self.last_byte = now;
+        self.moves_since = now;
     }
 
     pub fn ask(&mut self, part: Part, own: bool, now: Duration) {
@@ -99,7 +106,10 @@ impl Flow {
 
     /// `bytes` of payload came in one read.
     pub fn received(&mut self, now: Duration, bytes: u64) {
-        self.last_byte = now;
+        if self.pauses(now) {
+            self.moves_since = now;
+        }
+        (self.last_byte, self.heard) = (now, now);
         self.goodput.received(now, bytes);
         self.pace.received(now, bytes);
         if self.asked.is_empty() {
@@ -123,6 +133,13 @@ impl Flow {
     pub fn rate(&self, now: Duration) -> Option<f64> {
         let due = self.asked.front().map(|first| first.requested + 2 * self.rtt + Duration::from_millis(100));
         self.pace.bytes_per_s(now, due.filter(|&due| due < now))
+    }
+
+    /// The same, or what it has brought of late where that is more.
+    pub fn latest_rate(&self, now: Duration) -> Option<f64> {
+        let silent = now.saturating_sub(self.heard) > Goodput::WINDOW;
+        let latest = self.goodput.bytes_per_s().filter(|_| !silent).unwrap_or_default();
+        Some(self.rate(now)?.max(latest))
     }
 
     /// Bytes asked for that are to come and wanted.
@@ -162,6 +179,21 @@ impl Flow {
 
     /// From when on silence is a stall; `None` where nothing is due.
     pub fn stalls_at(&self) -> Option<Duration> {
-        (self.up && !self.asked.is_empty()).then(|| self.last_byte + LEAST_STALL.max(4 * self.rtt))
+        (self.up && !self.asked.is_empty()).then(|| self.last_byte + self.patience())
+    }
+
+    /// How long it may be silent while something is due.
+    pub fn patience(&self) -> Duration {
+        LEAST_STALL.max(4 * self.rtt)
+    }
+
+    /// Whether it has been silent for half of that.
+    fn pauses(&self, now: Duration) -> bool {
+        now.saturating_sub(self.last_byte) >= self.patience() / 2
+    }
+
+    /// Since when it has brought what was due, or had nothing due; `None` where it pauses or is away.
+    pub fn moves_since(&self, now: Duration) -> Option<Duration> {
+        (self.up && (self.asked.is_empty() || !self.pauses(now))).then_some(self.moves_since)
     }
 }

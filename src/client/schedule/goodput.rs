@@ -16,7 +16,7 @@ pub struct Goodput {
 
 impl Goodput {
     /// How far back it looks.
-    const WINDOW: Duration = Duration::from_millis(250);
+    pub const WINDOW: Duration = Duration::from_millis(250);
     /// Less than this says more about bursts than about the link.
     const LEAST_BYTES: u64 = 64 * 1024;
 

@@ -148,9 +148,9 @@ impl Scheduler {
         self.flow(link).opened(now, rtt);
     }
 
-    /// The server of `link` ends each connection after one answer.
-    pub fn closes_always(&mut self, link: LinkId) {
-        self.flow(link).keeps_alive = false;
+    /// Whether the server of `link` keeps a connection open after the first answer on it.
+    pub fn keeps_alive(&mut self, link: LinkId, keeps_alive: bool) {
+        self.flow(link).keeps_alive = keeps_alive;
     }
 
     /// What `link`, which has a connection, should ask for now.
@@ -160,14 +160,11 @@ impl Scheduler {
         }
         let flow = &self.flows[link.index()];
         debug_assert!(!flow.dead, "a dead link asks for nothing");
-        if self.is_adaptive() && self.wastes_too_much(link, now) {
-            return Next::Drop;
+        if self.is_adaptive() {
+            return self.next_adaptive(link, now);
         }
         if !flow.has_room(self.pipeline) {
             return Next::Wait(None);
-        }
-        if self.is_adaptive() {
-            return self.next_adaptive(link, now);
         }
         let auto = self.pipeline == Pipeline::Auto && !flow.asked.is_empty();
         let typical = self.completed_bytes.checked_div(self.completed as u64);
@@ -374,8 +371,9 @@ impl Scheduler {
         self.is_done() || !(self.flows[link.other().index()].dead || self.pool.has_own(link))
     }
 
-    pub fn is_dead(&self, link: LinkId) -> bool {
-        self.flows[link.index()].dead
+    /// Whether `link` has a connection.
+    pub fn is_up(&self, link: LinkId) -> bool {
+        self.flows[link.index()].up
     }
 
     /// Whether one link may take over what the other leaves, so that a server that is away need
@@ -390,17 +388,17 @@ impl Scheduler {
     }
 
     /// Whether nothing has come on `link` for the longer of 1 s and 4 round trips although something
-    /// was due, while the other link moved or had nothing to wait for.
+    /// was due, while the other link moved or had nothing to wait for. Silence on both at once is an
+    /// outage, which is not the fault of this connection.
     pub fn is_stalled(&self, link: LinkId, now: Duration) -> bool {
-        let other = &self.flows[link.other().index()];
-        let moves =
-            other.up && (other.asked.is_empty() || other.last_byte > self.flows[link.index()].last_byte);
-        self.stalls_at(link).is_some_and(|at| now >= at) && moves
+        let patience = self.flows[link.index()].patience();
+        let moves_since = self.flows[link.other().index()].moves_since(now);
+        self.stalls_at(link).zip(moves_since).is_some_and(|(at, since)| now >= at.max(since + patience))
     }
 
-    /// When a byte last came on `link`, or was first due.
-    pub fn last_byte(&self, link: LinkId) -> Duration {
-        self.flows[link.index()].last_byte
+    /// When a byte last came on `link`.
+    pub fn heard(&self, link: LinkId) -> Duration {
+        self.flows[link.index()].heard
     }
 
     /// The size of a segment, where it is known.

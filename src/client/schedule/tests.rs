@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
+use super::adaptive::{least_part, share};
 use super::*;
 use crate::qoe;
 
@@ -19,7 +20,9 @@ struct Line {
     /// Parts on their way: what is left of each, when its first byte may come, whether it has begun.
     asked: VecDeque<(Part, u64, Duration, bool)>,
     credit: f64,
-    idle: Duration,
+    /// How long nothing was coming on it although there was work that it should have done, in all and
+    /// since something last came.
+    idle: [Duration; 2],
 }
 
 /// A run in virtual time.
@@ -32,6 +35,8 @@ struct Run {
     /// When each segment was complete (ms).
     done_ms: Vec<f64>,
     waste: u64,
+    /// How often each link counted as stalled.
+    stalls: [u32; 2],
 }
 
 fn run(schedule: &str, sizes: &[u64], lines: [(f64, u64); 2], known: bool) -> Run {
@@ -43,7 +48,7 @@ fn run(schedule: &str, sizes: &[u64], lines: [(f64, u64); 2], known: bool) -> Ru
         rtt: Duration::from_millis(rtt_ms),
         asked: VecDeque::new(),
         credit: 0.0,
-        idle: Duration::ZERO,
+        idle: [Duration::ZERO; 2],
     });
     for link in LinkId::BOTH {
         scheduler.opened(link, Duration::ZERO, lines[link.index()].rtt);
@@ -57,6 +62,7 @@ fn run(schedule: &str, sizes: &[u64], lines: [(f64, u64); 2], known: bool) -> Ru
         seen,
         done_ms: vec![f64::INFINITY; sizes.len()],
         waste: 0,
+        stalls: [0; 2],
     }
 }
 
@@ -84,7 +90,7 @@ impl Run {
         self.scheduler.lost(link);
         let line = &mut self.lines[link.index()];
         line.asked.clear();
-        line.credit = 0.0;
+        (line.credit, line.idle[1]) = (0.0, Duration::ZERO);
         self.scheduler.opened(link, self.now, line.rtt);
     }
 
@@ -98,6 +104,7 @@ impl Run {
                 break;
             }
             let size = self.sizes[part.segment];
+            self.lines[index].idle[1] = Duration::ZERO;
             if !std::mem::replace(begun, true) {
                 self.scheduler.head(link, part.from, Some(left), Some(size));
             }
@@ -115,9 +122,23 @@ impl Run {
         }
         if payload > 0 {
             self.scheduler.received(link, self.now, payload);
-        } else if self.lines[index].asked.is_empty() {
-            self.lines[index].idle += STEP;
+        } else if self.lines[index].asked.front().is_none_or(|first| first.2 > self.now) {
             self.lines[index].credit = 0.0;
+            self.idle(link);
+        }
+    }
+
+    /// Nothing comes on a link. Where it has a share of what waits, that is for a round trip or two at most.
+    fn idle(&mut self, link: LinkId) {
+        let views = self.scheduler.views(self.now);
+        let Scheduler { plan, pool, sizes, flows, .. } = &self.scheduler;
+        let share = share(link, &views, pool.bytes_for(link, sizes));
+        let divisible = pool.first(link).is_some_and(|(part, _)| sizes.end(&part).is_some());
+        let divisible = divisible && flows[link.index()].ranges;
+        if *plan == Schedule::Adaptive && divisible && share > least_part(views[link.index()].rate) {
+            let line = &mut self.lines[link.index()];
+            line.idle.iter_mut().for_each(|idle| *idle += STEP);
+            assert!(line.idle[1] <= 2 * line.rtt + 2 * STEP, "{link} has a share of {share} and is idle");
         }
     }
 
@@ -161,6 +182,7 @@ impl Run {
             for link in LinkId::BOTH {
                 self.bring(link);
                 if self.scheduler.is_stalled(link, self.now) {
+                    self.stalls[link.index()] += 1;
                     self.lose(link);
                 }
             }
@@ -209,6 +231,39 @@ fn a_link_that_stops_counts_as_stalled_and_the_other_does_its_work() {
     run.lines[1].bytes_per_s = 0.0;
     run.until(MINUTE);
     let bound = 1.5 + (run.sizes.iter().sum::<u64>() as f64 - 6e6) / 2e6;
+    assert!(run.is_done() && run.seconds() < 1.05 * bound, "{} of {bound}", run.seconds());
+}
+
+/// Lets both lines be silent for a while from 1.5 s on: until these times (ms).
+fn outage(run: &mut Run, until_ms: [u64; 2]) {
+    run.until(Duration::from_millis(1500));
+    let rates = [0, 1].map(|index| std::mem::take(&mut run.lines[index].bytes_per_s));
+    let [first, last] = if until_ms[0] <= until_ms[1] { [0, 1] } else { [1, 0] };
+    for index in [first, last] {
+        run.until(Duration::from_millis(until_ms[index]));
+        run.lines[index].bytes_per_s = rates[index];
+    }
+}
+
+#[test]
+fn an_outage_of_both_links_costs_neither_its_connection() {
+    for until_ms in [[2700, 2700], [2700, 2550], [2550, 2700]] {
+        let mut run = run("adaptive", &film(), [(2e6, 20), (1e6, 20)], true);
+        outage(&mut run, until_ms);
+        run.until(MINUTE);
+        assert!(run.is_done());
+        assert_eq!(run.stalls, [0, 0], "{until_ms:?}");
+    }
+}
+
+#[test]
+fn a_link_that_stays_silent_after_an_outage_counts_as_stalled() {
+    let mut run = run("adaptive", &film(), [(2e6, 20), (1e6, 20)], true);
+    outage(&mut run, [2700, 10_000]);
+    // A second after the other has come back.
+    assert!(run.stalls[1] > 0 && run.stalls[0] == 0, "{:?}", run.stalls);
+    run.until(MINUTE);
+    let bound = 2.7 + (run.sizes.iter().sum::<u64>() as f64 - 4.5e6) / 2e6;
     assert!(run.is_done() && run.seconds() < 1.05 * bound, "{} of {bound}", run.seconds());
 }
 
@@ -317,6 +372,43 @@ fn a_ratio_cannot_go_on_without_a_server_that_has_work_left() {
 }
 
 #[test]
+fn a_link_in_its_slow_start_does_not_run_dry() {
+    let mut run = run("adaptive", &[100_000; 200], [(7e4, 200), (1e5, 20)], true);
+    // Ten segments in the first round trip, twice as many in each further one.
+    for _ in 0..8 {
+        let until = run.now + run.lines[0].rtt;
+        run.until(until);
+        run.lines[0].bytes_per_s *= 2.0;
+    }
+    run.until(MINUTE);
+    assert!(run.is_done());
+    // But for the wait for its first byte.
+    assert!(run.lines[0].idle[0] <= Duration::from_millis(210), "{:?}", run.lines[0].idle);
+}
+
+#[test]
+fn a_slow_link_does_not_take_a_last_file_that_cannot_be_divided() {
+    let sizes = [vec![20_000; 40], vec![1_000_000; 8]].concat();
+    let mut run = run("adaptive", &sizes, [(2e6, 20), (1e5, 20)], true);
+    run.scheduler.flows.iter_mut().for_each(|flow| flow.ranges = false);
+    run.until(MINUTE);
+    let alone = sizes.iter().sum::<u64>() as f64 / 2e6;
+    assert!(run.is_done() && run.seconds() < 1.03 * alone, "{} of {alone}", run.seconds());
+    assert_eq!(run.waste, 0);
+}
+
+#[test]
+fn a_connection_that_brings_nothing_of_use_is_dropped_also_where_one_request_is_all_it_may_have() {
+    let mut run = run("adaptive", &[2_000_000; 8], [(1e6, 20), (1e6, 20)], true);
+    run.scheduler.pipeline = Pipeline::Depth(1);
+    run.until(Duration::from_millis(300));
+    assert_eq!(run.scheduler.next(LinkId::A, run.now), Next::Wait(None));
+    let asked = &mut run.scheduler.flows[0].asked[0];
+    asked.part.to = Some(asked.at);
+    assert_eq!(run.scheduler.next(LinkId::A, run.now), Next::Drop);
+}
+
+#[test]
 fn what_an_earlier_run_left_is_not_asked_for_again() {
     let mut run = run("adaptive", &[1000, 1000], [(1e6, 1), (1e6, 1)], true);
     run.scheduler.resume(vec![(0, 1000, Some([(0, 300), (600, 1000)].into_iter().collect()))]);
@@ -354,6 +446,66 @@ fn any_events() -> impl Strategy<Value = Vec<(u16, bool, u8)>> {
     prop::collection::vec((0u16..200, any::<bool>(), 0u8..8), 0..25)
 }
 
+/// Plays a run in which links change and break, after so many steps each, and checks that it ends.
+fn every_byte_comes_once(
+    schedule: &str,
+    sizes: &[u64],
+    lines: [(f64, u64); 2],
+    known: bool,
+    events: &[(u16, bool, u8)],
+) {
+    let mut run = run(schedule, sizes, lines, known);
+    for &(steps, first, what) in events {
+        let until = run.now + STEP * u32::from(steps);
+        run.until(until);
+        let link = if first { LinkId::A } else { LinkId::B };
+        match what {
+            0..=2 => run.lose(link),
+            3 => run.lines[link.index()].bytes_per_s /= 10.0,
+            4 => run.lines[link.index()].bytes_per_s = 1e6,
+            5 if !sizes.is_empty() => {
+                let segment = usize::from(steps) % sizes.len();
+                if !run.scheduler.is_complete(segment) {
+                    run.seen[segment].fill(false);
+                    run.scheduler.restart(segment, None);
+                }
+            }
+            6 => {
+                let told: Vec<_> = sizes.iter().copied().map(Some).collect();
+                run.scheduler.learn_sizes(&told);
+            }
+            _ => {}
+        }
+    }
+    for line in &mut run.lines {
+        line.bytes_per_s = line.bytes_per_s.max(1e4);
+    }
+    let limit = run.now + 10 * MINUTE;
+    run.until(limit);
+    assert!(run.is_done(), "it did not end: {:?}", run.scheduler);
+    assert!(run.seen.iter().flatten().all(|&seen| seen));
+    assert_eq!(run.scheduler.next(LinkId::A, run.now), Next::Done);
+}
+
+#[test]
+fn two_links_do_not_take_the_same_part_from_each_other_without_end() {
+    let sizes = [
+        22221, 22589, 37578, 59046, 1281, 9091, 51403, 36316, 13028, 36541, 46235, 36959, 49257, 32908,
+        11613, 10425, 55404,
+    ];
+    let events = [
+        (100, false, 6),
+        (87, true, 3),
+        (193, false, 3),
+        (72, true, 2),
+        (143, true, 1),
+        (158, true, 2),
+        (23, false, 5),
+        (91, false, 1),
+    ];
+    every_byte_comes_once("inorder", &sizes, [(225_144.6, 61), (116_545.5, 78)], false, &events);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     /// However the links change and break, it ends, and each byte is new exactly once.
@@ -366,37 +518,7 @@ proptest! {
         known: bool,
         events in any_events(),
     ) {
-        let mut run = run(&schedule, &sizes, [(rates[0], rtts[0]), (rates[1], rtts[1])], known);
-        for (steps, first, what) in events {
-            let until = run.now + STEP * u32::from(steps);
-            run.until(until);
-            let link = if first { LinkId::A } else { LinkId::B };
-            match what {
-                0..=2 => run.lose(link),
-                3 => run.lines[link.index()].bytes_per_s /= 10.0,
-                4 => run.lines[link.index()].bytes_per_s = 1e6,
-                5 if !sizes.is_empty() => {
-                    let segment = usize::from(steps) % sizes.len();
-                    if !run.scheduler.is_complete(segment) {
-                        run.seen[segment].fill(false);
-                        run.scheduler.restart(segment, None);
-                    }
-                }
-                6 => {
-                    let told: Vec<_> = sizes.iter().copied().map(Some).collect();
-                    run.scheduler.learn_sizes(&told);
-                }
-                _ => {}
-            }
-        }
-        for line in &mut run.lines {
-            line.bytes_per_s = line.bytes_per_s.max(1e4);
-        }
-        let limit = run.now + 10 * MINUTE;
-        run.until(limit);
-        prop_assert!(run.is_done(), "it did not end: {:?}", run.scheduler);
-        prop_assert!(run.seen.iter().flatten().all(|&seen| seen));
-        prop_assert_eq!(run.scheduler.next(LinkId::A, run.now), Next::Done);
+        every_byte_comes_once(&schedule, &sizes, [(rates[0], rtts[0]), (rates[1], rtts[1])], known, &events);
     }
 
     /// However often the rates change, no more comes twice than may; but for what comes in a step or
@@ -439,6 +561,9 @@ proptest! {
         let alone = (0..2).map(|i| bytes as f64 / rates[i] + rtts[i] as f64 / 1e3).fold(f64::MAX, f64::min);
         let bound = alone.min((bytes as f64 + waits) / (rates[0] + rates[1]));
         let lost_s = rtts.iter().max().map_or(0.0, |&rtt| rtt as f64 / 1e3);
-        prop_assert!(run.seconds() <= 1.03 * bound + lost_s + 0.06, "{} of {bound}", run.seconds());
+        for line in &run.lines {
+            prop_assert!(line.idle[0] <= 2 * line.rtt + 2 * STEP, "{line:?}");
+        }
+        prop_assert!(run.seconds() <= 1.03 * bound + lost_s + 0.08, "{} of {bound}", run.seconds());
     }
 }
