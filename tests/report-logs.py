@@ -59,7 +59,7 @@ def one_run(path, name, rates, schedule, count, chance, shared=False, cell=None)
             log.write(1, "link", link=link, direction=direction, backend="netem", why="netem can do all of it",
                       profile=profiles[link], asked=shape(rate), kernel={}, action="set")
         log.write(50, "probe", link=link, direction="down", rtt_ms=20.3, rtt_expected_ms=20.0, rate_kbit=rate * 0.99,
-                  rate_expected_kbit=rate, goodput_kbit=rate * 0.95, loss_pct=None, loss_expected_pct=0.01, ok=True,
+                  rate_expected_kbit=rate, goodput_kbit=rate * 0.95, loss_pct=0.013, loss_expected_pct=0.01, ok=True,
                   verdict="as asked", took_ms=1200.0)
     free = {"a": first, "b": first}
     totals = {"a": [0, 0, 0.0], "b": [0, 0, 0.0]}
@@ -87,8 +87,9 @@ def one_run(path, name, rates, schedule, count, chance, shared=False, cell=None)
             down = {"rate_kbit": rate, "packets": 1, "bytes": 1, "queue_packets": 10 * busy, "queue_bytes": 15140 * busy,
                     "queue_ms": chance.uniform(20, 90) * busy, "dropped_queue": int(drops), "dropped_loss": None,
                     "lateness_ms": None}
+            air = [{"station": "server-" + link, "busy_pct": 95.0 * busy}] if shared else None
             records.append((at, "sample", dict(link=link, bytes=0, goodput_kbit=rate * 0.95 * chance.uniform(0.9, 1) * busy,
-                            requests_in_flight=int(busy), tcp=None, down=down, up=None, air=None)))
+                            requests_in_flight=int(busy), tcp=None, down=down, up=None, air=air)))
     for at, event, data in sorted(records, key=lambda record: record[0]):
         log.write(at, event, **data)
     size = totals["a"][0] + totals["b"][0]

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 fn made_up(what: &str, dir: &Path, more: &[&str]) {
@@ -36,6 +36,45 @@ fn place<'a>(summary: &'a Value, condition: &str, channel: &str) -> &'a Value {
 
 fn best(place: &Value) -> &str {
     place["cells"][place["best"].as_u64().unwrap() as usize]["label"].as_str().unwrap()
+}
+
+/// Changes each record of a log.
+fn edit(log: &Path, change: impl Fn(&mut Value)) {
+    let text = fs::read_to_string(log).unwrap();
+    let edited = text.lines().map(|line| {
+        let mut record: Value = serde_json::from_str(line).unwrap();
+        change(&mut record);
+        format!("{record}\n")
+    });
+    fs::write(log, edited.collect::<String>()).unwrap();
+}
+
+/// Puts records behind those of a log, each an event, its time and its data, and the log in order.
+fn add(log: &Path, records: &[(&str, f64, Value)]) {
+    let text = fs::read_to_string(log).unwrap();
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (schema, run) = (lines[0]["schema"].clone(), lines[0]["run"].clone());
+    lines.extend(records.iter().map(|(event, at_ms, data)| {
+        json!({"schema": schema, "run": run, "event": event, "t_ns": (at_ms * 1e6) as u64, "data": data})
+    }));
+    lines.sort_by_key(|line| line["t_ns"].as_u64());
+    fs::write(log, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+}
+
+fn fault(what: &str) -> Value {
+    json!({"link": "a", "segment": null, "what": what, "action": "the run goes on"})
+}
+
+/// The page of a log that was changed, after a report that must go well.
+fn page_of(log: &Path) -> String {
+    let dir = log.parent().unwrap();
+    let output = report(&[dir]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    fs::read_to_string(dir.join("report.html")).unwrap()
+}
+
+fn titles(summary: &Value) -> Vec<&str> {
+    summary["studies"].as_array().unwrap().iter().map(|study| study["title"].as_str().unwrap()).collect()
 }
 
 /// A folder of one run of ten segments, and its log.
@@ -75,7 +114,8 @@ fn tables_have_a_row_for_each_thing_and_the_same_columns_in_each_row() {
     let dir = TempDir::new().unwrap();
     made_up("sweep", dir.path(), &["--segments", "10", "--repetitions", "1"]);
     assert!(report(&[dir.path()]).status.success());
-    for (name, rows) in [("runs", 48), ("segments", 480), ("links", 192), ("probes", 96), ("throughputs", 6)]
+    for (name, rows) in
+        [("runs", 48), ("segments", 480), ("parts", 480), ("links", 192), ("probes", 96), ("throughputs", 6)]
     {
         let text = fs::read_to_string(dir.path().join(format!("csv/{name}.csv"))).unwrap();
         assert_eq!(text.lines().count(), rows + 1, "{name}");
@@ -266,8 +306,7 @@ fn runs_of_one_s_own_are_compared_where_they_are_alike_and_experiments_apart() {
     assert!(output.status.success(), "two experiments in two folders are no mistake: {}", stderr(&output));
     let summary = summary(results.path());
     let studies = summary["studies"].as_array().unwrap();
-    let titles: Vec<&str> = studies.iter().map(|study| study["title"].as_str().unwrap()).collect();
-    assert_eq!(titles, ["made-up", "made-up", "3 runs"]);
+    assert_eq!(titles(&summary), ["made-up", "made-up", "3 runs"]);
     let conditions: Vec<&str> =
         studies[2]["places"].as_array().unwrap().iter().map(|p| p["condition"].as_str().unwrap()).collect();
     assert_eq!(conditions, ["wifi-near and lte-medium, 10 files", "wifi-near and lte-medium, 20 files"]);
@@ -277,4 +316,274 @@ fn runs_of_one_s_own_are_compared_where_they_are_alike_and_experiments_apart() {
     assert!(output.status.success(), "{}", stderr(&output));
     let rows = fs::read_to_string(results.path().join("csv/runs.csv")).unwrap();
     assert_eq!(rows.lines().count(), 1 + 3 + 2 * 48);
+}
+
+#[test]
+fn runs_that_are_named_one_by_one_are_compared_with_each_other() {
+    let results = TempDir::new().unwrap();
+    let [first, second, third] = ["r1", "r2", "r3"].map(|name| results.path().join(name));
+    for dir in [&first, &second, &third] {
+        small_run(dir);
+    }
+    let output = report(&[&first, &second, &third.join("log.jsonl")]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let summary = summary(&first);
+    assert_eq!(titles(&summary), ["3 runs"]);
+    assert_eq!(summary["studies"][0]["places"][0]["cells"][0]["elapsed_ms"]["n"], 3);
+}
+
+#[test]
+fn runs_of_different_experiments_in_one_folder_are_named_and_kept_apart() {
+    let dir = TempDir::new().unwrap();
+    made_up("sweep", &dir.path().join("x"), &["--segments", "4", "--repetitions", "1"]);
+    let mixed = dir.path().join("mixed");
+    fs::create_dir(&mixed).unwrap();
+    for (index, experiment) in ["made-up", "made-up", "another"].iter().enumerate() {
+        let to = mixed.join(format!("20260101T00000{index}Z-0000"));
+        fs::rename(dir.path().join(format!("x/runs/20260101T00000{index}Z-0000")), &to).unwrap();
+        edit(&to.join("log.jsonl"), |record| {
+            if record["event"] == "run_start" {
+                record["data"]["cell"]["experiment"] = json!(experiment);
+            }
+        });
+    }
+    small_run(&mixed.join("own"));
+    let output = report(&[&mixed]);
+    let said = stderr(&output);
+    assert!(said.contains("runs of no experiment, another, made-up lie in one folder"), "{said}");
+    assert_eq!(titles(&summary(&mixed)), ["run 20260101T000000Z-0000", "another", "made-up"]);
+
+    // Named one by one they are in no folder together, which is no mistake.
+    let named = ["20260101T000000Z-0000", "20260101T000002Z-0000"].map(|name| mixed.join(name));
+    let output = report(&[&named[0], &named[1]]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(titles(&summary(&named[0])), ["another", "made-up"]);
+}
+
+#[test]
+fn an_experiment_of_which_only_its_copy_is_there_is_found_in_a_folder_too() {
+    let dir = TempDir::new().unwrap();
+    made_up("sweep", &dir.path().join("x"), &["--segments", "4", "--repetitions", "1"]);
+    fs::remove_file(dir.path().join("x/sweep.jsonl")).unwrap();
+    let output = report(&[dir.path()]);
+    assert!(stderr(&output).contains("what the experiment measured beside its runs is not known"));
+    assert_eq!(titles(&summary(dir.path())), ["made-up"]);
+}
+
+/// A copy of a run of an experiment under another name, changed as its log's records are.
+fn another_try(dir: &Path, of: &str, name: &str, change: impl Fn(&mut Value)) -> PathBuf {
+    let log = dir.join("runs").join(name).join("log.jsonl");
+    fs::create_dir(log.parent().unwrap()).unwrap();
+    fs::copy(dir.join("runs").join(of).join("log.jsonl"), &log).unwrap();
+    edit(&log, |record| {
+        record["run"] = json!(name);
+        change(record);
+    });
+    log
+}
+
+#[test]
+fn of_a_cell_that_was_tried_again_the_last_end_counts() {
+    let dir = TempDir::new().unwrap();
+    made_up("sweep", dir.path(), &["--segments", "4", "--repetitions", "1"]);
+    let sweep = dir.path().join("sweep.jsonl");
+    let (done, failed, killed) = ("20260101T000003Z-0000", "20260101T000100Z-0000", "20260101T000200Z-0000");
+    another_try(dir.path(), done, failed, |record| {
+        if record["event"] == "run_end" {
+            (record["data"]["exit"], record["data"]["elapsed_ms"]) = (json!("link"), Value::Null);
+            record["data"]["summary"] = json!("It could not be shaped.");
+        }
+    });
+    let killed = another_try(dir.path(), done, killed, |_| {});
+    let text = fs::read_to_string(&killed).unwrap();
+    fs::write(&killed, &text[..text.len() / 2]).unwrap();
+
+    let text = fs::read_to_string(&sweep).unwrap();
+    let end = text.lines().find(|line| line.contains("cell_end") && line.contains(done)).unwrap();
+    let earlier = end.replace(done, failed).replace("\"exit\":\"ok\"", "\"exit\":\"link\"");
+    let unmeasured = end.replace(done, "").replace("\"exit\":\"ok\"", "\"exit\":\"unmeasured\"");
+    let start = text.lines().next().unwrap();
+
+    // The failure and what was not measured came first.
+    let text_then = text.replace(start, &format!("{start}\n{earlier}\n{unmeasured}"));
+    fs::write(&sweep, text_then).unwrap();
+    let output = report(&[dir.path()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(!summary(dir.path()).to_string().contains("could not be shaped"));
+    let runs = fs::read_to_string(dir.path().join("csv/runs.csv")).unwrap();
+    assert_eq!(runs.lines().count(), 1 + 48);
+    assert!(runs.contains(",300,"), "setup_ms: {runs}");
+
+    // The failure came last.
+    fs::write(&sweep, text.replace(end, &format!("{end}\n{earlier}"))).unwrap();
+    let output = report(&[dir.path()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let words = summary(dir.path())["verdicts"].to_string();
+    assert!(words.contains("ratio=1:1 (1 of 1: link, \\\"It could not be shaped\\\")"), "{words}");
+    assert_eq!(fs::read_to_string(dir.path().join("csv/runs.csv")).unwrap().lines().count(), 1 + 48);
+
+    // What was not measured came last.
+    fs::write(&sweep, text.replace(end, &format!("{end}\n{unmeasured}"))).unwrap();
+    let said = stderr(&report(&[dir.path()]));
+    assert!(said.contains("cell 3, ratio=1:1, was not measured: done"), "{said}");
+    assert!(!said.contains("missing"), "{said}");
+}
+
+#[test]
+fn the_faults_of_runs_and_of_an_experiment_are_in_its_verdict() {
+    let dir = TempDir::new().unwrap();
+    made_up("sweep", dir.path(), &["--segments", "4", "--repetitions", "1"]);
+    add(&dir.path().join("sweep.jsonl"), &[("fault", 1.5, fault("the throughput was not measured"))]);
+    for index in [4, 6] {
+        let log = dir.path().join(format!("runs/20260101T00000{index}Z-0000/log.jsonl"));
+        add(&log, &[("fault", 50.0, fault("the link was late"))]);
+    }
+    assert!(report(&[dir.path()]).status.success());
+    let summary = summary(dir.path());
+    let words = summary["verdicts"][0]["words"].to_string();
+    let expected = "2 of 8 runs logged faults; the first, under ratio=2:1: link a: the link was late.";
+    assert!(words.contains(expected), "{words}");
+    let beside = "link a: the throughput was not measured; the run goes on";
+    assert_eq!(summary["studies"][0]["faults"], json!([beside]));
+    let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
+    assert!(page.contains(expected) && page.contains(&format!("<li>{beside}</li>")));
+    assert!(page.contains("before the first request:</span> fault, link a: the link was late"));
+    let faults = fs::read_to_string(dir.path().join("csv/faults.csv")).unwrap();
+    assert_eq!(faults.lines().count(), 1 + 3);
+}
+
+#[test]
+fn a_run_that_sent_no_request_shows_why_and_its_faults() {
+    let dir = TempDir::new().unwrap();
+    let log = small_run(dir.path());
+    let text = fs::read_to_string(&log).unwrap();
+    let kept = |line: &&str| line.contains("run_start") || line.contains("run_end");
+    let lines: Vec<&str> = text.lines().filter(kept).collect();
+    fs::write(&log, lines.join("\n") + "\n").unwrap();
+    edit(&log, |record| {
+        if record["event"] == "run_end" {
+            let data = &mut record["data"];
+            (data["exit"], data["summary"]) = (json!("unreachable"), json!("Nobody answers."));
+            (data["elapsed_ms"], data["first_request_ms"]) = (Value::Null, Value::Null);
+        }
+    });
+    add(&log, &[("fault", 20.0, fault("it does not answer"))]);
+    let page = page_of(&log);
+    assert!(page.contains("Nothing was transferred: unreachable. Nobody answers."), "{page}");
+    assert!(page.contains("0.020 s:</span> fault, link a: it does not answer; the run goes on"), "{page}");
+    assert!(page.contains("<p>Exit: unreachable.</p>"), "{page}");
+}
+
+#[test]
+fn a_run_whose_link_was_cleared_is_not_compared_with_others() {
+    let results = TempDir::new().unwrap();
+    small_run(&results.path().join("r1"));
+    let log = small_run(&results.path().join("r2"));
+    let cleared = json!({"link": "a", "direction": "down", "backend": "none", "why": "asked", "profile": null,
+                         "asked": null, "kernel": null, "action": "cleared"});
+    add(&log, &[("link", 200.0, cleared)]);
+    assert!(report(&[results.path()]).status.success());
+    let summary = summary(results.path());
+    let places = summary["studies"][0]["places"].as_array().unwrap();
+    let conditions: Vec<&str> = places.iter().map(|place| place["condition"].as_str().unwrap()).collect();
+    assert_eq!(conditions, ["wifi-near and lte-medium", "wifi-near and lte-medium, changed in the run"]);
+}
+
+#[test]
+fn what_a_probe_lost_is_no_loss_of_the_transfer() {
+    let dir = TempDir::new().unwrap();
+    let log = small_run(dir.path());
+    let said = |output: Output| String::from_utf8(output.stdout).unwrap();
+    let before = said(report(&[dir.path()]));
+    assert!(before.contains("Packets dropped on the way down"), "{before}");
+    edit(&log, |record| {
+        if let Some(drops) = record["data"]["down"].get_mut("dropped_queue") {
+            *drops = json!(drops.as_u64().unwrap() + 5000);
+        }
+    });
+    assert_eq!(before, said(report(&[dir.path()])));
+}
+
+#[test]
+fn an_outage_s_queue_is_drawn_over_the_rate_before_it() {
+    let dir = TempDir::new().unwrap();
+    let log = small_run(dir.path());
+    edit(&log, |record| {
+        let out = record["data"]["link"] == "a" && record["t_ns"].as_u64() > Some(350_000_000);
+        if let Some(down) = record["data"].get_mut("down").filter(|down| out && down.is_object()) {
+            (down["rate_kbit"], down["queue_ms"]) = (json!(0.0), Value::Null);
+            down["queue_bytes"] = json!(1_500_000);
+        }
+    });
+    let page = page_of(&log);
+    assert!(page.contains("Queue on the way down: at most 200 ms on link a"), "{page}");
+}
+
+#[test]
+fn a_sum_of_rates_is_drawn_only_where_both_links_have_one_and_share_nothing() {
+    type Change = fn(&mut Value);
+    let cases: [(Change, &str, [bool; 3]); 4] = [
+        (|_| {}, "the rates in force of a and of both", [true, false, true]),
+        (|data| data["air"] = json!([]), "the two do not add up", [true, true, false]),
+        (
+            |data| data["down"] = if data["link"] == "a" { Value::Null } else { data["down"].take() },
+            "the rate in force of b, on top of a",
+            [false, true, false],
+        ),
+        (|data| data["down"] = Value::Null, "on top of it</figcaption>", [false; 3]),
+    ];
+    for (change, words, drawn) in cases {
+        let dir = TempDir::new().unwrap();
+        let log = small_run(dir.path());
+        edit(&log, |record| {
+            if record["event"] == "sample" {
+                change(&mut record["data"]);
+            }
+        });
+        let page = page_of(&log);
+        assert!(page.contains(words), "{words}: {page}");
+        assert_eq!(["a", "b", "fg"].map(|class| page.contains(&format!("l {class} dash"))), drawn, "{words}");
+    }
+}
+
+#[test]
+fn only_rates_that_were_measured_are_the_oracle_s() {
+    for (schedule, congestion, exact) in [
+        ("rates=alone", Value::Null, true),
+        ("rates=60:4", Value::Null, false),
+        ("rates=alone", json!("bbr"), false),
+    ] {
+        let dir = TempDir::new().unwrap();
+        made_up("sweep", dir.path(), &["--segments", "4", "--repetitions", "1"]);
+        let runs = fs::read_dir(dir.path().join("runs")).unwrap();
+        let logs = runs.map(|run| run.unwrap().path().join("log.jsonl"));
+        for log in logs.chain([dir.path().join("sweep.jsonl")]) {
+            edit(&log, |record| {
+                let cell = &mut record["data"]["cell"];
+                if cell["schedule"] == "adaptive" {
+                    (cell["schedule"], cell["congestion"]) = (json!(schedule), congestion.clone());
+                }
+            });
+        }
+        assert!(report(&[dir.path()]).status.success());
+        let summary = summary(dir.path());
+        let split = &place(&summary, "mid", "independent")["split"];
+        assert_eq!(split["exact"].is_object(), exact, "{schedule} {congestion}: {split}");
+    }
+}
+
+#[test]
+fn the_page_tells_what_the_probes_lost_and_how_the_servers_send() {
+    let dir = TempDir::new().unwrap();
+    let log = small_run(dir.path());
+    edit(&log, |record| {
+        if record["event"] == "run_start" {
+            record["data"]["servers"]["b"]["congestion_control"] = json!("bbr");
+        }
+    });
+    let page = page_of(&log);
+    assert!(page.contains("<td>0.010</td><td>0.013</td>"), "{page}");
+    assert!(page.contains("a: unknown, b: bbr"), "{page}");
+    let runs = fs::read_to_string(dir.path().join("csv/runs.csv")).unwrap();
+    assert!(runs.contains(",reno,,bbr,netem,netem,"), "{runs}");
 }

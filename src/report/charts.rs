@@ -147,7 +147,10 @@ pub fn shares(study: &Study) -> Option<String> {
     matrix(study, |_, cell| {
         let share = cell.share_a_pct?;
         let alt = format!("{share:.1} % from a, {:.1} % from b", 100.0 - share);
-        Some((format!("{}{share:.1} %", stacked(&[("a", share), ("b", 100.0 - share)], &alt)), None))
+        Some((
+            format!("{}<span>{share:.1} %</span>", stacked(&[("a", share), ("b", 100.0 - share)], &alt)),
+            None,
+        ))
     })
 }
 

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::load::Loaded;
-use super::run::{Group, Run};
+use super::run::{Group, Run, Sweep};
 use super::split::{self, Split};
 use super::stats::{self, Difference, Estimate};
+use super::words;
 use crate::record::{PerLink, RunEnd};
 use crate::units::{Direction, LinkId};
 
@@ -27,6 +28,8 @@ pub struct Study<'a> {
     /// The labels of all cells, in the order of the tables.
     pub labels: Vec<String>,
     pub places: Vec<Place<'a>>,
+    /// What went wrong in the experiment beside its runs.
+    pub faults: Vec<String>,
 }
 
 /// One condition of the links.
@@ -67,6 +70,8 @@ pub struct Cell<'a> {
     #[serde(skip)]
     pub failed: Vec<&'a Run>,
     pub failures: usize,
+    /// Why these failed, the most frequent reason first.
+    pub reasons: Vec<Reason>,
     pub elapsed_ms: Option<Estimate>,
     pub bound_ms: Option<f64>,
     pub efficiency: Option<f64>,
@@ -75,6 +80,15 @@ pub struct Cell<'a> {
     pub share_a_pct: Option<f64>,
     /// By how much its time is more than that of the best cell; null for the best itself.
     pub against_best: Option<Difference>,
+}
+
+/// An end of runs that did not fetch everything.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reason {
+    pub exit: String,
+    /// Of the first of them.
+    pub summary: String,
+    pub runs: usize,
 }
 
 /// A run that fetched everything.
@@ -192,7 +206,9 @@ fn study(group: &Group) -> Study<'_> {
         let number = first_number(&x.condition).total_cmp(&first_number(&y.condition));
         by(x).cmp(&by(y)).then(number).then_with(|| x.condition.cmp(&y.condition))
     });
-    Study { title: title(group), group, labels, places }
+    let faults = group.sweep.iter().flat_map(|sweep| &sweep.faults);
+    let faults = faults.map(|fault| words::fault(&fault.data)).collect();
+    Study { title: title(group), group, labels, places, faults }
 }
 
 /// Near, mid and far in this order, not in the alphabet's.
@@ -210,9 +226,8 @@ fn title(group: &Group) -> String {
     if let Some(start) = group.sweep.as_ref().and_then(|sweep| sweep.starts.first()) {
         return start.experiment.clone();
     }
-    let named = group.runs.iter().find_map(|run| Some(run.start.as_ref()?.cell.as_ref()?.experiment.clone()));
-    match (named, &group.runs[..]) {
-        (Some(name), _) => name,
+    match (group.runs.iter().find_map(Run::experiment), &group.runs[..]) {
+        (Some(name), _) => name.into(),
         (None, [run]) => format!("run {}", run.name),
         (None, runs) => format!("{} runs", runs.len()),
     }
@@ -240,9 +255,7 @@ pub fn key(run: &Run) -> Option<(Key, Option<u64>)> {
         };
         return Some((key, Some(cell.block)));
     }
-    let on_air = |link: LinkId| run.samples.iter().any(|s| s.data.link == link && s.data.air.is_some());
-    let shared = LinkId::BOTH.into_iter().all(on_air);
-    let changed = run.links.iter().any(|link| link.data.action == "changed");
+    let changed = run.links.iter().any(|link| matches!(link.data.action.as_str(), "changed" | "cleared"));
     let key = Key {
         condition: format!(
             "{} and {}{}",
@@ -250,7 +263,7 @@ pub fn key(run: &Run) -> Option<(Key, Option<u64>)> {
             profile(run, LinkId::B),
             if changed { ", changed in the run" } else { "" }
         ),
-        channel: if shared { "shared" } else { "independent" }.into(),
+        channel: if run.shares_channel() { "shared" } else { "independent" }.into(),
         schedule: start.schedule.clone(),
         pipeline: start.pipeline.clone(),
         congestion: start.congestion_control.clone(),
@@ -288,6 +301,7 @@ impl<'a> Cell<'a> {
             runs: Vec::new(),
             failed: Vec::new(),
             failures: 0,
+            reasons: Vec::new(),
             elapsed_ms: None,
             bound_ms: None,
             efficiency: None,
@@ -305,9 +319,10 @@ impl<'a> Cell<'a> {
         }
     }
 
-    fn sum_up(&mut self) {
+    fn sum_up(&mut self, sweep: Option<&Sweep>) {
         let times: Vec<f64> = self.runs.iter().map(|done| done.elapsed_ms).collect();
         self.failures = self.failed.len();
+        self.reasons = reasons(&self.failed, sweep);
         self.elapsed_ms = stats::estimate(&times, SEED);
         self.bound_ms = self.median(|end| end.bound_ms);
         self.efficiency = self.median(|end| end.efficiency);
@@ -315,6 +330,23 @@ impl<'a> Cell<'a> {
         self.share_a_pct =
             self.median(|end| (end.bytes > 0).then(|| end.links.a.bytes as f64 * 100.0 / end.bytes as f64));
     }
+}
+
+/// Why runs failed: as they say themselves, else as their experiment does.
+fn reasons(failed: &[&Run], sweep: Option<&Sweep>) -> Vec<Reason> {
+    let mut reasons: Vec<Reason> = Vec::new();
+    for run in failed {
+        let cell_end = || sweep?.cells.iter().find(|end| end.run == run.name);
+        let said = run.end.as_ref().map(|end| (end.exit.as_str(), end.summary.as_str()));
+        let said = said.or_else(|| cell_end().map(|end| (end.exit.as_str(), end.summary.as_str())));
+        let (exit, summary) = said.unwrap_or(("never ended", ""));
+        match reasons.iter_mut().find(|reason| reason.exit == exit) {
+            Some(reason) => reason.runs += 1,
+            None => reasons.push(Reason { exit: exit.into(), summary: summary.into(), runs: 1 }),
+        }
+    }
+    reasons.sort_by_key(|reason| std::cmp::Reverse(reason.runs));
+    reasons
 }
 
 fn place<'a>(
@@ -326,7 +358,7 @@ fn place<'a>(
 ) -> Place<'a> {
     let mut cells: Vec<Cell> = cells.collect();
     cells.sort_by_key(|cell| labels.iter().position(|label| *label == cell.label));
-    cells.iter_mut().for_each(Cell::sum_up);
+    cells.iter_mut().for_each(|cell| cell.sum_up(group.sweep.as_ref()));
     let time = |cell: &Cell| cell.elapsed_ms.map(|estimate| estimate.median);
     let best = (0..cells.len())
         .filter_map(|index| Some((index, time(&cells[index])?)))

@@ -1,6 +1,7 @@
 //! Tidy tables: a row an observation, a column a variable, a file a kind of thing. Every file but
-//! `throughputs.csv` has the run's name in the column `run`, by which tables can be joined; what is
-//! unknown is an empty field, which pandas and R read as missing.
+//! `throughputs.csv` has the run's name in the column `run`, by which tables can be joined (a fault of an
+//! experiment beside its runs has the experiment's); what is unknown is an empty field, which pandas and R
+//! read as missing.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -11,9 +12,9 @@ use super::compare;
 use super::load::Loaded;
 use super::run::{Run, Timed};
 use crate::record::{
-    self, Fault, Link, LinkTotals, Probe, RunEnd, Sample, Segment, Server, Shaping, TcpInfo, Throughput,
+    self, Fault, Link, LinkTotals, Part, Probe, RunEnd, Sample, Segment, Server, Shaping, TcpInfo, Throughput,
 };
-use crate::units::LinkId;
+use crate::units::{Direction, LinkId};
 
 /// A column: its name, and a row's field in it. `C` is what several rows have in common.
 type Column<C, R> = (&'static str, fn(&C, &R) -> String);
@@ -24,12 +25,19 @@ pub fn write(loaded: &Loaded, dir: &Path) -> io::Result<()> {
     let of_run = |run| (run, run);
     table(dir, "runs.csv", RUNS, runs().map(of_run))?;
     table(dir, "segments.csv", SEGMENTS, runs().flat_map(|run| run.segments.iter().map(move |s| (run, s))))?;
+    let parts: Vec<((&Run, &Segment), &Part)> = runs()
+        .flat_map(|run| run.segments.iter().map(move |segment| (run, segment)))
+        .flat_map(|of| of.1.parts.iter().map(move |part| (of, part)))
+        .collect();
+    table(dir, "parts.csv", &part_columns(), parts.iter().map(|(of, part)| (of, *part)))?;
     table(dir, "samples.csv", SAMPLES, runs().flat_map(|run| run.samples.iter().map(move |s| (run, s))))?;
     table(dir, "links.csv", LINKS, runs().flat_map(|run| run.links.iter().map(move |l| (run, l))))?;
     table(dir, "probes.csv", PROBES, runs().flat_map(|run| run.probes.iter().map(move |p| (run, p))))?;
-    table(dir, "faults.csv", FAULTS, runs().flat_map(|run| run.faults.iter().map(move |f| (run, f))))?;
-    let throughputs = loaded.groups.iter().filter_map(|group| group.sweep.as_ref());
-    let throughputs = throughputs.flat_map(|sweep| sweep.throughputs.iter().map(|t| (&(), t)));
+    let sweeps = || loaded.groups.iter().filter_map(|group| group.sweep.as_ref());
+    let beside = sweeps().flat_map(|sweep| sweep.faults.iter().map(|f| (&sweep.name, f)));
+    let faults = runs().flat_map(|run| run.faults.iter().map(|f| (&run.name, f)));
+    table(dir, "faults.csv", FAULTS, faults.chain(beside))?;
+    let throughputs = sweeps().flat_map(|sweep| sweep.throughputs.iter().map(|t| (&(), t)));
     table(dir, "throughputs.csv", THROUGHPUTS, throughputs)
 }
 
@@ -82,6 +90,12 @@ fn qoe<T: Display>(run: &Run, of: impl Fn(&record::Qoe) -> Option<T>) -> String 
     end(run, |end| end.qoe.as_ref().and_then(&of))
 }
 
+/// What the first record of a link's way down says.
+fn first_down<T: Display>(run: &Run, link: LinkId, of: impl Fn(&Link) -> T) -> String {
+    let mut records = run.links.iter().map(|timed| &timed.data);
+    or_empty(records.find(|record| record.link == link && record.direction == Direction::Down).map(of))
+}
+
 fn server<T: Display>(run: &Run, link: LinkId, of: impl Fn(&Server) -> Option<T>) -> String {
     start(run, |start| of(start.servers.get(link)))
 }
@@ -97,7 +111,12 @@ const RUNS: &[Column<Run, Run>] = &[
     ("schedule", |r, _| compare::key(r).map_or(String::new(), |(key, _)| text(&key.schedule))),
     ("schedule_used", |r, _| start(r, |s| Some(s.schedule.clone()))),
     ("pipeline", |r, _| start(r, |s| Some(s.pipeline.clone()))),
+    // Of the client's sockets, which send requests, and of the servers', which send the payload.
     ("congestion", |r, _| start(r, |s| s.congestion_control.clone())),
+    ("sender_congestion_a", |r, _| or_empty(r.sender_congestion(LinkId::A))),
+    ("sender_congestion_b", |r, _| or_empty(r.sender_congestion(LinkId::B))),
+    ("backend_a", |r, _| first_down(r, LinkId::A, |l| l.backend.clone())),
+    ("backend_b", |r, _| first_down(r, LinkId::B, |l| l.backend.clone())),
     ("profile_a", |r, _| text(compare::profile(r, LinkId::A))),
     ("profile_b", |r, _| text(compare::profile(r, LinkId::B))),
     ("exit", |r, _| end(r, |e| Some(e.exit.clone()))),
@@ -107,6 +126,7 @@ const RUNS: &[Column<Run, Run>] = &[
     ("bound_tcp_ms", |r, _| end(r, |e| e.bound_tcp_ms)),
     ("efficiency", |r, _| end(r, |e| e.efficiency)),
     ("predicted_ms", |r, _| end(r, |e| e.predicted_ms)),
+    ("setup_ms", |r, _| or_empty(r.setup_ms)),
     ("files", |r, _| end(r, |e| Some(e.files))),
     ("bytes", |r, _| end(r, |e| Some(e.bytes))),
     ("wasted_bytes", |r, _| end(r, |e| Some(e.wasted_bytes))),
@@ -148,6 +168,20 @@ const SEGMENTS: &[Column<Run, Segment>] = &[
     ("digest_ok", |_, s| or_empty(s.digest_ok)),
 ];
 
+/// Columns of `parts.csv`; a function, because a constant's types cannot name how long a run lives.
+fn part_columns<'a>() -> [Column<(&'a Run, &'a Segment), Part>; 8] {
+    [
+        ("run", |of, _| text(&of.0.name)),
+        ("name", |of, _| text(&of.1.name)),
+        ("link", |_, p| p.link.to_string()),
+        ("from_byte", |_, p| p.from_byte.to_string()),
+        ("to_byte", |_, p| p.to_byte.to_string()),
+        ("requested_ms", |_, p| p.requested_ms.to_string()),
+        ("first_byte_ms", |_, p| p.first_byte_ms.to_string()),
+        ("done_ms", |_, p| p.done_ms.to_string()),
+    ]
+}
+
 fn tcp<T: Display>(sample: &Timed<Sample>, of: impl Fn(&TcpInfo) -> Option<T>) -> String {
     or_empty(sample.data.tcp.as_ref().and_then(of))
 }
@@ -158,6 +192,12 @@ fn down<T: Display>(sample: &Timed<Sample>, of: impl Fn(&Shaping) -> Option<T>) 
 
 fn up<T: Display>(sample: &Timed<Sample>, of: impl Fn(&Shaping) -> Option<T>) -> String {
     or_empty(sample.data.up.as_ref().and_then(of))
+}
+
+/// How busy a station of the shared channel was.
+fn busy(sample: &Timed<Sample>, station: &str) -> String {
+    let stations = sample.data.air.iter().flatten();
+    or_empty(stations.into_iter().find(|busy| busy.station == station).map(|busy| busy.busy_pct))
 }
 
 const SAMPLES: &[Column<Run, Timed<Sample>>] = &[
@@ -177,13 +217,23 @@ const SAMPLES: &[Column<Run, Timed<Sample>>] = &[
     ("down_rate_kbit", |_, s| down(s, |d| d.rate_kbit)),
     ("down_queue_ms", |_, s| down(s, |d| d.queue_ms)),
     ("down_queue_bytes", |_, s| down(s, |d| Some(d.queue_bytes))),
+    ("down_packets", |_, s| down(s, |d| Some(d.packets))),
+    ("down_bytes", |_, s| down(s, |d| Some(d.bytes))),
+    ("down_packet_bytes", |_, s| down(s, |d| d.packet_bytes)),
     ("down_dropped_queue", |_, s| down(s, |d| Some(d.dropped_queue))),
     ("down_dropped_loss", |_, s| down(s, |d| d.dropped_loss)),
     ("down_lateness_ms", |_, s| down(s, |d| d.lateness_ms)),
     ("up_rate_kbit", |_, s| up(s, |u| u.rate_kbit)),
     ("up_queue_ms", |_, s| up(s, |u| u.queue_ms)),
+    ("up_packets", |_, s| up(s, |u| Some(u.packets))),
+    ("up_bytes", |_, s| up(s, |u| Some(u.bytes))),
+    ("up_packet_bytes", |_, s| up(s, |u| u.packet_bytes)),
     ("up_dropped_queue", |_, s| up(s, |u| Some(u.dropped_queue))),
     ("up_dropped_loss", |_, s| up(s, |u| u.dropped_loss)),
+    ("air_busy_ap_pct", |_, s| busy(s, "ap")),
+    ("air_busy_client_pct", |_, s| busy(s, "client")),
+    ("air_busy_server_a_pct", |_, s| busy(s, "server-a")),
+    ("air_busy_server_b_pct", |_, s| busy(s, "server-b")),
 ];
 
 fn asked<T: Display>(link: &Timed<Link>, of: impl Fn(&record::LinkShape) -> Option<T>) -> String {
@@ -205,6 +255,12 @@ const LINKS: &[Column<Run, Timed<Link>>] = &[
     ("loss_pct", |_, l| asked(l, |a| Some(a.loss_pct))),
     ("loss_model", |_, l| asked(l, |a| a.loss_model.clone())),
     ("queue_ms", |_, l| asked(l, |a| Some(a.queue_ms))),
+    ("reorder_pct", |_, l| asked(l, |a| Some(a.reorder_pct))),
+    ("duplicate_pct", |_, l| asked(l, |a| Some(a.duplicate_pct))),
+    ("corrupt_pct", |_, l| asked(l, |a| Some(a.corrupt_pct))),
+    ("trace", |_, l| asked(l, |a| a.trace.as_ref().map(|trace| trace.file.clone()))),
+    ("planned_ms", |_, l| or_empty(l.data.planned_ms)),
+    ("late_ms", |_, l| or_empty(l.data.late_ms)),
 ];
 
 const PROBES: &[Column<Run, Probe>] = &[
@@ -222,8 +278,8 @@ const PROBES: &[Column<Run, Probe>] = &[
     ("took_ms", |_, p| p.took_ms.to_string()),
 ];
 
-const FAULTS: &[Column<Run, Timed<Fault>>] = &[
-    ("run", |r, _| text(&r.name)),
+const FAULTS: &[Column<String, Timed<Fault>>] = &[
+    ("run", |run, _| text(run)),
     ("t_ms", |_, f| f.at_ms.to_string()),
     ("link", |_, f| or_empty(f.data.link)),
     ("segment", |_, f| or_empty(f.data.segment.as_ref())),

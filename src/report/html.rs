@@ -109,6 +109,13 @@ fn section_of(study: &Study, named: bool) -> String {
             words::verdict(place).iter().map(|sentence| format!("<p>{}</p>", escape(sentence))).collect();
         let _ = write!(text, "<div class=\"verdict\"><h3>{}</h3>{said}</div>", escape(&place.name()));
     }
+    if !study.faults.is_empty() {
+        let items: String = study.faults.iter().map(|fault| format!("<li>{}</li>", escape(fault))).collect();
+        let _ = write!(
+            text,
+            "<div class=\"verdict problems\"><h3>Faults of the experiment, beside its runs</h3><ul>{items}</ul></div>"
+        );
+    }
     text += "<p class=\"note\">Times are medians; intervals are 95 % bootstrap intervals; differences are compared block by \
              block where the runs have blocks. A difference is significant where its interval excludes zero. Each \
              comparison stands for itself: of twenty that are not there, one may look significant.</p></section>";
@@ -145,7 +152,8 @@ fn one_run(run: &Run) -> String {
     text += "</div>";
     let said: String =
         words::explain(run).iter().map(|sentence| format!("<p>{}</p>", escape(sentence))).collect();
-    text + &format!("<div class=\"verdict\">{said}</div>")
+    let ok = run.end.as_ref().is_some_and(|end| end.exit == "ok");
+    text + &format!("<div class=\"verdict{}\">{said}</div>", if ok { "" } else { " problems" })
 }
 
 /// A section, where there is something to show.
@@ -245,14 +253,10 @@ fn timelines(studies: &[Study]) -> String {
     for &index in &shown {
         let (_, place, at, cell) = cells[index];
         let Some(run) = cell.representative() else { continue };
-        let drawn = timeline::markup(run, detail)
-            .unwrap_or_else(|| "<p class=\"note\">The run sent no request.</p>".into());
+        let drawn = timeline::markup(run, detail);
         let took = run.end.as_ref().and_then(|end| end.elapsed_ms).map_or("not complete".into(), seconds);
-        let open = if cells[index].1.best == Some(at) && !std::mem::replace(&mut opened, true) {
-            " open"
-        } else {
-            ""
-        };
+        let wanted = cells[index].1.best == Some(at) || shown.len() == 1;
+        let open = if wanted && !std::mem::replace(&mut opened, true) { " open" } else { "" };
         let _ = write!(
             text,
             "<details{open}><summary>{}: <strong>{}</strong>, {took} <span class=\"note\">run {}</span></summary>{drawn}</details>",

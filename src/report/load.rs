@@ -3,7 +3,7 @@
 //! What cannot be used is named, and the rest is kept: a line that was cut off, a log of a newer
 //! schema, a run that never ended, runs of another experiment. Nothing here changes a file.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,14 +30,17 @@ impl std::fmt::Display for Problem {
 pub struct Loaded {
     pub groups: Vec<Group>,
     pub problems: Vec<Problem>,
+    /// Runs without an experiment's folder around them.
+    alone: Vec<Run>,
     /// Logs already read, so that a folder named twice counts once.
     seen: HashSet<PathBuf>,
     /// Logs that were found, those read already among them.
     found: usize,
 }
 
-/// The file of an experiment's own records.
+/// The file of an experiment's own records, and the copy of its description.
 const SWEEP_LOG: &str = "sweep.jsonl";
+const EXPERIMENT: &str = "experiment.toml";
 const RUN_LOG: &str = "log.jsonl";
 
 /// Reads all of `paths`.
@@ -50,7 +53,8 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded> {
         let meta = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
         let before = loaded.found;
         if meta.is_file() {
-            loaded.add_runs(vec![path.clone()]);
+            let run = loaded.run(path);
+            loaded.alone.extend(run);
         } else {
             loaded.folder(path)?;
         }
@@ -58,6 +62,7 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded> {
             loaded.problem(path, "no run in it: there is neither a log.jsonl nor a folder with one");
         }
     }
+    loaded.group_alone();
     Ok(loaded)
 }
 
@@ -75,33 +80,46 @@ impl Loaded {
 
     /// A run's folder, an experiment's, or one with some of either.
     fn folder(&mut self, path: &Path) -> Result<()> {
-        if path.join(RUN_LOG).is_file() {
-            self.add_runs(vec![path.join(RUN_LOG)]);
+        if self.run_or_experiment(path) {
             return Ok(());
         }
-        if path.join(SWEEP_LOG).is_file() || path.join("experiment.toml").is_file() {
-            self.experiment(path);
-            return Ok(());
-        }
-        let mut logs = Vec::new();
+        let before = self.alone.len();
         let listed = subfolders(path).with_context(|| format!("cannot list {}", path.display()))?;
         for folder in listed {
-            if folder.join(RUN_LOG).is_file() {
-                logs.push(folder.join(RUN_LOG));
-            } else if folder.join(SWEEP_LOG).is_file() {
-                self.experiment(&folder);
-            }
+            self.run_or_experiment(&folder);
         }
-        self.add_runs(logs);
+        let of: BTreeSet<_> = self.alone[before..].iter().map(Run::experiment).collect();
+        if of.len() > 1 {
+            let of: Vec<&str> = of.into_iter().map(|name| name.unwrap_or("no experiment")).collect();
+            let what =
+                format!("runs of {} lie in one folder; each are compared for themselves", of.join(", "));
+            self.problem(path, what);
+        }
         Ok(())
     }
 
-    /// Runs that lie beside each other, without an experiment around them.
-    fn add_runs(&mut self, logs: Vec<PathBuf>) {
-        let runs: Vec<Run> = logs.iter().filter_map(|log| self.run(log)).collect();
-        if !runs.is_empty() {
-            self.groups.push(Group { sweep: None, runs });
+    /// Reads a folder that is either; says whether it is.
+    fn run_or_experiment(&mut self, path: &Path) -> bool {
+        let has = |name| path.join(name).is_file();
+        if has(RUN_LOG) {
+            let run = self.run(&path.join(RUN_LOG));
+            self.alone.extend(run);
+        } else if has(SWEEP_LOG) || has(EXPERIMENT) {
+            self.experiment(path);
+        } else {
+            return false;
         }
+        true
+    }
+
+    /// Runs that lie anywhere without an experiment around them are compared with each other, unless
+    /// they say that they are of different experiments.
+    fn group_alone(&mut self) {
+        let mut groups: BTreeMap<Option<String>, Vec<Run>> = BTreeMap::new();
+        for run in self.alone.drain(..) {
+            groups.entry(run.experiment().map(str::to_string)).or_default().push(run);
+        }
+        self.groups.extend(groups.into_values().map(|runs| Group { sweep: None, runs }));
     }
 
     fn experiment(&mut self, path: &Path) {
@@ -130,11 +148,15 @@ impl Loaded {
 
     /// What an experiment's file promises against what lies in its folder.
     fn check_experiment(&mut self, path: &Path, sweep: &Sweep, runs: &mut Vec<Run>) {
-        for cell in &sweep.cells {
-            let folder = path.join("runs").join(&cell.run);
-            if !folder.join(RUN_LOG).is_file() {
-                let what = format!("cell {} ended, but its log is missing", cell.cell.index);
-                self.problem(&folder, what);
+        self.keep_last_tries(sweep, runs);
+        for end in &sweep.cells {
+            let (cell, folder) = (&end.cell, path.join("runs").join(&end.run));
+            if end.run.is_empty() {
+                let what =
+                    format!("cell {}, {}, was not measured: {}", cell.index, cell.schedule, end.summary);
+                self.problem(&sweep.path, what);
+            } else if !folder.join(RUN_LOG).is_file() {
+                self.problem(&folder, format!("cell {} ended, but its log is missing", cell.index));
             }
         }
         let names: HashSet<&str> = sweep.starts.iter().map(|start| start.experiment.as_str()).collect();
@@ -146,11 +168,8 @@ impl Loaded {
         }
         // What another experiment ran is not of this one's cells, whatever its conditions are called.
         runs.retain(|run| {
-            let other = run
-                .start
-                .as_ref()
-                .map(|start| start.cell.as_ref().map_or("no experiment", |cell| cell.experiment.as_str()))
-                .filter(|name| !names.is_empty() && !names.contains(name));
+            let of = run.start.as_ref().map(|_| run.experiment().unwrap_or("no experiment"));
+            let other = of.filter(|name| !names.is_empty() && !names.contains(name));
             if let Some(other) = other {
                 self.problem(&run.path, format!("belongs to {other}, not to this experiment; left out"));
             }
@@ -160,10 +179,24 @@ impl Loaded {
             let cells = sweep.starts.last().map_or(0, |start| start.cells);
             let what = format!(
                 "the experiment never ended: {} of {cells} cells; `twinlink sweep --resume` goes on with it",
-                sweep.cells.iter().map(|cell| cell.cell.index).collect::<HashSet<_>>().len()
+                sweep.cells.len()
             );
             self.problem(&sweep.path, what);
         }
+    }
+
+    /// Of a cell that was tried again, only the run of its last end counts, and what the others lack is
+    /// no problem: neither those that failed nor those that were killed.
+    fn keep_last_tries(&mut self, sweep: &Sweep, runs: &mut Vec<Run>) {
+        runs.retain_mut(|run| {
+            let cell = run.start.as_ref().and_then(|start| start.cell.as_ref());
+            let Some(last) = sweep.cells.iter().find(|end| Some(&end.cell) == cell) else { return true };
+            run.setup_ms = last.setup_ms;
+            if last.run != run.name {
+                self.problems.retain(|problem| problem.path != run.path);
+            }
+            last.run == run.name
+        });
     }
 
     fn run(&mut self, path: &Path) -> Option<Run> {
@@ -195,7 +228,12 @@ impl Loaded {
         }
         let text = self.text(path)?;
         let mut sweep = Sweep { path: path.into(), ..Sweep::default() };
-        self.lines(path, &text, |line| sweep.take(line))?;
+        self.lines(path, &text, |line| {
+            if sweep.name.is_empty() {
+                sweep.name = line.run.to_string();
+            }
+            sweep.take(line)
+        })?;
         Some(sweep)
     }
 

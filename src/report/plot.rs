@@ -54,13 +54,19 @@ impl Panel {
     }
 
     fn path(&self, points: impl Iterator<Item = (f64, f64)>) -> String {
-        let mut path = String::new();
-        for (index, (x, y)) in points.enumerate() {
-            let _ = write!(path, "{}{:.1} {:.1}", if index == 0 { 'M' } else { 'L' }, self.x(x), self.y(y));
+        let (mut path, mut pen) = (String::new(), 'M');
+        for (x, y) in points {
+            if y.is_nan() {
+                pen = 'M';
+                continue;
+            }
+            let _ = write!(path, "{pen}{:.1} {:.1}", self.x(x), self.y(y));
+            pen = 'L';
         }
         path
     }
 
+    /// A line, with gaps where it is not a number.
     pub fn line(&mut self, class: &str, points: &[(f64, f64)]) {
         let path = self.path(points.iter().copied());
         let _ = write!(self.svg, "<path class=\"l {class}\" d=\"{path}\"/>");
@@ -170,10 +176,10 @@ mod tests {
     #[test]
     fn nothing_that_is_drawn_leaves_its_frame_and_text_is_escaped() {
         let mut panel = Panel::new("t", 100, 10.0, 5.0);
-        panel.line("a", &[(-5.0, 1.0), (20.0, 50.0)]);
+        panel.line("a", &[(-5.0, 1.0), (20.0, 50.0), (1.0, f64::NAN), (5.0, 0.0)]);
         panel.boxes("b", &[([0.0, 99.0, 0.0, 9.0], "<s001>".into())]);
         let markup = panel.markup("a \"b\"", &[], Some("s"));
-        assert!(markup.contains("M0.0 80.0L1000.0 0.0"), "{markup}");
+        assert!(markup.contains("M0.0 80.0L1000.0 0.0M500.0 100.0"), "{markup}");
         assert!(markup.contains("&lt;s001&gt;") && markup.contains("a &quot;b&quot;"), "{markup}");
     }
 

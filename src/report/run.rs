@@ -11,6 +11,7 @@ use crate::qoe::{self, Arrival, Playback, Rule};
 use crate::record::{
     CellEnd, Fault, Link, Probe, RunEnd, RunStart, Sample, Segment, SweepEnd, SweepStart, Throughput,
 };
+use crate::units::LinkId;
 
 /// A record and when it was written, in ms since the run's start.
 #[derive(Clone, Debug)]
@@ -31,20 +32,26 @@ pub struct Run {
     pub segments: Vec<Segment>,
     pub samples: Vec<Timed<Sample>>,
     pub faults: Vec<Timed<Fault>>,
+    /// What its cell took beside probe and transfer, where an experiment tells it.
+    pub setup_ms: Option<f64>,
 }
 
 /// What an experiment's own file tells, beside its runs.
 #[derive(Clone, Debug, Default)]
 pub struct Sweep {
+    pub name: String,
     pub path: PathBuf,
     /// One for each call: an experiment that was resumed has several.
     pub starts: Vec<SweepStart>,
     pub throughputs: Vec<Throughput>,
+    /// The last end of each cell: one that was tried again has several.
     pub cells: Vec<CellEnd>,
+    /// What went wrong beside the runs.
+    pub faults: Vec<Timed<Fault>>,
     pub end: Option<SweepEnd>,
 }
 
-/// Runs that belong together: an experiment's, or what lies in one folder beside each other.
+/// Runs that belong together: an experiment's, or all that lie without one around them.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
     pub sweep: Option<Sweep>,
@@ -110,6 +117,25 @@ impl Run {
         said.or_else(|| self.segments.iter().map(|segment| segment.requested_ms).reduce(f64::min))
     }
 
+    /// The experiment that it says it is of.
+    pub fn experiment(&self) -> Option<&str> {
+        Some(&self.start.as_ref()?.cell.as_ref()?.experiment)
+    }
+
+    /// Whether both links were on one channel.
+    pub fn shares_channel(&self) -> bool {
+        let on_air = |link| self.samples.iter().any(|s| s.data.link == link && s.data.air.is_some());
+        LinkId::BOTH.into_iter().all(on_air)
+    }
+
+    /// The congestion control of a server's sockets, which send the payload.
+    pub fn sender_congestion(&self, link: LinkId) -> Option<&str> {
+        let said =
+            self.start.as_ref().and_then(|start| start.servers.get(link).congestion_control.as_deref());
+        let mut samples = self.samples.iter().filter(|sample| sample.data.link == link);
+        said.or_else(|| samples.find_map(|sample| sample.data.sender.as_ref()?.congestion_control.as_deref()))
+    }
+
     /// Keeps what a report needs; a version may gain events, so others are no mistake.
     pub fn take(&mut self, line: Line) -> serde_json::Result<()> {
         match &*line.event {
@@ -126,6 +152,11 @@ impl Run {
     }
 }
 
+/// What the shaper has dropped on the way down since the link was set.
+pub fn drops(sample: &Sample) -> u64 {
+    sample.down.as_ref().map_or(0, |down| down.dropped_queue + down.dropped_loss.unwrap_or(0))
+}
+
 impl Sweep {
     pub fn take(&mut self, line: Line) -> serde_json::Result<()> {
         match &*line.event {
@@ -135,7 +166,12 @@ impl Sweep {
                 self.end = None;
             }
             "throughput" => self.throughputs.push(line.data()?),
-            "cell_end" => self.cells.push(line.data()?),
+            "cell_end" => {
+                let end: CellEnd = line.data()?;
+                self.cells.retain(|earlier| earlier.cell != end.cell);
+                self.cells.push(end);
+            }
+            "fault" => self.faults.push(line.timed()?),
             "sweep_end" => self.end = Some(line.data()?),
             _ => {}
         }

@@ -44,18 +44,19 @@ fn links(loaded: &Loaded) -> String {
         text += "<th>condition</th>";
     }
     text += "<th class=\"t\">link</th><th class=\"t\">profile</th><th>rate Mbit/s</th><th>probed</th><th>RTT ms</th><th>probed</th>\
-             <th>one way ms</th><th>jitter ms</th><th>loss %</th><th>queue ms</th><th class=\"t\">probes</th></tr></thead><tbody>";
+             <th>one way ms</th><th>jitter ms</th><th>loss %</th><th>probed</th><th>queue ms</th><th class=\"t\">probes</th></tr></thead><tbody>";
     for ((condition, link, direction, profile), (record, probes, _)) in &rows {
         let name = if many { format!("<th>{}</th>", escape(condition)) } else { String::new() };
         let class = if *link == LinkId::A { "a" } else { "b" };
         let asked = record.asked.as_ref();
         let number = |value: Option<f64>| value.map_or("–".into(), short);
+        let loss = |value: Option<f64>| value.map_or("–".into(), |pct| format!("{pct:.3}"));
         let probed =
             |of: fn(&Probe) -> Option<f64>| stats::median(probes.iter().filter_map(|probe| of(probe)));
         let _ = write!(
             text,
             "<tr>{name}<td class=\"t\"><span class=\"key {class}\">{link} {direction}</span></td><td class=\"t\">{}</td><td>{}</td><td>{}</td>\
-             <td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"t\">{}</td></tr>",
+             <td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"t\">{}</td></tr>",
             escape(profile),
             asked.map_or("–".into(), |asked| mbit(asked.rate_kbit)),
             number(probed(|probe| probe.rate_kbit).map(|kbit| kbit / 1e3)),
@@ -63,7 +64,8 @@ fn links(loaded: &Loaded) -> String {
             number(probed(|probe| probe.rtt_ms)),
             number(asked.map(|asked| asked.delay_ms)),
             number(asked.map(|asked| asked.jitter_ms)),
-            asked.map_or("–".into(), |asked| format!("{:.3}", asked.loss_pct)),
+            loss(asked.map(|asked| asked.loss_pct)),
+            loss(probed(|probe| probe.loss_pct)),
             number(asked.map(|asked| asked.queue_ms)),
             judged(probes)
         );
@@ -132,7 +134,8 @@ fn environment(loaded: &Loaded) -> String {
 }
 
 fn senders(run: &Run) -> Option<String> {
-    run.samples.iter().find_map(|sample| sample.data.sender.as_ref()?.congestion_control.clone())
+    let [a, b] = LinkId::BOTH.map(|link| run.sender_congestion(link));
+    a.or(b).map(|_| format!("a: {}, b: {}", a.unwrap_or("unknown"), b.unwrap_or("unknown")))
 }
 
 fn server(start: &RunStart, link: LinkId) -> String {

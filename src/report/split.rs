@@ -20,7 +20,7 @@ pub struct Split {
     pub best: String,
     /// How much longer `named` takes than `best`; null where they are the same.
     pub regret: Option<Difference>,
-    /// The oracle: a schedule in fixed proportion to measured rates, where one was run, against `best`.
+    /// The oracle: the schedule in fixed proportion to the measured rates, where it was run, against `best`.
     pub exact: Option<Exact>,
     /// Time (ms) as a straight line over the share of files from link a (percent).
     pub line: Option<Line>,
@@ -56,10 +56,8 @@ pub fn split(cells: &[Cell], throughput: Option<&Throughput>) -> Option<Split> {
         .collect();
     let (_, best, _) = *all.iter().min_by(|x, y| x.2.total_cmp(&y.2))?;
     // Only the ratio may differ between what is compared here.
-    let alike: Vec<_> = all
-        .into_iter()
-        .filter(|(_, cell, _)| (&cell.pipeline, &cell.congestion) == (&best.pipeline, &best.congestion))
-        .collect();
+    let same = |cell: &Cell| (&cell.pipeline, &cell.congestion) == (&best.pipeline, &best.congestion);
+    let alike: Vec<_> = all.into_iter().filter(|(_, cell, _)| same(cell)).collect();
     let alone = &throughput.alone_kbit;
     if alike.len() < 3 || !(alone.a > 0.0 && alone.b > 0.0) {
         return None;
@@ -77,12 +75,10 @@ pub fn split(cells: &[Cell], throughput: Option<&Throughput>) -> Option<Split> {
         named: named.label.clone(),
         best: best.label.clone(),
         regret: if named.label == best.label { None } else { compare::difference(named, best) },
-        exact: cells
-            .iter()
-            .find(|cell| cell.schedule.starts_with("rates=") && cell.pipeline == best.pipeline)
-            .and_then(|cell| {
-                Some(Exact { schedule: cell.label.clone(), regret: compare::difference(cell, best)? })
-            }),
+        // Rates that somebody typed were not measured.
+        exact: cells.iter().find(|cell| cell.schedule == "rates=alone" && same(cell)).and_then(|cell| {
+            Some(Exact { schedule: cell.label.clone(), regret: compare::difference(cell, best)? })
+        }),
         line: stats::line(&points),
         end_tried: alike.iter().any(|(share, _, _)| *share == 0.0 || *share == 1.0),
         adds_up,

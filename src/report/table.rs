@@ -28,6 +28,9 @@ pub fn text(studies: &[Study]) -> String {
             }
             text.push('\n');
         }
+        for fault in &study.faults {
+            let _ = writeln!(text, "Fault of the experiment, beside its runs: {fault}.");
+        }
     }
     text
 }

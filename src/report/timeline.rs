@@ -7,9 +7,9 @@
 use std::fmt::Write;
 
 use super::plot::{Panel, escape};
-use super::run::Run;
-use super::words::{mbit, seconds, short};
-use crate::record::{Part, Sample};
+use super::run::{Run, drops};
+use super::words::{self, mbit, seconds, short};
+use crate::record::{Part, Sample, Shaping};
 use crate::units::LinkId;
 
 /// How much of a run is drawn.
@@ -32,14 +32,16 @@ struct Step {
     resent: u64,
 }
 
-/// The timeline as markup; none where the run sent no request.
-pub fn markup(run: &Run, detail: Detail) -> Option<String> {
-    let first_ms = run.first_request_ms()?;
-    let last = run.segments.iter().map(|segment| segment.done_ms).fold(first_ms, f64::max);
-    let length_s = (last - first_ms) / 1e3;
-    if length_s <= 0.0 {
-        return None;
-    }
+/// The timeline as markup; of a run that sent no request, or got nothing for it, what happened in words.
+pub fn markup(run: &Run, detail: Detail) -> String {
+    let first_ms = run.first_request_ms();
+    let length_s = first_ms.map_or(0.0, |first_ms| (last_ms(run, first_ms) - first_ms) / 1e3);
+    let Some(first_ms) = first_ms.filter(|_| length_s > 0.0) else {
+        let end = run.end.as_ref();
+        let why = end.map_or("the run never ended.".into(), |end| format!("{}. {}", end.exit, end.summary));
+        let marks = list(&marks(run, first_ms.unwrap_or(0.0), f64::INFINITY));
+        return format!("<p class=\"note\">Nothing was transferred: {}</p>{marks}", escape(&why));
+    };
     let view = View { run, first_ms, length_s, marks: marks(run, first_ms, length_s) };
     let wanted = ((length_s * 10.0).ceil() as usize).clamp(1, detail.most);
     let steps = LinkId::BOTH.map(|link| view.steps(link, wanted));
@@ -54,11 +56,20 @@ pub fn markup(run: &Run, detail: Detail) -> Option<String> {
     let (bars, merged) = view.segments(detail);
     text += &bars;
     text += &view.buffer(detail.most);
+    text += &list(&view.marks);
     text += &view.notes(wanted, merged);
-    Some(text)
+    text
 }
 
-/// Something that happened at a moment (s since the first request).
+/// When the transfer ended: with its last file, and where that is not all of them, with its last sample.
+fn last_ms(run: &Run, first_ms: f64) -> f64 {
+    let done = run.segments.iter().map(|segment| segment.done_ms).fold(first_ms, f64::max);
+    let complete = run.end.as_ref().is_some_and(|end| end.elapsed_ms.is_some());
+    let sampled = run.samples.last().filter(|_| !complete);
+    sampled.map_or(done, |sample| done.max(sample.at_ms))
+}
+
+/// Something that happened at a moment (s since the first request; below 0, before it).
 struct Mark {
     at_s: f64,
     class: &'static str,
@@ -66,10 +77,10 @@ struct Mark {
 }
 
 fn marks(run: &Run, first_ms: f64, length_s: f64) -> Vec<Mark> {
-    let faults = run.faults.iter().map(|fault| {
-        let link = fault.data.link.map_or(String::new(), |link| format!("link {link}: "));
-        (fault.at_ms, "fault", format!("fault, {link}{}; {}", fault.data.what, fault.data.action))
-    });
+    let faults = run
+        .faults
+        .iter()
+        .map(|fault| (fault.at_ms, "fault", format!("fault, {}", words::fault(&fault.data))));
     // The steps of a trace are in the samples' rates.
     let changes =
         run.links.iter().filter(|link| !matches!(link.data.action.as_str(), "set" | "step")).map(|link| {
@@ -85,7 +96,7 @@ fn marks(run: &Run, first_ms: f64, length_s: f64) -> Vec<Mark> {
         .chain(changes)
         .map(|(at_ms, class, what)| Mark { at_s: (at_ms - first_ms) / 1e3, class, what })
         // What is cleared after the last file is no part of the transfer.
-        .filter(|mark| mark.at_s >= 0.0 && (mark.at_s <= length_s || mark.class == "fault"))
+        .filter(|mark| mark.at_s <= length_s || mark.class == "fault")
         .collect();
     marks.sort_by(|x, y| x.at_s.total_cmp(&y.at_s));
     marks
@@ -116,13 +127,17 @@ impl View<'_> {
         let mut steps = vec![Step::default(); count];
         let told = self.senders_tell();
         let mut before: Option<&Sample> = None;
+        let mut rate_kbit = None;
         for sample in self.run.samples.iter().filter(|sample| sample.data.link == link) {
             // A sample speaks of the time before it.
             let at_s = (sample.at_ms - self.first_ms) / 1e3 - 0.05;
             let data = &sample.data;
-            let since = |of: &dyn Fn(&Sample) -> u64| of(data).saturating_sub(before.map_or(0, of));
+            // What the first sample has counted was before the transfer.
+            let since = |of: &dyn Fn(&Sample) -> u64| of(data).saturating_sub(of(before.unwrap_or(data)));
             let (drops, resent) = (since(&drops), since(&|sample| resent(sample, told)));
             before = Some(data);
+            let rate_now = data.down.as_ref().and_then(|down| down.rate_kbit);
+            rate_kbit = rate_now.filter(|rate| *rate > 0.0).or(rate_kbit);
             if at_s < -0.05 || at_s > self.length_s {
                 continue;
             }
@@ -132,9 +147,9 @@ impl View<'_> {
             step.drops += drops;
             step.resent += resent;
             if let Some(down) = &data.down {
-                step.queue_ms = step.queue_ms.max(down.queue_ms.unwrap_or(0.0));
-                step.rate_kbit = down.rate_kbit;
+                step.queue_ms = step.queue_ms.max(queue_ms(down, rate_kbit));
             }
+            step.rate_kbit = rate_now;
         }
         fill(&mut steps);
         steps
@@ -154,24 +169,36 @@ impl View<'_> {
         let [a, b] = [0, 1].map(|link| self.moments(&steps[link], |step| step.goodput_kbit / 1e3));
         let both: Vec<(f64, f64)> = a.iter().zip(&b).map(|(a, b)| (a.0, a.1 + b.1)).collect();
         let ground: Vec<(f64, f64)> = a.iter().map(|point| (point.0, 0.0)).collect();
-        let rates = [0, 1].map(|link| self.moments(&steps[link], |step| step.rate_kbit.unwrap_or(0.0) / 1e3));
-        let known = LinkId::BOTH.map(|link| steps[link.index()].iter().any(|step| step.rate_kbit.is_some()));
-        let sum: Vec<(f64, f64)> = rates[0].iter().zip(&rates[1]).map(|(a, b)| (a.0, a.1 + b.1)).collect();
-        let highest = both.iter().chain(if known[0] && known[1] { &sum[..] } else { &[] });
+        // A link that was cleared has no rate any more.
+        let [rate_a, rate_b] = [0, 1].map(|link| {
+            self.moments(&steps[link], |step| step.rate_kbit.map_or(f64::NAN, |kbit| kbit / 1e3))
+        });
+        let known = [0, 1].map(|link| steps[link].iter().any(|step| step.rate_kbit.is_some()));
+        let on = |below: &[(f64, f64)]| below.iter().zip(&rate_b).map(|(x, y)| (x.0, x.1 + y.1)).collect();
+        let (dashed, lines) = match known {
+            [true, true] if self.run.shares_channel() => (
+                "; dashed, the rate of each while it has the channel, which they share: the two do not add up",
+                vec![("a dash", rate_a), ("b dash", rate_b)],
+            ),
+            [true, true] => (
+                "; dashed, the rates in force of a and of both",
+                vec![("fg dash", on(&rate_a)), ("a dash", rate_a)],
+            ),
+            [true, false] => ("; dashed, the rate in force of a", vec![("a dash", rate_a)]),
+            [false, true] => ("; dashed, the rate in force of b, on top of a", vec![("b dash", on(&a))]),
+            [false, false] => ("", Vec::new()),
+        };
+        let highest = both.iter().chain(lines.iter().flat_map(|(_, line)| line));
         let y_max = highest.map(|point| point.1).fold(0.0, f64::max) * 1.06;
-        let mut panel = self.panel(
+        let title = format!(
             "Goodput, Mbit/s: <span class=\"key a\">link a</span>, <span class=\"key b\">link b</span> on top \
-             of it; dashed, the rates in force of a and of both",
-            150,
-            y_max,
+             of it{dashed}"
         );
+        let mut panel = self.panel(&title, 150, y_max);
         panel.area("a", &a, &ground);
         panel.area("b", &both, &a);
-        if known[0] {
-            panel.line("a dash", &rates[0]);
-        }
-        if known[0] && known[1] {
-            panel.line("fg dash", &sum);
+        for (class, line) in &lines {
+            panel.line(class, line);
         }
         let said = LinkId::BOTH.map(|link| {
             let values = &steps[link.index()];
@@ -318,27 +345,6 @@ impl View<'_> {
 
     fn notes(&self, steps: usize, merged: usize) -> String {
         let mut text = String::new();
-        const SHOWN: usize = 12;
-        if !self.marks.is_empty() {
-            text += "<ul class=\"marks\">";
-            for mark in self.marks.iter().take(SHOWN) {
-                let at = seconds(mark.at_s * 1e3);
-                let _ = write!(
-                    text,
-                    "<li><span class=\"key {}\">{at}</span> {}</li>",
-                    mark.class,
-                    escape(&mark.what)
-                );
-            }
-            if self.marks.len() > SHOWN {
-                let _ = write!(
-                    text,
-                    "<li>and {} more, in csv/faults.csv and csv/links.csv</li>",
-                    self.marks.len() - SHOWN
-                );
-            }
-            text += "</ul>";
-        }
         let mut said = Vec::new();
         let step_s = self.length_s / steps as f64;
         if step_s > 0.11 {
@@ -354,6 +360,25 @@ impl View<'_> {
     }
 }
 
+/// The marks in words.
+fn list(marks: &[Mark]) -> String {
+    const SHOWN: usize = 12;
+    if marks.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("<ul class=\"marks\">");
+    for mark in marks.iter().take(SHOWN) {
+        let at = if mark.at_s < 0.0 { "before the first request".into() } else { seconds(mark.at_s * 1e3) };
+        let _ =
+            write!(text, "<li><span class=\"key {}\">{at}:</span> {}</li>", mark.class, escape(&mark.what));
+    }
+    if marks.len() > SHOWN {
+        let more = marks.len() - SHOWN;
+        let _ = write!(text, "<li>and {more} more, in csv/faults.csv and csv/links.csv</li>");
+    }
+    text + "</ul>"
+}
+
 /// Means where a step has several samples; where it has none, as the step before.
 fn fill(steps: &mut [Step]) {
     let mut before = Step::default();
@@ -367,8 +392,10 @@ fn fill(steps: &mut [Step]) {
     }
 }
 
-fn drops(sample: &Sample) -> u64 {
-    sample.down.as_ref().map_or(0, |down| down.dropped_queue + down.dropped_loss.unwrap_or(0))
+/// The queue's time. In an outage there is none, and its bytes count at the rate before.
+fn queue_ms(down: &Shaping, rate_before_kbit: Option<f64>) -> f64 {
+    let before = rate_before_kbit.map(|rate| down.queue_bytes as f64 * 8.0 / rate);
+    down.queue_ms.or(before).unwrap_or(0.0)
 }
 
 /// What had to be sent again where the servers tell it, else what arrived out of order.

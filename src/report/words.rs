@@ -2,20 +2,24 @@
 //! and the summary.
 
 use super::compare::{Cell, Place, Throughput};
-use super::run::Run;
+use super::run::{Run, drops};
 use super::split::Split;
 use super::stats::{Difference, ENOUGH, Estimate};
+use crate::record::Fault;
 use crate::units::LinkId;
 
 /// What a place's runs say.
 pub fn verdict(place: &Place) -> Vec<String> {
-    let Some(best) = place.best.map(|index| &place.cells[index]) else {
-        return vec!["No run here fetched everything, so there is nothing to compare.".into()];
-    };
-    let mut said = vec![winner(place, best)];
-    said.extend(few(place));
-    said.extend(place.split.as_ref().zip(place.throughput.as_ref()).map(|(s, t)| ratio(place, s, t)));
+    let mut said = Vec::new();
+    if let Some(best) = place.best {
+        said.push(winner(place, &place.cells[best]));
+        said.extend(few(place));
+        said.extend(place.split.as_ref().zip(place.throughput.as_ref()).map(|(s, t)| ratio(place, s, t)));
+    } else {
+        said.push("No run here fetched everything, so there is nothing to compare.".into());
+    }
     said.extend(broken(place));
+    said.extend(faulty(place));
     said
 }
 
@@ -38,7 +42,7 @@ fn winner(place: &Place, best: &Cell) -> String {
         .map(|(cell, _)| cell.label.as_str())
         .collect();
     if !alike.is_empty() {
-        text += &format!(" Nor can these: {}.", alike.join("; "));
+        text += &format!(" These cannot be told from the best: {}.", alike.join("; "));
     }
     text
 }
@@ -78,9 +82,44 @@ fn broken(place: &Place) -> Option<String> {
         .cells
         .iter()
         .filter(|cell| cell.failures > 0)
-        .map(|cell| format!("{} ({} of {})", cell.label, cell.failures, cell.failures + cell.runs.len()))
+        .map(|cell| {
+            let (label, all) = (&cell.label, cell.failures + cell.runs.len());
+            format!("{label} ({} of {all}: {})", cell.failures, why(cell))
+        })
         .collect();
     (!broken.is_empty()).then(|| format!("Runs without every file, left out: {}.", broken.join("; ")))
+}
+
+/// What ended a cell's runs: each word, how often where there are several, and what was said first.
+fn why(cell: &Cell) -> String {
+    let several = cell.reasons.len() > 1;
+    let said = cell.reasons.iter().map(|reason| {
+        let times = if several { format!("{} × ", reason.runs) } else { String::new() };
+        let summary = reason.summary.trim_end_matches('.');
+        let summary = if summary.is_empty() { String::new() } else { format!(", \"{summary}\"") };
+        format!("{times}{}{summary}", reason.exit)
+    });
+    said.collect::<Vec<_>>().join("; ")
+}
+
+/// How many runs met faults, and the first of them.
+fn faulty(place: &Place) -> Option<String> {
+    let runs = || place.cells.iter().flat_map(|cell| cell.all_runs().map(move |run| (cell, run)));
+    let met = || runs().filter(|(_, run)| !run.faults.is_empty());
+    // A run's name begins with its time.
+    let (cell, run) = met().min_by_key(|(_, run)| &run.name)?;
+    let (met, all, first) = (met().count(), runs().count(), what(&run.faults[0].data));
+    Some(format!("{met} of {all} runs logged faults; the first, under {}: {first}.", cell.label))
+}
+
+/// A fault, and what was done about it.
+pub fn fault(fault: &Fault) -> String {
+    format!("{}; {}", what(fault), fault.action)
+}
+
+fn what(fault: &Fault) -> String {
+    let link = fault.link.map_or(String::new(), |link| format!("link {link}: "));
+    format!("{link}{}", fault.what)
 }
 
 /// The course's second question.
@@ -175,9 +214,15 @@ fn reason(place: &Place, split: &Split, throughput: &Throughput) -> String {
 /// Where the time of a single run went, beyond its summary.
 pub fn explain(run: &Run) -> Vec<String> {
     let Some(end) = &run.end else {
-        return vec![format!("The run never ended; {} segments came.", run.segments.len())];
+        let mut said = vec![format!("The run never ended; {} segments came.", run.segments.len())];
+        said.extend(faults(run));
+        return said;
     };
     let mut said = vec![end.summary.clone()];
+    if end.exit != "ok" {
+        said.push(format!("Exit: {}.", end.exit));
+    }
+    said.extend(faults(run));
     let (Some(elapsed), Some(a), Some(b)) =
         (end.elapsed_ms, end.links.a.last_byte_ms, end.links.b.last_byte_ms)
     else {
@@ -224,10 +269,25 @@ pub fn explain(run: &Run) -> Vec<String> {
     said
 }
 
+/// How many faults a single run met, and the first of them.
+fn faults(run: &Run) -> Option<String> {
+    let first = what(&run.faults.first()?.data);
+    Some(match run.faults.len() {
+        1 => format!("One fault: {first}."),
+        count => format!("{count} faults; the first: {first}."),
+    })
+}
+
+/// The drops of the transfer. The shaper counts from when the link was set, so what it had dropped
+/// before, a probe's packets, stands in the sample that was taken as the transfer began.
 fn dropped(run: &Run, link: LinkId) -> Option<String> {
-    let last = run.samples.iter().rev().find(|sample| sample.data.link == link)?;
-    let down = last.data.down.as_ref()?;
-    Some(format!("{} on link {link}", down.dropped_queue + down.dropped_loss.unwrap_or(0)))
+    let first_request_ms = run.first_request_ms()?;
+    let of_link = || run.samples.iter().filter(|sample| sample.data.link == link);
+    let before =
+        of_link().take_while(|sample| sample.at_ms <= first_request_ms).last().or(of_link().next())?;
+    let last = of_link().rfind(|sample| sample.data.down.is_some())?;
+    let count = drops(&last.data).saturating_sub(drops(&before.data));
+    Some(format!("{count} on link {link}"))
 }
 
 /// A cell's time with its interval.

@@ -2,7 +2,8 @@
 # The report's pages in a real browser: a run of the lab, an experiment and a run of 100 000 segments,
 # on a phone's width and a desktop's, light and dark. Shows that nothing is wider than the window, that
 # the console stays empty, that the page follows the reader's scheme, that every plot has its words,
-# and that the page of the run was left by the run itself. Screenshots stay in $SCREENSHOTS, if set.
+# that the experiment prints with what is folded in it, and that the page of the run was left by the run
+# itself. Screenshots stay in $SCREENSHOTS, if set.
 . "$(dirname "$0")/../lib.sh"
 needs_root
 needs_binary
@@ -69,6 +70,20 @@ look() { # NAME PAGE
     done
 }
 
+# On paper, what is folded on the screen must be readable; a dark screen does not make dark paper.
+print_out() { # NAME PAGE WORDS-THAT-ARE-FOLDED
+    local pdf=$WORK/$1.pdf text
+    browse --force-dark-mode --no-pdf-header-footer --print-to-pdf="$pdf" "file://$2" >/dev/null
+    expect "$1: pages on paper" "$(grep -ac '/Type /Page$' "$pdf" || true)" -gt 0
+    if have pdftotext; then
+        text=$(pdftotext "$pdf" - | tr -s '[:space:]' ' ')
+        expect "$1: \"$3\" on paper" "$(grep -o "$3" <<<"$text" | wc -l)" -gt 0
+    else
+        echo "== $1: there is no pdftotext, so what stands on the paper was not read"
+    fi
+    [ -z "${SCREENSHOTS:-}" ] || cp "$pdf" "$SCREENSHOTS"
+}
+
 page_of() { # DIR
     "$TWINLINK_BIN" report "$1" >"$WORK/table"
     expect "$(basename "$1"): bytes of the page" "$(stat -c %s "$1/report.html")" -lt 5000000
@@ -83,6 +98,7 @@ look run "$run/report.html"
 python3 "$ROOT/tests/report-logs.py" sweep "$WORK/sweep"
 page_of "$WORK/sweep"
 look sweep "$WORK/sweep/report.html"
+print_out sweep "$WORK/sweep/report.html" "longer than best"
 
 python3 "$ROOT/tests/report-logs.py" run "$WORK/large" --segments 100000
 page_of "$WORK/large"
