@@ -19,7 +19,7 @@ programs_of() {
     root) echo ip=iproute2 tc=iproute2 iptables=iptables ping=iputils-ping ethtool=ethtool tcpdump=tcpdump jq=jq ;;
     peers) echo ffmpeg=ffmpeg aria2c=aria2 nginx=nginx-light iperf3=iperf3 curl=curl python3=python3 ;;
     compose) echo curl=curl jq=jq python3=python3 ;;
-    browser) echo chromium=chromium,fonts-dejavu-core jq=jq python3=python3 ;;
+    browser) echo chromium=chromium,fonts-dejavu-core pdftotext=poppler-utils jq=jq python3=python3 ;;
     images) echo mmdebstrap=mmdebstrap ;;
     vm) echo qemu-system-x86_64=qemu-system-x86 busybox=busybox-static depmod=kmod file=file \
         ensurepip=python3-venv ping=iputils-ping ;;
