@@ -58,7 +58,8 @@ LOGS=$logs "$SCHEMA_TEST" --ignored --exact logs_of_a_lab_are_what_the_published
 grep -q '1 passed' "$WORK/schema.out" || fail "the schema was not tried"
 
 echo "== at a terminal"
-script -qec "$TWINLINK_BIN client --link-a rate-20 --link-b wifi-near --backend userspace ${server[a]} ${server[b]}" "$WORK/screen" >/dev/null </dev/null
+# A terminal that can move its cursor, whatever this machine takes itself for.
+TERM=xterm script -qec "$TWINLINK_BIN client --link-a rate-20 --link-b wifi-near --backend userspace ${server[a]} ${server[b]}" "$WORK/screen" >/dev/null </dev/null
 seen=$(tr '\r' '\n' <"$WORK/screen" | sed 's/\x1b\[[0-9;?]*[A-Za-z]//g')
 for words in 'link a: rate-20, carried by userspace: ' 'link b: wifi-near, carried by userspace: ' \
     "a ${server[a]} (rate-20) .*files" "b ${server[b]} (wifi-near) .*files" 'goodput Mbit/s' 'adaptive fetched 40 files'; do
