@@ -17,6 +17,7 @@ cd "$WORK"
 
 cat >links.toml <<'TOML'
 repetitions = 2
+probe = "off"
 schedules = ["greedy", "ratio=1:2"]
 throughput = "500ms"
 [[condition]]
