@@ -48,7 +48,8 @@ fn assert_same_files(data: &Path, out: &Path) {
 #[test]
 fn all_files_arrive_by_every_schedule_and_depth() {
     let pair = pair(40, "20KB");
-    for schedule in ["adaptive", "inorder", "greedy", "ratio=1:2", "ratio=5:1", "ratio=1:0", "ratio=0:1"] {
+    let ratios = ["ratio=1:2", "ratio=5:1", "ratio=1:0", "ratio=0:1"];
+    for schedule in ["adaptive", "inorder", "greedy", "rates=3000:1000"].into_iter().chain(ratios) {
         for pipeline in ["auto", "1", "8"] {
             let out = tempfile::tempdir().unwrap();
             let dir = out.path().join("new/folder");
@@ -95,6 +96,18 @@ fn a_ratio_is_exactly_the_course_s_order() {
     assert_eq!(end["links"]["b"]["files"], 6);
     let bytes = end["links"]["a"]["bytes"].as_u64().unwrap() + end["links"]["b"]["bytes"].as_u64().unwrap();
     assert_eq!(end["bytes"], bytes);
+}
+
+#[test]
+fn rates_deal_the_files_out_by_their_sizes() {
+    let pair = pair(40, "20KB");
+    let output = client(&["--schedule", "rates=3000:1000", &pair.a.address, &pair.b.address]);
+    let records = records(&output);
+    let end = run_end(&records);
+    let largest =
+        of_event(&records, "segment").iter().map(|s| s["bytes"].as_f64().unwrap()).fold(0.0, f64::max);
+    let of_a = end["links"]["a"]["bytes"].as_f64().unwrap();
+    assert!((of_a - 0.75 * end["bytes"].as_f64().unwrap()).abs() <= largest, "{end}");
 }
 
 #[test]
@@ -740,7 +753,7 @@ fn a_large_file_whose_server_breaks_off_is_completed_without_a_look_at_it() {
 // The adaptive schedule, and servers that misbehave under it.
 
 /// Answers from `body` with whatever range is asked for.
-fn answer_range(stream: &mut TcpStream, request: &str, body: &[u8]) {
+fn answer_range(stream: &mut impl Write, request: &str, body: &[u8]) {
     let range = request.lines().find_map(|line| line.strip_prefix("Range: bytes="));
     if request.starts_with("HEAD") {
         let _ =
@@ -780,10 +793,56 @@ fn range_server(
     .to_string()
 }
 
-/// Bytes of which the first is '0' and no two ranges are alike.
+/// A server of files that are all `body`, and nothing wrong with it.
+fn good_ranges(body: Arc<Vec<u8>>) -> String {
+    range_server(body, |_, _| true)
+}
+
+/// What a run that ended early has left.
+#[derive(Default)]
+struct Kept {
+    /// Files under their names.
+    files: u64,
+    /// Bytes of others, as their notes say, and as they are there.
+    noted: u64,
+    there: u64,
+    notes: u64,
+}
+
+/// Looks at what a run has left of files that are all `body`, of which no byte is 0. What notes speak
+/// of has to be there.
+fn kept(out: &Path, body: &[u8]) -> Kept {
+    let mut kept = Kept::default();
+    for entry in fs::read_dir(out).unwrap() {
+        let path = entry.unwrap().path();
+        let content = fs::read(&path).unwrap();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            None => {
+                assert!(content == body, "{path:?} is wrong");
+                kept.files += 1;
+            }
+            Some("part") => kept.there += content.iter().filter(|&&byte| byte != 0).count() as u64,
+            Some("json") => {
+                let note: serde_json::Value = serde_json::from_slice(&content).expect("a note is whole");
+                let part = fs::read(path.with_extension("")).unwrap();
+                for range in note["ranges"].as_array().unwrap() {
+                    let [from, to] = [0, 1].map(|end| range[end].as_u64().unwrap() as usize);
+                    assert!(part.get(from..to) == Some(&body[from..to]), "{path:?}: {range} is not there");
+                    kept.noted += (to - from) as u64;
+                }
+                kept.notes += 1;
+            }
+            // A note that was being written.
+            Some(_) => {}
+        }
+    }
+    kept
+}
+
+/// Bytes of which the first is '0', none is 0, and no two ranges are alike.
 fn noise(bytes: usize) -> Arc<Vec<u8>> {
     let mut noise: Vec<u8> =
-        (0..bytes as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+        (0..bytes as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8 | 1).collect();
     noise[0] = b'0';
     Arc::new(noise)
 }
@@ -878,7 +937,7 @@ fn adaptive_does_without_a_server_that_refuses_resets_stalls_or_dribbles() {
         assert!(!of_event(&records, "fault").is_empty(), "nothing is said about it");
     }
     let body = Arc::new(vec![b'0'; 300_000]);
-    let good = range_server(body.clone(), |_, _| true);
+    let good = good_ranges(body.clone());
     fetch_ten(&body, &good, &dribbles);
 }
 
@@ -941,23 +1000,30 @@ fn adaptive_does_with_servers_that_send_files_whole() {
 }
 
 #[test]
-fn adaptive_ends_when_both_servers_are_away() {
+fn adaptive_ends_when_both_servers_are_away_and_keeps_what_came() {
     let body = noise(1000);
-    let gone = || range_server(body.clone(), |_, asked| asked < 1);
-    let (text, exit) = failure(&[
-        "--files",
-        "x{0..9}",
-        "--schedule",
-        "adaptive",
-        "--give-up",
-        "700ms",
-        "--pipeline",
-        "1",
-        &gone(),
-        &gone(),
-    ]);
+    let gone = || {
+        range_server(body.clone(), |stream, asked| {
+            if asked == 1 {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
+                let _ = stream.write_all(&noise(1000)[..400]);
+            }
+            asked < 1
+        })
+    };
+    let out = tempfile::tempdir().unwrap();
+    let dir = out.path().to_str().unwrap();
+    let args = ["--files", "x{0..9}", "--schedule", "adaptive", "--pipeline", "1", "--out", dir];
+    let (text, exit) = failure(&[&args[..], &["--give-up", "700ms", &gone(), &gone()]].concat());
     assert!(text.contains("was away for 0.7 s"), "{text}");
     assert_eq!(exit, "server_away");
+    let kept = kept(out.path(), &body);
+    assert_eq!((kept.files, kept.noted, kept.there), (2, 800, 800));
+
+    let good = good_ranges(body.clone());
+    let output = client(&[&args[..], &["--resume", &good, &good]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(run_end(&records(&output))["resumed_bytes"], 2800);
 }
 
 #[test]
@@ -1022,7 +1088,7 @@ fn a_killed_run_goes_on_where_it_was() {
     child.kill().unwrap();
     child.wait().unwrap();
     let there = complete();
-    let good = range_server(body.clone(), |_, _| true);
+    let good = good_ranges(body.clone());
     let output = client(&[&args[1..], &["--resume", &good, &good]].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     let records = records(&output);
@@ -1035,4 +1101,82 @@ fn a_killed_run_goes_on_where_it_was() {
     for i in 0..10 {
         assert!(fs::read(out.path().join(format!("x{i}"))).unwrap() == *body, "x{i} is wrong");
     }
+}
+
+#[test]
+fn at_any_moment_that_a_run_is_killed_its_notes_are_true_and_miss_one_request_a_connection() {
+    let body = noise(300_000);
+    let limited = || {
+        let body = body.clone();
+        odd_server(move |_, mut stream| {
+            while let Some(request) = read_request(&mut stream) {
+                let mut whole = Vec::new();
+                match asked_for(&request).0.as_str() {
+                    "/SHA256SUMS" => answer(&mut whole, "HTTP/1.1 404 Not Found", b""),
+                    _ => answer_range(&mut whole, &request, &body),
+                }
+                for piece in whole.chunks(20_000) {
+                    if stream.write_all(piece).is_err() {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+        })
+        .to_string()
+    };
+    let (a, b) = (limited(), limited());
+    let (socket, mut notes) = (tempfile::tempdir().unwrap(), 0);
+    for moment in 0..10 {
+        let out = tempfile::tempdir().unwrap();
+        // Where every segment is late, in order means in many parts.
+        let schedule = if moment % 2 == 0 { "adaptive" } else { "inorder" };
+        let args = ["client", "--files", "x{0..15}", "--schedule", schedule, "--segment-duration", "1ms"];
+        let mut child = Command::new(TWINLINK)
+            .args(args)
+            .args(["--out", out.path().to_str().unwrap(), &a, &b])
+            .env("TWINLINK_CONTROL", socket.path().join("control.sock"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while !fs::read_dir(out.path()).unwrap().any(|entry| entry.unwrap().path().ends_with("x0.part")) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(20 + 57 * moment));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let kept = kept(out.path(), &body);
+        assert!(kept.there <= kept.noted + 2 * 300_000, "{} of {} are noted", kept.noted, kept.there);
+        notes += kept.notes;
+    }
+    assert!(notes > 0, "no run was killed when it had noted anything");
+}
+
+#[test]
+fn what_could_not_be_written_is_not_noted() {
+    let body = noise(400_000);
+    let server = good_ranges(body.clone());
+    let (out, socket) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // No file may grow longer than 400 blocks of 512 bytes.
+    let code = Command::new("sh")
+        .args([
+            "-c",
+            "trap '' XFSZ; ulimit -f 400; exec \"$@\"",
+            "sh",
+            TWINLINK,
+            "client",
+            "--files",
+            "x{0..9}",
+        ])
+        .args(["--schedule", "adaptive", "--out", out.path().to_str().unwrap(), &server, &server])
+        .env("TWINLINK_CONTROL", socket.path().join("control.sock"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(code.code(), Some(1));
+    let kept = kept(out.path(), &body);
+    assert_eq!(kept.files, 0);
+    assert!(kept.there > 0, "nothing was written");
 }

@@ -313,7 +313,9 @@ async fn probe_links(ready: &Ready, when: When) -> Result<(), Failure> {
 }
 
 async fn learn_sizes(job: &Job, peer: &Peer) {
-    let sizes = peer.sizes(&job.segments, job.give_up).await;
+    // They pass the shaper as all others do.
+    let heads = &job.gauge(peer.link).head_bytes;
+    let sizes = peer.sizes(&job.segments, job.give_up, heads).await;
     job.schedule(|scheduler, _| scheduler.learn_sizes(&sizes));
 }
 

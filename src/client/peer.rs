@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -135,10 +136,15 @@ impl Peer {
     }
 
     /// Asks for the sizes of files, all in one go. What cannot be learned is `None`: the transfer will
-    /// show whether that is a fault.
-    pub async fn sizes(&self, segments: &[Segment], patience: Duration) -> Vec<Option<u64>> {
+    /// show whether that is a fault. The bytes of the answers are added to `heads`.
+    pub async fn sizes(
+        &self,
+        segments: &[Segment],
+        patience: Duration,
+        heads: &AtomicU64,
+    ) -> Vec<Option<u64>> {
         let mut sizes = Vec::with_capacity(segments.len());
-        if let Err(error) = self.ask_sizes(segments, patience, &mut sizes).await {
+        if let Err(error) = self.ask_sizes(segments, patience, heads, &mut sizes).await {
             tracing::debug!("{self} does not say how large its files are: {error:#}");
         }
         sizes.resize(segments.len(), None);
@@ -149,6 +155,7 @@ impl Peer {
         &self,
         segments: &[Segment],
         patience: Duration,
+        heads: &AtomicU64,
         sizes: &mut Vec<Option<u64>>,
     ) -> Result<()> {
         let stream = self.connect(patience).await?;
@@ -172,6 +179,7 @@ impl Peer {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                     Err(error) => return Err(error).context("it broke the connection"),
                 };
+                heads.fetch_add(read as u64, Ordering::Relaxed);
                 let mut input = &buffer[..read];
                 loop {
                     match answers.next(&mut input, true)? {

@@ -2,6 +2,7 @@
 //! fetched and compared, and the log's first records written.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use super::job::{Failure, Job};
 use super::links::Links;
@@ -55,7 +56,7 @@ pub async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failur
             .map_err(|error| Failure::new("store", error))?;
         // Who splits by rates must know the sizes before the clock starts.
         let sizes = match args.schedule {
-            Schedule::Rates { .. } => a.sizes(&segments, patience).await,
+            Schedule::Rates { .. } => a.sizes(&segments, patience, &AtomicU64::new(0)).await,
             _ => vec![None; segments.len()],
         };
         let schedule = args.schedule_of(segments.iter().map(|segment| segment.name.as_str()));

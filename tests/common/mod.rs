@@ -132,7 +132,7 @@ pub fn asked_for(request: &str) -> (String, Option<usize>) {
     (path, from)
 }
 
-pub fn answer(stream: &mut TcpStream, head: &str, body: &[u8]) {
+pub fn answer(stream: &mut impl Write, head: &str, body: &[u8]) {
     let _ = stream.write_all(format!("{head}\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes());
     let _ = stream.write_all(body);
 }
