@@ -8,6 +8,7 @@
 needs_root
 needs_binary
 have chromium || cannot_run "there is no chromium"
+have pdftotext || cannot_run "there is no pdftotext"
 
 # A browser's start-up takes seconds on a busy machine, and it writes a profile.
 browse() { # ARGUMENTS...
@@ -75,12 +76,8 @@ print_out() { # NAME PAGE WORDS-THAT-ARE-FOLDED
     local pdf=$WORK/$1.pdf text
     browse --force-dark-mode --no-pdf-header-footer --print-to-pdf="$pdf" "file://$2" >/dev/null
     expect "$1: pages on paper" "$(grep -ac '/Type /Page$' "$pdf" || true)" -gt 0
-    if have pdftotext; then
-        text=$(pdftotext "$pdf" - | tr -s '[:space:]' ' ')
-        expect "$1: \"$3\" on paper" "$(grep -o "$3" <<<"$text" | wc -l)" -gt 0
-    else
-        echo "== $1: there is no pdftotext, so what stands on the paper was not read"
-    fi
+    text=$(pdftotext "$pdf" - | tr -s '[:space:]' ' ')
+    expect "$1: \"$3\" on paper" "$(grep -o "$3" <<<"$text" | wc -l)" -gt 0
     [ -z "${SCREENSHOTS:-}" ] || cp "$pdf" "$SCREENSHOTS"
 }
 
