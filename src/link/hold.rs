@@ -102,7 +102,7 @@ impl Late {
 pub fn main(args: &HoldArgs) -> Result<()> {
     let air = args.air.as_deref().map(Scenario::load).transpose()?;
     let wanted = args.wanted(air.as_ref())?;
-    let mut shaper = match &air {
+    let shaper = match &air {
         Some(air) => Shaper::start_on_air(&wanted, air, args.backend, args.seed)?,
         None => Shaper::start(&wanted, args.backend, args.seed)?,
     };
@@ -110,7 +110,6 @@ pub fn main(args: &HoldArgs) -> Result<()> {
         let (link, direction, profile, why) = (row.link, row.direction, &row.profile, &row.why);
         tracing::info!("link {link} {direction}: {profile}, {} ({why})", row.backend);
     }
-    shaper.play()?;
     let shaper = Arc::new(Mutex::new(shaper));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the runtime that waits for the program")?;
@@ -121,6 +120,8 @@ pub fn main(args: &HoldArgs) -> Result<()> {
             Ok(control) => drop(tokio::spawn(control.serve(acting(args.clone(), shaper.clone())))),
             Err(error) => tracing::debug!("links cannot be set meanwhile: {error:#}"),
         }
+        // Traces begin with the program.
+        locked(&shaper).play()?;
         run(&args.command, &shaper, &mut late).await
     })?;
     let mut shaper = locked(&shaper);
