@@ -183,24 +183,21 @@ class Bench:
         if os.path.exists(log):
             os.remove(log)
         hold = [BIN, "link", "hold", "--backend", self.options.backend, *self.profiles(case), "--"]
-        clock = ["bash", "-c", 'echo "$EPOCHREALTIME" >&"$0"; "$@"; code=$?; echo "$EPOCHREALTIME" >&"$0"; exit $code']
+        clock = ["bash", "-c", f'echo "$EPOCHREALTIME" >&"$0"; timeout -k 5 {LONGEST_S} "$@"; code=$?; echo "$EPOCHREALTIME" >&"$0"; exit $code']
         reading, writing = os.pipe()
         with open(f"{self.folder}/words", "w") as words:
             process = subprocess.Popen([*hold, *clock, str(writing), *command], stdin=subprocess.DEVNULL,
                                        stdout=words, stderr=words, pass_fds=[writing])
         os.close(writing)
-        late = threading.Timer(LONGEST_S, process.terminate)
-        late.start()
         with os.fdopen(reading) as times:
             began = times.readline()
             changer = Changer(CASES[case].get("change"), self.folder) if began else None
             ended = times.readline()
         code = process.wait()
-        late.cancel()
         if changer:
             changer.stop()
         said = open(f"{self.folder}/words").read()
-        if began and time.time() - float(began) >= LONGEST_S:
+        if began and ended and float(ended) - float(began) >= LONGEST_S:
             print(f"{case}, round {turn}: {name} was ended after {LONGEST_S} s", file=sys.stderr, flush=True)
             return {"case": case, "name": name, "round": turn, "wall_s": float(LONGEST_S)}
         if code != 0 or not ended:
