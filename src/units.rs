@@ -22,6 +22,11 @@ pub enum LinkId {
 impl LinkId {
     pub const BOTH: [LinkId; 2] = [LinkId::A, LinkId::B];
 
+    /// The link that is named, or both where none is.
+    pub fn named(link: Option<LinkId>) -> impl Iterator<Item = LinkId> {
+        LinkId::BOTH.into_iter().filter(move |each| link.is_none_or(|link| link == *each))
+    }
+
     /// 0 for link a, 1 for link b: the index into per-link arrays.
     pub fn index(self) -> usize {
         self as usize

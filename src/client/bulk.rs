@@ -11,6 +11,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
+use super::exchange::{receive, send};
 use super::http::{Answers, Event, Request};
 use super::peer::Peer;
 use crate::tcp;
@@ -166,7 +167,7 @@ pub async fn open_sink(peer: &Peer, patience: Duration) -> Result<Option<Arc<Tcp
     let stream = peer.connect(patience).await?;
     let request = format!("PUT /sink HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", peer.host);
     let asked = async {
-        write_all(&stream, request.as_bytes()).await?;
+        send(&stream, request.as_bytes()).await?;
         status_of(&stream).await
     };
     match tokio::time::timeout(patience, asked).await {
@@ -216,7 +217,7 @@ async fn push_body(
     stop: &AtomicBool,
 ) -> Result<()> {
     let head = format!("PUT /sink HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n", peer.host);
-    write_all(stream, head.as_bytes()).await?;
+    send(stream, head.as_bytes()).await?;
     let mut chunk = format!("{CHUNK_BYTES:x}\r\n").into_bytes();
     chunk.resize(chunk.len() + CHUNK_BYTES, 0);
     chunk.extend_from_slice(b"\r\n");
@@ -242,7 +243,7 @@ async fn push_body(
     let rest = (chunk.len() - place % chunk.len()) % chunk.len();
     let mut end = many[place..place + rest].to_vec();
     end.extend_from_slice(b"0\r\n\r\n");
-    write_all(stream, &end).await?;
+    send(stream, &end).await?;
     match status_of(stream).await? {
         Some(200) => Ok(()),
         Some(status) => bail!("it answered {status}"),
@@ -250,39 +251,17 @@ async fn push_body(
     }
 }
 
-async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> Result<()> {
-    while !bytes.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(bytes) {
-            Ok(n) => bytes = &bytes[n..],
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
 /// Reads one answer whole; its status, or nothing where the connection ends first.
 async fn status_of(stream: &TcpStream) -> Result<Option<u16>> {
-    let (mut answers, mut buffer, mut status) = (Answers::default(), vec![0; 8192], None);
-    loop {
-        stream.readable().await?;
-        let read = match stream.try_read(&mut buffer) {
-            Ok(0) => return Ok(None),
-            Ok(read) => read,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let mut input = &buffer[..read];
-        loop {
-            match answers.next(&mut input, false)? {
-                Event::Head(head) => status = Some(head.status),
-                Event::Body(_) => {}
-                Event::End => return Ok(status),
-                Event::NeedMore => break,
-            }
+    let (mut answers, mut status) = (Answers::default(), None);
+    // Whoever waits for this has a time limit of their own.
+    let whole = receive(stream, &mut answers, false, Duration::MAX, |event| {
+        if let Event::Head(head) = &event {
+            status = Some(head.status);
         }
-    }
+        Ok(event == Event::End)
+    });
+    Ok(whole.await?.then_some(status).flatten())
 }
 
 #[cfg(test)]

@@ -243,9 +243,8 @@ impl Links {
 
     /// Takes the shaping of one link, or of both, away while the run goes on.
     pub fn clear(&self, link: Option<LinkId>) -> Result<()> {
-        let links = link.map_or(LinkId::BOTH.to_vec(), |link| vec![link]);
         let began = Instant::now();
-        for link in links {
+        for link in LinkId::named(link) {
             self.shaper().clear_link(link)?;
             for direction in Direction::BOTH {
                 self.log_unshaped(link, direction, "cleared")?;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use super::exchange::{receive, send};
 use super::http::{Answers, Event, Head, Request};
 use super::listing::{self, Segment};
 use crate::units::LinkId;
@@ -159,7 +160,6 @@ impl Peer {
         sizes: &mut Vec<Option<u64>>,
     ) -> Result<()> {
         let stream = self.connect(patience).await?;
-        let mut buffer = vec![0; 64 * 1024];
         // So few that neither side's buffers fill while the other waits.
         for some in segments.chunks(64) {
             let mut out = Vec::new();
@@ -169,26 +169,21 @@ impl Peer {
                 Request { method: "HEAD", host, path, from: 0, to: None, if_range: None, congestion }
                     .render(&mut out);
             }
-            send(&stream, out).await?;
+            send(&stream, &out).await?;
             let (mut answers, mut due) = (Answers::default(), some.len());
-            while due > 0 {
-                timeout(patience, stream.readable()).await.map_err(|_| silence(patience))??;
-                let read = match stream.try_read(&mut buffer) {
-                    Ok(0) => bail!("it closed the connection"),
-                    Ok(read) => read,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                    Err(error) => return Err(error).context("it broke the connection"),
-                };
-                heads.fetch_add(read as u64, Ordering::Relaxed);
-                let mut input = &buffer[..read];
-                loop {
-                    match answers.next(&mut input, true)? {
-                        Event::Head(head) => sizes.push(head.length.filter(|_| head.status == 200)),
-                        Event::End => due -= 1,
-                        Event::Body(_) => {}
-                        Event::NeedMore => break,
+            let all = receive(&stream, &mut answers, true, patience, |event| {
+                match event {
+                    Event::Head(head) => {
+                        heads.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
+                        sizes.push(head.length.filter(|_| head.status == 200));
                     }
+                    Event::End => due -= 1,
+                    Event::Body(_) | Event::NeedMore => {}
                 }
+                Ok(due == 0)
+            });
+            if !all.await? {
+                bail!("it closed the connection");
             }
         }
         Ok(())
@@ -234,10 +229,6 @@ pub fn rtt_of(stream: &TcpStream) -> Option<Duration> {
     Some(Duration::from_secs_f64(info.min_rtt_ms.unwrap_or(info.rtt_ms) / 1e3))
 }
 
-fn silence(patience: Duration) -> anyhow::Error {
-    anyhow!("it accepted the connection and then did not answer for {} s", patience.as_secs_f64())
-}
-
 /// `host`, `host:port`, `1.2.3.4`, `::1` or `[::1]:80`, completed with the default port.
 fn with_port(name: &str) -> Result<String> {
     if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c == '/') {
@@ -259,54 +250,31 @@ fn with_port(name: &str) -> Result<String> {
     }
 }
 
-async fn send(stream: &TcpStream, mut out: Vec<u8>) -> Result<()> {
-    while !out.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(&out) {
-            Ok(written) => drop(out.drain(..written)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error).context("it broke the connection while being asked"),
-        }
-    }
-    Ok(())
-}
-
 /// One GET, whole in memory.
 async fn get(stream: &TcpStream, peer: &Peer, path: &str, patience: Duration) -> Result<(Head, Vec<u8>)> {
     let mut out = Vec::new();
     let congestion = peer.congestion.as_deref();
     Request { method: "GET", host: &peer.host, path, from: 0, to: None, if_range: None, congestion }
         .render(&mut out);
-    send(stream, out).await?;
-    let mut answers = Answers::default();
-    let (mut head, mut body) = (None, Vec::new());
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        timeout(patience, stream.readable()).await.map_err(|_| silence(patience))??;
-        let read = match stream.try_read(&mut buffer) {
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error).context("it broke the connection"),
-        };
-        if read == 0 {
-            return match head {
-                Some(head) if answers.ended_well() => Ok((head, body)),
-                Some(_) => bail!("it closed the connection in the middle of its list"),
-                None => bail!("it closed the connection without an answer"),
-            };
+    send(stream, &out).await?;
+    let (mut answers, mut head, mut body) = (Answers::default(), None, Vec::new());
+    let whole = receive(stream, &mut answers, false, patience, |event| {
+        match event {
+            Event::Head(found) => head = Some(found),
+            Event::Body(bytes) => body.extend_from_slice(bytes),
+            Event::End => return Ok(true),
+            Event::NeedMore => {}
         }
-        let mut input = &buffer[..read];
-        loop {
-            match answers.next(&mut input, false)? {
-                Event::Head(found) => head = Some(found),
-                Event::Body(bytes) => body.extend_from_slice(bytes),
-                Event::End => return Ok((head.context("an answer ended before it began")?, body)),
-                Event::NeedMore => break,
-            }
-            if body.len() > MAX_LIST_BYTES {
-                bail!("its list is longer than {MAX_LIST_BYTES} bytes");
-            }
+        if body.len() > MAX_LIST_BYTES {
+            bail!("its list is longer than {MAX_LIST_BYTES} bytes");
         }
+        Ok(false)
+    });
+    let whole = whole.await?;
+    match head {
+        Some(head) if whole || answers.ended_well() => Ok((head, body)),
+        Some(_) => bail!("it closed the connection in the middle of its list"),
+        None => bail!("it closed the connection without an answer"),
     }
 }
 

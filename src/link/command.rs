@@ -125,9 +125,7 @@ fn clear(link: Option<LinkId>) -> Result<()> {
     }
     lab::check_privilege()?;
     let mut shaper = Shaper::set_for_good(&[], Choice::Auto, 0)?;
-    for link in LinkId::BOTH.into_iter().filter(|each| link.is_none_or(|link| link == *each)) {
-        shaper.clear_link(link)?;
-    }
+    LinkId::named(link).try_for_each(|link| shaper.clear_link(link))?;
     drop(shaper);
     print_rows(&show()?, false)
 }

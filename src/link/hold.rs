@@ -153,8 +153,7 @@ fn acting(args: HoldArgs, shaper: Arc<Mutex<Shaper>>) -> impl Fn(Request) -> Res
             }
             Request::Show => {}
             Request::Clear { link } => {
-                let mut links = LinkId::BOTH.into_iter().filter(|each| link.is_none_or(|link| link == *each));
-                links.try_for_each(|link| shaper.clear_link(link))?;
+                LinkId::named(link).try_for_each(|link| shaper.clear_link(link))?;
             }
         }
         shaper.rows()
