@@ -1,20 +1,24 @@
 //! What the two links of a run share: the list, the scheduler, unfinished files, totals.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::listing::Segment;
 use super::schedule::{Claim, Next, Outlook, Part, Scheduler};
 use super::store::{Digest, Earlier, Incoming, Store};
 use crate::record::{self, Event, Log};
 use crate::units::LinkId;
+
+/// So many files are checked at a time beside the tasks that receive; where hashing is what takes the
+/// time, receiving waits for it then.
+const MOST_CHECKS: usize = 4;
 
 /// Why a run cannot go on.
 #[derive(Debug)]
@@ -133,6 +137,8 @@ pub struct Job {
     pub gauges: [Gauge; 2],
     /// Told when a waiting link may find something to do.
     pub changed: Notify,
+    /// Permits to check files beside the tasks that receive.
+    pub checks: Arc<Semaphore>,
     /// The scheduler's time counts from here.
     began: Instant,
     board: Mutex<Board>,
@@ -141,11 +147,15 @@ pub struct Job {
 struct Board {
     scheduler: Scheduler,
     unfinished: HashMap<usize, Unfinished>,
+    /// Segments of which everything has come, and which have no name yet.
+    checking: HashSet<usize>,
     /// Segments that came wrong once, with the digest that they should have.
     wrong: HashMap<usize, Digest>,
     /// Bytes that an earlier run has left of segments that have not been begun in this one.
     left: HashMap<usize, u64>,
     totals: Totals,
+    /// Why the run cannot go on, where that was found outside of the tasks that fetch.
+    failure: Option<Failure>,
 }
 
 /// How far a run has come.
@@ -179,9 +189,11 @@ impl Job {
         let board = Board {
             scheduler,
             unfinished: HashMap::new(),
+            checking: HashSet::new(),
             wrong: HashMap::new(),
             left: HashMap::new(),
             totals: Totals::default(),
+            failure: None,
         };
         let gauges = Default::default();
         Job {
@@ -191,6 +203,7 @@ impl Job {
             give_up,
             gauges,
             changed: Notify::new(),
+            checks: Arc::new(Semaphore::new(MOST_CHECKS)),
             began: Instant::now(),
             board: Mutex::new(board),
         }
@@ -243,6 +256,13 @@ impl Job {
         self.store.note(name, link, size, &ranges).map_err(|error| Failure::new("store", error))
     }
 
+    /// Notes that all of a segment has come, which is yet to be checked.
+    pub fn note_whole(&self, link: LinkId, segment: usize, bytes: u64) -> Result<(), Failure> {
+        let whole = [(0, bytes)].into_iter().collect();
+        let name = &self.segments[segment].name;
+        self.store.note(name, link, bytes, &whole).map_err(|error| Failure::new("store", error))
+    }
+
     /// Asks the scheduler something, or tells it something, with the time on its clock.
     pub fn schedule<T>(&self, ask: impl FnOnce(&mut Scheduler, Duration) -> T) -> T {
         let now = self.began.elapsed();
@@ -273,7 +293,8 @@ impl Job {
         let mut board = self.board();
         let board = &mut *board;
         let segment = request.part.segment;
-        if anew {
+        let has_come = board.scheduler.is_complete(segment) || board.checking.contains(&segment);
+        if anew && !has_come {
             board.scheduler.begins_anew(link);
             let gone = board.unfinished.remove(&segment).map_or(0, |gone| gone.incoming.written());
             board.totals.wasted_bytes += gone;
@@ -281,7 +302,7 @@ impl Job {
         }
         let known = board.scheduler.size(segment);
         board.scheduler.head(link, body.from, body.length, body.total_bytes);
-        if board.scheduler.is_complete(segment) {
+        if has_come {
             return Ok(());
         }
         let name = &self.segments[segment].name;
@@ -355,6 +376,7 @@ impl Job {
         let mut board = self.board();
         board.unfinished.get(&segment).filter(|unfinished| Arc::ptr_eq(&unfinished.incoming, whole))?;
         let Unfinished { incoming, promised, parts, .. } = board.unfinished.remove(&segment)?;
+        board.checking.insert(segment);
         Some(Finished { incoming, promised, parts })
     }
 
@@ -374,6 +396,7 @@ impl Job {
         let mut board = self.board();
         let bytes: u64 = finished.parts.iter().map(|part| part.to_byte - part.from_byte).sum();
         board.totals.wasted_bytes += bytes;
+        board.checking.remove(&segment);
         let of_a = finished.parts.iter().filter(|part| part.link == LinkId::A);
         let from_a = 2 * of_a.map(|part| part.to_byte - part.from_byte).sum::<u64>() > bytes;
         let other = if from_a { LinkId::B } else { LinkId::A };
@@ -393,14 +416,26 @@ impl Job {
         self.changed.notify_waiters();
     }
 
+    /// Ends the run, from outside of the tasks that fetch.
+    pub fn fail(&self, failure: Failure) {
+        self.board().failure.get_or_insert(failure);
+        self.changed.notify_waiters();
+    }
+
     /// Waits until every file is there.
-    pub async fn all_done(&self) {
+    ///
+    /// # Errors
+    /// What [`Job::fail`] was told.
+    pub async fn all_done(&self) -> Result<(), Failure> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
+            if let Some(failure) = self.board().failure.take() {
+                return Err(failure);
+            }
             if self.missing() == 0 {
-                return;
+                return Ok(());
             }
             changed.await;
         }
@@ -433,6 +468,7 @@ impl Job {
     pub fn completed(&self, link: LinkId, index: usize, parts: &[record::Part], at: Instant) {
         let mut board = self.board();
         board.scheduler.completed(index);
+        board.checking.remove(&index);
         let totals = &mut board.totals;
         for part in parts {
             let bytes = part.to_byte - part.from_byte;
@@ -513,6 +549,21 @@ mod tests {
         let right = bring(&job, LinkId::B, 2).incoming.unwrap();
         assert!(job.take_finished(0, &wrong).is_none());
         assert!(job.take_finished(0, &right).is_some());
+    }
+
+    #[test]
+    fn what_is_being_checked_is_not_begun_again_by_an_answer_that_comes_late() {
+        let job = job(&LinkId::BOTH);
+        let mut late = job.next(LinkId::A, Instant::now()).unwrap();
+        job.lost(LinkId::A);
+        let whole = bring(&job, LinkId::B, 5).incoming.unwrap();
+        job.schedule(|scheduler, now| scheduler.opened(LinkId::A, now, Duration::ZERO));
+        assert!(job.take_finished(0, &whole).is_some());
+        for anew in [false, true] {
+            let body = Body { from: 0, length: Some(5), total_bytes: Some(5), etag: None, promised: None };
+            job.begin(LinkId::A, &mut late, body, anew).unwrap();
+            assert!(late.incoming.is_none());
+        }
     }
 
     #[test]

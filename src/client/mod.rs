@@ -6,6 +6,7 @@
 mod args;
 mod bulk;
 pub mod end;
+mod exchange;
 mod fetch;
 mod http;
 pub mod job;
@@ -346,7 +347,10 @@ async fn transfer(ready: &Ready) -> Result<(), Failure> {
             }
             joined = at_work.join_next() => joined,
             // A link that is still trying to come back is not waited for.
-            () = ready.job.all_done() => break,
+            done = ready.job.all_done() => {
+                done?;
+                break;
+            }
         };
         let Some(joined) = joined else { break };
         // The first failure drops the set, which ends the other link's work too.

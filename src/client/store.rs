@@ -4,11 +4,11 @@
 //! unless `--sync` asks for it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
@@ -110,8 +110,7 @@ impl Store {
         remove(&part)?;
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&part);
         let file = file.with_context(|| format!("cannot create {}", part.display()))?;
-        let hashed = self.verify.then(|| Mutex::new(Hashed { hasher: Sha256::new(), upto: 0 }));
-        Ok(Incoming { file, part, hashed, written: AtomicU64::new(0) })
+        Ok(Incoming::new(file, part, self.verify, 0))
     }
 
     /// Goes on with a file of which an earlier run has left `had` bytes.
@@ -119,8 +118,7 @@ impl Store {
         let part = self.part(name);
         let file = OpenOptions::new().read(true).write(true).open(&part);
         let file = file.with_context(|| format!("cannot go on with {}", part.display()))?;
-        let hashed = self.verify.then(|| Mutex::new(Hashed { hasher: Sha256::new(), upto: 0 }));
-        Ok(Incoming { file, part, hashed, written: AtomicU64::new(had) })
+        Ok(Incoming::new(file, part, self.verify, had))
     }
 
     /// What an earlier run has left of a file. One that is complete is checked again.
@@ -134,7 +132,7 @@ impl Store {
             let cannot = || format!("cannot read {}, which an earlier run left", path.display());
             if let Some(expected) = expected.filter(|_| self.verify) {
                 let file = File::open(&path).with_context(cannot)?;
-                if hash_on(&file, Sha256::new(), 0).with_context(cannot)? != expected {
+                if digest_of(&file).with_context(cannot)? != expected {
                     bail!("{} is not the file to fetch; move it away, or give another --out", path.display());
                 }
             }
@@ -145,9 +143,15 @@ impl Store {
         let note =
             fs::read(self.sidecar(name)).ok().and_then(|text| serde_json::from_slice::<Note>(&text).ok());
         let there = fs::metadata(self.part(name)).map_or(0, |part| part.len());
-        match note.filter(|note| note.ranges.iter().all(|&(_, to)| to <= there.min(note.bytes))) {
-            Some(note) => Ok(Earlier::Part(note.bytes, note.ranges.into_iter().collect())),
-            None => Ok(Earlier::Nothing),
+        let note = note.filter(|note| note.ranges.iter().all(|&(_, to)| to <= there.min(note.bytes)));
+        let Some(Note { bytes, ranges }) = note else { return Ok(Earlier::Nothing) };
+        if ranges != [(0, bytes)] {
+            return Ok(Earlier::Part(bytes, ranges.into_iter().collect()));
+        }
+        // The run was killed between the last byte of the file and its check.
+        match self.finish(&self.go_on(name, bytes)?, name, expected)? {
+            Verdict::Wrong { .. } => Ok(Earlier::Nothing),
+            Verdict::Right | Verdict::Unchecked => Ok(Earlier::Complete(bytes)),
         }
     }
 
@@ -267,80 +271,130 @@ impl Verdict {
 }
 
 /// A file that is being received, by any number of writers that never write the same byte.
+///
+/// What has come is hashed from the file, behind those who write it: what is checked is what is on file.
 pub struct Incoming {
     file: File,
     part: PathBuf,
-    /// What is hashed as it comes; `None` with `--no-verify`.
-    hashed: Option<Mutex<Hashed>>,
     written: AtomicU64,
+    /// Up to here everything is on file, as far as it came in order.
+    in_order: AtomicU64,
+    /// `None` with `--no-verify`.
+    hashed: Option<Mutex<Hashed>>,
+    /// Up to here it is hashed.
+    hashed_to: AtomicU64,
+    /// Somebody is at it.
+    hashing: AtomicBool,
 }
 
 /// The digest of a file's beginning.
 struct Hashed {
     hasher: Sha256,
-    upto: u64,
+    /// For one step at most.
+    buffer: Vec<u8>,
 }
 
+/// So much is hashed at a time: much beside what a step costs, little enough for a core's cache, and for
+/// whoever waits for it.
+pub const HASH_STEP_BYTES: u64 = 256 * 1024;
+
 impl Incoming {
+    fn new(file: File, part: PathBuf, verify: bool, written: u64) -> Incoming {
+        let hashed = verify.then(|| Mutex::new(Hashed { hasher: Sha256::new(), buffer: Vec::new() }));
+        Incoming {
+            file,
+            part,
+            written: AtomicU64::new(written),
+            in_order: AtomicU64::new(0),
+            hashed,
+            hashed_to: AtomicU64::new(0),
+            hashing: AtomicBool::new(false),
+        }
+    }
+
     /// Bytes on file.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
     }
 
     /// Writes bytes that are not there yet at their place. Returns how many are on file then, so that
-    /// exactly one writer sees the whole file. What continues the beginning is hashed at once; the
-    /// rest is when the file is complete.
+    /// exactly one writer sees the whole file.
     pub fn write_at(&self, at: u64, bytes: &[u8]) -> Result<u64> {
         self.file.write_all_at(bytes, at).with_context(|| self.cannot_write())?;
-        if let Some(hashed) = &self.hashed {
-            let mut hashed = hashed.lock().expect("nobody panics while hashing");
-            if hashed.upto == at {
-                hashed.hasher.update(bytes);
-                hashed.upto += bytes.len() as u64;
-            }
-        }
-        Ok(self.wrote(bytes.len()))
+        Ok(self.wrote(at, bytes.len() as u64))
     }
 
-    /// The same with bytes that a pipe holds. They are not hashed: if they have to be, that is when the
-    /// file is complete.
+    /// The same with bytes that a pipe holds.
     pub fn write_piped(&self, at: u64, pipe: &mut Pipe, bytes: usize) -> Result<u64> {
         pipe.drain(&self.file, at, bytes).with_context(|| self.cannot_write())?;
-        Ok(self.wrote(bytes))
+        Ok(self.wrote(at, bytes as u64))
     }
 
-    fn wrote(&self, bytes: usize) -> u64 {
-        self.written.fetch_add(bytes as u64, Ordering::AcqRel) + bytes as u64
+    fn wrote(&self, at: u64, bytes: u64) -> u64 {
+        // What comes out of order is hashed when the file is complete.
+        let _ = self.in_order.compare_exchange(at, at + bytes, Ordering::AcqRel, Ordering::Relaxed);
+        self.written.fetch_add(bytes, Ordering::AcqRel) + bytes
     }
 
     fn cannot_write(&self) -> String {
         format!("cannot write {}; free some space or give another --out", self.part.display())
     }
 
-    /// Whether what comes in order is hashed as it comes, for which it has to be seen.
-    pub fn is_hashed(&self) -> bool {
-        self.hashed.is_some()
+    /// Bytes of the complete file that are to be hashed still.
+    pub fn left_to_hash(&self) -> u64 {
+        self.hashed.as_ref().map_or(0, |_| self.written() - self.hashed_to.load(Ordering::Acquire))
+    }
+
+    /// Whether enough has come in order to go on hashing, and nobody does. Who is told so does, with
+    /// [`Incoming::hash`].
+    pub fn may_hash(&self) -> bool {
+        self.hashed.is_some() && self.can_step() && !self.hashing.swap(true, Ordering::AcqRel)
+    }
+
+    fn can_step(&self) -> bool {
+        let in_order = self.in_order.load(Ordering::Acquire);
+        in_order.saturating_sub(self.hashed_to.load(Ordering::Acquire)) >= HASH_STEP_BYTES
+    }
+
+    /// Hashes what has come in order. What cannot be read back is an error of [`Store::finish`], which
+    /// tries again.
+    pub fn hash(&self) {
+        while self.can_step() && self.hash_step().is_ok() {}
+        self.hashing.store(false, Ordering::Release);
+    }
+
+    /// Hashes as much as is there of one step more; returns whether anything was.
+    fn hash_step(&self) -> io::Result<bool> {
+        let hashed = self.hashed.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let mut hashed = hashed.lock().expect("nobody panics while hashing");
+        let Hashed { hasher, buffer } = &mut *hashed;
+        let at = self.hashed_to.load(Ordering::Acquire);
+        // One byte more than there should be shows a file that goes on.
+        buffer.resize(self.written().saturating_sub(at).clamp(1, HASH_STEP_BYTES) as usize, 0);
+        let read = self.file.read_at(buffer, at)?;
+        hasher.update(&buffer[..read]);
+        self.hashed_to.store(at + read as u64, Ordering::Release);
+        Ok(read > 0)
     }
 
     /// The digest of the whole file, which is complete.
     fn digest(&self) -> Result<Digest> {
+        let cannot = || format!("cannot read {} back to check it", self.part.display());
+        while self.hash_step().with_context(cannot)? {}
         let hashed = self.hashed.as_ref().context("a digest is asked for that was not to be computed")?;
         let hashed = hashed.lock().expect("nobody panics while hashing");
-        hash_on(&self.file, hashed.hasher.clone(), hashed.upto)
-            .with_context(|| format!("cannot read {} back to check it", self.part.display()))
+        Ok(Digest(hashed.hasher.clone().finalize().into()))
     }
 }
 
-/// The digest of a file whose beginning, up to `at`, has been hashed.
-fn hash_on(file: &File, mut hasher: Sha256, mut at: u64) -> io::Result<Digest> {
-    let mut buffer = vec![0; 256 * 1024];
+/// The digest of a whole file.
+fn digest_of(mut file: &File) -> io::Result<Digest> {
+    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; HASH_STEP_BYTES as usize]);
     loop {
-        let read = file.read_at(&mut buffer, at)?;
-        if read == 0 {
-            return Ok(Digest(hasher.finalize().into()));
+        match file.read(&mut buffer)? {
+            0 => return Ok(Digest(hasher.finalize().into())),
+            read => hasher.update(&buffer[..read]),
         }
-        hasher.update(&buffer[..read]);
-        at += read as u64;
     }
 }
 
@@ -348,7 +402,7 @@ fn hash_on(file: &File, mut hasher: Sha256, mut at: u64) -> io::Result<Digest> {
 mod tests {
     use super::*;
 
-    fn digest_of(bytes: &[u8]) -> Digest {
+    fn sha256(bytes: &[u8]) -> Digest {
         Digest(Sha256::digest(bytes).into())
     }
 
@@ -361,12 +415,12 @@ mod tests {
         assert_eq!(incoming.write_at(0, b"hello ").unwrap(), 9);
         assert_eq!(incoming.write_at(9, b"ld").unwrap(), 11);
         assert!(!dir.path().join("x").exists());
-        assert_eq!(store.finish(&incoming, "x", Some(digest_of(b"hello world"))).unwrap(), Verdict::Right);
+        assert_eq!(store.finish(&incoming, "x", Some(sha256(b"hello world"))).unwrap(), Verdict::Right);
         assert_eq!(fs::read(dir.path().join("x")).unwrap(), b"hello world");
 
         let incoming = store.begin("y").unwrap();
         incoming.write_at(0, b"spoiled").unwrap();
-        let verdict = store.finish(&incoming, "y", Some(digest_of(b"right"))).unwrap();
+        let verdict = store.finish(&incoming, "y", Some(sha256(b"right"))).unwrap();
         assert!(matches!(verdict, Verdict::Wrong { .. }));
         assert!(!dir.path().join("y").exists());
         assert!(dir.path().join("y.part").exists());
@@ -381,7 +435,7 @@ mod tests {
         let incoming = store.begin("x").unwrap();
         early.write_at(4, b"late").unwrap();
         assert_eq!(incoming.write_at(0, b"whole").unwrap(), 5);
-        assert_eq!(store.finish(&incoming, "x", Some(digest_of(b"whole"))).unwrap(), Verdict::Right);
+        assert_eq!(store.finish(&incoming, "x", Some(sha256(b"whole"))).unwrap(), Verdict::Right);
         assert_eq!(fs::read(dir.path().join("x")).unwrap(), b"whole");
     }
 
@@ -389,7 +443,7 @@ mod tests {
     fn what_an_earlier_run_left_is_found_and_checked() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(Some(dir.path()), true, []).unwrap();
-        let digest = Some(digest_of(b"hello world"));
+        let digest = Some(sha256(b"hello world"));
         assert_eq!(store.earlier("x", digest).unwrap(), Earlier::Nothing);
         store.begin("x").unwrap().write_at(6, b"world").unwrap();
         assert_eq!(store.earlier("x", digest).unwrap(), Earlier::Nothing);
@@ -402,7 +456,49 @@ mod tests {
         assert_eq!(store.finish(&incoming, "x", digest).unwrap(), Verdict::Right);
         assert_eq!(store.earlier("x", digest).unwrap(), Earlier::Complete(11));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert!(store.earlier("x", Some(digest_of(b"another"))).is_err());
+        assert!(store.earlier("x", Some(sha256(b"another"))).is_err());
+    }
+
+    #[test]
+    fn a_file_whose_run_was_killed_before_its_check_is_checked_and_kept_where_it_is_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(dir.path()), true, []).unwrap();
+        for (name, kept) in [("right", Earlier::Complete(11)), ("wrong", Earlier::Nothing)] {
+            store.begin(name).unwrap().write_at(0, b"hello world").unwrap();
+            store.note(name, LinkId::A, 11, &[(0, 11)].into_iter().collect()).unwrap();
+            let expected = sha256(if name == "right" { b"hello world" } else { b"other words" });
+            assert_eq!(store.earlier(name, Some(expected)).unwrap(), kept);
+        }
+        assert_eq!(fs::read(dir.path().join("right")).unwrap(), b"hello world");
+        assert!(!dir.path().join("wrong").exists());
+        // What is wrong is fetched from its beginning.
+        let again = store.begin("wrong").unwrap();
+        assert_eq!(again.write_at(0, b"other words").unwrap(), 11);
+        let verdict = store.finish(&again, "wrong", Some(sha256(b"other words"))).unwrap();
+        assert_eq!(verdict, Verdict::Right);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_comes_in_order_is_hashed_before_the_file_is_complete_and_by_one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(dir.path()), true, []).unwrap();
+        let step = HASH_STEP_BYTES as usize;
+        let bytes: Vec<u8> = (0..5 * step / 2).map(|i| ((i * i) >> 7) as u8).collect();
+        let incoming = store.begin("x").unwrap();
+        incoming.write_at(0, &bytes[..step / 2]).unwrap();
+        assert!(!incoming.may_hash(), "that is too little");
+        // The end comes before the middle.
+        incoming.write_at(2 * step as u64, &bytes[2 * step..]).unwrap();
+        assert!(!incoming.may_hash());
+        incoming.write_at(step as u64 / 2, &bytes[step / 2..3 * step / 2]).unwrap();
+        assert!(incoming.may_hash());
+        assert!(!incoming.may_hash(), "somebody does already");
+        incoming.hash();
+        assert_eq!(incoming.left_to_hash(), step as u64, "a whole step of what came in order is hashed");
+        incoming.write_at(3 * step as u64 / 2, &bytes[3 * step / 2..2 * step]).unwrap();
+        assert_eq!(store.finish(&incoming, "x", Some(sha256(&bytes))).unwrap(), Verdict::Right);
+        assert_eq!(incoming.left_to_hash(), 0);
     }
 
     #[test]
@@ -425,7 +521,7 @@ mod tests {
 
     #[test]
     fn digests_are_read_from_hex_and_base64() {
-        let digest = digest_of(b"");
+        let digest = sha256(b"");
         assert_eq!(Digest::from_hex(&digest.to_string()), Some(digest));
         assert_eq!(Digest::from_base64("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="), Some(digest));
         assert_eq!(Digest::from_hex("é3"), None);

@@ -4,6 +4,7 @@
 //! what it owed and is opened again with backoff; a server from which nothing comes for `--give-up` is
 //! given up, or the run, where one link can do without the other, when nothing comes from either.
 
+mod check;
 mod receive;
 
 use std::collections::VecDeque;
@@ -25,7 +26,7 @@ use super::schedule::Next;
 
 /// Large enough that a read costs little beside its copy, small enough for a core's cache.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
-/// Of a body with at least this much to come, what nobody hashes goes through a pipe of the kernel.
+/// A body with at least this much to come goes through a pipe of the kernel.
 const PIPED_BYTES: u64 = 64 * 1024;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);

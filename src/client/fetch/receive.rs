@@ -9,12 +9,13 @@ use anyhow::{Context, Result, anyhow};
 use tokio::io::Interest;
 
 use super::super::http::{Event, Head, NotHttp};
-use super::super::job::{Body, Failure, Finished};
+use super::super::job::{Body, Failure};
 use super::super::peer::Peer;
 use super::super::pipe::Pipe;
-use super::super::store::{Digest, Incoming, Verdict};
+use super::super::store::{Digest, Incoming};
+use super::check::{self, Check};
 use super::{Broken, Connection, Fetcher, PIPED_BYTES};
-use crate::{record, sender};
+use crate::sender;
 
 impl Fetcher {
     /// Works through the bytes of one read.
@@ -65,12 +66,12 @@ impl Fetcher {
         self.job.schedule(|scheduler, now| scheduler.received(self.peer.link, now, bytes));
     }
 
-    /// Moves what is there of a body from the socket into its file, where nobody has to see it and it
-    /// is worth it; `None` where it has to be read.
+    /// Moves what is there of a body from the socket into its file without a copy of it in this program,
+    /// where that is worth it; `None` where it has to be read.
     pub(super) fn pull(&mut self, connection: &mut Connection) -> Option<Result<(), Broken>> {
         let left = connection.answers.body_left();
-        let incoming = connection.in_flight.front()?.incoming.as_ref()?;
-        if left < PIPED_BYTES || incoming.is_hashed() {
+        connection.in_flight.front()?.incoming.as_ref()?;
+        if left < PIPED_BYTES {
             return None;
         }
         // A pipe with something left in it is of no use any more; there is none after an error.
@@ -159,6 +160,7 @@ impl Fetcher {
                 continue;
             };
             let written = piece.write(incoming, claim.at + claim.stale, fresh).map_err(store)?;
+            check::hash_behind(incoming);
             any_new = true;
             if request.total_bytes == Some(written) {
                 self.finish(request.part.segment, incoming)?;
@@ -182,57 +184,10 @@ impl Fetcher {
         }
     }
 
-    /// Checks a file that is complete, and gives it its name.
+    /// Has a file that is complete checked and given its name.
     fn finish(&self, index: usize, whole: &Arc<Incoming>) -> Result<(), Broken> {
         let Some(finished) = self.job.take_finished(index, whole) else { return Ok(()) };
-        let segment = &self.job.segments[index];
-        let expected = segment.digest.or(finished.promised);
-        let verdict = self
-            .job
-            .store
-            .finish(&finished.incoming, &segment.name, expected)
-            .map_err(|error| Failure::new("store", error))?;
-        if let Verdict::Wrong { expected, actual } = verdict {
-            let what =
-                format!("{} sent {} with the digest {actual}, expected {expected}", self.peer, segment.name);
-            if let Some(link) = self.job.fetch_again(index, &finished, expected) {
-                self.job.fault(self.peer.link, what, format!("fetching it again from server {link}"));
-                return Ok(());
-            }
-            let error = anyhow!("{what}; what came is kept as {}.part", segment.name);
-            return Err(Failure::new("digest", error).into());
-        }
-        let done = Instant::now();
-        self.log_segment(index, &finished, verdict, done)?;
-        self.job.completed(self.peer.link, index, &finished.parts, done);
-        Ok(())
-    }
-
-    fn log_segment(
-        &self,
-        index: usize,
-        finished: &Finished,
-        verdict: Verdict,
-        done: Instant,
-    ) -> Result<(), Broken> {
-        let log = &self.job.log;
-        let (parts, done_ms) = (&finished.parts, log.ms(done));
-        let earliest = |time: fn(&record::Part) -> f64| parts.iter().map(time).fold(done_ms, f64::min);
-        let (requested_ms, first_byte_ms) = (earliest(|p| p.requested_ms), earliest(|p| p.first_byte_ms));
-        let (bytes, span_ms) = (finished.incoming.written(), done_ms - first_byte_ms);
-        let segment = record::Segment {
-            name: self.job.segments[index].name.clone(),
-            index: index as u64,
-            link: self.peer.link,
-            bytes,
-            parts: parts.clone(),
-            requested_ms,
-            first_byte_ms,
-            done_ms,
-            goodput_kbit: (span_ms > 0.0).then(|| bytes as f64 * 8.0 / span_ms),
-            digest_ok: verdict.ok(),
-        };
-        log.write(record::Event::Segment(segment)).map_err(|error| Failure::new("log", error).into())
+        Ok(Check::new(&self.job, &self.peer, index, finished).start()?)
     }
 
     /// The server ended the connection.

@@ -1,0 +1,95 @@
+//! What has come is checked and given its name, away from the tasks that receive.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::anyhow;
+use tokio::task::spawn_blocking;
+
+use super::super::job::{Failure, Finished, Job};
+use super::super::peer::Peer;
+use super::super::store::{HASH_STEP_BYTES, Incoming, Verdict};
+use crate::record;
+
+/// Hashes what has come of a file in order, where it is enough, on a thread for what blocks.
+pub fn hash_behind(incoming: &Arc<Incoming>) {
+    if incoming.may_hash() {
+        let incoming = incoming.clone();
+        spawn_blocking(move || incoming.hash());
+    }
+}
+
+/// A file of which everything has come, and the server that sent the last of it.
+pub struct Check {
+    job: Arc<Job>,
+    peer: Peer,
+    index: usize,
+    finished: Finished,
+}
+
+impl Check {
+    pub fn new(job: &Arc<Job>, peer: &Peer, index: usize, finished: Finished) -> Check {
+        Check { job: job.clone(), peer: peer.clone(), index, finished }
+    }
+
+    /// Does it at once where that is soon done, and else on another thread; then a failure is the job's.
+    pub fn start(self) -> Result<(), Failure> {
+        let incoming = &self.finished.incoming;
+        if incoming.left_to_hash() <= HASH_STEP_BYTES {
+            return self.run();
+        }
+        let Ok(permit) = self.job.checks.clone().try_acquire_owned() else { return self.run() };
+        // Who goes on after this run was killed meanwhile need not fetch it again.
+        self.job.note_whole(self.peer.link, self.index, incoming.written())?;
+        spawn_blocking(move || {
+            let _permit = permit;
+            let job = self.job.clone();
+            self.run().unwrap_or_else(|failure| job.fail(failure));
+        });
+        Ok(())
+    }
+
+    fn run(self) -> Result<(), Failure> {
+        let Check { job, peer, index, finished } = &self;
+        let segment = &job.segments[*index];
+        let expected = segment.digest.or(finished.promised);
+        let verdict = job
+            .store
+            .finish(&finished.incoming, &segment.name, expected)
+            .map_err(|error| Failure::new("store", error))?;
+        if let Verdict::Wrong { expected, actual } = verdict {
+            let what = format!("{peer} sent {} with the digest {actual}, expected {expected}", segment.name);
+            if let Some(link) = job.fetch_again(*index, finished, expected) {
+                job.fault(peer.link, what, format!("fetching it again from server {link}"));
+                return Ok(());
+            }
+            let error = anyhow!("{what}; what came is kept as {}.part", segment.name);
+            return Err(Failure::new("digest", error));
+        }
+        let done = Instant::now();
+        self.log(verdict, done)?;
+        job.completed(peer.link, *index, &finished.parts, done);
+        Ok(())
+    }
+
+    fn log(&self, verdict: Verdict, done: Instant) -> Result<(), Failure> {
+        let log = &self.job.log;
+        let (parts, done_ms) = (&self.finished.parts, log.ms(done));
+        let earliest = |time: fn(&record::Part) -> f64| parts.iter().map(time).fold(done_ms, f64::min);
+        let (requested_ms, first_byte_ms) = (earliest(|p| p.requested_ms), earliest(|p| p.first_byte_ms));
+        let (bytes, span_ms) = (self.finished.incoming.written(), done_ms - first_byte_ms);
+        let segment = record::Segment {
+            name: self.job.segments[self.index].name.clone(),
+            index: self.index as u64,
+            link: self.peer.link,
+            bytes,
+            parts: parts.clone(),
+            requested_ms,
+            first_byte_ms,
+            done_ms,
+            goodput_kbit: (span_ms > 0.0).then(|| bytes as f64 * 8.0 / span_ms),
+            digest_ok: verdict.ok(),
+        };
+        log.write(record::Event::Segment(segment)).map_err(|error| Failure::new("log", error))
+    }
+}
