@@ -77,6 +77,10 @@ where
     let (reading, mut writing) = stream.split();
     let mut line = String::new();
     BufReader::new(reading.take(control::LONGEST)).read_line(&mut line).await?;
+    if line.is_empty() {
+        // Whoever only looked whether somebody listens waits for no answer.
+        return Ok(());
+    }
     let reply = match serde_json::from_str(&line) {
         // Shaping blocks on tc, so it is kept off the threads that move packets.
         Ok(request) => tokio::task::spawn_blocking(move || act(request)).await?.map(Reply::done),

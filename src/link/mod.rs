@@ -207,11 +207,17 @@ impl Shaper {
         Ok(shaper)
     }
 
-    /// Takes over what is there, where nothing is to be shaped. Only packet rules whose packets nobody takes
-    /// are in the way then: under "link hold" somebody takes them, and that is as it should be.
+    /// Takes over what is there, where nothing is to be shaped. A run leaves alone what another process
+    /// shapes, as under "link hold"; packet rules are in the way only where nobody takes their packets.
     fn look_around(&mut self) -> Result<()> {
         if read::devices().is_ok_and(|devices| !devices.is_empty()) {
-            return self.take_over(&[]);
+            return match (self.take_over(&[]), self.owner) {
+                (Err(_), Owner::Run(_)) if self.lock.is_none() => {
+                    tracing::info!("another process shapes the links here: they stay as they are");
+                    Ok(())
+                }
+                (taken, _) => taken,
+            };
         }
         // A process that has the lock is about to repair them itself.
         if lab::is_own_namespace()

@@ -92,6 +92,8 @@ at_exit "kill $holder 2>/dev/null || true"
 eventually 30 grep -q locked "$WORK/lock"
 refused "another process shapes" 'another twinlink process' link set b rate-20
 refused "clearing what another process shapes" 'another twinlink process' link clear
+"$TWINLINK_BIN" link hold -- true || fail "what shapes nothing was refused beside a process that shapes"
+expect "links that it left" "$(link show --json | jq -c '[.links[].link] | unique')" = '["a"]'
 kill "$holder"
 wait "$holder" 2>/dev/null || true
 link clear >/dev/null
