@@ -330,6 +330,18 @@ fn runs_that_are_named_one_by_one_are_compared_with_each_other() {
     let summary = summary(&first);
     assert_eq!(titles(&summary), ["3 runs"]);
     assert_eq!(summary["studies"][0]["places"][0]["cells"][0]["elapsed_ms"]["n"], 3);
+
+    // All that lies in a folder with a report: that is no run, and no problem either.
+    assert!(report(&[results.path()]).status.success());
+    let mut all: Vec<PathBuf> = fs::read_dir(results.path()).unwrap().map(|e| e.unwrap().path()).collect();
+    all.sort();
+    assert_eq!(all.len(), 6, "three runs, a page, a summary and tables");
+    let all: Vec<&Path> =
+        ["--out".as_ref(), first.as_path()].into_iter().chain(all.iter().map(PathBuf::as_path)).collect();
+    let output = report(&all);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let output = report(&[&results.path().join("report.html")]);
+    assert!(stderr(&output).contains("report.html"), "{}", stderr(&output));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::run::{Group, Line, Run, Sweep};
+use super::{PAGE, SUMMARY, TABLES};
 use crate::record::SCHEMA;
 
 /// Something that could not be used.
@@ -49,7 +50,9 @@ const RUN_LOG: &str = "log.jsonl";
 /// A path that cannot be read at all: that is a mistake in the call, not in the data.
 pub fn load(paths: &[PathBuf]) -> Result<Loaded> {
     let mut loaded = Loaded::default();
-    for path in paths {
+    // Who names all that lies in a folder names an earlier report too.
+    let of_a_report = |path: &&PathBuf| [PAGE, SUMMARY, TABLES].iter().any(|name| path.ends_with(name));
+    for path in paths.iter().filter(|path| paths.len() == 1 || !of_a_report(path)) {
         let meta = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
         let before = loaded.found;
         if meta.is_file() {

@@ -73,6 +73,7 @@ pub fn leave_in(dir: &Path) -> Result<PathBuf> {
 
 const PAGE: &str = "report.html";
 const SUMMARY: &str = "summary.json";
+const TABLES: &str = "csv";
 
 fn folder_of(path: &Path) -> PathBuf {
     if path.is_dir() { path.into() } else { path.parent().unwrap_or(Path::new("")).into() }
@@ -90,7 +91,7 @@ fn print(text: &str) -> Result<()> {
 
 fn write(loaded: &Loaded, studies: &[compare::Study], out: &Path) -> Result<()> {
     fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
-    let tables = out.join("csv");
+    let tables = out.join(TABLES);
     fs::create_dir_all(&tables).with_context(|| format!("cannot make the folder {}", tables.display()))?;
     own_like_parent(&tables)?;
     csv::write(loaded, &tables)
