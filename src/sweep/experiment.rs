@@ -7,6 +7,7 @@
 mod links;
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
@@ -16,6 +17,7 @@ use crate::client::Asked;
 use crate::client::probe::When;
 use crate::client::schedule::{Pipeline, Schedule};
 use crate::link::profile::load::nearest;
+use crate::qoe::Rule;
 use crate::record::Cell;
 use crate::tcp;
 use crate::units::Delay;
@@ -48,6 +50,9 @@ pub struct Experiment {
     pub throughput: Option<Delay>,
     /// Whether each run measures its links first.
     pub probe: When,
+    /// How long a segment plays, and how many a player waits for before it starts.
+    pub segment_duration: Delay,
+    pub startup: u64,
     pub conditions: Vec<Condition>,
     /// The file itself, for the copy in the results.
     pub text: String,
@@ -108,6 +113,8 @@ struct File {
     throughput: Option<Delay>,
     #[serde(default = "on")]
     probe: String,
+    segment_duration: Option<Delay>,
+    startup: Option<u64>,
     #[serde(default)]
     condition: Vec<FileCondition>,
 }
@@ -166,6 +173,8 @@ impl Experiment {
             }
             None => vec![None],
         };
+        let film = Rule::default();
+        let segment_duration = Delay(Duration::from_secs_f64(film.segment_duration_ms / 1e3));
         let experiment = Experiment {
             name: name.to_string(),
             description: file.description,
@@ -178,6 +187,8 @@ impl Experiment {
             throughput: file.throughput,
             probe: When::from_str(&file.probe, false)
                 .map_err(|_| anyhow!("probe is \"{}\": write \"off\", \"warn\" or \"on\"", file.probe))?,
+            segment_duration: file.segment_duration.unwrap_or(segment_duration),
+            startup: file.startup.unwrap_or(film.startup_segments),
             conditions: file.condition.into_iter().map(|c| c.load(folder)).collect::<Result<_>>()?,
             text: text.to_string(),
         };
@@ -216,6 +227,12 @@ impl Experiment {
                 "the schedule {RATES_ALONE} needs the throughputs of this experiment: add throughput = \"2s\""
             );
         }
+        ensure!(
+            !self.segment_duration.is_zero(),
+            "segment_duration is {}: a segment plays for some time; write 4s, say",
+            self.segment_duration
+        );
+        ensure!(self.startup > 0, "startup is 0: a player waits for one segment at least");
         let cells = self.cells();
         ensure!(
             cells <= MOST_CELLS,

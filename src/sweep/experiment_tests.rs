@@ -12,6 +12,7 @@ schedules = ["greedy", "ratio=1:4"]
 pipelines = ["auto", 1]
 congestion = ["reno"]
 throughput = "1s"
+segment_duration = "500ms"
 
 [[condition]]
 name = "near"
@@ -32,6 +33,7 @@ fn a_good_experiment_is_read_as_it_is_written() {
     let experiment = parse(GOOD).unwrap();
     assert_eq!(experiment.cells(), 2 * 2 * 2 * 3);
     assert_eq!(experiment.pipelines, [Pipeline::Auto, Pipeline::Depth(1)]);
+    assert_eq!((experiment.segment_duration.ms(), experiment.startup), (500.0, 2));
     let [links, air] = &experiment.conditions[..] else { panic!("two conditions") };
     assert_eq!((links.channel(), air.channel()), ("independent", "shared"));
     let [a, b] = links.asked.profiles.each_ref().map(|profile| profile.clone().unwrap());
@@ -59,6 +61,8 @@ fn what_makes_no_sense_is_refused_with_its_name_and_what_to_do() {
         ("[\"reno\"]", "[\"rano\"]", &["congestion: \"rano\"", "did you mean reno?", "cubic"]),
         ("\"1s\"", "\"0s\"", &["throughput is", "500ms to 60s"]),
         ("throughput = \"1s\"", "throughput = 1", &["line 9"]),
+        ("\"500ms\"", "\"0s\"", &["segment_duration is", "4s"]),
+        ("seed = 7", "startup = 0", &["startup is 0", "one segment"]),
         ("seed = 7", "probe = \"always\"", &["probe is \"always\"", "\"warn\""]),
         ("name = \"near\"\nair", "name = \"\"\nair", &["name"]),
         (
@@ -68,7 +72,7 @@ fn what_makes_no_sense_is_refused_with_its_name_and_what_to_do() {
         ),
         ("scenario-1-near\"", "scenario-1-naer\"", &["did you mean course-scenario-1-near?"]),
         ("loss = \"1%\"", "lost = \"1%\"", &["lost", "did you mean \"loss\"?"]),
-        ("delay = \"75ms\"", "delay = 75", &["line 14"]),
+        ("delay = \"75ms\"", "delay = 75", &["line 15"]),
         ("delay = \"75ms\"", "delay = \"75\"", &["unit"]),
         ("delay = \"75ms\"", "jitter = \"9s\"", &["lte-weak, jitter 9s", "more than the delay"]),
         ("air = ", "link_b = \"dsl\"\nair = ", &["link b is on the air", "leave link_b out"]),

@@ -52,6 +52,7 @@ impl<'a> Outlook<'a> {
                 }
             }
         };
+        let schedule = schedule.of_film(self.experiment.segment_duration.0, self.experiment.startup, 0);
         let control = match &cell.congestion {
             Some(name) => name.parse().ok()?,
             None => simulate::kernels_choice(),

@@ -176,6 +176,8 @@ impl Sweep<'_> {
         let wrong = |problem: String| anyhow!("the cell {}: {problem}", cell.index);
         let mut options = self.options(cell)?;
         options.probe = self.experiment.probe;
+        options.segment_duration = self.experiment.segment_duration;
+        options.startup = self.experiment.startup;
         options.pipeline = cell.pipeline.parse().map_err(wrong)?;
         options.schedule = match cell.schedule.parse().map_err(wrong)? {
             Policy::Fixed(schedule) => schedule,
