@@ -1,5 +1,15 @@
 //! Shares by rates that are known beforehand: both links would end together if they carried just those.
 //! Each server's list is worked off in order and never shared, as with a ratio.
+//!
+//! **Rule.** A file goes to the link for which (bytes assigned so far + its own) / rate is less.
+//!
+//! **Source.** List scheduling on uniform machines: Cho and Sahni, "Bounds for list schedules on uniform
+//! processors", SIAM Journal on Computing 9(1), 1980.
+//!
+//! **Worst case.** With links that carry just those rates, (1 + √5)/2 times the best that whole files allow
+//! (the same source, two machines); neither list ends later than the other by more than the largest file
+//! takes on the slower link. With others, a link that carries an n-th of what it was said to takes n times as
+//! long, and the other does not help.
 
 use crate::units::LinkId;
 
