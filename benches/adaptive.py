@@ -3,11 +3,12 @@
 
     benches/adaptive.py [--rounds N] [--backend userspace|netem] [--rates A:B] [--files N] [CASE...]
 
-Two links of A and B Mbit/s (160:40), queues of 100 ms, servers sending with reno, and about 20 s of
-files; what a case adds stands in CASES below. In each round every program runs once (of aria2c's settings
-the fastest of the first round goes on), in an order that turns with the round, on links that are shaped
-for that run alone, so that each meets empty queues and a trace from its beginning. Prints a table of medians, writes it as JSON, and keeps every single run
-under target/bench/. Needs root, and what tests/setup/packages.sh root peers installs.
+Two links of A and B Mbit/s (160:40), queues of 100 ms, servers sending with reno, and about 20 s of files;
+what a case adds, or has instead, stands in CASES below. In each round every program runs once (of aria2c's
+settings the fastest of the first round goes on), in an order that turns with the round, on links that are
+shaped for that run alone, so that each meets empty queues and a trace from its beginning. Prints a table of
+medians, writes it as JSON, and keeps every single run under target/bench/. Needs root, and what
+tests/setup/packages.sh root peers installs.
 
 The bound is physics: the payload share of each link's rate from one round trip after the first
 request, with link b's change or trace at its times; for loss, what the same round's controls say that
@@ -46,6 +47,7 @@ CASES = {
     "collapse": {"bar": 1.03, "change": "collapse"},
     "blackhole": {"bar": 1.05, "change": "blackhole"},
     "loss": {"bar": 1.05, "delay_ms": 10, "loss": "1%"},
+    "loss-bbr": {"bar": 1.05, "delay_ms": 10, "loss": "1%", "congestion": "bbr"},
     "trace": {"bar": 1.05, "trace": TRACE},
 }
 
@@ -101,13 +103,14 @@ class Bench:
     # --- the set that is fetched ---
 
     def names(self, case):
-        """The files of a case: as many of the large, or small beside the slow trace, as both links carry
-        in about 20 s as they are at first."""
+        """The files of a case: as many of the large, or of the small where that would be few, as both links
+        carry in about 20 s as they are at first."""
         trace = CASES[case].get("trace")
-        names = sorted(os.path.basename(path) for path in glob.glob(f"{self.folder}/data/{'t' if trace else 's'}*.m4s"))
+        wanted = sum(integral(self.course(case if trace else "steady", link), 0.0, 20.0) for link in "ab")
+        letter = "s" if wanted > 100e6 else "t"
+        names = sorted(os.path.basename(path) for path in glob.glob(f"{self.folder}/data/{letter}*.m4s"))
         if self.options.files:
             return names[: self.options.files]
-        wanted = sum(integral(self.course(case if trace else "steady", link), 0.0, 20.0) for link in "ab")
         total = 0
         for count, name in enumerate(names, 1):
             total += os.path.getsize(f"{self.folder}/data/{name}")
@@ -142,13 +145,13 @@ class Bench:
 
     def client(self, case, options, names):
         pattern = f"{names[0][0]}{{{names[0][1:-4]}..{names[-1][1:-4]}}}.m4s"
-        return [BIN, "client", "--congestion", "reno", "--files", pattern, *options,
+        return [BIN, "client", "--congestion", congestion(case), "--files", pattern, *options,
                 "--out", f"{self.folder}/files", "--log", f"{self.folder}/log.jsonl", "server-a", "server-b"]
 
     def aria2c(self, case, options, names):
         with open(f"{self.folder}/aria2.txt", "w") as file:
             file.writelines(f"http://server-a:4455/{name}\thttp://server-b:4455/{name}\n" for name in names)
-        return ["aria2c", "--no-conf", "--quiet", "--file-allocation=none", "--header=Twinlink-Sender: cc=reno",
+        return ["aria2c", "--no-conf", "--quiet", "--file-allocation=none", f"--header=Twinlink-Sender: cc={congestion(case)}",
                 *options, f"--input-file={self.folder}/aria2.txt", f"--dir={self.folder}/files"]
 
     # --- a run ---
@@ -165,7 +168,7 @@ class Bench:
 
     def run(self, case, name, turn, command, names):
         """Runs a program; again, where the machine was held up so that the shaper could not keep up."""
-        for _ in range(3):
+        for _ in range(6):
             row = self.once(case, name, turn, command, names)
             if row:
                 with open(f"{self.folder}/runs.jsonl", "a") as file:
@@ -173,7 +176,7 @@ class Bench:
                 print(f"{case}, round {turn}: {name} {row['wall_s']:.3f} s", file=sys.stderr, flush=True)
                 return row
             print(f"{case}, round {turn}: {name} is run again: the shaper could not keep up", file=sys.stderr, flush=True)
-        die(f"{case}, {name}: the shaper could not keep up three times: leave the machine alone")
+        die(f"{case}, {name}: the shaper could not keep up six times: leave the machine alone")
 
     def once(self, case, name, turn, command, names):
         """Runs a program on links of its own; returns the row of its times, none after an overload."""
@@ -280,6 +283,10 @@ class Bench:
             }
 
 
+def congestion(case):
+    return CASES[case].get("congestion", "reno")
+
+
 def integral(steps, start, end):
     """Bytes between two times, where the last step holds on."""
     total = 0.0
@@ -290,7 +297,7 @@ def integral(steps, start, end):
 
 def best_ratio(wanted):
     """The ratio of small numbers that is nearest to the rates'."""
-    ratios = [(a, b) for a in range(1, 10) for b in range(1, 10)]
+    ratios = [(a, b) for a in range(1, 41) for b in range(1, 41)]
     a, b = min(ratios, key=lambda pair: (abs(pair[0] / pair[1] / wanted - 1) > 0.02, abs(pair[0] / pair[1] / wanted - 1)
                                          if abs(pair[0] / pair[1] / wanted - 1) > 0.02 else 0, pair[0] + pair[1]))
     return f"{a}:{b}"
