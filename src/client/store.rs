@@ -359,7 +359,7 @@ impl Incoming {
     /// Hashes what has come in order. What cannot be read back is an error of [`Store::finish`], which
     /// tries again.
     pub fn hash(&self) {
-        while self.can_step() && self.hash_step().is_ok() {}
+        while self.can_step() && self.hash_step().is_ok_and(|any| any) {}
         self.hashing.store(false, Ordering::Release);
     }
 
