@@ -75,7 +75,8 @@ pub fn play(arrivals: impl IntoIterator<Item = Arrival>, start_ms: f64, rule: Ru
         runs_out_ms += duration;
     }
 
-    let rebuffer_ms: f64 = stalls.iter().map(|stall| stall.to_ms - stall.from_ms).sum();
+    // A sum of nothing would be −0, and be written so.
+    let rebuffer_ms = stalls.iter().fold(0.0, |sum, stall| sum + (stall.to_ms - stall.from_ms));
     let media_ms = duration * ready.len() as f64;
     let share_of = |whole: f64| (whole > 0.0).then(|| rebuffer_ms / whole);
     let qoe = Qoe {
@@ -154,6 +155,7 @@ mod tests {
         assert_eq!(played.qoe.startup_delay_ms, Some(200.0));
         assert_eq!(played.qoe.rebuffer_count, 0);
         assert_eq!(played.qoe.rebuffer_ratio, Some(0.0));
+        assert!(played.qoe.rebuffer_ms.is_sign_positive());
         assert_eq!(played.buffer.last(), Some(&(4300.0, 0.0)));
     }
 
