@@ -329,6 +329,11 @@ async fn transfer(ready: &Ready) -> Result<(), Failure> {
     // Every run meets a trace from its beginning, however long the preparation took.
     let links = ready.links.clone();
     blocking(move || links.play()).await?;
+    // Neither counts as away while its task has yet to begin.
+    for (link, stream) in [(LinkId::A, &a), (LinkId::B, &b)] {
+        let rtt = peer::rtt_of(stream).unwrap_or_default();
+        ready.job.schedule(|scheduler, now| scheduler.opened(link, now, rtt));
+    }
     let mut at_work = JoinSet::new();
     for (link, stream) in [(LinkId::A, a), (LinkId::B, b)] {
         let keeps_alive = ready.introductions.get(link).keeps_alive;

@@ -98,13 +98,14 @@ impl Scheduler {
         }
     }
 
-    /// What both links can do. One whose rate is not known counts as the other; one without a
-    /// connection does nothing.
+    /// What both links can do. One whose rate is not known counts as the other, or as what it brought in a
+    /// first burst where that is more; one without a connection does nothing.
     pub(super) fn views(&self, now: Duration) -> [View; 2] {
         let known = LinkId::BOTH.map(|link| self.flows[link.index()].rate(now));
         LinkId::BOTH.map(|link| {
             let flow = &self.flows[link.index()];
-            let guess = known[link.index()].or(known[link.other().index()]).unwrap_or(1e6).max(1.0);
+            let as_other = known[link.other().index()].map(|rate| rate.max(flow.burst().unwrap_or_default()));
+            let guess = known[link.index()].or(as_other).unwrap_or(1e6).max(1.0);
             let rate = if flow.up && !flow.dead { guess } else { 0.0 };
             let busy_s = flow.coming(&self.sizes) as f64 / guess;
             View { rate, starts_s: busy_s.max(flow.rtt.as_secs_f64()) }

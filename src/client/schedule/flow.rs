@@ -135,7 +135,12 @@ impl Flow {
         self.pace.bytes_per_s(now, due.filter(|&due| due < now))
     }
 
-    /// The same, or what it has brought of late where that is more.
+    /// Bytes per second of its last burst; `None` where not enough has come.
+    pub fn burst(&self) -> Option<f64> {
+        self.goodput.bytes_per_s()
+    }
+
+    /// The same as the rate, or what it has brought of late where that is more.
     pub fn latest_rate(&self, now: Duration) -> Option<f64> {
         let silent = now.saturating_sub(self.heard) > Goodput::WINDOW;
         let latest = self.goodput.bytes_per_s().filter(|_| !silent).unwrap_or_default();
