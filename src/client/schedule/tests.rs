@@ -567,3 +567,35 @@ proptest! {
         prop_assert!(run.seconds() <= 1.03 * bound + lost_s + 0.08, "{} of {bound}", run.seconds());
     }
 }
+
+#[test]
+fn a_link_that_was_done_in_one_burst_takes_over_all_of_one_that_dribbles() {
+    let mut scheduler = Scheduler::new(&Schedule::Adaptive, Pipeline::Auto, vec![Some(300_000); 4]);
+    for link in LinkId::BOTH {
+        scheduler.opened(link, Duration::ZERO, Duration::ZERO);
+    }
+    let bring = |scheduler: &mut Scheduler, part: Part, now: Duration| {
+        let to = part.to.unwrap_or(300_000);
+        scheduler.head(LinkId::A, part.from, Some(to - part.from), Some(300_000));
+        let half = (to - part.from) / 2;
+        scheduler.claim(LinkId::A, half);
+        scheduler.received(LinkId::A, now, half);
+        scheduler.claim(LinkId::A, to - part.from - half);
+        scheduler.ended(LinkId::A);
+        // As the client does: the read that ends an answer is counted when it has been worked through.
+        scheduler.received(LinkId::A, now + Duration::from_micros(500), to - part.from - half);
+    };
+    let Next::Request(slow) = scheduler.next(LinkId::B, Duration::ZERO) else { panic!("b is asked") };
+    let slow_to = slow.to.unwrap_or(300_000);
+    scheduler.head(LinkId::B, slow.from, Some(slow_to - slow.from), Some(300_000));
+    // What a brings it brings in an instant; a byte comes on b now and then.
+    for tick in 0..100 {
+        let now = Duration::from_millis(100 * tick);
+        scheduler.claim(LinkId::B, 1);
+        scheduler.received(LinkId::B, now, 1);
+        while let Next::Request(part) = scheduler.next(LinkId::A, now) {
+            bring(&mut scheduler, part, now);
+        }
+    }
+    assert!((0..4).all(|segment| scheduler.is_whole(segment)), "b was waited for");
+}
