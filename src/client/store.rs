@@ -4,7 +4,7 @@
 //! unless `--sync` asks for it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -130,13 +130,13 @@ impl Store {
         let path = self.dir.join(name);
         if path.exists() {
             let cannot = || format!("cannot read {}, which an earlier run left", path.display());
+            let bytes = fs::metadata(&path).with_context(cannot)?.len();
             if let Some(expected) = expected.filter(|_| self.verify) {
                 let file = File::open(&path).with_context(cannot)?;
-                if digest_of(&file).with_context(cannot)? != expected {
+                if Incoming::new(file, path.clone(), true, bytes).digest()? != expected {
                     bail!("{} is not the file to fetch; move it away, or give another --out", path.display());
                 }
             }
-            let bytes = fs::metadata(&path).with_context(cannot)?.len();
             remove(&self.sidecar(name))?;
             return Ok(Earlier::Complete(bytes));
         }
@@ -384,17 +384,6 @@ impl Incoming {
         let hashed = self.hashed.as_ref().context("a digest is asked for that was not to be computed")?;
         let hashed = hashed.lock().expect("nobody panics while hashing");
         Ok(Digest(hashed.hasher.clone().finalize().into()))
-    }
-}
-
-/// The digest of a whole file.
-fn digest_of(mut file: &File) -> io::Result<Digest> {
-    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; HASH_STEP_BYTES as usize]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(Digest(hasher.finalize().into())),
-            read => hasher.update(&buffer[..read]),
-        }
     }
 }
 

@@ -143,7 +143,7 @@ impl Flow {
     /// The same as the rate, or what it has brought of late where that is more.
     pub fn latest_rate(&self, now: Duration) -> Option<f64> {
         let silent = now.saturating_sub(self.heard) > Goodput::WINDOW;
-        let latest = self.goodput.bytes_per_s().filter(|_| !silent).unwrap_or_default();
+        let latest = self.burst().filter(|_| !silent).unwrap_or_default();
         Some(self.rate(now)?.max(latest))
     }
 
