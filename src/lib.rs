@@ -13,7 +13,6 @@
 //! - [`units`]: quantities that cannot be written without their unit.
 
 pub mod bound;
-pub mod bound_air;
 pub mod cli;
 pub mod client;
 pub mod doctor;

@@ -13,7 +13,9 @@ use crate::record;
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct RawTcpInfo {
-    bytes_0_7: [u8; 8],
+    bytes_0_4: [u8; 5], // state, ca_state, retransmits, probes, backoff
+    options: u8,
+    bytes_6_7: [u8; 2], // window scales, flags
     rto: u32,
     ato: u32,
     snd_mss: u32,
@@ -83,6 +85,15 @@ pub fn read(socket: &impl AsRawFd) -> io::Result<record::TcpInfo> {
         bytes_received: has(mem::offset_of!(RawTcpInfo, segs_out)).then_some(raw.bytes_received),
         rcv_out_of_order: has(mem::offset_of!(RawTcpInfo, snd_wnd)).then(|| raw.rcv_ooopack.into()),
     })
+}
+
+/// Whether both ends of a socket write timestamps into their headers (RFC 7323), 12 bytes each.
+///
+/// # Errors
+/// When the descriptor is not a TCP socket.
+pub fn has_timestamps(socket: &impl AsRawFd) -> io::Result<bool> {
+    const TCPI_OPT_TIMESTAMPS: u8 = 1;
+    Ok(read_raw(socket.as_raw_fd())?.0.options & TCPI_OPT_TIMESTAMPS != 0)
 }
 
 /// Reads the side of a socket's TCP_INFO that tells of its sending.

@@ -7,9 +7,7 @@ use anyhow::Result;
 use super::Args;
 use super::job::{Failure, Job, Totals};
 use super::links::Links;
-use crate::bound;
-use crate::bound_air::{self, Sharer};
-use crate::link::scenario::Scenario;
+use crate::bound::{self, Segment};
 use crate::qoe::{self, Arrival, Rule};
 use crate::record::{Event, Fault, LinkTotals, Log, PerLink, Qoe, Reconciled, RunEnd, RunStart};
 use crate::simulate;
@@ -22,7 +20,8 @@ pub struct Ends {
     pub start: Option<Box<RunStart>>,
     pub links: Option<Arc<Links>>,
     pub job: Option<Arc<Job>>,
-    pub mss_bytes: [f64; 2],
+    /// Segments as they were on each link, as far as a sample saw them.
+    pub segments: [Option<Segment>; 2],
     /// What each server said that it sends with.
     pub senders: [Option<simulate::Control>; 2],
     pub sync_ms: Option<f64>,
@@ -55,14 +54,16 @@ pub fn close(log: &Log, args: &Args, ends: &mut Ends, outcome: &Result<(), Failu
             action: "the result is kept; do not trust it".into(),
         }))?;
     }
-    if record.efficiency.is_some_and(|efficiency| efficiency > 1.0) {
+    if let Some((elapsed_ms, bounds)) = record.elapsed_ms.zip(bounds(ends, &totals))
+        && elapsed_ms < bounds.credible_ms
+    {
         log.write(Event::Fault(Fault {
             link: None,
             segment: None,
             what: format!(
-                "the run took {:.1} ms and the bound is {:.1} ms: a link let more through than its profile says",
-                record.elapsed_ms.unwrap_or_default(),
-                record.bound_ms.unwrap_or_default()
+                "the run took {elapsed_ms:.1} ms and the bound is {:.1} ms; clocks and one packet a link explain \
+                 no run below {:.1} ms: a link let more through than its profile says",
+                bounds.plain_ms, bounds.credible_ms
             ),
             action: "the result is kept; do not trust it".into(),
         }))?;
@@ -98,9 +99,9 @@ fn run_end(args: &Args, ends: &Ends, totals: &Totals, outcome: &Result<(), Failu
         first_request_ms: log.zip(totals.first_request).map(|(log, at)| log.ms(at)),
         files: totals.files,
         bytes: totals.bytes,
-        bound_ms: bounds.map(|(plain, _)| plain),
-        bound_tcp_ms: bounds.map(|(_, tcp)| tcp),
-        efficiency: elapsed_ms.zip(bounds).map(|(elapsed, (bound, _))| bound / elapsed),
+        bound_ms: bounds.map(|bounds| bounds.plain_ms),
+        bound_tcp_ms: bounds.map(|bounds| bounds.tcp_ms),
+        efficiency: elapsed_ms.zip(bounds).map(|(elapsed, bounds)| bounds.plain_ms / elapsed),
         predicted_ms: outcome.is_ok().then(|| predicted_ms(args, ends, totals)).flatten(),
         wasted_bytes: totals.wasted_bytes,
         resumed_files: args.resume.then_some(totals.resumed_files),
@@ -151,38 +152,29 @@ fn qoe(args: &Args, ends: &Ends, totals: &Totals) -> Option<Qoe> {
     qoe::play(arrivals, 0.0, rule).map(|played| played.qoe)
 }
 
-/// The bound and the bound with slow start, in ms; `None` where a link has no rate or nothing came.
-fn bounds(ends: &Ends, totals: &Totals) -> Option<(f64, f64)> {
-    let mss_bytes = ends.mss_bytes.map(|mss| if mss > 0.0 { mss } else { 1448.0 });
+/// The bounds of a run, ms.
+#[derive(Clone, Copy)]
+struct Bounds {
+    plain_ms: f64,
+    /// With slow start.
+    tcp_ms: f64,
+    /// What is below is too fast for the links.
+    credible_ms: f64,
+}
+
+/// `None` where a link has no rate or nothing came.
+fn bounds(ends: &Ends, totals: &Totals) -> Option<Bounds> {
     let links = ends.links.as_ref()?;
-    let paths = links.paths(totals.first_request?, mss_bytes)?;
+    let paths =
+        links.paths(totals.first_request?, ends.segments.map(|seen| seen.unwrap_or(Segment::USUAL)))?;
     let bytes = (totals.bytes + totals.head_bytes) as f64;
-    let (plain, tcp) = bounds_s(&paths, links.air().as_ref(), bytes)?;
-    Some((plain * 1e3, tcp * 1e3))
-}
-
-/// The least time (s) for `bytes` over two links that may share the air, and that with slow start.
-pub fn bounds_s(paths: &[bound::Path], air: Option<&Scenario>, bytes: f64) -> Option<(f64, f64)> {
-    // Links that share the air can be no faster than links that do not, nor than the air.
-    let air = air.and_then(|air| air_bound_s(air, paths, bytes)).unwrap_or_default();
-    Some((bound::bound_s(paths, bytes)?.max(air), bound::bound_tcp_s(paths, bytes)?.max(air)))
-}
-
-/// The bound that a shared channel sets (s). Every second segment is acknowledged, as TCP does at
-/// least; the air may be used from the first request on.
-fn air_bound_s(air: &Scenario, paths: &[bound::Path], bytes: f64) -> Option<f64> {
-    let sharers: Vec<Sharer> = LinkId::BOTH
-        .into_iter()
-        .zip(paths)
-        .map(|(link, path)| Sharer {
-            airtime_per_byte_s: air
-                .link(link)
-                .map_or(0.0, |_| air.least_airtime_per_payload_byte_s(link, path.mss_bytes as u64, 0.5)),
-            bytes_per_s: path.capacity.highest(),
-            starts_s: path.first_byte_s,
-        })
-        .collect();
-    bound_air::least_time_s(&sharers, 0.0, bytes)
+    let air = links.air();
+    let (plain, tcp) = bound::bounds_s(&paths, air.as_ref(), bytes)?;
+    let packets: f64 = paths.iter().map(|path| path.mss_bytes).sum();
+    let credible =
+        bound::bounds_s(&paths, air.as_ref(), (bytes - packets).max(0.0)).map_or(0.0, |found| found.0);
+    let tolerance = bound::TOLERANCE_S + links.latest_step_s();
+    Some(Bounds { plain_ms: plain * 1e3, tcp_ms: tcp * 1e3, credible_ms: (credible - tolerance) * 1e3 })
 }
 
 /// One sentence for people.

@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -100,6 +100,8 @@ pub struct Gauge {
     pub sender: Mutex<Option<(Instant, record::Sender)>>,
     /// Payload of a full segment, as negotiated; 0 until it was read.
     pub mss: AtomicU64,
+    /// Whether TCP goes without timestamps, so that more of a frame is payload.
+    pub no_timestamps: AtomicBool,
 }
 
 impl Gauge {

@@ -3,20 +3,23 @@
 //! Owns the run's [`Shaper`] and the history of rates that the bound is computed from.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use super::Asked;
-use crate::bound::{self, Capacity, Course, Path};
+use crate::bound::link::Stage;
+use crate::bound::{self, Path, Segment};
 use crate::link::control::{Request, Row};
 use crate::link::nfqueue::Busy;
 use crate::link::profile::{Loss, Profile, Shape};
 use crate::link::replay::Stepped;
 use crate::link::scenario::Scenario;
 use crate::link::script::{Change, To};
-use crate::link::{Applied, Choice, Counters, Shaper, Wanted};
+use crate::link::tc::render::burst_bytes;
+use crate::link::{Applied, Backend, Choice, Counters, Shaper, Wanted};
 use crate::record::{self, Airtime, Event, Fault, Log};
 use crate::units::{Delay, Direction, LinkId};
 
@@ -25,6 +28,8 @@ pub struct Links {
     servers: [IpAddr; 2],
     log: Arc<Log>,
     history: Mutex<[History; 2]>,
+    /// Nanoseconds.
+    latest_step: AtomicU64,
 }
 
 /// What all counters said at one time.
@@ -50,15 +55,25 @@ impl Reading {
     }
 }
 
-/// When which shapes of a link came into force; `None` for unshaped.
-type History = Vec<(Instant, Option<Shapes>)>;
+/// What came into force on a link, one after another.
+type History = Vec<Past>;
+
+#[derive(Clone, Debug)]
+struct Past {
+    /// The change took effect between these two, or, where traces began to be played, at both.
+    from: Instant,
+    by: Instant,
+    /// `None` for unshaped.
+    shapes: Option<Shapes>,
+}
 
 #[derive(Clone, Debug)]
 struct Shapes {
     down: Shape,
     up: Shape,
-    /// Whether their traces began then, so that the rates are the trace's.
-    played: bool,
+    /// When their traces began to be played, so that the rates are the trace's.
+    played: Option<Instant>,
+    backend: Backend,
 }
 
 impl Shapes {
@@ -72,13 +87,20 @@ impl Shapes {
         Profile { name: String::new(), description: String::new(), down, up }
     }
 
-    /// The payload that can come down over time, in bytes per second.
-    fn course(&self, payload_share: f64) -> Course {
-        let trace = self.down.trace.as_ref().filter(|_| self.played);
-        let steady = || (vec![(0.0, self.down.rate.bytes_per_s())], None);
-        let (mut steps, period_s) = trace.map_or_else(steady, |trace| trace.course());
-        steps.iter_mut().for_each(|step| step.1 *= payload_share);
-        Course::new(steps, period_s)
+    /// As the bound sees them, in force from a moment on.
+    fn stage(&self, from: Instant, first_request: Instant) -> Stage {
+        let shaper = match self.backend {
+            Backend::Userspace => bound::link::Shaper::Model,
+            Backend::Netem => {
+                let fastest = Shape { rate: self.down.greatest_rate(), ..self.down.clone() };
+                bound::link::Shaper::Tbf { burst_bytes: burst_bytes(&fastest) as f64 }
+            }
+        };
+        let since_first = |at: Instant| seconds_between(first_request, at);
+        let from_s = since_first(from);
+        let began_s = self.played.map_or(from_s, since_first);
+        let (down, up) = (self.down.clone(), self.up.clone());
+        Stage { from_s, began_s, down, up, played: self.played.is_some(), shaper }
     }
 }
 
@@ -103,7 +125,13 @@ impl Links {
             None => Shaper::start(&wanted, choice, seed),
         };
         let shaper = shaper.context("cannot shape the links")?;
-        let links = Links { shaper: Mutex::new(shaper), servers, log, history: Mutex::default() };
+        let links = Links {
+            shaper: Mutex::new(shaper),
+            servers,
+            log,
+            history: Mutex::default(),
+            latest_step: AtomicU64::new(0),
+        };
         links.remember();
         Ok(links)
     }
@@ -122,26 +150,31 @@ impl Links {
         self.remember_from(Instant::now());
     }
 
-    /// Adds what is in force since a change that began then. A rate that rises counts from the beginning
-    /// of its change and one that falls from the end, so that the bound never asks for too much.
+    /// Adds what is in force since a change that began then.
     fn remember_from(&self, began: Instant) {
         let now = Instant::now();
-        // A trace counts from its own beginning.
-        let played = LinkId::BOTH.map(|link| self.shaper().began(link));
         let applied = self.applied();
         let mut history = self.history.lock().expect("nobody panics while holding the history");
         for link in LinkId::BOTH {
-            let shape = |direction| {
-                applied.iter().find(|a| a.link == link && a.direction == direction).map(|a| a.asked.clone())
-            };
-            let played = played[link.index()];
-            let shapes = shape(Direction::Down).zip(shape(Direction::Up));
-            let shapes = shapes.map(|(down, up)| Shapes { down, up, played: played.is_some() });
+            // A trace counts from its own beginning.
+            let played = self.shaper().began(link);
+            let row = |direction| applied.iter().find(|a| a.link == link && a.direction == direction);
+            let shapes = row(Direction::Down).zip(row(Direction::Up)).map(|(down, up)| Shapes {
+                down: down.asked.clone(),
+                up: up.asked.clone(),
+                played,
+                backend: down.backend,
+            });
             let history = &mut history[link.index()];
-            let rate = |shapes: &Option<Shapes>| shapes.as_ref().map(|shapes| shapes.down.rate);
-            let falls = history.last().is_some_and(|(_, before)| rate(&shapes) < rate(before));
-            let since = played.unwrap_or(if falls { now } else { began });
-            history.push((since, shapes));
+            // Each change is of both links, whichever of them was changed.
+            let same = |before: &Past| {
+                let before = before.shapes.as_ref();
+                before.map(|b| (b.both(), b.played)) == shapes.as_ref().map(|s| (s.both(), s.played))
+            };
+            if !history.last().is_some_and(same) {
+                let (from, by) = (played.unwrap_or(began), played.unwrap_or(now));
+                history.push(Past { from, by, shapes });
+            }
         }
     }
 
@@ -161,6 +194,8 @@ impl Links {
 
     /// Logs a step of a trace. Those too short for a record each are in the samples alone.
     fn log_step(&self, stepped: &Stepped) -> Result<()> {
+        let late = stepped.late.unwrap_or_default().as_nanos() as u64;
+        self.latest_step.fetch_max(late, Ordering::Relaxed);
         if stepped.lasts.is_some_and(|lasts| lasts < SHORTEST_LOGGED) {
             return Ok(());
         }
@@ -297,8 +332,8 @@ impl Links {
     pub fn spoilt_and_held(&self, link: LinkId) -> Option<(f64, u64)> {
         let history = self.history.lock().expect("nobody panics while holding the history");
         let (mut spoilt, mut held) = (0.0f64, 0.0f64);
-        for (_, shapes) in &history[link.index()] {
-            let Shapes { down, up, .. } = shapes.as_ref()?;
+        for past in &history[link.index()] {
+            let Shapes { down, up, .. } = past.shapes.as_ref()?;
             let steps = down.trace.iter().flat_map(|trace| trace.steps()).map(|step| step.rate);
             let fastest = steps.fold(down.rate, |fastest, rate| fastest.max(rate));
             spoilt = spoilt.max(down.corrupt.probability() + down.duplicate.probability());
@@ -324,68 +359,60 @@ impl Links {
         let mut changes = Vec::new();
         let profiles = LinkId::BOTH.map(|link| {
             let history = &history[link.index()];
-            let first = history.iter().rposition(|(since, _)| *since <= at)?;
-            for pair in history[first..].windows(2) {
-                let [(_, before), (since, shapes)] = pair else { continue };
-                // Each entry is of both links, whichever of them was changed.
-                if before.as_ref().map(Shapes::both) == shapes.as_ref().map(Shapes::both) {
-                    continue;
-                }
-                let to = shapes.as_ref().map_or(To::Clear, |shapes| To::Profile(Box::new(shapes.profile())));
-                changes.push(Change { after: Delay(since.duration_since(at)), link, to });
+            let first = history.iter().rposition(|past| past.by <= at)?;
+            for past in &history[first + 1..] {
+                let to =
+                    past.shapes.as_ref().map_or(To::Clear, |shapes| To::Profile(Box::new(shapes.profile())));
+                changes.push(Change { after: Delay(past.by.duration_since(at)), link, to });
             }
-            history[first].1.as_ref().map(Shapes::profile)
+            history[first].shapes.as_ref().map(Shapes::profile)
         });
         changes.sort_by_key(|change| change.after);
         (profiles, changes)
     }
 
     /// The links as the bound sees them; `None` where one of them is or was unshaped.
-    pub fn paths(&self, first_request: Instant, mss_bytes: [f64; 2]) -> Option<Vec<Path>> {
+    pub fn paths(&self, first_request: Instant, segments: [Segment; 2]) -> Option<Vec<Path>> {
         let history = self.history.lock().expect("nobody panics while holding the history");
+        let air = self.air();
         LinkId::BOTH
             .into_iter()
             .map(|link| {
-                path(
-                    &history[link.index()],
-                    first_request,
-                    mss_bytes[link.index()],
-                    self.servers[link.index()],
-                )
+                let mut stages = stages(&history[link.index()], first_request)?;
+                // The air is a limit of its own, and luck on it makes a link faster than the mean.
+                if let Some(rate) = air.as_ref().and_then(|air| air.most(link)) {
+                    stages.iter_mut().for_each(|stage| stage.down.rate = rate);
+                }
+                bound::link::path(&stages, segments[link.index()])
             })
             .collect()
     }
+
+    /// How late the latest step of a trace took effect (s).
+    pub fn latest_step_s(&self) -> f64 {
+        Duration::from_nanos(self.latest_step.load(Ordering::Relaxed)).as_secs_f64()
+    }
 }
 
-/// One link's path from its history. Its delays are the least of the shapes in force when it began.
-fn path(
-    history: &[(Instant, Option<Shapes>)],
-    first_request: Instant,
-    mss_bytes: f64,
-    server: IpAddr,
-) -> Option<Path> {
-    let began = history.iter().rposition(|(at, _)| *at <= first_request).unwrap_or(0);
-    let share = bound::payload_share(mss_bytes, server.is_ipv6());
-    let mut capacity: Option<Capacity> = None;
-    for (at, shapes) in &history[began..] {
-        let before = first_request.saturating_duration_since(*at).as_secs_f64();
-        let at_s = at.saturating_duration_since(first_request).as_secs_f64() - before;
-        let course = shapes.as_ref()?.course(share);
-        capacity = Some(match capacity {
-            Some(capacity) => capacity.then(at_s, course),
-            None => Capacity::begun(at_s, course),
-        });
+/// A link's history as the bound sees it. While a change is made, whatever is better counts.
+fn stages(history: &[Past], first_request: Instant) -> Option<Vec<Stage>> {
+    let began = history.iter().rposition(|past| past.by <= first_request).unwrap_or(0);
+    let mut stages: Vec<Stage> = Vec::new();
+    for past in &history[began..] {
+        let shapes = past.shapes.as_ref()?;
+        let then = shapes.stage(past.by, first_request);
+        if let Some(before) = stages.last().filter(|_| past.from < past.by) {
+            let meanwhile = shapes.stage(past.from, first_request);
+            stages.push(bound::link::better(before, meanwhile));
+        }
+        stages.push(then);
     }
-    let shapes = history[began].1.as_ref()?;
-    let rtt_s = (shapes.down.least_delay().0 + shapes.up.least_delay().0).as_secs_f64();
-    Some(Path {
-        capacity: capacity?,
-        first_byte_s: rtt_s,
-        behind_s: 0.0,
-        credit_bytes: 0.0,
-        rtt_s,
-        mss_bytes,
-    })
+    Some(stages)
+}
+
+/// Seconds from one time to another; negative where the other is earlier.
+fn seconds_between(from: Instant, to: Instant) -> f64 {
+    to.saturating_duration_since(from).as_secs_f64() - from.saturating_duration_since(to).as_secs_f64()
 }
 
 /// Steps of a trace that are shorter than this have no record of their own.

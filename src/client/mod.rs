@@ -33,6 +33,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::task::JoinSet;
 
+use crate::bound::Segment;
 use crate::link::listen::Control;
 use crate::link::profile::Profile;
 use crate::link::scenario::{self, Scenario};
@@ -236,7 +237,13 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
     if outcome.is_ok() {
         sampler.last().await?;
     }
-    ends.mss_bytes = LinkId::BOTH.map(|link| ready.job.gauge(link).mss_bytes());
+    ends.segments = LinkId::BOTH.map(|link| {
+        let gauge = ready.job.gauge(link);
+        let ipv6 = ready.peers.get(link).address.ip().to_canonical().is_ipv6();
+        let timestamps = !gauge.no_timestamps.load(Ordering::Relaxed);
+        let mss_bytes = gauge.mss_bytes();
+        (mss_bytes > 0.0).then_some(Segment { mss_bytes, ipv6, timestamps })
+    });
     outcome?;
     let after = read(&ready.links).await?;
     ends.reconciled = LinkId::BOTH.map(|link| reconciled(&ready, link, [&before, &after]));

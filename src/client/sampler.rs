@@ -72,9 +72,13 @@ fn log(job: &Job, reading: &Reading, before: &mut [(Instant, u64); 2]) -> Result
         let span_s = (now - then).as_secs_f64();
         let goodput_kbit = if span_s > 0.0 { (bytes - earlier) as f64 * 8e-3 / span_s } else { 0.0 };
         goodputs[link.index()] = goodput_kbit;
-        let tcp = gauge.socket().as_ref().and_then(|stream| tcp::read(stream.as_ref()).ok());
+        let socket = gauge.socket().clone();
+        let tcp = socket.as_ref().and_then(|stream| tcp::read(stream.as_ref()).ok());
         if let Some(tcp) = &tcp {
             gauge.mss.store(tcp.snd_mss_bytes, Ordering::Relaxed);
+            let without =
+                socket.as_ref().is_some_and(|s| tcp::has_timestamps(s.as_ref()).is_ok_and(|has| !has));
+            gauge.no_timestamps.store(without, Ordering::Relaxed);
         }
         let told = gauge.sender().clone();
         let sample = Sample {

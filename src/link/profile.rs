@@ -267,11 +267,6 @@ impl Shape {
         limit.clamp(2, u64::from(u32::MAX))
     }
 
-    /// The shortest delay that it can have, one way.
-    pub fn least_delay(&self) -> Delay {
-        self.trace.as_ref().and_then(|trace| trace.least_delay()).map_or(self.delay, |d| d.min(self.delay))
-    }
-
     /// The same without its trace's steps, where they would only take up room.
     pub fn without_trace(&self) -> Shape {
         Shape { trace: None, ..self.clone() }

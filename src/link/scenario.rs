@@ -220,12 +220,17 @@ impl Scenario {
     /// Rousseau, Berger-Sabbatel, Duda: "Performance anomaly of 802.11b", INFOCOM 2003); n is
     /// bound by the aggregate's limit and by the time of a turn.
     pub fn least_airtime_s(&self, link: LinkId, bytes: u64) -> f64 {
+        self.airtime_s(link, bytes, |station| 1.0 / (1.0 - station.retry.probability()))
+    }
+
+    /// The same with another number of transmissions a frame.
+    fn airtime_s(&self, link: LinkId, bytes: u64, tries: impl Fn(Station) -> f64) -> f64 {
         let overhead = self.channel.overhead.0.as_secs_f64();
         let txop = self.channel.txop.0.as_secs_f64();
         let crossing = |station: Station| {
             let on_air = bytes as f64 / station.phy.bytes_per_s();
             let fit = ((txop - overhead) / on_air).floor().clamp(1.0, f64::from(self.channel.ampdu));
-            (overhead / fit + on_air) / (1.0 - station.retry.probability())
+            (overhead / fit + on_air) * tries(station)
         };
         self.crossings(link).into_iter().map(crossing).sum()
     }
@@ -233,8 +238,30 @@ impl Scenario {
     /// The least time on the air for a byte of payload: a full segment with `payload` bytes in a
     /// full frame, and the ACKs that come back for it, `acks` a segment (0.5 where every second
     /// segment is acknowledged).
-    pub fn least_airtime_per_payload_byte_s(&self, link: LinkId, payload: u64, acks: f64) -> f64 {
-        (self.least_airtime_s(link, FRAME) + acks * self.least_airtime_s(link, ACK_FRAME)) / payload as f64
+    ///
+    /// Of so many segments chance repeats fewer than the mean now and then. Their transmissions are
+    /// n / (1 − r) on average with a deviation of √(n·r) / (1 − r) (negative binomial), and the least
+    /// is taken as five deviations below.
+    pub fn least_airtime_per_payload_byte_s(
+        &self,
+        link: LinkId,
+        payload: u64,
+        acks: f64,
+        segments: f64,
+    ) -> f64 {
+        let tries = |station: Station| {
+            let retry = station.retry.probability();
+            ((1.0 - 5.0 * (retry / segments.max(1.0)).sqrt()) / (1.0 - retry)).max(1.0)
+        };
+        let airtime = |bytes| self.airtime_s(link, bytes, tries);
+        (airtime(FRAME) + acks * airtime(ACK_FRAME)) / payload as f64
+    }
+
+    /// The most that a link can carry one way, in frames, if no transmission ever fails.
+    pub fn most(&self, link: LinkId) -> Option<Rate> {
+        let cap = self.link(link)?.cap;
+        let air = Rate::from_bits_per_s((FRAME as f64 * 8.0 / self.airtime_s(link, FRAME, |_| 1.0)) as u64);
+        Some(cap.map_or(air, |cap| cap.min(air)))
     }
 
     /// What a link alone on the channel carries one way, in frames: its bits over their airtime, but

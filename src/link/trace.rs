@@ -149,13 +149,6 @@ impl Trace {
         work / self.length as f64
     }
 
-    /// The steps of one lap as times (s) and rates (bytes per second of frames), and after how many
-    /// seconds they repeat, if they do: what a bound or a simulation needs.
-    pub fn course(&self) -> (Vec<(f64, f64)>, Option<f64>) {
-        let steps = self.steps.iter().map(|step| (step.at as f64 / 1e9, step.rate.bytes_per_s())).collect();
-        (steps, self.looped.then_some(self.length as f64 / 1e9))
-    }
-
     pub fn changes_delay(&self) -> bool {
         self.steps.iter().any(|step| step.delay.is_some())
     }
@@ -166,10 +159,6 @@ impl Trace {
 
     pub fn greatest_delay(&self) -> Option<Delay> {
         self.steps.iter().filter_map(|step| step.delay).max()
-    }
-
-    pub fn least_delay(&self) -> Option<Delay> {
-        self.steps.iter().filter_map(|step| step.delay).min()
     }
 
     /// The trace from `offset` on. A looped one comes round to what was skipped.

@@ -8,8 +8,7 @@ use super::flow::Flow;
 use super::pipe::{Pipe, Stage};
 use super::run::{Link, Run};
 use super::window::Control;
-use crate::bound::{self, Capacity, Course, Path};
-use crate::client::end::bounds_s;
+use crate::bound::{self, Path, Segment};
 use crate::client::schedule::{Pipeline, Schedule};
 use crate::link::profile::{Profile, Shape};
 use crate::link::scenario::Scenario;
@@ -74,10 +73,11 @@ pub struct Share {
 pub fn predict(setup: &Setup) -> Option<Prediction> {
     let [a, b] = LinkId::BOTH.map(|link| stages(setup, link));
     let stages = [a?, b?];
-    let paths = stages.each_ref().map(|stages| path(stages));
+    let [path_a, path_b] = LinkId::BOTH.map(|link| path(setup, link, &stages[link.index()]));
+    let paths = [path_a?, path_b?];
     let bytes: u64 = setup.sizes.iter().sum();
     let heads = ANSWER_HEAD_BYTES * setup.sizes.len() as u64;
-    let (bound_s, bound_tcp_s) = bounds_s(&paths, setup.air, (bytes + heads) as f64)?;
+    let (bound_s, bound_tcp_s) = bound::bounds_s(&paths, setup.air, (bytes + heads) as f64)?;
     let least_train = (bytes as f64 / MOST_TRAINS).ceil();
     let link = |id: LinkId| {
         let most_train = paths[id.index()].capacity.highest() * LONGEST_TRAIN_S;
@@ -87,7 +87,10 @@ pub fn predict(setup: &Setup) -> Option<Prediction> {
         let pipe = (!on_air).then(|| Pipe::new(id, stages, MSS_BYTES, setup.seed));
         Link::new(flow, pipe, MSS_BYTES)
     };
-    let rtt_s = [paths[0].rtt_s, paths[1].rtt_s];
+    let rtt_s = stages.each_ref().map(|stages| {
+        let Profile { down, up, .. } = &stages[0].profile;
+        (down.delay.0 + up.delay.0).as_secs_f64()
+    });
     let mut run = Run {
         links: LinkId::BOTH.map(link),
         air: setup.air.map(Air::new),
@@ -130,26 +133,24 @@ fn stages(setup: &Setup, link: LinkId) -> Option<Vec<Stage>> {
     std::iter::once(Some(first)).chain(later).collect()
 }
 
-/// The link as the bound sees it.
-fn path(stages: &[Stage]) -> Path {
-    let share = bound::payload_share(MSS_BYTES, false);
-    let Profile { down, up, .. } = &stages[0].profile;
-    let rtt_s = (down.delay.0 + up.delay.0).as_secs_f64();
-    let first = Capacity::from(course(down, share));
-    let capacity = stages[1..]
+/// The link as the bound sees it, on the userspace backend.
+fn path(setup: &Setup, link: LinkId, stages: &[Stage]) -> Option<Path> {
+    let most = setup.air.and_then(|air| air.most(link));
+    let stages: Vec<_> = stages
         .iter()
-        .fold(first, |capacity, stage| capacity.then(stage.from_s, course(&stage.profile.down, share)));
-    Path { capacity, first_byte_s: rtt_s, behind_s: 0.0, credit_bytes: 0.0, rtt_s, mss_bytes: MSS_BYTES }
-}
-
-/// The payload that can come down over time, in bytes per second.
-fn course(down: &Shape, share: f64) -> Course {
-    let Some(trace) = &down.trace else {
-        return Course::new(vec![(0.0, down.rate.bytes_per_s() * share)], None);
-    };
-    let seconds = |nanos: u64| nanos as f64 / 1e9;
-    let steps = trace.steps().iter().map(|step| (seconds(step.at), step.rate.bytes_per_s() * share));
-    Course::new(steps.collect(), trace.looped().then(|| seconds(trace.length())))
+        .map(|stage| {
+            let Profile { down, up, .. } = stage.profile.clone();
+            bound::link::Stage {
+                from_s: stage.from_s,
+                began_s: stage.from_s,
+                down: Shape { rate: most.unwrap_or(down.rate), ..down },
+                up,
+                played: true,
+                shaper: bound::link::Shaper::Model,
+            }
+        })
+        .collect();
+    bound::link::path(&stages, Segment::USUAL)
 }
 
 #[cfg(test)]
