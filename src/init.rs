@@ -1,6 +1,5 @@
 //! `twinlink init`: an experiment and a profile to start from, with a comment on each key.
 
-use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -40,13 +39,12 @@ fn write(dir: &Path) -> Result<()> {
             path.display()
         );
     }
-    fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+    let folder = results::Folder::make(dir)?;
     for (name, text) in FILES {
-        let path = dir.join(name);
-        File::create_new(&path)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        results::own_like_parent(&path)?;
+        folder
+            .create_new(name)?
+            .write_all(text.as_bytes())
+            .with_context(|| format!("cannot write {}", folder.join(name).display()))?;
     }
     Ok(())
 }
@@ -55,6 +53,7 @@ fn write(dir: &Path) -> Result<()> {
 mod tests {
     use super::*;
     use crate::sweep::experiment::Experiment;
+    use std::fs;
 
     #[test]
     fn what_is_written_is_a_valid_experiment_and_nothing_is_overwritten() {

@@ -10,7 +10,7 @@
 //! - What the roles share: [`link`] shapes packets, [`record`] is the log, [`results`] the folders that
 //!   it stands in, [`bound`] is what physics allows, [`qoe`] what a viewer would have met.
 //! - [`tcp`] is what the kernel says of a socket, [`sender`] how a server tells it to its client.
-//! - [`units`]: quantities that cannot be written without their unit.
+//! - [`text`] makes text of others fit to print, [`units`]: quantities that cannot be written without their unit.
 
 pub mod bound;
 pub mod cli;
@@ -28,4 +28,5 @@ pub mod server;
 pub mod simulate;
 pub mod sweep;
 pub mod tcp;
+pub mod text;
 pub mod units;

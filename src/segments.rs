@@ -19,6 +19,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
+use crate::results::Folder;
 use crate::units::ByteCount;
 
 /// The list of digests that goes with a set, in the format of `sha256sum`.
@@ -125,16 +126,16 @@ impl Set {
     /// # Errors
     /// When a file is there with other bytes, or the folder cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        fs::create_dir_all(dir).context("cannot create the folder")?;
+        let folder = Folder::make(dir)?;
         self.refuse_to_overwrite(dir)?;
         let digests = self.for_each(|index| {
             let name = self.name(index);
-            let mut file = NewFile::create(dir, &name)?;
+            let mut file = NewFile::create(&folder, &name)?;
             let digest = self.generate(index, |bytes| file.write(bytes))?;
             file.finish()?;
             Ok(digest)
         })?;
-        let mut sums = NewFile::create(dir, SUMS)?;
+        let mut sums = NewFile::create(&folder, SUMS)?;
         sums.write(self.sums(&digests).as_bytes())?;
         sums.finish()
     }
@@ -317,38 +318,40 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// A file that appears under its name only when it is whole.
-struct NewFile {
+struct NewFile<'a> {
     file: File,
-    hidden: PathBuf,
-    path: PathBuf,
+    folder: &'a Folder,
+    hidden: String,
+    name: &'a str,
 }
 
-impl NewFile {
-    fn create(dir: &Path, name: &str) -> Result<NewFile> {
-        let hidden = dir.join(format!(".{name}.part"));
-        let file = File::create(&hidden).with_context(|| format!("cannot create {}", hidden.display()))?;
-        Ok(NewFile { file, hidden, path: dir.join(name) })
+impl<'a> NewFile<'a> {
+    fn create(folder: &'a Folder, name: &'a str) -> Result<NewFile<'a>> {
+        let hidden = format!(".{name}.part");
+        // An earlier call that was killed has left it.
+        folder.remove(&hidden)?;
+        Ok(NewFile { file: folder.create_new(&hidden)?, folder, hidden, name })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).with_context(|| format!("cannot write {}", self.hidden.display()))
+        self.file
+            .write_all(bytes)
+            .with_context(|| format!("cannot write {}", self.folder.join(&self.hidden).display()))
     }
 
     fn finish(mut self) -> Result<()> {
-        let result = self
-            .file
-            .set_permissions(Permissions::from_mode(0o644))
-            .and_then(|()| self.file.flush())
-            .and_then(|()| fs::rename(&self.hidden, &self.path));
-        result.with_context(|| format!("cannot finish {}", self.path.display()))
+        let result =
+            self.file.set_permissions(Permissions::from_mode(0o644)).and_then(|()| self.file.flush());
+        result.with_context(|| format!("cannot finish {}", self.folder.join(self.name).display()))?;
+        self.folder.rename(&self.hidden, self.name)
     }
 }
 
-impl Drop for NewFile {
+impl Drop for NewFile<'_> {
     fn drop(&mut self) {
         // After `finish` the hidden name is gone and this finds nothing; after an error it must not
         // leave half a file behind.
-        let _ = fs::remove_file(&self.hidden);
+        let _ = self.folder.remove(&self.hidden);
     }
 }
 

@@ -126,6 +126,6 @@ fn mistakes_are_explained() {
     explained(dir.path(), &["--mean-size", "5GB"], "ask for 100B to 2GB with --mean-size");
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    explained(&file.join("below"), &[], "cannot create the folder");
+    explained(&file.join("below"), &[], "cannot open the folder");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }

@@ -185,7 +185,7 @@ fn open_log(args: &Args) -> Result<(Arc<Log>, Option<PathBuf>)> {
     let results = args.results.as_deref().filter(|_| args.log.is_none());
     let folder = results.map(|dir| results::new_folder(dir, &run)).transpose()?;
     let file = match (&folder, &args.log) {
-        (Some(folder), _) => Some(results::new_log(folder)?),
+        (Some(folder), _) => Some(folder.create_new(results::LOG)?),
         (None, log) => log.as_deref().map(record::create_log_file).transpose()?,
     };
     let stdout = match (progress::on_terminal(), args.samples) {
@@ -193,6 +193,7 @@ fn open_log(args: &Args) -> Result<(Arc<Log>, Option<PathBuf>)> {
         (false, false) => Stdout::AllButSamples,
         (false, true) => Stdout::Everything,
     };
+    let folder = folder.map(|folder| folder.path().to_path_buf());
     Ok((Arc::new(Log::new(run, file, stdout)), folder))
 }
 

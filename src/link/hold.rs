@@ -5,7 +5,6 @@
 //! `twinlink link set|show|clear` reach it at the control socket.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -129,8 +128,8 @@ pub fn main(args: &HoldArgs) -> Result<()> {
         let counted =
             serde_json::json!({ "links": shaper.rows()?, "lateness": late.0.values().collect::<Vec<_>>() });
         let text = serde_json::to_string_pretty(&counted)?;
-        let file = std::fs::File::create(path).and_then(|mut file| file.write_all(text.as_bytes()));
-        file.with_context(|| format!("cannot write the counters to {}", path.display()))?;
+        crate::results::write_named(path, text.as_bytes())
+            .with_context(|| format!("cannot write the counters to {}", path.display()))?;
     }
     if !status.success() {
         bail!("{} ended with {status}", args.command[0]);

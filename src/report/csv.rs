@@ -4,9 +4,9 @@
 //! read as missing.
 
 use std::fmt::Display;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::io::Write;
+
+use anyhow::Result;
 
 use super::compare;
 use super::load::Loaded;
@@ -14,13 +14,15 @@ use super::run::{Run, Timed};
 use crate::record::{
     self, Fault, Link, LinkTotals, Part, Probe, RunEnd, Sample, Segment, Server, Shaping, TcpInfo, Throughput,
 };
+use crate::results::Folder;
+use crate::text::visible;
 use crate::units::{Direction, LinkId};
 
 /// A column: its name, and a row's field in it. `C` is what several rows have in common.
 type Column<C, R> = (&'static str, fn(&C, &R) -> String);
 
-/// Writes every table into `dir`, which must exist.
-pub fn write(loaded: &Loaded, dir: &Path) -> io::Result<()> {
+/// Writes every table into `dir`.
+pub fn write(loaded: &Loaded, dir: &Folder) -> Result<()> {
     let runs = || loaded.runs();
     let of_run = |run| (run, run);
     table(dir, "runs.csv", RUNS, runs().map(of_run))?;
@@ -42,28 +44,32 @@ pub fn write(loaded: &Loaded, dir: &Path) -> io::Result<()> {
 }
 
 fn table<'a, C: 'a, R: 'a>(
-    dir: &Path,
+    dir: &Folder,
     name: &str,
     columns: &[Column<C, R>],
     rows: impl Iterator<Item = (&'a C, &'a R)>,
-) -> io::Result<()> {
-    let mut out = BufWriter::new(File::create(dir.join(name))?);
-    let header: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
-    writeln!(out, "{}", header.join(","))?;
-    for (common, row) in rows {
-        for (index, (_, field)) in columns.iter().enumerate() {
-            let comma = if index > 0 { "," } else { "" };
-            write!(out, "{comma}{}", field(common, row))?;
+) -> Result<()> {
+    dir.replace(name, |out| {
+        let header: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+        writeln!(out, "{}", header.join(","))?;
+        for (common, row) in rows {
+            for (index, (_, field)) in columns.iter().enumerate() {
+                let comma = if index > 0 { "," } else { "" };
+                write!(out, "{comma}{}", field(common, row))?;
+            }
+            writeln!(out)?;
         }
-        writeln!(out)?;
-    }
-    out.flush()
+        Ok(())
+    })
 }
 
-/// Text as a field, in quotes where it must be.
+/// Text as a field, in quotes where it must be. A spreadsheet takes what begins with `=`, `+`, `-` or `@`
+/// for a formula; an apostrophe before it keeps it text. Control characters are written as escapes.
 fn text(text: &str) -> String {
-    let plain = !text.contains(['"', ',', '\n', '\r']);
-    if plain { text.to_string() } else { format!("\"{}\"", text.replace('"', "\"\"")) }
+    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text.parse::<f64>().is_err();
+    let text = format!("{}{}", if formula { "'" } else { "" }, visible(text));
+    let plain = !text.contains(['"', ',', '\n']);
+    if plain { text } else { format!("\"{}\"", text.replace('"', "\"\"")) }
 }
 
 fn or_empty<T: Display>(value: Option<T>) -> String {
@@ -307,5 +313,16 @@ mod tests {
         assert_eq!(text("plain"), "plain");
         assert_eq!(text("a \"b\", c"), "\"a \"\"b\"\", c\"");
         assert_eq!(or_empty::<f64>(None), "");
+    }
+
+    #[test]
+    fn fields_are_no_formulas_and_have_no_control_characters() {
+        assert_eq!(text("=cmd()"), "'=cmd()");
+        assert_eq!(text("@SUM(A1,A2)"), "\"'@SUM(A1,A2)\"");
+        assert_eq!(text("\t=1"), "'\\u{9}=1");
+        assert_eq!(text("-1+cmd"), "'-1+cmd");
+        assert_eq!(text("-1.5"), "-1.5");
+        assert_eq!(text("a\u{1b}[2J"), "a\\u{1b}[2J");
+        assert_eq!(text("ratio=1:3"), "ratio=1:3");
     }
 }

@@ -20,13 +20,12 @@ mod table;
 mod timeline;
 mod words;
 
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::results::own_like_parent;
+use crate::results::Folder;
 use load::Loaded;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -90,24 +89,10 @@ fn print(text: &str) -> Result<()> {
 }
 
 fn write(loaded: &Loaded, studies: &[compare::Study], out: &Path) -> Result<()> {
-    fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
-    let tables = out.join(TABLES);
-    fs::create_dir_all(&tables).with_context(|| format!("cannot make the folder {}", tables.display()))?;
-    own_like_parent(&tables)?;
-    csv::write(loaded, &tables)
-        .with_context(|| format!("cannot write the tables in {}", tables.display()))?;
-    for entry in fs::read_dir(&tables).with_context(|| format!("cannot list {}", tables.display()))? {
-        own_like_parent(&entry?.path())?;
-    }
-    save(&out.join(SUMMARY), &summary::json(studies, &loaded.problems)?)?;
-    save(&out.join(PAGE), &html::page(loaded, studies))
-}
-
-/// Puts a whole file in the place of an old one, so that nobody ever reads half of it.
-fn save(path: &Path, text: &str) -> Result<()> {
-    let fresh = path.with_extension("new");
-    fs::write(&fresh, text)
-        .and_then(|()| fs::rename(&fresh, path))
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    own_like_parent(path)
+    let folder = Folder::make(out)?;
+    let tables = folder.child(TABLES.as_ref())?;
+    csv::write(loaded, &tables)?;
+    let summary = summary::json(studies, &loaded.problems)?;
+    folder.replace(SUMMARY, |out| out.write_all(summary.as_bytes()))?;
+    folder.replace(PAGE, |out| out.write_all(html::page(loaded, studies).as_bytes()))
 }

@@ -3,10 +3,11 @@
 //! It holds a copy of the experiment, `sweep.jsonl`, and a folder in `runs` for each run.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::OFlags;
 
 use super::experiment::Experiment;
 use crate::record::{Cell, Event, Record, Throughput};
@@ -40,11 +41,11 @@ impl Folder {
     /// It cannot be made or written, or exists.
     pub fn create(results: &Path, name: String, experiment: &Experiment) -> Result<Folder> {
         let dir = results::new_folder(results, &name)?;
-        let copy = dir.join(COPY);
-        fs::write(&copy, &experiment.text).with_context(|| format!("cannot write {}", copy.display()))?;
-        results::own_like_parent(&copy)?;
-        results::new_folder(&dir, RUNS)?;
-        Ok(Folder { dir, name, done: Done::default() })
+        let mut copy = dir.create_new(COPY)?;
+        copy.write_all(experiment.text.as_bytes())
+            .with_context(|| format!("cannot write {}", dir.join(COPY).display()))?;
+        dir.new_child(RUNS.as_ref())?;
+        Ok(Folder { dir: dir.path().to_path_buf(), name, done: Done::default() })
     }
 
     /// Opens `dir` to go on with `experiment`, or the newest folder in `results` that holds it.
@@ -71,25 +72,19 @@ impl Folder {
             .ok()
             .and_then(|full| Some(full.file_name()?.to_string_lossy().into_owned()))
             .with_context(|| format!("cannot tell the name of the folder {}", dir.display()))?;
-        let done = done(&dir.join(LOG))?;
+        let done = done(&results::Folder::open(&dir)?)?;
         Ok(Folder { dir, name, done })
     }
 
     /// Opens the experiment's own log to add to it.
     pub fn log(&self) -> Result<File> {
-        let path = self.dir.join(LOG);
-        let new = !path.exists();
-        let file = File::options().append(true).create(true).open(&path);
-        let file = file.with_context(|| format!("cannot write to {}", path.display()))?;
-        if new {
-            results::own_like_parent(&path)?;
-        }
-        Ok(file)
+        results::Folder::open(&self.dir)?.append(LOG)
     }
 
     /// Makes a folder for a run and the log in it.
     pub fn new_run(&self, run: &str) -> Result<File> {
-        results::new_log(&results::new_folder(&self.dir.join(RUNS), run)?)
+        let runs = results::Folder::open(&self.dir)?.child(RUNS.as_ref())?;
+        runs.new_child(run.as_ref())?.create_new(results::LOG)
     }
 }
 
@@ -112,20 +107,17 @@ fn newest(results: &Path, experiment: &Experiment) -> Result<PathBuf> {
 
 /// Reads what is complete, and cuts off a last line that a killed process left unfinished, so that
 /// the next record starts on a line of its own.
-fn done(path: &Path) -> Result<Done> {
+fn done(folder: &results::Folder) -> Result<Done> {
+    let path = folder.join(LOG);
     let shown = path.display();
     let mut bytes = Vec::new();
-    match File::open(path) {
-        Ok(mut file) => file.read_to_end(&mut bytes).with_context(|| format!("cannot read {shown}"))?,
-        // It was killed before its first record.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Done::default()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
-    };
+    // It was killed before its first record.
+    let Some(mut file) = folder.open_file(LOG, OFlags::RDWR)? else { return Ok(Done::default()) };
+    file.read_to_end(&mut bytes).with_context(|| format!("cannot read {shown}"))?;
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     if whole < bytes.len() {
         tracing::warn!("the last line of {shown} is not complete, and is dropped");
-        let cut = File::options().write(true).open(path).and_then(|file| file.set_len(whole as u64));
-        cut.with_context(|| format!("cannot cut the unfinished line off {shown}"))?;
+        file.set_len(whole as u64).with_context(|| format!("cannot cut the unfinished line off {shown}"))?;
     }
     parse(&bytes[..whole]).with_context(|| format!("cannot go on from {shown}"))
 }

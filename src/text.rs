@@ -1,0 +1,30 @@
+//! Text of others (logs, servers, names of files), made fit to print.
+
+/// Text of others as it can be shown: control characters but line ends become escapes, so that no log or
+/// server sets a terminal's title or moves its cursor. So do marks that turn the direction of writing.
+pub fn visible(text: &str) -> std::borrow::Cow<'_, str> {
+    let hidden = |c: char| {
+        c != '\n' && c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(hidden) {
+        return text.into();
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if hidden(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+    }
+    shown.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_show_as_escapes() {
+        assert_eq!(visible("a\u{1b}]0;title\u{7}b\tc\nd"), "a\\u{1b}]0;title\\u{7}b\\u{9}c\nd");
+        assert_eq!(visible("x\u{202e}gpj.exe\u{9b}1m"), "x\\u{202e}gpj.exe\\u{9b}1m");
+        assert!(matches!(visible("Größe 3 × 5 = 15"), std::borrow::Cow::Borrowed(_)));
+    }
+}
