@@ -22,6 +22,7 @@ pub mod qoe;
 pub mod record;
 pub mod report;
 pub mod results;
+pub mod runtime;
 pub mod segments;
 pub mod sender;
 pub mod server;

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use tokio::task::JoinSet;
 
 use crate::bound::Segment;
@@ -68,12 +68,8 @@ pub fn main(args: Args, afterwards: impl FnOnce(&Path)) -> Result<()> {
 
 /// What runs are done on.
 pub fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        // Writing files blocks a thread now and then, so there is one to spare for each link.
-        .worker_threads(4)
-        .enable_all()
-        .build()
-        .context("cannot start the async runtime")
+    // Writing files blocks a thread now and then, so there is one to spare for each link.
+    crate::runtime::multi_thread(4)
 }
 
 /// How the links are to be shaped. Bad profiles are errors before anything is touched.

@@ -7,18 +7,15 @@
 //! lab's segments a small one. hyper asks for the next piece only when the last one is with the
 //! kernel, so a connection holds one piece at a time, whatever the size of the file.
 
-use std::fs::File;
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::SystemTime;
 
 use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
 
+use super::file::OpenFile;
 use super::journal::InFlight;
 use super::outbox::{Outbox, STRETCH, stand_in};
 
@@ -164,65 +161,6 @@ impl Buf for Piece {
     }
 }
 
-/// A file that was, when it was opened, what the table says.
-pub struct OpenFile {
-    file: File,
-    len: u64,
-    modified: Option<SystemTime>,
-    path: Box<Path>,
-}
-
-impl OpenFile {
-    /// # Errors
-    /// When the file cannot be opened, or has changed since the table was built.
-    pub fn open(path: &Path, len: u64, modified: Option<SystemTime>) -> io::Result<OpenFile> {
-        // Should someone put a pipe or a link in the file's place, opening it must not hang, or lead
-        // elsewhere.
-        let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
-        let file = File::options().read(true).custom_flags(flags).open(path)?;
-        let file = OpenFile { file, len, modified, path: path.into() };
-        file.check_unchanged()?;
-        Ok(file)
-    }
-
-    fn check_unchanged(&self) -> io::Result<()> {
-        let now = self.file.metadata()?;
-        if now.is_file() && now.len() == self.len && now.modified().ok() == self.modified {
-            Ok(())
-        } else {
-            Err(self.changed())
-        }
-    }
-
-    pub fn descriptor(&self) -> &File {
-        &self.file
-    }
-
-    pub fn changed(&self) -> io::Error {
-        io::Error::new(
-            ErrorKind::InvalidData,
-            format!("{} has changed since the server started: start it anew", self.path.display()),
-        )
-    }
-
-    /// At least one byte from `at`, at most `most`, as many as fit one piece.
-    pub fn read(&self, at: u64, most: u64, pool: &Arc<Pool>) -> io::Result<Bytes> {
-        let mut buffer = pool.take();
-        let room = most.min(buffer.bytes.len() as u64) as usize;
-        loop {
-            match self.file.read_at(&mut buffer.bytes[..room], at) {
-                Ok(0) => return Err(self.changed()),
-                Ok(n) => {
-                    buffer.filled = n;
-                    return Ok(Bytes::from_owner(buffer));
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
 /// Buffers that are used again, so that none has to be zeroed or mapped for each piece.
 pub struct Pool {
     size: usize,
@@ -238,16 +176,16 @@ impl Pool {
         Arc::new(Pool { size, free: Mutex::new(Vec::with_capacity(KEPT)) })
     }
 
-    fn take(self: &Arc<Pool>) -> PooledBuffer {
+    pub fn take(self: &Arc<Pool>) -> PooledBuffer {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let bytes = free.unwrap_or_else(|| vec![0; self.size]);
         PooledBuffer { bytes, filled: 0, pool: self.clone() }
     }
 }
 
-struct PooledBuffer {
-    bytes: Vec<u8>,
-    filled: usize,
+pub struct PooledBuffer {
+    pub bytes: Vec<u8>,
+    pub filled: usize,
     pool: Arc<Pool>,
 }
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Buf;
@@ -52,7 +53,8 @@ pub async fn serve(
     let sending = match Sending::new(&tcp) {
         Ok(sending) => Arc::new(sending),
         Err(error) => {
-            tracing::warn!(peer = connection.peer, "a connection is closed: {error}");
+            tracing::warn!(peer = %connection.peer, "a connection is answered with 503: {error}");
+            refuse(tcp, limits.linger, stop).await;
             return;
         }
     };
@@ -73,6 +75,14 @@ pub async fn serve(
     let ended = tokio::select! {
         result = &mut http => Some(result),
         () = stopped(&mut stop) => None,
+        () = connection.close.notified() => {
+            if connection.busy.load(Relaxed) == 0 {
+                tracing::debug!(peer = %connection.peer, "an idle connection is closed: its place is needed");
+                return;
+            }
+            // A request came in the same moment: it is answered first.
+            None
+        }
     };
     let result = match ended {
         Some(result) => result,
@@ -93,7 +103,7 @@ pub async fn serve(
             connection.malformed(status.as_u16());
         }
         Err(error) => {
-            tracing::debug!(peer = connection.peer, "a connection broke: {error}");
+            tracing::debug!(peer = %connection.peer, "a connection broke: {error}");
             return;
         }
     }
@@ -162,8 +172,8 @@ async fn sink(request: Request<Incoming>, limits: &Limits, in_flight: &InFlight)
 /// Turns a connection away: there are too many.
 pub async fn refuse(mut tcp: TcpStream, limit: Duration, stop: watch::Receiver<bool>) {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n\
-        Content-Type: text/plain; charset=utf-8\r\nContent-Length: 43\r\n\r\n\
-        too many connections are open: close some.\n";
+        Content-Type: text/plain; charset=utf-8\r\nContent-Length: 41\r\n\r\n\
+        the server is busy: ask again in a while\n";
     let answered = timeout(limit, async {
         tcp.write_all(ANSWER).await?;
         tcp.shutdown().await

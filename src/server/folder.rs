@@ -14,10 +14,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::file::read_small;
 use crate::segments::SUMS;
 
 /// Names that the server answers itself.
 const RESERVED: [&str; 2] = ["healthz", "sink"];
+
+/// The most of a folder's own list that is read, bytes.
+const LONGEST_LIST: u64 = 64 << 20;
 
 /// A file to serve: the name it goes by, and where it truly is.
 pub struct Found {
@@ -54,8 +58,18 @@ pub fn list(folder: &Path) -> Result<Vec<Found>> {
                 continue;
             }
         };
-        if !path.metadata().with_context(|| format!("cannot examine {}", path.display()))?.is_file() {
-            continue;
+        match path.metadata() {
+            Ok(metadata) if metadata.is_file() => {}
+            Ok(metadata) => {
+                if !metadata.is_dir() {
+                    tracing::warn!("{name} is not served: it is not a regular file");
+                }
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!("{name} is not served: {error}");
+                continue;
+            }
         }
         if !path.starts_with(&inside) {
             tracing::warn!("{name} is not served: it leads out of the folder, to {}", path.display());
@@ -91,26 +105,51 @@ fn is_served(name: &str) -> bool {
         || name == SUMS)
 }
 
-/// The folder's own list of digests, in its order: names and, in lower case, their digests.
-pub fn read_list(folder: &Path) -> Result<Vec<(String, String)>> {
+/// The folder's own list of digests, in its order: names and, in lower case, their digests. Lines that
+/// name no file, and a list that cannot be read, are left out with a warning: the list gives the order
+/// alone.
+pub fn read_list(folder: &Path) -> Vec<(String, String)> {
     let path = folder.join(SUMS);
-    let text = match fs::read_to_string(&path) {
+    let text = match read_small(&path, LONGEST_LIST) {
         Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            tracing::warn!(
+                "cannot read {}: {error}; the files are served in the order of their names",
+                path.display()
+            );
+            return Vec::new();
+        }
     };
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
     let mut seen = HashSet::new();
     let mut list = Vec::new();
-    for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let Some((name, digest)) = read_line(line) else {
-            tracing::warn!("line {} of {} is not a digest and a name: ignored", at + 1, path.display());
+    let (mut ignored, mut first) = (0, 0);
+    for (at, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.trim_ascii().is_empty() {
             continue;
-        };
-        if seen.insert(name.clone()) {
-            list.push((name, digest));
+        }
+        match str::from_utf8(line).ok().and_then(read_line) {
+            Some((name, _)) if seen.contains(&name) => {}
+            Some((name, digest)) => {
+                seen.insert(name.clone());
+                list.push((name, digest));
+            }
+            None => {
+                first = if ignored == 0 { at + 1 } else { first };
+                ignored += 1;
+            }
         }
     }
-    Ok(list)
+    if ignored > 0 {
+        let lines = if ignored == 1 { "1 line" } else { &format!("{ignored} lines") };
+        tracing::warn!(
+            "{lines} of {} hold no digest and UTF-8 name, line {first} first: ignored",
+            path.display()
+        );
+    }
+    list
 }
 
 /// `<64 hex digits>  name`, or with `*` before the name, as `sha256sum` writes in binary mode.
@@ -155,6 +194,26 @@ pub fn natural(a: &str, b: &str) -> Ordering {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn list_is_read_whatever_its_bytes_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = "0".repeat(64);
+        let read = |bytes: &[u8]| {
+            fs::write(dir.path().join(SUMS), bytes).unwrap();
+            read_list(dir.path()).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        let good = format!("{digest}  b\r\n{digest} *./a\n");
+        assert_eq!(read(good.as_bytes()), ["b", "a"]);
+        assert_eq!(read(&[b"\xef\xbb\xbf", good.as_bytes()].concat()), ["b", "a"]);
+        let latin1 = [digest.as_bytes(), b"  caf\xe9\n", good.as_bytes(), b"\xff\xfe\0"].concat();
+        assert_eq!(read(&latin1), ["b", "a"]);
+        let utf16: Vec<u8> = good.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(read(&utf16).is_empty());
+        fs::remove_file(dir.path().join(SUMS)).unwrap();
+        fs::create_dir(dir.path().join(SUMS)).unwrap();
+        assert!(read_list(dir.path()).is_empty());
+    }
 
     #[test]
     fn names_sort_as_people_count() {

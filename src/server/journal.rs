@@ -3,13 +3,13 @@
 //! Serving never waits for the log. A reader of stdout that has stalled fills the queue, and records
 //! beyond it are counted and dropped; a stdout that is closed costs the log, not the server.
 
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::record::{Event, Log, Request, ServeEnd};
 
@@ -89,21 +89,41 @@ impl Journal {
 
 /// What the parts of one connection know of it.
 pub struct Connection {
-    pub peer: String,
+    pub peer: SocketAddr,
     /// Counts connections from 1.
     pub number: u64,
     /// Requests whose head has been read, ever.
     pub requests: AtomicU64,
     /// Requests that are not yet answered in full.
     pub busy: AtomicUsize,
-    pub journal: Arc<Journal>,
+    /// Tells the connection to close because another needs its place.
+    pub close: Notify,
+    /// When it was accepted, or when its last answer was with the kernel.
+    idle_since: Mutex<Instant>,
+    journal: Arc<Journal>,
 }
 
 impl Connection {
+    pub fn new(peer: SocketAddr, number: u64, journal: Arc<Journal>) -> Connection {
+        Connection {
+            peer,
+            number,
+            requests: AtomicU64::new(0),
+            busy: AtomicUsize::new(0),
+            close: Notify::new(),
+            idle_since: Mutex::new(Instant::now()),
+            journal,
+        }
+    }
+
+    pub fn idle_since(&self) -> Instant {
+        *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes a request that could not be read as one; what it was about is not known.
     pub fn malformed(&self, status: u16) {
         self.journal.request(Request {
-            peer: self.peer.clone(),
+            peer: self.peer.to_string(),
             connection: self.number,
             request: self.requests.load(Relaxed) + 1,
             method: String::new(),
@@ -177,6 +197,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        *self.connection.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.connection.busy.fetch_sub(1, Relaxed);
         if self.quiet {
             return;
@@ -185,7 +206,7 @@ impl Drop for InFlight {
         // Status 0: the connection ended before there was an answer.
         let (status, expected) = self.answer.get().copied().unwrap_or((0, 0));
         self.connection.journal.request(Request {
-            peer: self.connection.peer.clone(),
+            peer: self.connection.peer.to_string(),
             connection: self.connection.number,
             request: self.number,
             method: std::mem::take(&mut self.method),

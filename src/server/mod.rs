@@ -1,16 +1,18 @@
 //! The server: the files of one folder over HTTP/1.1.
 //!
 //! `table` is all that can be asked for (`folder` says what there is), `respond` turns a request into an answer (`range` reads
-//! what part of a file it is about), `body` brings files to the socket (large ones by way of `outbox`), `watch` gives up on peers
-//! that make no progress, `sending` chooses and tells how TCP sends, `connection` puts these together,
+//! what part of a file it is about), `file` tells whether a file is still what was hashed, `body` brings files to the socket (large ones by way of `outbox`), `watch` gives up on peers
+//! that make no progress, `places` bounds the connections, `sending` chooses and tells how TCP sends, `connection` puts these together,
 //! and `journal` keeps the log. Nothing here shapes traffic, and nothing here knows of the client.
 
 mod body;
 mod connection;
+mod file;
 pub mod folder;
 pub mod health;
 mod journal;
 mod outbox;
+mod places;
 mod range;
 mod respond;
 mod sending;
@@ -36,6 +38,7 @@ use crate::record::{self, Event, Log, ServeStart, Stdout};
 use body::Pool;
 use connection::Shared;
 use journal::{Connection, Journal};
+use places::Places;
 pub use table::Table;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -70,7 +73,7 @@ pub struct Limits {
     pub sink_bytes: u64,
     /// The head of a request; more is answered with 431.
     pub head_bytes: usize,
-    /// Connections at a time; more are answered with 503 and closed.
+    /// Connections at a time. Above that an idle one is closed, or the new one is answered with 503.
     pub connections: usize,
     /// What one connection holds of a file at a time.
     pub piece_bytes: usize,
@@ -97,10 +100,7 @@ impl Default for Limits {
 pub fn main(args: Args) -> Result<()> {
     let table = Table::choose(&args.data, args.samples.as_deref())?;
     let log = Arc::new(Log::new(record::new_run_id(), None, Stdout::Everything));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the server's threads")?;
+    let runtime = crate::runtime::multi_thread(std::thread::available_parallelism().map_or(1, |n| n.get()))?;
     runtime.block_on(async {
         let shutdown = shutdown_signal().context("cannot listen for signals")?;
         let listener = TcpListener::bind(&args.listen).await.with_context(|| {
@@ -148,13 +148,14 @@ pub async fn run(
     let finish = limits.finish;
     let (stop, stopping) = watched::channel(false);
     let mut front = Front {
-        permits: Arc::new(Semaphore::new(limits.connections)),
+        places: Places::new(limits.connections),
         refusals: Arc::new(Semaphore::new(limits.connections)),
         shared: Arc::new(Shared { table, pool: Pool::new(limits.piece_bytes), limits }),
         journal: journal.clone(),
         stopping,
         tasks: JoinSet::new(),
         accepted: 0,
+        starved: false,
     };
     let mut shutdown = std::pin::pin!(shutdown);
     let reason = loop {
@@ -162,7 +163,7 @@ pub async fn run(
             reason = &mut shutdown => break reason,
             accepted = listener.accept() => match accepted {
                 Ok((tcp, peer)) => front.take(tcp, peer),
-                Err(error) => pause_after(&error).await,
+                Err(error) => front.recover(&error).await,
             },
             Some(ended) = front.tasks.join_next() => report_panic(ended),
         }
@@ -177,39 +178,36 @@ pub async fn run(
 
 /// Where connections come in and where they are kept.
 struct Front {
-    permits: Arc<Semaphore>,
+    places: Arc<Places>,
     refusals: Arc<Semaphore>,
     shared: Arc<Shared>,
     journal: Arc<Journal>,
     stopping: watched::Receiver<bool>,
     tasks: JoinSet<()>,
     accepted: u64,
+    /// The last connection could not be accepted.
+    starved: bool,
 }
 
 impl Front {
-    /// Serves a connection, or turns it away when there are too many. So many come that even those
-    /// to be turned away are too many: they are closed without a word.
+    /// Serves the connection, or answers 503 where every place is busy. Above as many refusals at once
+    /// it closes without an answer.
     fn take(&mut self, tcp: TcpStream, peer: SocketAddr) {
         self.accepted += 1;
+        self.starved = false;
         let stop = self.stopping.clone();
-        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
-            let connection = Arc::new(Connection {
-                peer: peer.to_string(),
-                number: self.accepted,
-                requests: 0.into(),
-                busy: 0.into(),
-                journal: self.journal.clone(),
-            });
+        let connection = Arc::new(Connection::new(peer, self.accepted, self.journal.clone()));
+        if let Some(place) = self.places.take(connection.clone()) {
             let shared = self.shared.clone();
             self.tasks.spawn(async move {
                 connection::serve(tcp, connection, shared, stop).await;
-                drop(permit);
+                drop(place);
             });
             return;
         }
         let before = self.journal.refused_connections.fetch_add(1, Relaxed);
         if before == 0 {
-            tracing::warn!("too many connections: some are turned away, and counted in serve_end");
+            tracing::warn!("too many connections are busy: others get 503, and are counted in serve_end");
         }
         if let Ok(permit) = self.refusals.clone().try_acquire_owned() {
             let limit = self.shared.limits.linger;
@@ -218,6 +216,20 @@ impl Front {
                 drop(permit);
             });
         }
+    }
+
+    /// Called after a connection that could not be accepted. Without a free descriptor the next try
+    /// fails at once, so this closes an idle connection and waits a moment. A connection that was reset
+    /// while it waited needs nothing.
+    async fn recover(&mut self, error: &std::io::Error) {
+        if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) {
+            return;
+        }
+        if !std::mem::replace(&mut self.starved, true) {
+            tracing::warn!("cannot accept connections: {error}; idle ones are closed to make room");
+        }
+        self.places.make_room();
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
     /// Waits for the connections to end and cuts those that take too long; returns how many.
@@ -239,14 +251,5 @@ impl Front {
 fn report_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
         tracing::error!("a connection was lost to a mistake in this program: {error}");
-    }
-}
-
-/// After a connection that could not be accepted. Out of descriptors, the next try fails at once, so
-/// it waits for some to be closed; a connection that was reset while it waited concerns nobody.
-async fn pause_after(error: &std::io::Error) {
-    if !matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) {
-        tracing::warn!("cannot accept a connection: {error}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -15,7 +15,8 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::body::{OpenFile, Pool};
+use super::body::Pool;
+use super::file::OpenFile;
 
 /// The most that one stand-in stands for, bytes; the kernel takes less at a time anyway.
 pub const STRETCH: usize = 1 << 20;
@@ -139,6 +140,7 @@ impl Stretch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::file::ServedFile;
     use std::io::Read;
 
     async fn pair() -> (TcpStream, std::net::TcpStream) {
@@ -152,8 +154,7 @@ mod tests {
     fn file(dir: &tempfile::TempDir, content: &[u8]) -> Arc<OpenFile> {
         let path = dir.path().join("f");
         std::fs::write(&path, content).unwrap();
-        let modified = std::fs::metadata(&path).unwrap().modified().ok();
-        Arc::new(OpenFile::open(&path, content.len() as u64, modified).unwrap())
+        Arc::new(ServedFile::hash(&path).unwrap().open().unwrap())
     }
 
     #[tokio::test]

@@ -8,18 +8,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::header::{
     ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HOST, HeaderName,
-    HeaderValue, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE, SERVER,
+    HeaderValue, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE, RETRY_AFTER, SERVER,
 };
 use hyper::http::response::Builder;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
-use super::body::{Body, OpenFile};
+use super::body::Body;
+use super::file::is_shortage;
 use super::journal::InFlight;
 use super::outbox::Outbox;
 use super::range::{Selection, names_etag, select};
 use super::table::{Content, Entry, Table};
 
 const SOFTWARE: HeaderValue = HeaderValue::from_static(concat!("twinlink/", env!("CARGO_PKG_VERSION")));
+/// Seconds after which a client may ask again what was answered with 503.
+const RETRY_AFTER_S: u32 = 1;
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
 /// What a request is about.
@@ -108,6 +111,12 @@ pub fn entry(
     };
     let body = match body(entry, from, to, method, outbox, &in_flight) {
         Ok(body) => body,
+        Err(error) if is_shortage(&error) => {
+            tracing::warn!("cannot serve {} now: {error}", entry.name);
+            let base = builder().header(RETRY_AFTER, RETRY_AFTER_S);
+            let why = "the server has no resources left for this file: ask again in a while";
+            return plain(base, StatusCode::SERVICE_UNAVAILABLE, why, method, in_flight);
+        }
         Err(error) => {
             tracing::error!("cannot serve {}: {error}", entry.name);
             let why = "the file cannot be read as it was when the server started: start it anew";
@@ -138,9 +147,9 @@ fn body(
     match &entry.content {
         Content::Memory(_) if method == Method::HEAD => Ok(Body::empty(in_flight)),
         Content::Memory(bytes) => Ok(Body::memory(bytes.slice(from as usize..to as usize), in_flight)),
-        Content::File { path, modified } => {
+        Content::File(file) => {
             // HEAD opens the file too, so that it says what GET would.
-            let file = OpenFile::open(path, entry.len, *modified)?;
+            let file = file.open()?;
             Ok(if method == Method::HEAD {
                 Body::empty(in_flight)
             } else {

@@ -4,14 +4,13 @@
 //! path that is opened is the one found at start. What a folder offers is `folder`'s to say.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
@@ -20,6 +19,7 @@ use bytes::Bytes;
 use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
 
+use super::file::ServedFile;
 use super::folder::{Found, list, read_list, sort};
 use crate::segments::{SUMS, hex};
 
@@ -44,11 +44,7 @@ pub struct Entry {
 }
 
 pub enum Content {
-    /// `modified` is when the file last changed, as found while the digest was computed.
-    File {
-        path: PathBuf,
-        modified: Option<SystemTime>,
-    },
+    File(ServedFile),
     Memory(Bytes),
 }
 
@@ -104,10 +100,13 @@ impl Table {
         if found.is_empty() {
             return Ok(None);
         }
-        let listed = read_list(folder)?;
+        let listed = read_list(folder);
         sort(&mut found, &listed);
         let started = Instant::now();
         let entries = hash_all(found)?;
+        if entries.is_empty() {
+            return Ok(None);
+        }
         let bytes: u64 = entries.iter().map(|entry| entry.len).sum();
         tracing::info!(
             files = entries.len(),
@@ -171,54 +170,49 @@ fn compare(entries: &[Entry], listed: &[(String, String)], folder: &Path) {
     }
 }
 
-/// Computes all digests, in as many threads as there are cores.
+/// Computes all digests, in as many threads as there are cores and the system grants.
 fn hash_all(found: Vec<Found>) -> Result<Vec<Entry>> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(found.len()));
+    let work = || {
+        while let Some(file) = found.get(next.fetch_add(1, Relaxed)) {
+            let entry = hash(file);
+            done.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+        }
+    };
     let threads = thread::available_parallelism().map_or(1, |n| n.get()).min(found.len());
     thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some(file) = found.get(next.fetch_add(1, Relaxed)) {
-                    let entry = hash(file);
-                    done.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
-                }
-            });
+        for _ in 1..threads {
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                break;
+            }
         }
+        work();
     });
-    let mut entries =
-        done.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect::<Result<Vec<_>>>()?;
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut entries = done.into_iter().filter_map(Result::transpose).collect::<Result<Vec<_>>>()?;
     let place: HashMap<&str, usize> =
         found.iter().enumerate().map(|(at, file)| (file.name.as_str(), at)).collect();
     entries.sort_by_key(|entry| place[entry.name.as_str()]);
     Ok(entries)
 }
 
-fn hash(found: &Found) -> Result<Entry> {
-    let attempt = || {
-        format!(
-            "cannot read {}: make it readable for the user that the server runs as, or take it away",
-            found.path.display()
-        )
-    };
-    let mut file = File::open(&found.path).with_context(attempt)?;
-    let modified = file.metadata().with_context(attempt)?.modified().ok();
-    let mut digest = Sha256::new();
-    let mut len = 0;
-    let mut piece = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut piece) {
-            Ok(0) => break,
-            Ok(n) => {
-                digest.update(&piece[..n]);
-                len += n as u64;
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error).with_context(attempt),
+/// Nothing, with a warning, where the file has gone or is still being written.
+fn hash(found: &Found) -> Result<Option<Entry>> {
+    match ServedFile::hash(&found.path) {
+        Ok(file) => {
+            let (len, digest) = (file.len(), file.digest());
+            Ok(Some(Entry::new(found.name.clone(), len, Content::File(file), digest)))
         }
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ResourceBusy) => {
+            tracing::warn!("{} is not served: {error}", found.name);
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| {
+            let path = found.path.display();
+            format!("cannot read {path}: make it readable for the user that the server runs as, or remove it")
+        }),
     }
-    let content = Content::File { path: found.path.clone(), modified };
-    Ok(Entry::new(found.name.clone(), len, content, digest.finalize().into()))
 }
 
 fn content_type(name: &str) -> &'static str {

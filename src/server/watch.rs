@@ -121,7 +121,7 @@ impl Watched {
             Wait::Body => "its request's body stopped coming",
             Wait::Room => "it stopped taking its answer",
         };
-        tracing::debug!(peer = self.connection.peer, "a connection is closed: {what}");
+        tracing::debug!(peer = %self.connection.peer, "a connection is closed: {what}");
         if wait == Wait::Room {
             // Closing it in the usual way would leave the kernel trying to send for minutes. That
             // this fails only where the connection is gone already makes no difference.

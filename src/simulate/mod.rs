@@ -92,7 +92,7 @@ pub fn sizes(data: Option<&Path>, pattern: Option<&str>) -> Result<Vec<u64>> {
         Some(data) => {
             let mut found = folder::list(data)?;
             ensure!(!found.is_empty(), "{} holds no file that a server would serve", data.display());
-            folder::sort(&mut found, &folder::read_list(data)?);
+            folder::sort(&mut found, &folder::read_list(data));
             let size = |file: folder::Found| {
                 let metadata = std::fs::metadata(&file.path)
                     .with_context(|| format!("cannot examine {}", file.path.display()))?;

@@ -289,3 +289,12 @@ async fn the_log_has_each_request_but_health_checks() {
     let end = serve_end(&log);
     assert_eq!((end.reason.as_str(), end.requests, end.cut_connections), ("test", 3, 0));
 }
+
+#[tokio::test]
+async fn header_name_with_a_space_before_its_colon_is_refused() {
+    let lab = Lab::start(&[("s001.m4s", b"one")]).await;
+    for header in ["Content-Length : 5", "X : 1", "Transfer-Encoding\t: chunked"] {
+        let answer = lab.ask("GET", "/s001.m4s", &[header]).await;
+        assert_eq!(answer.status, 400, "{header}");
+    }
+}

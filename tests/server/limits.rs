@@ -113,19 +113,19 @@ async fn a_slow_peer_is_waited_for() {
 }
 
 #[tokio::test]
-async fn too_many_connections_are_turned_away() {
+async fn connection_is_refused_where_all_are_busy() {
     let limits = Limits { connections: 2, ..Limits::default() };
-    let lab = Lab::with_limits(&[("s001.m4s", b"one")], limits).await;
+    let lab = Lab::with_limits(&[("large", &content(LARGE, 1)), ("s001.m4s", b"one")], limits).await;
     let mut kept = Vec::new();
     for _ in 0..2 {
-        let mut client = lab.connect().await;
-        client.send(request("GET", "/s001.m4s", &[])).await;
-        assert_eq!(client.answer("GET").await.status, 200);
+        let mut client = lab.connect_narrow(256 * 1024).await;
+        client.send(request("GET", "/large", &[])).await;
+        assert_eq!(client.head().await.status, 200);
         kept.push(client);
     }
     let refused = lab.get("/s001.m4s", &[]).await;
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
-    assert_eq!(refused.body, b"too many connections are open: close some.\n");
+    assert_eq!(refused.body, b"the server is busy: ask again in a while\n");
     kept.pop();
     let started = Instant::now();
     while lab.get("/s001.m4s", &[]).await.status != 200 {
@@ -134,6 +134,30 @@ async fn too_many_connections_are_turned_away() {
     }
     drop(kept);
     assert!(serve_end(&lab.end().await).refused_connections >= 1);
+}
+
+#[tokio::test]
+async fn idle_connections_make_room() {
+    let limits = Limits { idle: PATIENCE * 4, head: PATIENCE * 4, connections: 16, ..Limits::default() };
+    let lab = Lab::with_limits(&[("s001.m4s", b"one")], limits).await;
+    // Connections that ask nothing, that begin a head, and that have had an answer.
+    let mut idle = Vec::new();
+    for kind in (0..3).cycle().take(48) {
+        let mut client = lab.connect().await;
+        match kind {
+            0 => {}
+            1 => client.send("GET /s001.m4s HTTP/1.1\r\nHo").await,
+            _ => {
+                client.send(request("GET", "/s001.m4s", &[])).await;
+                assert_eq!(client.answer("GET").await.body, b"one");
+            }
+        }
+        idle.push(client);
+    }
+    assert_eq!(lab.get("/s001.m4s", &[]).await.status, 200);
+    // The first to wait was the first to be closed.
+    assert_eq!(idle[0].drain().await, 0);
+    assert_eq!(serve_end(&lab.end().await).refused_connections, 0);
 }
 
 #[tokio::test]
@@ -230,6 +254,19 @@ async fn a_file_that_changed_is_not_passed_off_as_what_it_was() {
         assert_eq!(lab.ask("HEAD", name, &[]).await.status, 500);
     }
     assert_eq!(lab.get("/s003.m4s", &[]).await.body, b"stays");
+}
+
+#[tokio::test]
+async fn other_content_of_same_size_and_mtime_is_not_served() {
+    let lab = Lab::start(&[("s001.m4s", b"before"), ("s002.m4s", b"stays")]).await;
+    let mtime = std::fs::metadata(lab.file("s001.m4s")).unwrap().modified().unwrap();
+    for (name, content) in [("s001.m4s", "behind"), ("s002.m4s", "stays")] {
+        std::fs::write(lab.file(name), content).unwrap();
+        let file = std::fs::File::options().write(true).open(lab.file(name)).unwrap();
+        file.set_modified(mtime).unwrap();
+    }
+    assert_eq!(lab.get("/s001.m4s", &[]).await.status, 500);
+    assert_eq!(lab.get("/s002.m4s", &[]).await.body, b"stays");
 }
 
 #[tokio::test]

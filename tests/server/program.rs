@@ -25,9 +25,14 @@ struct Running {
 
 impl Running {
     fn start(data: &Path) -> Running {
-        let mut child = Command::new(BINARY)
-            .args(["server", "--listen", "127.0.0.1:0", "--data"])
-            .arg(data)
+        Running::limited(data, "true")
+    }
+
+    /// After `ulimit`, a command of the shell.
+    fn limited(data: &Path, ulimit: &str) -> Running {
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("{ulimit} && exec \"$0\" server --listen 127.0.0.1:0 --data \"$1\"")])
+            .args([BINARY.as_ref(), data.as_os_str()])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -133,4 +138,50 @@ fn mistakes_in_starting_it_are_explained() {
     explained(&["--data", data, "--listen", &taken], "name a free address and port with --listen");
     drop(listener);
     explained(&["--data", data, "--listen", "nowhere"], "cannot listen on nowhere");
+}
+
+#[test]
+fn too_few_resources_are_an_error_with_its_cause() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("s001.m4s"), "one").unwrap();
+    let data = dir.path().to_str().unwrap();
+    let started = |ulimit: &str| {
+        let command = format!("{ulimit} && exec timeout 60 \"$0\" server --listen 192.0.2.1:1 --data \"$1\"");
+        let output = Command::new("sh").args(["-c", &command, BINARY, data]).output().unwrap();
+        assert!(!output.status.success() && output.status.code().is_some(), "{ulimit}: {}", output.status);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for limit in 6..32 {
+        let message = started(&format!("ulimit -n {limit}"));
+        assert!(!message.contains("panicked"), "{limit} descriptors: {message}");
+        assert!(message.contains("ulimit -n") || message.contains("cannot listen on"), "{message}");
+    }
+    assert!(started("ulimit -n 8").contains("Too many open files"));
+}
+
+#[test]
+fn want_of_descriptors_is_answered_with_503() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("s001.m4s"), "one").unwrap();
+    let server = Running::limited(dir.path(), "ulimit -n 40");
+    // As many connections as there are descriptors: the server closes idle ones and goes on.
+    let connect = || TcpStream::connect(&server.address).unwrap();
+    let idle: Vec<TcpStream> = (0..60).map(|_| connect()).collect();
+    let mut statuses: Vec<String> = Vec::new();
+    for _ in 0..40 {
+        let mut tcp = connect();
+        let _ = write!(tcp, "GET /s001.m4s HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n");
+        let mut answer = String::new();
+        let _ = tcp.read_to_string(&mut answer);
+        let status = answer.split(' ').nth(1).unwrap_or("closed").to_string();
+        assert!(status != "503" || answer.to_lowercase().contains("retry-after: 1"), "{answer}");
+        statuses.push(status);
+    }
+    assert!(
+        statuses.iter().all(|status| ["200", "503", "closed"].contains(&status.as_str())),
+        "{statuses:?}"
+    );
+    assert!(statuses.iter().any(|status| status == "200"), "{statuses:?}");
+    drop(idle);
+    assert!(server.get("/s001.m4s").ends_with("\r\n\r\none"));
 }

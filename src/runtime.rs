@@ -1,0 +1,61 @@
+//! The threads of a role. tokio panics where the system refuses a thread or a descriptor while its
+//! runtime starts, so both are tried first, and a refusal is an error with its cause.
+
+use std::fs::File;
+use std::io;
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::{Context, Result};
+use tokio::runtime::{Builder, Runtime};
+
+/// Descriptors that the runtime, its signal handlers and a listener take, with some to spare.
+const DESCRIPTORS: usize = 16;
+/// Threads beside the workers: the log's writer and one for blocking calls.
+const OTHER_THREADS: usize = 2;
+
+/// Starts a runtime with that many worker threads.
+///
+/// # Errors
+/// When the system refuses its threads or descriptors.
+pub fn multi_thread(workers: usize) -> Result<Runtime> {
+    try_descriptors(DESCRIPTORS)
+        .context("cannot start: too few descriptors are left; raise the limit (ulimit -n)")?;
+    try_threads(workers + OTHER_THREADS).context(
+        "cannot start the threads: raise the limit on address space (ulimit -v) or processes (ulimit -u)",
+    )?;
+    Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()
+        .context("cannot start the threads")
+}
+
+/// Opens that many descriptors and closes them again.
+fn try_descriptors(count: usize) -> io::Result<()> {
+    let opened: io::Result<Vec<File>> = (0..count).map(|_| File::open("/dev/null")).collect();
+    opened.map(|_| ())
+}
+
+/// Starts that many threads at once and ends them again. libc keeps their stacks for those to come.
+fn try_threads(count: usize) -> io::Result<()> {
+    thread::scope(|scope| {
+        let mut waiting = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (end, ended) = mpsc::channel::<()>();
+            thread::Builder::new().spawn_scoped(scope, move || ended.recv())?;
+            waiting.push(end);
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runtime_starts_where_nothing_is_refused() {
+        assert_eq!(multi_thread(2).unwrap().block_on(async { 7 }), 7);
+    }
+}
