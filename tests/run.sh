@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Runs every script of a directory as one test: run.sh DIR [NAME...], with the names if only some
-# are wanted. Each passes by exiting 0; exit 77 says that it cannot run here, in its last line why,
-# and that is a failure where CI is set. A test is ended after TEST_TIMEOUT seconds (900). What
-# each printed is kept under target/test-logs/.
+# Runs every script of a directory as one test: run.sh DIR [NAME...], with the names if only some are
+# wanted. Each passes by exiting 0; exit 77 says that it cannot run here, in its last line why, and that is
+# a failure where CI is set. A test runs once, and ends after TEST_TIMEOUT seconds (900). Its output is kept
+# under target/test-logs/, and the seconds of all of them in seconds.txt there.
 #
-# Many measure rates and times, and a machine that is held up for a moment fails one of them now and
-# then. So what failed is run once more at the end, and it is said which passed only then.
+# Tests run side by side in two lanes: those that use containers, one after another, and the others. A test
+# that measures says so with a line `# Runs alone: ...` at its head; those follow, one at a time. In the
+# virtual machine, whose processor is emulated, every test runs alone. TEST_LANES=1 does the same anywhere.
 set -euo pipefail
 . "$(dirname "$0")/setup/common.sh"
 
@@ -16,6 +17,8 @@ shift
 tier=$(basename "$dir")
 logs=$TARGET/test-logs/$tier
 mkdir -p "$logs"
+outcomes=$(mktemp -d "$logs/outcomes.XXXXXX")
+trap 'rm -rf "$outcomes"' EXIT
 
 if [ $# -gt 0 ]; then
     tests=()
@@ -28,50 +31,55 @@ else
     [ -f "${tests[0]}" ] || die "could not run the tests of '$dir': it holds none"
 fi
 
-# Runs one test, prints how it went, and leaves "passed", "failed" or "skipped" in $outcome.
-run_one() { # TEST LOG
-    local name log=$2 began code=0 took
+# Runs one test, prints how it went, and notes the outcome and the seconds.
+run_one() { # TEST
+    local name log began code=0 took outcome text
     name=$(basename "$1" .sh)
-    began=$(date +%s)
+    log=$logs/$name.log
+    began=$SECONDS
     timeout -k 30 "${TEST_TIMEOUT:-900}" bash "$1" >"$log" 2>&1 </dev/null || code=$?
-    took=$(($(date +%s) - began))
+    took=$((SECONDS - began))
     if [ "$code" -eq 0 ]; then
         outcome=passed
-        printf 'ok %s (%d s)\n' "$name" "$took"
+        text="ok $name ($took s)"
     elif [ "$code" -eq 77 ] && [ -z "${CI:-}" ]; then
         outcome=skipped
-        printf 'NOT RUN %s: %s\n' "$name" "$(tail -n 1 "$log")"
+        text="NOT RUN $name: $(tail -n 1 "$log")"
     else
         outcome=failed
         if [ "$code" -eq 124 ]; then
             echo "ended after ${TEST_TIMEOUT:-900} s" >>"$log"
         fi
-        printf 'FAIL %s (%d s, exit code %d); the end of %s:\n' "$name" "$took" "$code" "${log#"$ROOT"/}"
-        tail -n 40 "$log" | sed 's/^/    /'
+        text="FAIL $name ($took s, exit code $code); the end of ${log#"$ROOT"/}:
+$(tail -n 40 "$log" | sed 's/^/    /')"
     fi
+    # One write, so that the lanes do not mix their lines.
+    printf '%s\n' "$text"
+    echo "$took $outcome $name" >"$outcomes/$name"
 }
+run_lane() { for test in "$@"; do run_one "$test"; done; }
 
-passed=0 failed=0 skipped=0 again=()
-printf 'running %d tests of %s\n' "${#tests[@]}" "$tier"
+containers=() others=() alone=()
 for test in "${tests[@]}"; do
-    run_one "$test" "$logs/$(basename "$test" .sh).log"
-    case $outcome in
-    passed) passed=$((passed + 1)) ;;
-    skipped) skipped=$((skipped + 1)) ;;
-    failed) again+=("$test") ;;
-    esac
+    if [ "$tier" = vm ] || [ "${TEST_LANES:-2}" = 1 ] || grep -q '^# Runs alone: ' "$test"; then
+        alone+=("$test")
+    elif grep -q 'compose-lib\.sh' "$test"; then
+        containers+=("$test")
+    else
+        others+=("$test")
+    fi
 done
-if [ ${#again[@]} -gt 0 ]; then
-    printf 'running %d of them once more: %s\n' "${#again[@]}" "$(basename -a -s .sh "${again[@]}" | xargs)"
-    for test in "${again[@]}"; do
-        run_one "$test" "$logs/$(basename "$test" .sh).second.log"
-        if [ "$outcome" = passed ]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
-    done
-fi
 
-if [ "$skipped" -gt 0 ]; then
-    printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
-else
-    printf '%d passed, %d failed\n' "$passed" "$failed"
-fi
-[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+printf 'running %d tests of %s: %d side by side, %d alone\n' "${#tests[@]}" "$tier" \
+    $((${#containers[@]} + ${#others[@]})) "${#alone[@]}"
+run_lane "${containers[@]}" &
+lane=$!
+run_lane "${others[@]}"
+wait "$lane"
+run_lane "${alone[@]}"
+
+sort -rn "$outcomes"/* >"$logs/seconds.txt"
+count() { grep -c "^[0-9]* $1 " "$logs/seconds.txt" || true; }
+printf '%d passed, %d failed, %d not run; %d s\n' "$(count passed)" "$(count failed)" "$(count skipped)" "$SECONDS"
+# A test that left no outcome, because its lane was ended, is a failure too.
+[ "$(count failed)" -eq 0 ] && [ "$(count passed)" -gt 0 ] && [ "$(wc -l <"$logs/seconds.txt")" -eq "${#tests[@]}" ]

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The shared channel on real packets: two stations that always have something to send each get
 # L / (t1 + t2), each alone its own rate, and a link between two stations L / (t_up + t_down).
+# Runs alone: it measures rates.
 . "$(dirname "$0")/../lib.sh"
 needs_root
 needs_binary

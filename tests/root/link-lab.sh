@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # netem/lab.sh: its exit code is the command's, two run side by side, and nothing is left of one, no
 # matter how it ends.
+# Runs alone: a lab that starts beside it would clean up what it examines.
 . "$(dirname "$0")/../lib.sh"
 needs_root
 

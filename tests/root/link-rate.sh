@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Rate-only links hold their rate, down and up, both at once and for IPv6, on whatever kernel this is;
 # what leaves them is of wire size, and small packets are charged 14 bytes more than their IP length.
+# Runs alone: it measures rates.
 . "$(dirname "$0")/../lib.sh"
 . "$(dirname "$0")/../link-lib.sh"
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs tests/shaper.rs, the shaper as the client uses it, inside a lab: one test at a time, since all
 # share one network namespace.
+# Runs alone: it measures rates.
 . "$(dirname "$0")/../lib.sh"
 needs_root
 cd "$ROOT"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What is told of a link that follows a trace: `link show` has the trace and the rate of the moment, and
 # why the link is where it is; `link probe` holds it against no rate, and the other links as ever.
+# Runs alone: it probes rates.
 . "$(dirname "$0")/../lib.sh"
 . "$(dirname "$0")/../link-lib.sh"
 

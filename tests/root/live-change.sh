@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A link is given another profile in the middle of a run, by hand and by a script: within 100 ms, on the
 # connection that was there, with the queue that was there, nothing of the old profile left, and in the log.
+# Runs alone: it measures how fast a change takes effect.
 . "$(dirname "$0")/../lib.sh"
 . "$(dirname "$0")/../link-lib.sh"
 

@@ -3,6 +3,7 @@
 # rate-20 and rate-80. Shows that every file arrives whole, that the log explains the run and agrees
 # with the kernel's own counters, that nothing stays shaped however a run ends, that a link can be
 # changed in the middle of a run, and that what stands in a run's way is named.
+# Runs alone: it measures the time of runs.
 . "$(dirname "$0")/../lib.sh"
 needs_root
 needs_binary

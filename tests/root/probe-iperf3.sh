@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `twinlink link probe` is the lab's own iperf3: on links without loss its goodput is within 3 % of
 # iperf3's in the same namespaces, each way. And it tells a link that is not what its profile says.
+# Runs alone: it compares two measurements of rates.
 . "$(dirname "$0")/../lib.sh"
 . "$(dirname "$0")/../link-lib.sh"
 have iperf3 || cannot_run "there is no iperf3; tests/setup/packages.sh peers"

@@ -2,6 +2,7 @@
 # What a simulation predicts of a run is what the lab then measures, within 3 %, where the links are
 # steady; and `twinlink simulate` says beforehand what the run's last record says of itself. A machine
 # that is held up makes a run longer, never shorter, so one that is off is done once more.
+# Runs alone: it measures the time of runs.
 . "$(dirname "$0")/../lib.sh"
 needs_root
 needs_binary

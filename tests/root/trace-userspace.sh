@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A trace of 20 s on the userspace backend: each second carries what the trace says, both ways, by the
 # kernel's counters behind the hold; a capture of what goes up agrees; its end is told.
+# Runs alone: it measures rates.
 . "$(dirname "$0")/../trace-play.sh"
 
 "$PYTHON" "$ROOT/netem/traces/make.py" --check
