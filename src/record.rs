@@ -347,14 +347,17 @@ pub struct Probe {
     /// Of Ethernet frames, to compare with the profile; null where the peer has no such way.
     pub rate_kbit: Option<f64>,
     pub rate_expected_kbit: Option<f64>,
-    /// How the rate was found: "payload" (goodput and its headers), or "shaper" (what the shaper counted
-    /// while its bottleneck was busy, on a link that TCP does not fill). Added in 0.1.
+    /// How the rate was found: "shaper" (what the shaper let pass; on a link that TCP does not fill, while
+    /// its bottleneck was busy), or "payload" (goodput and its headers, on a link that is not shaped).
     #[serde(default)]
     pub rate_from: Option<String>,
     /// Of TCP payload, to compare with other tools.
     pub goodput_kbit: Option<f64>,
     pub loss_pct: Option<f64>,
     pub loss_expected_pct: Option<f64>,
+    /// The most by which a packet left the shaper late meanwhile; null where the backend does not say.
+    #[serde(default)]
+    pub late_ms: Option<f64>,
     /// Whether what was measured is within tolerance; null where nothing could be compared.
     pub ok: Option<bool>,
     /// One sentence for people.

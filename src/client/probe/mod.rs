@@ -8,8 +8,8 @@ pub mod command;
 mod meter;
 mod verdict;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -23,7 +23,7 @@ use crate::link::control::Row;
 use crate::link::profile::Shape;
 use crate::record::{PerLink, Probe};
 use crate::units::{Direction, LinkId};
-use meter::{Backlog, Meter};
+use meter::{Backlog, Meter, Passed, Reading};
 use verdict::RoundTrips;
 
 /// Whether links are measured before a run, and what a failed verdict does to it.
@@ -62,6 +62,24 @@ pub struct Prober {
     pub rows: Rows,
     /// How long a server may be silent.
     pub patience: Duration,
+    /// How late the shapers let packets go: whose, and when it was read.
+    late: Mutex<Vec<(Instant, LinkId, Late)>>,
+}
+
+/// By how much this machine was behind its time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Late {
+    /// The most by which a packet left the shaper late (ms); `None` where the backend does not say.
+    pub packets_ms: Option<f64>,
+    /// The most by which this program woke up late (ms).
+    pub woken_ms: f64,
+}
+
+impl Late {
+    fn worse(self, other: Late) -> Late {
+        let packets_ms = self.packets_ms.into_iter().chain(other.packets_ms).reduce(f64::max);
+        Late { packets_ms, woken_ms: self.woken_ms.max(other.woken_ms) }
+    }
 }
 
 /// What a bulk transfer found in one direction.
@@ -69,8 +87,13 @@ pub struct Prober {
 struct Found {
     goodput_kbit: f64,
     mss_bytes: f64,
-    /// The shaper's rate while its bottleneck was busy.
+    /// The shaper's rate over the same time as the goodput.
     shaper_kbit: Option<f64>,
+    /// The shaper's rate while its bottleneck was busy.
+    busy_kbit: Option<f64>,
+    /// Bytes that TCP delivered beyond all that the shaper let pass.
+    beside_bytes: u64,
+    late: Late,
     /// Packets lost, and all that were sent, by the shaper's counters.
     lost: Option<(u64, u64)>,
     /// The profile was changed meanwhile.
@@ -86,7 +109,7 @@ impl Prober {
         patience: Duration,
     ) -> Prober {
         let keeps_alive = PerLink { a: introductions.a.keeps_alive, b: introductions.b.keeps_alive };
-        Prober { peers, keeps_alive, paths, rows, patience }
+        Prober { peers, keeps_alive, paths, rows, patience, late: Mutex::default() }
     }
 
     /// Measures both links, each way. Links of their own are measured at the same time, as they are
@@ -110,7 +133,7 @@ impl Prober {
 
     /// One link, and once more where the first verdict is bad: a machine that was busy for a moment is
     /// no fault of the link's.
-    async fn link(&self, link: LinkId, trips: RoundTrips) -> Result<[Probe; 2]> {
+    async fn link(&self, link: LinkId, trips: (RoundTrips, Late)) -> Result<[Probe; 2]> {
         let first = self.both_ways(link, trips).await?;
         if first.iter().all(|probe| probe.ok != Some(false)) {
             return Ok(first);
@@ -125,15 +148,31 @@ impl Prober {
         Ok(second)
     }
 
-    async fn both_ways(&self, link: LinkId, trips: RoundTrips) -> Result<[Probe; 2]> {
-        let down = self.one_way(link, Direction::Down, &trips).await?;
-        let up = self.one_way(link, Direction::Up, &trips).await?;
+    async fn both_ways(&self, link: LinkId, (trips, late): (RoundTrips, Late)) -> Result<[Probe; 2]> {
+        let down = self.one_way(link, Direction::Down, &trips, late).await?;
+        let up = self.one_way(link, Direction::Up, &trips, late).await?;
         Ok([down, up])
     }
 
     async fn rows(&self) -> Result<Vec<Row>> {
         let rows = self.rows.clone();
-        blocking(move || rows()).await.map_err(|failure| failure.error)
+        let rows = blocking(move || rows()).await.map_err(|failure| failure.error)?;
+        // A shaper tells its lateness since it was asked last, and both links' measurements ask it.
+        let now = Instant::now();
+        let mut late = self.late.lock().expect("nobody panics while holding what was late");
+        late.extend(
+            rows.iter()
+                .map(|row| (now, row.link, Late { packets_ms: row.counters.lateness_ms, woken_ms: 0.0 })),
+        );
+        drop(late);
+        Ok(rows)
+    }
+
+    /// How late a link's shapers were from a time on.
+    fn late_since(&self, link: LinkId, since: Instant) -> Late {
+        let late = self.late.lock().expect("nobody panics while holding what was late");
+        let of_link = late.iter().filter(|(at, of, _)| *of == link && *at >= since);
+        of_link.fold(Late::default(), |worst, (_, _, late)| worst.worse(*late))
     }
 
     /// The rows of one link, this direction's first.
@@ -145,8 +184,9 @@ impl Prober {
     }
 
     /// Idle round trips, by TCP handshakes: what they are for is timed by the kernel, not by a thread.
-    async fn round_trips(&self, link: LinkId) -> Result<RoundTrips> {
+    async fn round_trips(&self, link: LinkId) -> Result<(RoundTrips, Late)> {
         let rows = self.rows_of(link, Direction::Down).await?;
+        let asked = Instant::now();
         let jitter: Duration = rows.map_or(Duration::ZERO, |(own, other)| {
             [Some(own), other].iter().flatten().map(|row| row.shape.jitter.0).sum()
         });
@@ -162,10 +202,17 @@ impl Prober {
             open.push(stream);
             sleep(jitter * 2).await;
         }
-        Ok(RoundTrips(trips))
+        self.rows().await?;
+        Ok((RoundTrips(trips), self.late_since(link, asked)))
     }
 
-    async fn one_way(&self, link: LinkId, direction: Direction, trips: &RoundTrips) -> Result<Probe> {
+    async fn one_way(
+        &self,
+        link: LinkId,
+        direction: Direction,
+        trips: &RoundTrips,
+        late: Late,
+    ) -> Result<Probe> {
         let started = Instant::now();
         let rows = self.rows_of(link, direction).await?;
         let rtt_s = trips.median_ms().unwrap_or_default() / 1e3;
@@ -175,7 +222,7 @@ impl Prober {
         };
         self.drain(link, rtt_s).await?;
         let ipv6 = self.peers.get(link).address.ip().to_canonical().is_ipv6();
-        let mut probe = judge(trips, rows.as_ref(), found.as_ref(), ipv6);
+        let mut probe = judge(trips, late, rows.as_ref(), found.as_ref(), ipv6);
         (probe.link, probe.direction) = (link, direction);
         probe.took_ms = started.elapsed().as_secs_f64() * 1e3;
         Ok(probe)
@@ -231,37 +278,62 @@ impl Prober {
         seen: impl Fn() -> (u64, u64),
     ) -> Result<Found> {
         let started = Instant::now();
+        let since = |at: Instant| (at - started).as_secs_f64();
         let mut meter = Meter::new(rtt_s, SEGMENT_BYTES);
         let mut backlog = rows.map(|(own, other)| Backlog::new(own, other.as_ref()));
-        let (mut progress, mut glances, mut last) = ((started, 0), 0, None);
+        let mut passed = rows.map(|(own, other)| Passed::new(own, other.as_ref()));
+        let (mut last, mut seen_bytes) = (None, 0);
+        let (mut progress, mut glances, mut woken) = ((started, 0), 0, Duration::ZERO);
+        let mut read_at = started;
         let rate = loop {
+            let slept = Instant::now();
             sleep(GLANCE).await;
             let (bytes, _) = seen();
             let now = Instant::now();
+            woken = woken.max((now - slept).saturating_sub(GLANCE));
             if bytes > progress.1 {
                 progress = (now, bytes);
             } else if now - progress.0 > self.patience {
                 let (peer, silent) = (self.peers.get(link), self.patience.as_secs_f64());
                 bail!("nothing passed between here and {peer} for {silent} s");
             }
-            if let Some(rate) = meter.note((now - started).as_secs_f64(), bytes) {
+            if let Some(rate) = meter.note(since(now), bytes) {
                 break rate;
             }
             glances += 1;
-            if let Some(backlog) = backlog.as_mut().filter(|_| glances % GLANCES_PER_READING == 0)
-                && let Some((own, _)) = self.rows_of(link, direction).await?
+            if let (Some(passed), Some(backlog)) = (&mut passed, &mut backlog)
+                && glances % GLANCES_PER_READING == 0
             {
-                backlog.note(started.elapsed().as_secs_f64(), &own.counters);
+                let asked = Instant::now();
+                let Some((own, _)) = self.rows_of(link, direction).await? else { continue };
+                let reading = Reading {
+                    asked_s: since(asked),
+                    answered_s: since(Instant::now()),
+                    bytes: own.counters.bytes,
+                    // The other link's measurement may have been told of it first.
+                    late_s: self.late_since(link, read_at).packets_ms.unwrap_or_default() / 1e3,
+                };
+                read_at = asked;
+                passed.note(reading);
+                backlog.note(reading, own.counters.queue_bytes);
+                seen_bytes = bytes;
                 last = Some(own);
             }
         };
         let before = rows.map(|(own, _)| own);
+        let pair = before.zip(last.as_ref());
+        let let_pass = pair.map(|(before, after)| after.counters.bytes.saturating_sub(before.counters.bytes));
+        let from_s = meter.steady_from_s().unwrap_or_default();
+        let woken_ms = woken.as_secs_f64() * 1e3;
         Ok(Found {
             goodput_kbit: rate * 8e-3,
             mss_bytes: seen().1 as f64,
-            shaper_kbit: backlog.and_then(|backlog| backlog.rate_kbit()),
-            lost: before.zip(last.as_ref()).map(|(before, after)| losses(before, after)),
-            changed: before.zip(last.as_ref()).is_some_and(|(before, after)| changed(before, after)),
+            shaper_kbit: passed.and_then(|passed| passed.rate_kbit(from_s, since(Instant::now()))),
+            busy_kbit: backlog.and_then(|mut backlog| backlog.rate_kbit()),
+            beside_bytes: let_pass.map_or(0, |let_pass| seen_bytes.saturating_sub(let_pass)),
+            late: self.late_since(link, started).worse(Late { packets_ms: None, woken_ms }),
+            lost: pair.map(|(before, after)| losses(before, after)),
+            changed: pair.is_some_and(|(before, after)| changed(before, after)),
         })
     }
 
@@ -308,7 +380,13 @@ fn changed(before: &Row, after: &Row) -> bool {
 }
 
 /// Holds what was found against what is in force. Link, direction and time are the caller's to fill in.
-fn judge(trips: &RoundTrips, rows: Option<&(Row, Option<Row>)>, found: Option<&Found>, ipv6: bool) -> Probe {
+fn judge(
+    trips: &RoundTrips,
+    late: Late,
+    rows: Option<&(Row, Option<Row>)>,
+    found: Option<&Found>,
+    ipv6: bool,
+) -> Probe {
     let own = rows.map(|(own, _)| own);
     let shape = own.filter(|row| row.air.is_none() && row.trace.is_none()).map(|row| &row.shape);
     let (mut compared, mut notes) = (Vec::new(), Vec::new());
@@ -329,21 +407,23 @@ fn judge(trips: &RoundTrips, rows: Option<&(Row, Option<Row>)>, found: Option<&F
     if let (Some(found), Some((expected, tolerance))) = (rtt_ms, rtt) {
         compared.push(verdict::compare_rtt(found, expected, tolerance));
     }
-    let (mut rate_kbit, mut rate_from) = (None, None);
     let steady = found.filter(|found| !found.changed);
+    let (mut rate_kbit, mut rate_from) = (None, None);
     match steady {
-        Some(found) if shape.is_none_or(verdict::tcp_fills) => {
+        Some(found) if own.is_none() => {
             rate_kbit = Some(found.goodput_kbit / payload_share(found.mss_bytes, ipv6));
             rate_from = Some("payload".to_string());
         }
         Some(found) => {
-            // Neither can be more than the link carries, so the larger is the nearer.
-            let payload_kbit = found.goodput_kbit / payload_share(found.mss_bytes, ipv6);
-            rate_kbit = found.shaper_kbit.map(|shaper| shaper.max(payload_kbit));
-            let from = if rate_kbit > found.shaper_kbit { "payload" } else { "shaper" };
-            rate_from = rate_kbit.map(|_| from.to_string());
-            if rate_kbit.is_none() {
-                notes.push("TCP did not keep this lossy link busy, so its rate is not known".into());
+            let fills = shape.is_none_or(verdict::tcp_fills);
+            rate_kbit = if fills { found.shaper_kbit } else { found.busy_kbit };
+            rate_from = rate_kbit.map(|_| "shaper".to_string());
+            match (rate_kbit, fills) {
+                (None, true) => notes.push("the shaper was read too seldom, so the rate is not known".into()),
+                (None, false) => {
+                    notes.push("TCP did not keep this lossy link busy, so its rate is not known".into());
+                }
+                (Some(_), _) => {}
             }
         }
         None if found.is_some() => notes.push("the profile was changed during the measurement".into()),
@@ -356,7 +436,9 @@ fn judge(trips: &RoundTrips, rows: Option<&(Row, Option<Row>)>, found: Option<&F
     if let (Some((lost, packets)), Some(shape)) = (lost, shape) {
         compared.push(verdict::compare_loss(shape.loss, lost, packets));
     }
-    let (ok, verdict) = verdict::sum_up(&compared, &notes);
+    compared.extend(steady.map(|found| found.beside_bytes).filter(|&bytes| bytes > 0).map(verdict::beside));
+    let late = found.map_or(late, |found| late.worse(found.late));
+    let (ok, verdict) = verdict::sum_up(&compared, &notes, late);
     Probe {
         link: LinkId::A,
         direction: Direction::Down,
@@ -365,11 +447,33 @@ fn judge(trips: &RoundTrips, rows: Option<&(Row, Option<Row>)>, found: Option<&F
         rate_kbit,
         rate_expected_kbit: shape.map(|shape| shape.rate.kbit()),
         rate_from,
-        goodput_kbit: found.map(|found| found.goodput_kbit),
+        goodput_kbit: found.map(|found| carried_kbit(found, ipv6)),
         loss_pct: lost.map(|(lost, packets)| lost as f64 * 100.0 / packets as f64),
         loss_expected_pct: shape.map(|shape| shape.loss.mean().percent()),
+        late_ms: late.packets_ms,
         ok,
         verdict,
         took_ms: 0.0,
+    }
+}
+
+/// The goodput, which cannot be more than what the shaper let pass in the same time.
+fn carried_kbit(found: &Found, ipv6: bool) -> f64 {
+    let most = found.shaper_kbit.map(|rate| rate * payload_share(found.mss_bytes, ipv6));
+    most.map_or(found.goodput_kbit, |most| found.goodput_kbit.min(most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goodput_is_no_more_than_the_shaper_let_pass() {
+        // What waited behind a lost packet became readable at once.
+        let heap = Found { goodput_kbit: 14_590.0, mss_bytes: 1448.0, ..Found::default() };
+        let shaped = Found { shaper_kbit: Some(11_990.0), ..heap };
+        let carried = carried_kbit(&shaped, false);
+        assert!((carried - 11_990.0 * 1448.0 / 1514.0).abs() < 1e-6, "{carried}");
+        assert_eq!(carried_kbit(&Found { shaper_kbit: None, ..shaped }, false), 14_590.0);
     }
 }

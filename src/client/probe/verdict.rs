@@ -4,6 +4,7 @@
 //! time add to that; a rate within 5 %; a loss within what chance does to the number of packets that
 //! were sent. What cannot be compared is left out, and the verdict says why.
 
+use super::Late;
 use crate::link::profile::{Distribution, Loss, Shape};
 
 /// By how much a rate may be off its profile's.
@@ -98,13 +99,37 @@ pub fn compare_loss(loss: Loss, lost: u64, packets: u64) -> Compared {
     }
 }
 
-/// Whether all of what could be compared fits, and one sentence for people.
-pub fn sum_up(compared: &[Compared], notes: &[String]) -> (Option<bool>, String) {
+/// Bytes that went past the shaper.
+pub fn beside(bytes: u64) -> Compared {
+    Compared { words: format!("{bytes} bytes came that the shaper did not let pass"), ok: false }
+}
+
+/// From this lateness on (ms) a machine counts as busy: of packets, a few times what an idle one needs for
+/// its timers; of this program, which shares its CPUs with what it measures, several times that.
+const BUSY_MS: (f64, f64) = (3.0, 20.0);
+
+/// Why a verdict is bad, in plain words.
+fn reason(late: Late) -> String {
+    let (packets_ms, woken_ms) = (late.packets_ms.unwrap_or_default(), late.woken_ms);
+    if packets_ms >= BUSY_MS.0 {
+        format!("this machine is busy: packets left up to {packets_ms:.0} ms late")
+    } else if woken_ms >= BUSY_MS.1 {
+        format!("this machine is busy: this program woke up to {woken_ms:.0} ms late")
+    } else {
+        "the link does not do what its profile says".into()
+    }
+}
+
+/// Whether all of what could be compared fits, and one sentence for people. A bad verdict says first
+/// whether the machine was busy or the link is wrong.
+pub fn sum_up(compared: &[Compared], notes: &[String], late: Late) -> (Option<bool>, String) {
     let ok = (!compared.is_empty()).then(|| compared.iter().all(|each| each.ok));
+    let why = (ok == Some(false)).then(|| reason(late));
     let outside =
         compared.iter().filter(|each| !each.ok).map(|each| format!("{} is out of tolerance", each.words));
     let within = compared.iter().filter(|each| each.ok).map(|each| each.words.clone());
-    let parts: Vec<String> = outside.chain(within).chain(notes.iter().cloned()).collect();
+    let parts: Vec<String> =
+        why.into_iter().chain(outside).chain(within).chain(notes.iter().cloned()).collect();
     let text = parts.join("; ");
     let mut letters = text.chars();
     let text = letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect());
@@ -164,12 +189,27 @@ mod tests {
     #[test]
     fn what_is_out_of_tolerance_is_said_first() {
         let compared = [compare_rate(20_000.0, 20_000.0), compare_rtt(80.0, 40.0, 1.2)];
-        let (ok, words) = sum_up(&compared, &["the rest is fine".into()]);
+        let (ok, words) = sum_up(&compared, &["the rest is fine".into()], Late::default());
         assert_eq!(ok, Some(false));
+        let said = "The link does not do what its profile says; round trip 80.0 ms of 40.0 ± 1.2 is out of tolerance; rate 20.000";
+        assert!(words.starts_with(said), "{words}");
+        assert_eq!(sum_up(&[], &["not shaped".into()], Late::default()), (None, "Not shaped.".to_string()));
+    }
+
+    #[test]
+    fn a_busy_machine_is_told_from_a_wrong_link() {
+        let slow = || [compare_rate(42_800.0, 48_000.0)];
+        let late = Late { packets_ms: Some(22.0), woken_ms: 0.0 };
+        let said = |late| sum_up(&slow(), &[], late).1;
         assert!(
-            words.starts_with("Round trip 80.0 ms of 40.0 ± 1.2 is out of tolerance; rate 20.000"),
-            "{words}"
+            said(late).starts_with("This machine is busy: packets left up to 22 ms late; rate 42.800 of")
         );
-        assert_eq!(sum_up(&[], &["not shaped".into()]), (None, "Not shaped.".to_string()));
+        let late = Late { packets_ms: None, woken_ms: 45.0 };
+        assert!(said(late).starts_with("This machine is busy: this program woke up to 45 ms late; rate"));
+        let late = Late { packets_ms: Some(0.4), woken_ms: 3.0 };
+        assert!(said(late).starts_with("The link does not do what its profile says; rate 42.800 of 48"));
+        // A good verdict says nothing of it.
+        let late = Late { packets_ms: Some(22.0), woken_ms: 0.0 };
+        assert_eq!(sum_up(&[compare_rate(47_000.0, 48_000.0)], &[], late).1, "Rate 47.000 of 48.000 Mbit/s.");
     }
 }
