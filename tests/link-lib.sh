@@ -42,38 +42,23 @@ start_sinks() {
 # shown LINK DIRECTION KEY: one value of what `link show` reports.
 shown() { link show --json | jq -r --arg l "$1" --arg d "$2" ".links[] | select(.link == \$l and .direction == \$d) | $3"; }
 
-# rate_of LINK DIRECTION OFFERED_MBIT SECONDS: Mbit/s of frames that leave the bottleneck while more
-# is offered than it takes. The queue fills first, so that its filling is not in the figure.
+# rate_of LINK DIRECTION OFFERED_MBIT SECONDS [FILLING]: Mbit/s of frames that leave the bottleneck while more
+# is offered than it takes, of its best stretch. The queue fills first, so that its filling is not in the figure.
 rate_of() {
-    local device=twl-$1-$2 flooder before after from to
+    local flooder filling=${5:-1}
     if [ "$2" = down ]; then
-        in_server "$1" "$PYTHON" "$ROOT/tests/link-traffic.py" flood "$CLIENT" "$3" "$(jq -n "$4 + ${5:-1} + 0.5")" &
+        in_server "$1" "$PYTHON" "$ROOT/tests/link-traffic.py" flood "$CLIENT" "$3" "$(jq -n "$4 + $filling + 0.5")" &
     else
-        traffic flood "${server[$1]}" "$3" "$(jq -n "$4 + ${5:-1} + 0.5")" &
+        traffic flood "${server[$1]}" "$3" "$(jq -n "$4 + $filling + 0.5")" &
     fi
     flooder=$!
-    sleep "${5:-1}"
-    read -r before <"/sys/class/net/$device/statistics/rx_bytes"
-    from=$EPOCHREALTIME
-    sleep "$4"
-    read -r after <"/sys/class/net/$device/statistics/rx_bytes"
-    to=$EPOCHREALTIME
+    sleep "$filling"
+    traffic rate "/sys/class/net/twl-$1-$2/statistics/rx_bytes" "$4"
     wait "$flooder"
-    awk -v bytes=$((after - before)) -v from="$from" -v to="$to" 'BEGIN { printf "%.3f\n", bytes * 8 / (to - from) / 1e6 }'
 }
 
-# rate_holds WHAT LINK DIRECTION OFFERED_MBIT SECONDS WANTED_MBIT PERCENT: a machine that is late now and
-# then only loses rate, and never adds any, so what is too low is measured again, twice.
-rate_holds() {
-    local found tries
-    for tries in 1 2 3; do
-        found=$(rate_of "$2" "$3" "$4" "$5")
-        awk -v found="$found" -v wanted="$6" -v percent="$7" \
-            'BEGIN { exit !(found < wanted * (1 - percent / 100)) }' || break
-        echo "$1, try $tries: $found, which is too low"
-    done
-    within "$1" "$found" "$6" "$7"
-}
+# rate_holds WHAT LINK DIRECTION OFFERED_MBIT SECONDS WANTED_MBIT PERCENT
+rate_holds() { within "$1" "$(rate_of "$2" "$3" "$4" "$5")" "$6" "$7"; }
 
 # within WHAT FOUND WANTED PERCENT
 within() {

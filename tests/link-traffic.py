@@ -3,6 +3,7 @@
     link-traffic.py sink ADDRESS                 takes datagrams and TCP connections until it is ended
     link-traffic.py flood ADDRESS MBIT SECONDS   datagrams at a pace, many a system call
     link-traffic.py count ADDRESS MBIT NUMBER    NUMBER datagrams one by one; the sink's count comes back
+    link-traffic.py rate FILE SECONDS            Mbit/s of a counter of bytes, as below
     link-traffic.py rtt ADDRESS NUMBER           median, least and most of that many TCP handshakes, in ms
 
 Sizes are such that each datagram fills an Ethernet frame of 1514 bytes.
@@ -112,6 +113,32 @@ def count(address, mbit, number):
     sys.exit("the sink did not answer")
 
 
+def rate(path, seconds):
+    """The best Mbit/s of any half second or more within this time, of a counter of bytes that a file holds.
+
+    A machine that is held up sends too little for a while, and a late reading makes a stretch look shorter
+    or longer. So the counter is read often, each stretch counts from before its first reading to after its
+    last, which never makes a rate too high, and the best stretch is what the link carries.
+    """
+    least = 0.5
+    begun = time.monotonic()
+    readings = []
+    with open(path) as file:
+        while not readings or readings[-1][2] < begun + seconds:
+            before = time.monotonic()
+            file.seek(0)
+            count = int(file.read())
+            readings.append((before, count, time.monotonic()))
+            time.sleep(0.02)
+    rates = [
+        (to[1] - since[1]) * 8 / (to[2] - since[0])
+        for at, since in enumerate(readings)
+        for to in readings[at + 1 :]
+        if to[0] - since[2] >= least
+    ]
+    print(f"{max(rates) / 1e6:.3f}")
+
+
 def rtt(address, number):
     """Handshakes on an idle link. Order is kept, so a packet sent just behind others would wait for
     the latest of them: each handshake starts when nothing of the one before is on its way."""
@@ -128,6 +155,8 @@ def rtt(address, number):
 
 def main():
     command, address, *rest = sys.argv[1:]
+    if command == "rate":
+        return rate(address, float(rest[0]))
     if command == "sink":
         sink(address)
     elif command == "flood":
