@@ -251,7 +251,7 @@ def settle(ways):
 
 
 def best_rates(ways, seconds):
-    """The bit/s that arrives each way in its best stretch of two thirds of this time or more. What holds the
+    """The bit/s that arrives each way in its best stretch of four fifths of this time or more. What holds the
     machine up only takes from a rate: a stretch counts from before its first reading to after its last."""
     readings = [[] for _ in ways]
     end = time.monotonic() + seconds
@@ -265,7 +265,7 @@ def best_rates(ways, seconds):
             (to[1] - since[1]) * FRAME * 8 / (to[2] - since[0])
             for at, since in enumerate(row)
             for to in row[at + 1 :]
-            if to[0] - since[2] >= seconds / 1.6
+            if to[0] - since[2] >= 0.8 * seconds
         )
         for row in readings
     ]
@@ -273,7 +273,7 @@ def best_rates(ways, seconds):
 
 def measure_rates(ways, delay_s):
     warm = delay_s + 1.0
-    seconds = max(5.0, max(225 * FRAME * 8 / way.rate for way in ways))
+    seconds = max(5.0, max(300 * FRAME * 8 / way.rate for way in ways))
     workers = [way.flood(warm + seconds + 0.5) for way in ways]
     time.sleep(warm)
     rates = best_rates(ways, seconds)
