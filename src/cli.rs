@@ -8,11 +8,11 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use crate::{client, doctor, init, link, report, segments, server, simulate, sweep};
+use crate::{client, doctor, init, lab, link, report, segments, server, simulate, sweep};
 
 /// A two-server, one-client network lab
 #[derive(Parser)]
@@ -24,6 +24,8 @@ struct Cli {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    /// Run the whole lab here, without Docker and without root: two servers, and the client or a command
+    Lab(lab::Args),
     /// Serve a folder of segments
     Server(server::Args),
     /// Fetch all segments from two servers at once
@@ -68,8 +70,9 @@ impl Command {
         }
     }
 
-    fn run(self) -> Result<()> {
+    fn run(self) -> Result<ExitCode> {
         match self {
+            Command::Lab(args) => return run_lab(args),
             Command::Server(args) => server::main(args),
             Command::Client(args) => client::main(args, leave_report),
             Command::Sweep(args) => sweep::main(args, leave_report),
@@ -83,7 +86,27 @@ impl Command {
             Command::Doctor(args) => doctor::main(args),
             Command::Health(args) => server::health::main(args),
         }
+        .map(|()| ExitCode::SUCCESS)
     }
+}
+
+/// Checks what the client is told, so that a mistake shows before anything is built, then runs the lab.
+fn run_lab(mut args: lab::Args) -> Result<ExitCode> {
+    args.fill_in_links();
+    if let Some(arguments) = args.client_arguments() {
+        let line = std::iter::once("twinlink".into()).chain(arguments);
+        match Cli::try_parse_from(spell_out_probe(line)).map(|cli| cli.command) {
+            Ok(Command::Client(client)) => {
+                client::Asked::load(&client)?;
+                if client.results.is_none() && client.log.is_none() {
+                    args.command.extend(["--results".into(), "results".into()]);
+                }
+            }
+            Ok(_) => bail!("cannot run the client: its options are no client's"),
+            Err(error) => return Ok(usage_error(&error, false)),
+        }
+    }
+    lab::main(args)
 }
 
 /// Puts a report beside the logs of what has just ended. The logs are what counts: without a page the
@@ -107,7 +130,7 @@ pub fn main() -> ExitCode {
     let json = json_expected && cli.command.prints_json_lines();
     start_tracing(json);
     match cli.command.run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             if json {
                 tracing::error!("{error:#}");

@@ -7,6 +7,7 @@
 //!   [`doctor`] says what this host can do. Client and server know nothing of each other; [`sweep`]
 //!   has the client do an experiment's runs ([`init`] writes one to start from); [`simulate`] plays the
 //!   client's scheduler over modelled links; [`report`] makes a verdict of logs and knows none of them.
+//! - [`lab`] gives them a network: it starts servers and a client as programs, in namespaces of their own.
 //! - What the roles share: [`link`] shapes packets, [`record`] is the log, [`results`] the folders that
 //!   it stands in, [`bound`] is what physics allows, [`qoe`] what a viewer would have met.
 //! - [`tcp`] is what the kernel says of a socket, [`sender`] how a server tells it to its client.
@@ -17,6 +18,7 @@ pub mod cli;
 pub mod client;
 pub mod doctor;
 pub mod init;
+pub mod lab;
 pub mod link;
 pub mod qoe;
 pub mod record;

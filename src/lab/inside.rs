@@ -1,0 +1,144 @@
+//! The lab's first process: builds the network, starts the servers, runs the command, ends the servers.
+//! Every process of the lab is its child or becomes one, and none outlives it.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, isatty, setsid};
+
+use super::network::{self, Network};
+use super::servers::{self, Server};
+use super::signals::Signals;
+use super::{Plan, namespaces};
+use crate::link::tc::run;
+
+/// A large folder takes its time to be read.
+const UNTIL_READY: Duration = Duration::from_secs(120);
+/// A server may finish what is in flight.
+const UNTIL_ENDED: Duration = Duration::from_secs(6);
+const LOOK: Duration = Duration::from_millis(20);
+/// Signals closer to each other than this count as one: some senders signal a process and its group.
+const ONE_SIGNAL: Duration = Duration::from_millis(250);
+
+/// The whole of it; returns the command's exit code.
+pub fn run(plan: &Plan, signals: &Signals) -> Result<u8> {
+    namespaces::mount_own_folders()?;
+    let network = network::build(plan.ipv6)?;
+    namespaces::mount_hosts(&network::hosts_file(&network, plan.ipv6))?;
+    let mut servers = match &plan.servers {
+        Some(wanted) => servers::start(wanted, &network, &plan.program, &plan.scratch, plan.ipv6)?,
+        None => Vec::new(),
+    };
+    let code = match await_servers(&mut servers, &network, signals)? {
+        Some(signal) => 128 + signal as u8,
+        None => run_command(plan, &network, &mut servers, signals)?,
+    };
+    end(&mut servers, signals)?;
+    Ok(code)
+}
+
+/// Waits until all servers answer. Returns the signal that ended the waiting.
+fn await_servers(servers: &mut [Server], network: &Network, signals: &Signals) -> Result<Option<Signal>> {
+    let began = Instant::now();
+    for index in 0..servers.len() {
+        while !servers[index].is_ready(&network.client)? {
+            match signals.wait(Some(LOOK))?.map(|received| received.signal) {
+                Some(Signal::SIGCHLD) => drop(reap(servers)?),
+                Some(signal) => return Ok(Some(signal)),
+                None => {}
+            }
+            if servers[index].has_ended || began.elapsed() > UNTIL_READY {
+                return servers[index].not_ready();
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn run_command(plan: &Plan, network: &Network, servers: &mut [Server], signals: &Signals) -> Result<u8> {
+    let mut command = network.client.command(&plan.command[0]);
+    command.args(&plan.command[1..]);
+    set_environment(&mut command, plan, network);
+    // At a terminal the command stays among the foreground processes, which the terminal itself interrupts.
+    let at_terminal = isatty(std::io::stdin()).unwrap_or(false);
+    if !at_terminal {
+        let apart = || setsid().map(drop).map_err(std::io::Error::from);
+        // SAFETY: a plain system call.
+        unsafe { command.pre_exec(apart) };
+    }
+    let child = command.spawn().with_context(|| format!("cannot run {}", plan.command[0].to_string_lossy()))?;
+    let child = Pid::from_raw(child.id() as i32);
+    let mut first: Option<Instant> = None;
+    loop {
+        let Some(received) = signals.wait(None)? else { continue };
+        let pass_on = match received.signal {
+            Signal::SIGCHLD => {
+                if let Some((_, code)) = reap(servers)?.into_iter().find(|(pid, _)| *pid == child) {
+                    return Ok(code);
+                }
+                continue;
+            }
+            _ if received.from_terminal && at_terminal => continue,
+            Signal::SIGINT => Signal::SIGINT,
+            _ => Signal::SIGTERM,
+        };
+        // The first lets the command end in its own way; a later one insists.
+        let signal = match first {
+            None => pass_on,
+            Some(first) if first.elapsed() < ONE_SIGNAL => continue,
+            Some(_) => Signal::SIGKILL,
+        };
+        first.get_or_insert_with(Instant::now);
+        let _ = kill(child, signal);
+    }
+}
+
+fn set_environment(command: &mut Command, plan: &Plan, network: &Network) {
+    let own = plan.program.parent().map_or(String::new(), |dir| format!(":{}", dir.display()));
+    command
+        .env("PATH", run::path() + &own)
+        .env("TMPDIR", &plan.scratch)
+        .env("TWINLINK_BIN", &plan.program)
+        .env("TWINLINK_CONTROL", "/run/twinlink/control.sock")
+        .env("TWINLINK_NS_CLIENT", network.client.name)
+        .env("TWINLINK_NS_A", network.server_a.name)
+        .env("TWINLINK_NS_B", network.server_b.name);
+}
+
+/// Collects the children that have ended, with their exit codes.
+fn reap(servers: &mut [Server]) -> Result<Vec<(Pid, u8)>> {
+    let mut ended = Vec::new();
+    loop {
+        let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => (pid, code as u8),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as u8),
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(ended),
+            Ok(_) | Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error).context("cannot wait for the lab's processes"),
+        };
+        if let Some(server) = servers.iter_mut().find(|server| server.pid == pid) {
+            server.has_ended = true;
+        }
+        ended.push((pid, code));
+    }
+}
+
+/// Ends the servers: asks, then insists.
+fn end(servers: &mut [Server], signals: &Signals) -> Result<()> {
+    let began = Instant::now();
+    reap(servers)?;
+    for server in servers.iter().filter(|server| !server.has_ended) {
+        let _ = kill(server.pid, Signal::SIGTERM);
+    }
+    // The kernel kills what is left when this process ends.
+    while servers.iter().any(|server| !server.has_ended) && began.elapsed() < UNTIL_ENDED {
+        signals.wait(Some(LOOK))?;
+        reap(servers)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! `twinlink lab`: two servers and a client in network namespaces of their own, without Docker and
+//! without root.
+//!
+//! Three processes keep a lab. The one that was started moves into new namespaces ([`namespaces`]),
+//! passes signals on and returns the exit code. Its child is process 1 of the lab's pid namespace: it
+//! builds the network ([`network`]), starts the servers ([`servers`]) and runs the command ([`inside`]).
+//! When either of them ends, in any way, the kernel ends every process of the lab, and with the last
+//! one go the namespaces and mounts, because nothing else holds them. The third deletes the lab's
+//! temporary files ([`scratch`]).
+
+mod inside;
+mod namespaces;
+mod network;
+mod samples;
+mod scratch;
+mod servers;
+mod signals;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+
+use scratch::Scratch;
+use signals::Signals;
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(override_usage = "twinlink lab [OPTIONS] [-- CLIENT-OPTIONS…]
+       twinlink lab [OPTIONS] --exec COMMAND…")]
+pub struct Args {
+    /// Folder that both servers serve; without it 160 sample segments, made once in the user's cache folder
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Folder that server-b serves, where it differs
+    #[arg(long, value_name = "DIR")]
+    pub data_b: Option<PathBuf>,
+    /// Other servers, with {DATA} {ADDR} {PORT} {NAME} filled in, as in --server 'python3 -m http.server {PORT} --bind {ADDR} --directory {DATA}'
+    #[arg(long, value_name = "COMMAND", conflicts_with = "servers")]
+    pub server: Option<String>,
+    /// Start no server; COMMAND may start its own in the namespaces $TWINLINK_NS_A and $TWINLINK_NS_B
+    #[arg(long, value_name = "none", value_parser = ["none"])]
+    pub servers: Option<String>,
+    /// Keep the output of the servers, as DIR/server-a.jsonl and DIR/server-b.jsonl
+    #[arg(long, env = "TWINLINK_SERVER_LOGS", value_name = "DIR")]
+    pub server_logs: Option<PathBuf>,
+    /// Use IPv6: server-a, server-b and client name IPv6 addresses
+    #[arg(short = '6', long = "ipv6")]
+    pub ipv6: bool,
+    /// Run COMMAND in the client's namespace instead of the client
+    #[arg(long, requires = "command")]
+    pub exec: bool,
+    /// Options of twinlink client, after --; without any, --link-a wifi-near --link-b lte-medium. With --exec, the command
+    #[arg(trailing_var_arg = true, value_name = "CLIENT-OPTIONS | COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// The links of a lab that was started without an option of the client.
+const DEFAULT_LINKS: [&str; 4] = ["--link-a", "wifi-near", "--link-b", "lte-medium"];
+
+impl Args {
+    /// Gives the client the links that it has when nothing else is asked for.
+    pub fn fill_in_links(&mut self) {
+        let named = ["TWINLINK_LINK_A", "TWINLINK_LINK_B", "TWINLINK_AIR"].map(std::env::var_os);
+        if !self.exec && self.command.is_empty() && named.iter().all(Option::is_none) {
+            self.command = DEFAULT_LINKS.map(OsString::from).to_vec();
+        }
+    }
+
+    /// Returns the client's arguments, after its program's name; none with `--exec`.
+    pub fn client_arguments(&self) -> Option<Vec<OsString>> {
+        let servers = ["server-a", "server-b"].map(OsString::from);
+        let arguments = || std::iter::once("client".into()).chain(self.command.clone()).chain(servers);
+        (!self.exec).then(|| arguments().collect())
+    }
+}
+
+/// A lab that is about to be built: every path is absolute, every folder was found.
+struct Plan {
+    /// The program itself.
+    program: PathBuf,
+    command: Vec<OsString>,
+    servers: Option<servers::Wanted>,
+    ipv6: bool,
+    scratch: PathBuf,
+}
+
+/// Builds the lab, runs the command in it and returns the command's exit code: 128 and the signal's
+/// number where a signal ended it.
+///
+/// # Errors
+/// A folder is missing, the kernel refuses a namespace, or a server does not get ready.
+pub fn main(args: Args) -> Result<ExitCode> {
+    let program = std::env::current_exe().context("cannot find the program itself")?;
+    let command = match args.client_arguments() {
+        Some(arguments) => std::iter::once(program.clone().into()).chain(arguments).collect(),
+        None => args.command.clone(),
+    };
+    let data = args.data.as_deref().map(folder).transpose()?;
+    let data_b = args.data_b.as_deref().map(folder).transpose()?;
+    let logs = args.server_logs.as_deref().map(log_folder).transpose()?;
+    let scratch = Scratch::new()?;
+    let signals = Signals::block()?;
+    let servers = match args.servers {
+        Some(_) => None,
+        None => {
+            let data = data.map_or_else(|| samples::folder(scratch.path()), Ok)?;
+            let data_b = data_b.unwrap_or_else(|| data.clone());
+            Some(servers::Wanted { data, data_b, command: args.server, logs })
+        }
+    };
+    let plan = Plan { program, command, servers, ipv6: args.ipv6, scratch: scratch.path().to_path_buf() };
+    namespaces::enter()?;
+    let lifeline = namespaces::Lifeline::new()?;
+    // SAFETY: no other thread runs, so the child may go on as any program.
+    match unsafe { fork() }.context("cannot start the lab's first process")? {
+        ForkResult::Child => {
+            lifeline.hold()?;
+            inside::run(&plan, &signals).map(ExitCode::from)
+        }
+        ForkResult::Parent { child } => {
+            let code = supervise(child, &signals)?;
+            scratch.remove();
+            Ok(ExitCode::from(code))
+        }
+    }
+}
+
+/// Passes signals on to the lab's first process until that has ended; returns its exit code.
+fn supervise(first: Pid, signals: &Signals) -> Result<u8> {
+    loop {
+        let Some(received) = signals.wait(None)? else { continue };
+        match received.signal {
+            Signal::SIGCHLD => match waitpid(first, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(_, code)) => return Ok(code as u8),
+                Ok(WaitStatus::Signaled(_, signal, _)) => {
+                    eprintln!("error: the lab was ended by {signal}");
+                    return Ok(128 + signal as u8);
+                }
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error).context("cannot wait for the lab"),
+            },
+            // A terminal signals the whole foreground group, which that process is in.
+            _ if received.from_terminal => {}
+            signal => {
+                // It may just have ended, which the next signal tells.
+                let _ = kill(first, signal);
+            }
+        }
+    }
+}
+
+/// Returns the absolute path of a folder that is served.
+fn folder(dir: &Path) -> Result<PathBuf> {
+    ensure!(dir.is_dir(), "cannot serve {}: it is not a folder", dir.display());
+    dir.canonicalize().with_context(|| format!("cannot serve {}", dir.display()))
+}
+
+fn log_folder(dir: &Path) -> Result<PathBuf> {
+    let absolute = std::fs::create_dir_all(dir).and_then(|()| dir.canonicalize());
+    absolute.with_context(|| format!("cannot make the folder {} for the servers' logs", dir.display()))
+}

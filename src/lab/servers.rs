@@ -1,0 +1,135 @@
+//! The lab's two servers: twinlink's own, or any program.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::unistd::{Pid, setsid};
+
+use super::network::{Host, Network, PORT};
+use crate::server::health;
+
+/// What is to be started.
+pub struct Wanted {
+    pub data: PathBuf,
+    pub data_b: PathBuf,
+    /// The program, with places for what differs; else twinlink's own server.
+    pub command: Option<String>,
+    /// Where the output is kept.
+    pub logs: Option<PathBuf>,
+}
+
+/// A server that was started.
+pub struct Server {
+    pub name: &'static str,
+    pub pid: Pid,
+    pub has_ended: bool,
+    log: File,
+    /// Where its health is asked for; a program of another kind is ready when it listens.
+    address: SocketAddr,
+    is_own: bool,
+}
+
+/// Starts both servers.
+///
+/// # Errors
+/// A log cannot be written, or the program cannot be started.
+pub fn start(
+    wanted: &Wanted,
+    network: &Network,
+    program: &Path,
+    scratch: &Path,
+    ipv6: bool,
+) -> Result<Vec<Server>> {
+    let both = [(&network.server_a, &wanted.data), (&network.server_b, &wanted.data_b)];
+    both.into_iter()
+        .map(|(host, data)| {
+            let address = if ipv6 { host.ipv6() } else { host.ipv4() };
+            let line = match &wanted.command {
+                Some(command) => {
+                    let filled = fill_in(command, data, &address, host.name);
+                    ["sh".into(), "-c".into(), OsString::from(format!("exec {filled}"))].to_vec()
+                }
+                None => {
+                    let any = if network.has_ipv6 { "[::]" } else { "0.0.0.0" };
+                    let listen = format!("{any}:{PORT}");
+                    let line = ["server".into(), "--data".into(), data.into(), "--listen".into(), listen.into()];
+                    std::iter::once(program.into()).chain(line).collect()
+                }
+            };
+            let log = match &wanted.logs {
+                Some(dir) => {
+                    let path = dir.join(format!("{}.jsonl", host.name));
+                    let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+                    file.with_context(|| format!("cannot write {}", path.display()))?
+                }
+                None => tempfile::tempfile_in(scratch).context("cannot make a file for a server's log")?,
+            };
+            let pid = spawn(host, &line, &log)?;
+            let address = SocketAddr::new(address.parse()?, PORT);
+            let is_own = wanted.command.is_none();
+            Ok(Server { name: host.name, pid, has_ended: false, log, address, is_own })
+        })
+        .collect()
+}
+
+fn spawn(host: &Host, line: &[OsString], log: &File) -> Result<Pid> {
+    let mut command = host.command(&line[0]);
+    let copy = || log.try_clone().context("cannot share a server's log");
+    command.args(&line[1..]).stdin(Stdio::null()).stdout(copy()?).stderr(copy()?);
+    // A terminal interrupts the command, and the servers must outlive that.
+    let apart = || setsid().map(drop).map_err(std::io::Error::from);
+    // SAFETY: a plain system call.
+    unsafe { command.pre_exec(apart) };
+    let child = command.spawn().with_context(|| format!("cannot start {}", host.name))?;
+    Ok(Pid::from_raw(child.id() as i32))
+}
+
+fn fill_in(command: &str, data: &Path, address: &str, name: &str) -> String {
+    command
+        .replace("{DATA}", &data.to_string_lossy())
+        .replace("{ADDR}", address)
+        .replace("{PORT}", &PORT.to_string())
+        .replace("{NAME}", name)
+}
+
+impl Server {
+    /// Returns true if it answers, asked from `client`.
+    pub fn is_ready(&self, client: &Host) -> Result<bool> {
+        client.within(|| {
+            if self.is_own {
+                health::main(health::Args { server: self.address.to_string() }).is_ok()
+            } else {
+                TcpStream::connect_timeout(&self.address, Duration::from_secs(2)).is_ok()
+            }
+        })
+    }
+
+    /// Fails with the server's last words.
+    pub fn not_ready<T>(&self) -> Result<T> {
+        let length = self.log.metadata().map_or(0, |metadata| metadata.len());
+        let mut tail = vec![0; 4096];
+        let read = self.log.read_at(&mut tail, length.saturating_sub(4096)).unwrap_or(0);
+        let text = String::from_utf8_lossy(&tail[..read]).into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        let last = lines[lines.len().saturating_sub(5)..].join("\n");
+        bail!("cannot run the lab: {} did not get ready; its last lines are:\n{last}", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_a_server_command_are_filled_in() {
+        let line = fill_in("x {PORT} -b {ADDR} {DATA}/{NAME} {DATA}", Path::new("/d"), "10.45.0.2", "server-a");
+        assert_eq!(line, "x 4455 -b 10.45.0.2 /d/server-a /d");
+    }
+}

@@ -1,0 +1,69 @@
+//! Signals as events: blocked, then read one after another with who sent them.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// Signals that a lab passes on to its command, unless it was started with them ignored.
+const PASSED_ON: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+pub struct Signals {
+    file: SignalFd,
+}
+
+pub struct Received {
+    pub signal: Signal,
+    /// The kernel sent it to all of the terminal's foreground processes.
+    pub from_terminal: bool,
+}
+
+impl Signals {
+    /// Blocks the signals, here and in child processes that are not given a mask of their own.
+    pub fn block() -> Result<Signals> {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGCHLD);
+        PASSED_ON.into_iter().filter(|&signal| !is_ignored(signal)).for_each(|signal| set.add(signal));
+        set.thread_block().context("cannot block signals")?;
+        let file = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
+        Ok(Signals { file: file.context("cannot listen for signals")? })
+    }
+
+    /// Returns the next signal; none when `patience` is over. Without patience it waits as long as it takes.
+    pub fn wait(&self, patience: Option<Duration>) -> Result<Option<Received>> {
+        let timeout = patience.map_or(PollTimeout::NONE, |patience| {
+            PollTimeout::try_from(patience.as_millis()).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error).context("cannot wait for signals"),
+        }
+        let Some(info) = self.file.read_signal().context("cannot read a signal")? else { return Ok(None) };
+        let signal = Signal::try_from(info.ssi_signo as i32).context("cannot tell which signal came")?;
+        Ok(Some(Received { signal, from_terminal: info.ssi_code == libc::SI_KERNEL }))
+    }
+}
+
+fn is_ignored(wanted: Signal) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: this only asks for the disposition, and the kernel fills in the whole struct.
+    unsafe {
+        libc::sigaction(wanted as i32, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Gives a command that is about to be started the usual dispositions, whatever the lab was started with.
+///
+/// # Errors
+/// The kernel refuses, which it does not.
+pub fn reset() -> std::io::Result<()> {
+    for each in [Signal::SIGINT, Signal::SIGQUIT] {
+        // SAFETY: the default disposition runs no code of ours.
+        unsafe { signal(each, SigHandler::SigDfl) }?;
+    }
+    Ok(())
+}
