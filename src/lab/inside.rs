@@ -71,7 +71,8 @@ fn run_command(plan: &Plan, network: &Network, servers: &mut [Server], signals: 
         // SAFETY: a plain system call.
         unsafe { command.pre_exec(apart) };
     }
-    let child = command.spawn().with_context(|| format!("cannot run {}", plan.command[0].to_string_lossy()))?;
+    let child =
+        command.spawn().with_context(|| format!("cannot run {}", plan.command[0].to_string_lossy()))?;
     let child = Pid::from_raw(child.id() as i32);
     let mut first: Option<Instant> = None;
     loop {

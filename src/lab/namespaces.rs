@@ -54,7 +54,9 @@ pub fn enter() -> Result<()> {
 
 fn refusal(error: Errno) -> anyhow::Error {
     let value = |setting: &str| {
-        fs::read_to_string(format!("/proc/sys/{}", setting.replace('.', "/"))).ok().map(|text| text.trim().into())
+        fs::read_to_string(format!("/proc/sys/{}", setting.replace('.', "/")))
+            .ok()
+            .map(|text| text.trim().into())
     };
     anyhow!(explain(error, value))
 }
@@ -73,7 +75,9 @@ const SETTINGS: [(&str, &str, &str); 6] = [
 fn explain(error: Errno, value: impl Fn(&str) -> Option<String>) -> String {
     let forbids = |(name, forbidding, allowing): &(&str, &str, &str)| {
         (value(name)? == *forbidding).then(|| {
-            format!("the kernel setting {name} is {forbidding}; to allow it: sudo sysctl -w {name}={allowing}")
+            format!(
+                "the kernel setting {name} is {forbidding}; to allow it: sudo sysctl -w {name}={allowing}"
+            )
         })
     };
     let found: Vec<String> = SETTINGS.iter().filter_map(forbids).collect();
@@ -172,7 +176,11 @@ fn show(entry: &fs::DirEntry, target: &Path) -> std::io::Result<()> {
     if kind.is_symlink() {
         return symlink(fs::read_link(entry.path())?, target);
     }
-    if kind.is_dir() { fs::create_dir(target)? } else { drop(fs::File::create(target)?) }
+    if kind.is_dir() {
+        fs::create_dir(target)?
+    } else {
+        drop(fs::File::create(target)?)
+    }
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
     Ok(mount(Some(&entry.path()), target, None::<&str>, flags, None::<&str>)?)
 }
@@ -209,7 +217,8 @@ mod tests {
 
     #[test]
     fn refusal_without_a_setting_names_the_policy_or_the_kernel() {
-        let allowing = |asked: &str| Some(if asked.starts_with("user.") { "127000" } else { "none" }.to_string());
+        let allowing =
+            |asked: &str| Some(if asked.starts_with("user.") { "127000" } else { "none" }.to_string());
         assert!(explain(Errno::EPERM, allowing).contains("security policy"));
         assert!(explain(Errno::ENOSPC, |_| None).contains("user.max_user_namespaces"));
         assert!(explain(Errno::EINVAL, |_| None).contains("built without user namespaces"));

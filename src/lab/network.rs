@@ -21,11 +21,8 @@ pub const PORT: u16 = 4455;
 const HOSTS: [(&str, u8); 3] = [("server-a", 2), ("server-b", 3), ("client", 4)];
 
 /// As in compose.yaml. A kernel may refuse them in a namespace, and most labs do without.
-const SETTINGS: [(&str, &str); 3] = [
-    ("tcp_no_metrics_save", "1"),
-    ("tcp_rmem", "4096 131072 33554432"),
-    ("tcp_wmem", "4096 65536 33554432"),
-];
+const SETTINGS: [(&str, &str); 3] =
+    [("tcp_no_metrics_save", "1"), ("tcp_rmem", "4096 131072 33554432"), ("tcp_wmem", "4096 65536 33554432")];
 
 /// The lab's hosts, and whether they have IPv6 addresses.
 pub struct Network {
@@ -146,7 +143,8 @@ impl Host {
 /// Calls `work` on a thread of its own, whose network namespace ends with it.
 fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().spawn_scoped(scope, work).context("cannot start a thread")?;
+        let thread =
+            std::thread::Builder::new().spawn_scoped(scope, work).context("cannot start a thread")?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

@@ -49,9 +49,8 @@ fn fill(dir: &Path) -> Result<()> {
     make_folders(dir).with_context(attempt)?;
     let folder = File::open(dir).with_context(attempt)?;
     // Ends with the process, however that ends.
-    let _turn = Flock::lock(folder, FlockArg::LockExclusive)
-        .map_err(|(_, error)| error)
-        .with_context(attempt)?;
+    let _turn =
+        Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_, error)| error).with_context(attempt)?;
     if complete() {
         return Ok(());
     }

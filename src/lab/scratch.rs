@@ -26,7 +26,9 @@ impl Scratch {
         let path = tempfile::Builder::new()
             .prefix("twinlink-lab-")
             .tempdir()
-            .context("cannot make a temporary folder for the lab; set TMPDIR to a folder that can be written")?
+            .context(
+                "cannot make a temporary folder for the lab; set TMPDIR to a folder that can be written",
+            )?
             .keep();
         let (end, held) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
         // SAFETY: no other thread runs, so the child may go on as any program.

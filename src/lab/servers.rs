@@ -59,7 +59,8 @@ pub fn start(
                 None => {
                     let any = if network.has_ipv6 { "[::]" } else { "0.0.0.0" };
                     let listen = format!("{any}:{PORT}");
-                    let line = ["server".into(), "--data".into(), data.into(), "--listen".into(), listen.into()];
+                    let line =
+                        ["server".into(), "--data".into(), data.into(), "--listen".into(), listen.into()];
                     std::iter::once(program.into()).chain(line).collect()
                 }
             };
@@ -129,7 +130,8 @@ mod tests {
 
     #[test]
     fn places_of_a_server_command_are_filled_in() {
-        let line = fill_in("x {PORT} -b {ADDR} {DATA}/{NAME} {DATA}", Path::new("/d"), "10.45.0.2", "server-a");
+        let line =
+            fill_in("x {PORT} -b {ADDR} {DATA}/{NAME} {DATA}", Path::new("/d"), "10.45.0.2", "server-a");
         assert_eq!(line, "x 4455 -b 10.45.0.2 /d/server-a /d");
     }
 }

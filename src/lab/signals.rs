@@ -22,7 +22,7 @@ pub struct Received {
 }
 
 impl Signals {
-    /// Blocks the signals, here and in child processes that are not given a mask of their own.
+    /// Blocks the signals, here and in every child process that is not [`reset`].
     pub fn block() -> Result<Signals> {
         let mut set = SigSet::empty();
         set.add(Signal::SIGCHLD);
@@ -56,7 +56,8 @@ fn is_ignored(wanted: Signal) -> bool {
     }
 }
 
-/// Gives a command that is about to be started the usual dispositions, whatever the lab was started with.
+/// Gives a program that is about to be started no blocked signal, and the usual dispositions, whatever
+/// the lab was started with.
 ///
 /// # Errors
 /// The kernel refuses, which it does not.
@@ -65,5 +66,5 @@ pub fn reset() -> std::io::Result<()> {
         // SAFETY: the default disposition runs no code of ours.
         unsafe { signal(each, SigHandler::SigDfl) }?;
     }
-    Ok(())
+    Ok(SigSet::empty().thread_set_mask()?)
 }
