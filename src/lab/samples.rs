@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::results;
+use crate::results::Folder;
 use crate::segments::{self, Set};
 use crate::units::ByteCount;
 
@@ -46,7 +46,7 @@ fn fill(dir: &Path) -> Result<()> {
     if complete() {
         return Ok(());
     }
-    make_folders(dir).with_context(attempt)?;
+    Folder::make(dir).with_context(attempt)?;
     let folder = File::open(dir).with_context(attempt)?;
     // Ends with the process, however that ends.
     let _turn =
@@ -60,21 +60,6 @@ fn fill(dir: &Path) -> Result<()> {
     }
     tracing::info!("making {COUNT} sample segments in {}", dir.display());
     Set::new(COUNT, MEAN, SEED)?.write(dir).with_context(attempt)
-}
-
-/// Makes a folder and those above it; each belongs to the owner of the one above it.
-fn make_folders(dir: &Path) -> Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = dir.parent() {
-        make_folders(parent)?;
-    }
-    match fs::create_dir(dir) {
-        Ok(()) => results::own_like_parent(dir),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("cannot make the folder {}", dir.display())),
-    }
 }
 
 #[cfg(test)]
