@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
@@ -93,6 +94,12 @@ impl Command {
 /// Checks what the client is told, so that a mistake shows before anything is built, then runs the lab.
 fn run_lab(mut args: lab::Args) -> Result<ExitCode> {
     args.fill_in_links();
+    let first = args.command.first().map(|word| word.to_string_lossy());
+    if let Some(word) = first.filter(|word| !args.exec && !word.starts_with('-')) {
+        let text =
+            format!("\"{word}\" is not an option of the client: to run a command, write --exec before it");
+        return Ok(usage_error(&Cli::command().error(ErrorKind::UnknownArgument, text), false));
+    }
     if let Some(arguments) = args.client_arguments() {
         let line = std::iter::once("twinlink".into()).chain(arguments);
         match Cli::try_parse_from(spell_out_probe(line)).map(|cli| cli.command) {

@@ -105,14 +105,8 @@ pub fn main(args: Args) -> Result<ExitCode> {
     let logs = args.server_logs.as_deref().map(log_folder).transpose()?;
     let scratch = Scratch::new()?;
     let signals = Signals::block()?;
-    let servers = match args.servers {
-        Some(_) => None,
-        None => {
-            let data = data.map_or_else(|| samples::folder(scratch.path()), Ok)?;
-            let data_b = data_b.unwrap_or_else(|| data.clone());
-            Some(servers::Wanted { data, data_b, command: args.server, logs })
-        }
-    };
+    let servers =
+        args.servers.is_none().then_some(servers::Wanted { data, data_b, command: args.server, logs });
     let plan = Plan { program, command, servers, ipv6: args.ipv6, scratch: scratch.path().to_path_buf() };
     namespaces::enter()?;
     let lifeline = namespaces::Lifeline::new()?;

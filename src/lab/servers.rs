@@ -13,12 +13,15 @@ use anyhow::{Context, Result, bail};
 use nix::unistd::{Pid, setsid};
 
 use super::network::{Host, Network, PORT};
+use super::samples;
 use crate::server::health;
 
 /// What is to be started.
 pub struct Wanted {
-    pub data: PathBuf,
-    pub data_b: PathBuf,
+    /// What both serve; the sample segments where nothing is said.
+    pub data: Option<PathBuf>,
+    /// What server b serves, where it differs.
+    pub data_b: Option<PathBuf>,
     /// The program, with places for what differs; else twinlink's own server.
     pub command: Option<String>,
     /// Where the output is kept.
@@ -39,7 +42,7 @@ pub struct Server {
 /// Starts both servers.
 ///
 /// # Errors
-/// A log cannot be written, or the program cannot be started.
+/// There are no segments and none can be made, a log cannot be written, or the program cannot be started.
 pub fn start(
     wanted: &Wanted,
     network: &Network,
@@ -47,7 +50,8 @@ pub fn start(
     scratch: &Path,
     ipv6: bool,
 ) -> Result<Vec<Server>> {
-    let both = [(&network.server_a, &wanted.data), (&network.server_b, &wanted.data_b)];
+    let data = wanted.data.clone().map_or_else(|| samples::folder(scratch), Ok)?;
+    let both = [(&network.server_a, &data), (&network.server_b, wanted.data_b.as_ref().unwrap_or(&data))];
     both.into_iter()
         .map(|(host, data)| {
             let address = if ipv6 { host.ipv6() } else { host.ipv4() };

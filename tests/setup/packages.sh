@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs, with apt, what the tests need: packages.sh TIER..., where a tier is one of
-#   base      build and run the tests that need no root
+#   base      build and run the tests that need no root, the lab of an ordinary user among them
 #   root      the lab in network namespaces
 #   peers     the programs that stand in for our server or client in tests
 #   compose   docker compose for real
@@ -15,7 +15,8 @@ set -euo pipefail
 # Each word is PROGRAM=PACKAGE[,PACKAGE...]: the packages are installed if the program is missing.
 programs_of() {
     case $1 in
-    base) echo git=git make=make cc=gcc,libc6-dev curl=curl,ca-certificates jq=jq python3=python3 ;;
+    base) echo git=git make=make cc=gcc,libc6-dev curl=curl,ca-certificates jq=jq python3=python3 \
+        ip=iproute2 tc=iproute2 iptables=iptables ping=iputils-ping script=bsdutils ;;
     root) echo ip=iproute2 tc=iproute2 iptables=iptables ping=iputils-ping ethtool=ethtool tcpdump=tcpdump jq=jq ;;
     peers) echo ffmpeg=ffmpeg aria2c=aria2 nginx=nginx-light iperf3=iperf3 curl=curl python3=python3 ;;
     compose) echo curl=curl jq=jq python3=python3 ;;

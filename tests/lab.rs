@@ -1,0 +1,509 @@
+//! `twinlink lab` as the user who runs the tests and, where that is root, as an ordinary user without
+//! any capability too. Each test has folders of its own; each lab is bounded by `timeout`.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const NOBODY: u32 = 65534;
+/// Far beyond what anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum User {
+    /// The one who runs the tests.
+    Own,
+    /// Without any capability.
+    Ordinary,
+}
+
+/// The users that labs are run as here.
+fn users() -> Vec<User> {
+    if !can_run() {
+        return Vec::new();
+    }
+    if is_root() { vec![User::Own, User::Ordinary] } else { vec![User::Own] }
+}
+
+/// Whether this machine lets an ordinary user make a lab; where CI is set, it must.
+fn can_run() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        let place = Place::new(User::Ordinary);
+        let tried = place.lab(&["--servers", "none", "--exec", "true"]).output().unwrap();
+        let words = String::from_utf8_lossy(&tried.stderr).into_owned();
+        if !tried.status.success() {
+            assert!(std::env::var_os("CI").is_none(), "{words}");
+            eprintln!("NOT RUN: {words}");
+        }
+        tried.status.success()
+    })
+}
+
+/// The folders of a test, which belong to its user. `$TMPDIR` is one of them, so that everything of
+/// a lab can be told by its environment.
+struct Place {
+    user: User,
+    root: TempDir,
+    program: PathBuf,
+}
+
+impl Place {
+    fn new(user: User) -> Place {
+        let root = tempfile::tempdir().unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        // The ordinary user may not reach the folder where the program was built.
+        let program = root.path().join("twinlink");
+        fs::hard_link(env!("CARGO_BIN_EXE_twinlink"), &program)
+            .or_else(|_| fs::copy(env!("CARGO_BIN_EXE_twinlink"), &program).map(drop))
+            .unwrap();
+        let place = Place { user, root, program };
+        ["tmp", "work", "cache"].iter().for_each(|name| drop(place.folder(name)));
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir(&path).unwrap();
+        if is_root() && self.user == User::Ordinary {
+            chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        path
+    }
+
+    /// A folder with small segments, and the option that serves it.
+    fn data(&self, count: u32, mean: &str) -> [String; 2] {
+        let dir = self.path("data");
+        let count = count.to_string();
+        let made = Command::new(&self.program)
+            .args(["segments", "--count", &count, "--mean-size", mean])
+            .arg(&dir)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        ["--data".into(), dir.to_str().unwrap().into()]
+    }
+
+    fn lab(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after=1", "--foreground", "120"]);
+        if is_root() && self.user == User::Ordinary {
+            command.args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
+            command.args(["--bounding-set=-all", "--inh-caps=-all"]);
+        }
+        command.arg(&self.program).arg("lab").args(args);
+        command.current_dir(self.path("work")).stdin(Stdio::null());
+        command.env("TMPDIR", self.path("tmp")).env("XDG_CACHE_HOME", self.path("cache"));
+        command.env("HOME", self.path("work"));
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.lab(args).output().unwrap()
+    }
+
+    /// Runs a shell's line in a lab without servers, and returns its output.
+    fn shell(&self, line: &str) -> String {
+        let output = self.run(&["--servers", "none", "--exec", "sh", "-c", line]);
+        assert!(output.status.success(), "{:?}: {}", self.user, words(&output));
+        String::from_utf8(output.stdout).unwrap().trim().into()
+    }
+
+    /// The processes of this test's labs: number and command line.
+    fn processes(&self) -> Vec<(i32, String)> {
+        let mark = format!("TMPDIR={}", self.path("tmp").display());
+        let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<i32>().ok();
+        fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| number(entry.ok()?))
+            .filter(|pid| {
+                let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+                environment.split(|&byte| byte == 0).any(|one| one.starts_with(mark.as_bytes()))
+            })
+            .map(|pid| {
+                let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                (pid, String::from_utf8_lossy(&line).replace('\0', " "))
+            })
+            .collect()
+    }
+
+    /// Waits until no process and no temporary file of this test's labs is left.
+    fn expect_nothing_left(&self) {
+        eventually(&format!("nothing is left of a lab of {:?}", self.user), || {
+            self.processes().is_empty() && fs::read_dir(self.path("tmp")).unwrap().next().is_none()
+        });
+    }
+}
+
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn words(output: &Output) -> String {
+    let both = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    both.concat()
+}
+
+fn run_end(stdout: &[u8]) -> Value {
+    let text = String::from_utf8_lossy(stdout);
+    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a JSON line"));
+    let end = records.filter(|record| record["event"] == "run_end").last();
+    end.unwrap_or_else(|| panic!("no run_end in {text}"))["data"].clone()
+}
+
+/// The machine's interfaces and named namespaces.
+fn network_of_the_machine() -> Vec<String> {
+    let names = |dir: &str| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+    };
+    let names = names("/run/netns").into_iter().chain(names("/etc/netns")).chain(names("/sys/class/net"));
+    names.filter(|name| ["server-", "client", "br0"].iter().any(|own| name.starts_with(own))).collect()
+}
+
+#[test]
+fn main_job_runs_in_an_empty_folder_without_privilege() {
+    if users().is_empty() {
+        return;
+    }
+    let place = Place::new(User::Ordinary);
+    let output = place.run(&["--", "--link-a", "wifi-near", "--link-b", "lte-medium"]);
+    assert!(output.status.success(), "{}", words(&output));
+    let end = run_end(&output.stdout);
+    assert_eq!((end["exit"].as_str(), end["files"].as_u64()), (Some("ok"), Some(160)), "{end}");
+    let runs: Vec<_> = fs::read_dir(place.path("work/results")).unwrap().flatten().collect();
+    assert_eq!(runs.len(), 1);
+    assert!(runs[0].path().join("report.html").is_file() && runs[0].path().join("log.jsonl").is_file());
+    place.expect_nothing_left();
+    // The samples are kept, for the next lab.
+    assert!(place.path("cache/twinlink/samples/SHA256SUMS").is_file());
+}
+
+#[test]
+fn terminal_shows_bars_table_and_page() {
+    let Some(&user) = users().last() else { return };
+    let place = Place::new(user);
+    let data = place.data(8, "50KB");
+    let lab = place.lab(&["--data", &data[1], "--", "--link-a", "rate-80"]);
+    let quoted: Vec<String> = lab.get_args().map(|arg| format!("'{}'", arg.to_string_lossy())).collect();
+    let line = format!("timeout {}", quoted.join(" "));
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).current_dir(place.path("work")).stdin(Stdio::null());
+    script.envs(lab.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = script.env("TERM", "xterm").output().unwrap();
+    let shown = words(&output);
+    assert!(output.status.success(), "{shown}");
+    for part in ["/8 files", "goodput Mbit/s", "results/", "report.html"] {
+        assert!(shown.contains(part), "no {part} in {shown}");
+    }
+}
+
+#[test]
+fn exit_code_is_that_of_the_command() {
+    for user in users() {
+        let place = Place::new(user);
+        let code = |args: &[&str]| place.run(args).status.code();
+        let exec = |line: &str| code(&["--servers", "none", "--exec", "sh", "-c", line]);
+        assert_eq!(exec("exit 0"), Some(0));
+        assert_eq!(exec("exit 37"), Some(37));
+        assert_eq!(exec("kill -9 $$"), Some(137));
+        assert_eq!(code(&["--servers", "none", "--exec", "/no/such/program"]), Some(1));
+        place.expect_nothing_left();
+    }
+}
+
+#[test]
+fn mistakes_are_told_before_anything_is_built() {
+    for user in users() {
+        let place = Place::new(user);
+        let missing = place.path("none");
+        let missing = missing.to_str().unwrap();
+        for (args, code, word) in [
+            (&["--no-such", "--", "x"][..], 2, "--no-such"),
+            (&["--data"], 2, "--data"),
+            (&["--exec"], 2, "COMMAND"),
+            (&["--servers", "some", "--exec", "true"], 2, "none"),
+            (&["--", "--no-such"], 2, "--no-such"),
+            (&["wifi-near"], 2, "--exec before it"),
+            (&["--", "--link-a", "wifi-naer"], 1, "did you mean wifi-near"),
+            (&["--data", missing, "--exec", "true"], 1, "not a folder"),
+            (&["--data-b", missing, "--exec", "true"], 1, "not a folder"),
+        ] {
+            let output = place.run(args);
+            assert_eq!(output.status.code(), Some(code), "{args:?}: {}", words(&output));
+            assert!(words(&output).contains(word), "{args:?}: {}", words(&output));
+        }
+        assert!(fs::read_dir(place.path("work")).unwrap().next().is_none());
+    }
+}
+
+#[test]
+fn command_sees_a_network_of_its_own() {
+    for user in users() {
+        let place = Place::new(user);
+        let interfaces = "ls /sys/class/net | grep -v ^ifb | xargs";
+        assert_eq!(place.shell(interfaces), "eth0 lo");
+        let far = format!(
+            "ip netns exec $TWINLINK_NS_B sh -c '{interfaces}'; ip -n $TWINLINK_NS_A -br a | grep -o 10.45.0.2"
+        );
+        assert_eq!(place.shell(&far), "eth0 lo\n10.45.0.2");
+        assert_eq!(place.shell("getent ahostsv4 server-b | head -n 1 | cut -d ' ' -f 1"), "10.45.0.3");
+        // Nothing listens without servers, and the other host is there.
+        let line = "ping -c 1 -W 5 server-a >/dev/null && ! \"$TWINLINK_BIN\" health server-a:4455 2>&1";
+        assert!(place.shell(line).contains("nothing answers"));
+        let mut lab = place
+            .lab(&["--servers", "none", "--exec", "cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut lab.stdin.take().unwrap(), b"some words").unwrap();
+        assert_eq!(lab.wait_with_output().unwrap().stdout, b"some words");
+        assert!(network_of_the_machine().is_empty(), "{:?}", network_of_the_machine());
+    }
+}
+
+#[test]
+fn links_are_shaped_in_the_client_namespace_only() {
+    for user in users() {
+        let place = Place::new(user);
+        let hold = "\"$TWINLINK_BIN\" link hold --link-a rate-20 -- true 2>&1";
+        assert!(place.shell(hold).contains("rate-20"));
+        // The lab's first process is in the bridge's namespace, whose interfaces are not the client's.
+        let elsewhere =
+            format!("! nsenter --net=/proc/1/ns/net sh -c '{}'", hold.replace("hold", "hold --dev server-a"));
+        let words = place.shell(&elsewhere.replace(" --dev server-a", ""));
+        assert!(words.contains("cannot shape"), "{words}");
+    }
+}
+
+#[test]
+fn names_mean_ipv6_addresses_with_option_6() {
+    for user in users() {
+        let place = Place::new(user);
+        let [option, dir] = place.data(6, "50KB");
+        let output = place.run(&["-6", &option, &dir, "--exec", "getent", "hosts", "server-a"]);
+        assert!(words(&output).starts_with("fd45::2 "), "{}", words(&output));
+        let output = place.run(&["-6", &option, &dir, "--", "--link-a", "rate-20", "--link-b", "rate-80"]);
+        assert!(output.status.success(), "{}", words(&output));
+        assert!(words(&output).contains("[fd45::3]:4455"), "{}", words(&output));
+        assert_eq!(run_end(&output.stdout)["files"], 6);
+    }
+}
+
+#[test]
+fn servers_are_any_program_with_data_of_their_own() {
+    for user in users() {
+        let place = Place::new(user);
+        for (dir, text) in [("one", "1"), ("two", "2")] {
+            fs::write(place.folder(dir).join("file"), text).unwrap();
+        }
+        let [one, two, logs] = ["one", "two", "work/logs"].map(|name| place.path(name).display().to_string());
+        let server = format!("{} server --data {{DATA}} --listen {{ADDR}}:{{PORT}}", place.program.display());
+        let fetch = "for name in server-a server-b; do printf 'GET /file HTTP/1.0\\r\\n\\r\\n' | \
+                     timeout 20 bash -c \"exec 3<>/dev/tcp/$name/4455; cat >&3; tail -n 1 <&3\"; done";
+        for custom in [&[][..], &["--server", &server]] {
+            let mut args = vec!["--data", &one, "--data-b", &two, "--server-logs", &logs];
+            args.extend(custom);
+            args.extend(["--exec", "bash", "-c", fetch]);
+            let output = place.run(&args);
+            assert_eq!(words(&output), "12", "{user:?} {custom:?}");
+            for name in ["server-a", "server-b"] {
+                let log = fs::read_to_string(format!("{logs}/{name}.jsonl")).unwrap();
+                assert!(log.contains("/file") || log.contains("\"file\""), "{log}");
+                // The server was asked to end, and did in its own way.
+                assert!(log.contains("serve_end"), "{log}");
+            }
+        }
+        let broken = ["--data", &one, "--server", "sh -c 'echo out of order; exit 3'", "--exec", "true"];
+        let output = place.run(&broken);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(words(&output).contains("server-a did not get ready"), "{}", words(&output));
+        assert!(words(&output).contains("out of order"), "{}", words(&output));
+        place.expect_nothing_left();
+    }
+}
+
+/// A lab whose command notes which signal it got, and ends in its own way.
+fn start_noting(place: &Place, data: &[String; 2]) -> (Child, i32) {
+    let line = "trap 'echo TERM >got; exit 5' TERM; trap 'echo INT >got; exit 6' INT; \
+                echo >up; while :; do sleep 0.05; done";
+    start(place, data, line)
+}
+
+/// A lab in the background whose command has made the file `up`; with the number of its first process.
+fn start(place: &Place, data: &[String; 2], line: &str) -> (Child, i32) {
+    let _ = fs::remove_file(place.path("work/up"));
+    let args = ["--exec".to_string(), "bash".into(), "-c".into(), line.into()];
+    let args: Vec<&str> = data.iter().chain(&args).map(String::as_str).collect();
+    let lab = place.lab(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually("the command is up", || place.path("work/up").exists());
+    let started = format!("{} lab", place.program.display());
+    let lab_process = |parent: i32| {
+        let all = place.processes().into_iter().filter(|(_, line)| line.starts_with(&started));
+        all.map(|(pid, _)| pid).find(|pid| parent_of(*pid) == parent)
+    };
+    // timeout → the lab; setpriv has become the lab.
+    let outer = lab_process(lab.id() as i32).expect("the lab's process");
+    (lab, outer)
+}
+
+fn parent_of(pid: i32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    after_name.split_whitespace().nth(1).and_then(|parent| parent.parse().ok()).unwrap_or_default()
+}
+
+fn kill(pid: i32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+}
+
+#[test]
+fn signals_reach_the_command_which_ends_in_its_own_way() {
+    use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
+    for user in users() {
+        let place = Place::new(user);
+        let data = place.data(1, "1KB");
+        for (signal, got, code) in [(SIGTERM, "TERM", 5), (SIGINT, "INT", 6), (SIGHUP, "TERM", 5)] {
+            let (mut lab, outer) = start_noting(&place, &data);
+            kill(outer, signal);
+            assert_eq!(lab.wait().unwrap().code(), Some(code), "{user:?} {signal}");
+            assert_eq!(fs::read_to_string(place.path("work/got")).unwrap().trim(), got);
+            place.expect_nothing_left();
+        }
+        let deaf = "trap '' TERM INT; echo >up; while :; do sleep 0.05; done";
+        let (mut lab, outer) = start(&place, &data, deaf);
+        // The second one insists.
+        let began = Instant::now();
+        while lab.try_wait().unwrap().is_none() {
+            assert!(began.elapsed() < PATIENCE);
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(outer), SIGTERM);
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        assert_eq!(lab.wait().unwrap().code(), Some(137));
+        place.expect_nothing_left();
+    }
+}
+
+#[test]
+fn nothing_is_left_after_sigkill_of_any_process() {
+    for user in users() {
+        let place = Place::new(user);
+        let data = place.data(40, "500KB");
+        let client = "\"$TWINLINK_BIN\" client --link-a rate-20 --link-b rate-20 server-a server-b >log & \
+                      until grep -q link log; do sleep 0.05; done; echo >up; wait";
+        // The lab itself, and its first process: everything ends at once.
+        for first in [false, true] {
+            let (mut lab, outer) = start(&place, &data, client);
+            let all = place.processes();
+            assert!(all.len() >= 7, "the lab's three, servers, client and shell: {all:?}");
+            let inner = all.iter().map(|(pid, _)| *pid).find(|pid| {
+                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                parent_of(*pid) == outer && name.trim() == "twinlink-lab"
+            });
+            let victim = if first { inner.expect("the first process") } else { outer };
+            kill(victim, nix::sys::signal::Signal::SIGKILL);
+            let status = lab.wait().unwrap();
+            assert!(status.code() == Some(137) || status.signal() == Some(9), "{status}");
+            place.expect_nothing_left();
+        }
+        // A server, or what deletes the files: the lab lives on, and its end leaves nothing.
+        for victim in ["server --data", "lab --data"] {
+            let (mut lab, outer) = start_noting(&place, &data);
+            let mut all = place.processes().into_iter();
+            let (pid, _) = all
+                .find(|(pid, line)| {
+                    let is_lab_keeper = *pid == outer || parent_of(*pid) != outer;
+                    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                    line.contains(victim)
+                        && (victim.starts_with("server") || (!is_lab_keeper && name.trim() != "twinlink-lab"))
+                })
+                .unwrap_or_else(|| panic!("no {victim} in {:?}", place.processes()));
+            kill(pid, nix::sys::signal::Signal::SIGKILL);
+            kill(outer, nix::sys::signal::Signal::SIGTERM);
+            assert_eq!(lab.wait().unwrap().code(), Some(5), "{user:?} {victim}");
+            place.expect_nothing_left();
+        }
+        assert!(network_of_the_machine().is_empty(), "{:?}", network_of_the_machine());
+    }
+}
+
+#[test]
+fn labs_run_side_by_side() {
+    for user in users() {
+        let place = Place::new(user);
+        let [option, dir] = place.data(8, "100KB");
+        let labs: Vec<Child> = (0..4)
+            .map(|_| {
+                let mut lab = place.lab(&[&option, &dir, "--", "--link-a", "rate-20", "--link-b", "rate-80"]);
+                lab.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            })
+            .collect();
+        // Each has a control socket of its own at the same path.
+        let show =
+            "\"$TWINLINK_BIN\" link hold --link-a wifi-far -- \"$TWINLINK_BIN\" link show --json 2>/dev/null";
+        let shown: Value = serde_json::from_str(&place.shell(show)).unwrap();
+        assert_eq!(shown["links"][0]["profile"], "wifi-far", "{shown}");
+        for lab in labs {
+            let output = lab.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", words(&output));
+            assert_eq!(run_end(&output.stdout)["files"], 8);
+        }
+        assert_eq!(fs::read_dir(place.path("work/results")).unwrap().count(), 4);
+        place.expect_nothing_left();
+    }
+}
+
+#[test]
+fn samples_last_as_long_as_the_lab_without_a_cache() {
+    let Some(&user) = users().last() else { return };
+    let place = Place::new(user);
+    // As root too, no folder can be made below a file.
+    fs::write(place.path("file"), "").unwrap();
+    let mut lab = place.lab(&["--exec", "sh", "-c", "ls $TMPDIR/samples | wc -l"]);
+    let output = lab.env("XDG_CACHE_HOME", place.path("file")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "161", "{}", words(&output));
+    assert!(words(&output).contains("set XDG_CACHE_HOME"), "{}", words(&output));
+    place.expect_nothing_left();
+}
+
+#[test]
+fn results_in_a_folder_of_another_user_belong_to_the_user() {
+    if !is_root() || users().is_empty() {
+        return;
+    }
+    let place = Place::new(User::Ordinary);
+    let [option, dir] = place.data(2, "10KB");
+    // Root's, and open to all, as /tmp is.
+    let shared = place.path("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+    let output = place.run(&[&option, &dir, "--", "--results", shared.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", words(&output));
+    assert!(is_report_of(&shared, NOBODY));
+}
+
+fn is_report_of(results: &Path, user: u32) -> bool {
+    let run = fs::read_dir(results).unwrap().flatten().next().expect("a run's folder").path();
+    let page = fs::metadata(run.join("report.html")).expect("its page");
+    std::os::unix::fs::MetadataExt::uid(&page) == user
+}
