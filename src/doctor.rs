@@ -102,7 +102,7 @@ fn namespace() -> Check {
     let found = if lab::is_own_namespace() {
         "a lab's own"
     } else {
-        "the machine's own, where links are never shaped: docker compose and netem/lab.sh make others"
+        "the machine's own, where links are never shaped: docker compose and twinlink lab make others"
     };
     Check::new("network namespace", Some(true), found, "")
 }
@@ -110,7 +110,7 @@ fn namespace() -> Check {
 fn net_admin() -> Check {
     let there = lab::has_net_admin();
     let found = if there { "NET_ADMIN is there" } else { "NET_ADMIN is missing" };
-    let advice = "to shape links here: cap_add: [NET_ADMIN] for the container, or root for netem/lab.sh";
+    let advice = "to shape links here: cap_add: [NET_ADMIN] for the container, or twinlink lab";
     Check::new("capabilities", Some(there), found, advice)
 }
 
@@ -191,7 +191,7 @@ fn docker() -> Vec<Check> {
     if inside {
         return Vec::new();
     }
-    let advice = "needed for docker compose up only: install Docker Engine, or use netem/lab.sh";
+    let advice = "needed for docker compose up only: install Docker Engine, or use twinlink lab";
     let client = match ask(&["version", "--format", "{{.Server.Version}}"]) {
         Ok(version) => Check::new("docker", Some(true), version, ""),
         Err(why) => Check::new("docker", Some(false), why, advice),

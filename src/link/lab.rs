@@ -27,7 +27,7 @@ pub fn check_interface(dev: &str) -> Result<()> {
     if !is_own_namespace() {
         bail!(
             "cannot shape {dev}: this is not a lab's network namespace but the machine's own: use \
-             docker compose or netem/lab.sh, or --backend none to run unshaped"
+             docker compose or twinlink lab, or --backend none to run unshaped"
         );
     }
     Ok(())
@@ -39,7 +39,7 @@ fn judge_interface(dev: &str, interface: &Value) -> Result<()> {
         let what = if kind == "veth" { "a veth whose other end is in the same namespace" } else { kind };
         bail!(
             "cannot shape {dev}: it is not a lab's interface (a veth that leads out of its network \
-             namespace) but {what}: use docker compose or netem/lab.sh, or --backend none to run unshaped"
+             namespace) but {what}: use docker compose or twinlink lab, or --backend none to run unshaped"
         );
     }
     Ok(())
@@ -79,7 +79,7 @@ pub fn check_privilege() -> Result<()> {
     }
     bail!(
         "cannot shape links without the capability NET_ADMIN: give it to the container \
-         (cap_add: [NET_ADMIN]), run as root in a namespace of netem/lab.sh, or use --backend none"
+         (cap_add: [NET_ADMIN]), run in twinlink lab, or use --backend none"
     )
 }
 
@@ -138,7 +138,7 @@ mod tests {
         assert!(inside.contains("same namespace"), "{inside}");
         for other in [serde_json::json!({}), serde_json::json!({ "linkinfo": { "info_kind": "bridge" } })] {
             let error = judge_interface("eth0", &other).unwrap_err().to_string();
-            assert!(error.contains("cannot shape eth0") && error.contains("netem/lab.sh"), "{error}");
+            assert!(error.contains("cannot shape eth0") && error.contains("twinlink lab"), "{error}");
         }
     }
 }
