@@ -166,7 +166,7 @@ fn words(output: &Output) -> String {
 fn run_end(stdout: &[u8]) -> Value {
     let text = String::from_utf8_lossy(stdout);
     let records = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a JSON line"));
-    let end = records.filter(|record| record["event"] == "run_end").last();
+    let end = records.rev().find(|record| record["event"] == "run_end");
     end.unwrap_or_else(|| panic!("no run_end in {text}"))["data"].clone()
 }
 
