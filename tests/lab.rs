@@ -199,6 +199,14 @@ fn main_job_runs_in_an_empty_folder_without_privilege() {
 }
 
 #[test]
+fn experiment_is_found_by_name_without_a_checkout() {
+    for user in users() {
+        let place = Place::new(user);
+        assert!(place.shell("twinlink sweep rtt --dry-run").contains("75 runs"));
+    }
+}
+
+#[test]
 fn terminal_shows_bars_table_and_page() {
     let Some(&user) = users().last() else { return };
     let place = Place::new(user);

@@ -4,6 +4,7 @@
 //! each of them done once in every repetition. Reads the profiles and scenarios that it names, so that
 //! a wrong one is known before the first run; opens no socket and shapes nothing.
 
+mod find;
 mod links;
 
 use std::path::Path;

@@ -27,8 +27,8 @@ use folder::Folder;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// The experiment's .toml file
-    #[arg(value_name = "EXPERIMENT.toml")]
+    /// A .toml file, or the name of an experiment in ./experiments or built in: course-quick, rtt and others
+    #[arg(value_name = "EXPERIMENT")]
     pub experiment: PathBuf,
     /// Server a: host or host:port
     #[arg(env = "TWINLINK_SERVER_A", default_value = "server-a")]
@@ -60,7 +60,7 @@ pub struct Args {
 ///
 /// `afterwards` is told the experiment's folder, however the experiment went.
 pub fn main(args: Args, afterwards: impl FnOnce(&Path)) -> Result<()> {
-    let experiment = Experiment::load(&args.experiment)?;
+    let experiment = Experiment::find(&args.experiment)?;
     if args.dry_run {
         return print(&listing(&experiment, args.data.as_deref())?);
     }
