@@ -42,7 +42,7 @@ impl Check {
 
 pub fn main(args: Args) -> Result<()> {
     let mut checks = checks(true);
-    checks.extend(docker());
+    checks.extend(ways());
     let text = if args.json {
         serde_json::to_string_pretty(&report(&checks))? + "\n"
     } else {
@@ -185,12 +185,16 @@ fn congestion() -> Check {
 /// The oldest compose that knows all that compose.yaml says.
 const OLDEST_COMPOSE: (u32, u32) = (2, 20);
 
-/// Docker and its compose plugin, on the host.
-fn docker() -> Vec<Check> {
+/// The ways to a lab on the host: `twinlink lab` without root, Docker and its compose plugin.
+fn ways() -> Vec<Check> {
     let inside = std::env::var("TWINLINK_LAB").is_ok_and(|value| value == "container");
     if inside {
         return Vec::new();
     }
+    let rootless = match crate::lab::attempt() {
+        Ok(()) => Check::new("twinlink lab", Some(true), "runs without root", ""),
+        Err(why) => Check::new("twinlink lab", Some(false), format!("{why:#}"), "docs/hosts.md says more"),
+    };
     let advice = "needed for docker compose up only: install Docker Engine, or use twinlink lab";
     let client = match ask(&["version", "--format", "{{.Server.Version}}"]) {
         Ok(version) => Check::new("docker", Some(true), version, ""),
@@ -204,7 +208,7 @@ fn docker() -> Vec<Check> {
         }
         Err(why) => Check::new("docker compose", Some(false), why, compose_advice),
     };
-    vec![client, compose]
+    vec![rootless, client, compose]
 }
 
 /// What docker answers, or in one line why it does not.

@@ -207,6 +207,41 @@ fn experiment_is_found_by_name_without_a_checkout() {
 }
 
 #[test]
+fn refusal_names_the_setting_where_namespaces_are_forbidden() {
+    if users().is_empty() {
+        return;
+    }
+    let place = Place::new(User::Ordinary);
+    // The setting belongs to a user namespace, so it is changed in one of this test's own.
+    let lab = place.lab(&["--servers", "none", "--exec", "true"]);
+    let args: Vec<_> = lab.get_args().map(std::ffi::OsStr::to_owned).collect();
+    let program = args.iter().position(|arg| *arg == *place.program).unwrap();
+    let line = "echo 0 >/proc/sys/user/max_user_namespaces && \
+                exec setpriv --bounding-set=-all --inh-caps=-all \"$@\"";
+    let mut forbidden = Command::new("timeout");
+    forbidden.args(&args[..program]).args(["unshare", "--user", "--map-root-user", "sh", "-c", line, "sh"]);
+    forbidden.args(&args[program..]).current_dir(place.path("work"));
+    forbidden.envs(lab.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = forbidden.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+    for part in ["user.max_user_namespaces is 0", "sudo sysctl -w user.max_user_namespaces=10000", "Docker"] {
+        assert!(words(&output).contains(part), "no {part} in {}", words(&output));
+    }
+    place.expect_nothing_left();
+}
+
+#[test]
+fn doctor_says_that_the_lab_runs_without_root() {
+    if users().is_empty() {
+        return;
+    }
+    let doctor = Command::new(env!("CARGO_BIN_EXE_twinlink")).args(["doctor", "--json"]).output().unwrap();
+    let report: Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    let check = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "twinlink lab");
+    assert_eq!(check.unwrap()["found"], "runs without root");
+}
+
+#[test]
 fn terminal_shows_bars_table_and_page() {
     let Some(&user) = users().last() else { return };
     let place = Place::new(user);

@@ -26,6 +26,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
+pub use namespaces::attempt;
 use scratch::Scratch;
 use signals::Signals;
 

@@ -5,7 +5,9 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Stdio;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -49,6 +51,28 @@ pub fn enter() -> Result<()> {
     match mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>) {
         Err(error @ (Errno::EPERM | Errno::EACCES)) if is_rootless => Err(refusal(error)),
         other => other.context("cannot keep the lab's mounts to itself"),
+    }
+}
+
+/// Tries whether an ordinary user may make the lab's namespaces, in a process that ends at once.
+///
+/// # Errors
+/// Not allowed; the error names the setting and the remedy.
+pub fn attempt() -> Result<()> {
+    let own = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    let program = std::env::current_exe().context("cannot find the program itself")?;
+    let mut command = std::process::Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let enter = move || {
+        unshare(own)?;
+        Ok(mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?)
+    };
+    // SAFETY: only system calls; nothing is allocated and no lock is taken.
+    unsafe { command.pre_exec(enter) };
+    match command.status() {
+        Err(error) => Err(refusal(Errno::from_raw(error.raw_os_error().unwrap_or_default()))),
+        Ok(_) => Ok(()),
     }
 }
 
