@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -160,11 +160,8 @@ impl Set {
             }
         })?;
         let sums = self.sums(&digests);
-        match fs::read(dir.join(SUMS)) {
-            Ok(there) if there != sums.as_bytes() => bail!(would_overwrite(SUMS)),
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot read the {SUMS} that is there"))
-            }
+        match digest_of_file(&dir.join(SUMS))? {
+            Some(there) if there != hex(&Sha256::digest(sums)) => bail!(would_overwrite(SUMS)),
             _ => Ok(()),
         }
     }
@@ -194,29 +191,34 @@ impl Set {
         Ok(hex(&digest.finalize()))
     }
 
-    /// Runs `work` for each index on all cores and returns the results in order, or the error of the
+    /// Runs `work` for each index on all cores that the system grants and returns the results in order, or the error of the
     /// lowest index that failed.
     fn for_each(&self, work: impl Fn(usize) -> Result<String> + Sync) -> Result<Vec<String>> {
         let next = AtomicUsize::new(0);
         let done = Mutex::new(Vec::with_capacity(self.sizes.len()));
+        let work = || {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= self.sizes.len() {
+                    return;
+                }
+                let result = work(index);
+                if result.is_err() {
+                    // The others stop at their next look.
+                    next.store(self.sizes.len(), Ordering::Relaxed);
+                }
+                done.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
+            }
+        };
         let threads = thread::available_parallelism().map_or(1, |n| n.get()).min(self.sizes.len());
         thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    loop {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        if index >= self.sizes.len() {
-                            return;
-                        }
-                        let result = work(index);
-                        if result.is_err() {
-                            // The others stop at their next look.
-                            next.store(self.sizes.len(), Ordering::Relaxed);
-                        }
-                        done.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
-                    }
-                });
+            // Where the system refuses a thread, those there are do the work.
+            for _ in 1..threads {
+                if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                    break;
+                }
             }
+            work();
         });
         let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.sort_by_key(|(index, _)| *index);
@@ -297,11 +299,15 @@ fn would_overwrite(name: &str) -> String {
 /// The digest of a file in hex, or nothing where there is none.
 fn digest_of_file(path: &Path) -> Result<Option<String>> {
     let attempt = || format!("cannot read {}, which is there already", path.display());
-    let mut file = match File::open(path) {
+    // A pipe in the file's place must not make this wait for a writer.
+    let mut file = match File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(attempt),
     };
+    if !file.metadata().with_context(attempt)?.is_file() {
+        bail!("{} is there and is not a regular file; name an empty folder", path.display());
+    }
     let mut digest = Sha256::new();
     let mut piece = vec![0; 256 * 1024];
     loop {

@@ -129,3 +129,22 @@ fn mistakes_are_explained() {
     explained(&file.join("below"), &[], "cannot open the folder");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn pipe_or_device_under_a_name_of_the_set_is_refused() {
+    for name in ["s001.m4s", "SHA256SUMS"] {
+        for make in [
+            |path: &Path| assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success()),
+            |path: &Path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            make(&dir.path().join(name));
+            let failed = segments(dir.path(), &["--count", "3", "--mean-size", "2KB"])
+                .timeout(std::time::Duration::from_secs(60))
+                .assert()
+                .failure();
+            let text = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+            assert!(text.contains("not a regular file"), "{text}");
+        }
+    }
+}
