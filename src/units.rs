@@ -309,7 +309,7 @@ impl Percent {
     pub const ZERO: Percent = Percent(0.0);
 
     /// A share given in percent. Values outside 0 to 100 are clamped.
-    pub fn new(percent: f64) -> Percent {
+    pub const fn new(percent: f64) -> Percent {
         Percent(percent.clamp(0.0, 100.0))
     }
 

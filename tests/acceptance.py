@@ -139,14 +139,16 @@ def share_of(text):
     return float(text.rstrip("%")) / 100
 
 
-def loss_of(shape):
-    """The mean loss, and by how much bursts widen its variance beyond independent losses."""
+def loss_of(shape, pace=1.0):
+    """The mean loss, and by how much bursts widen its variance beyond independent losses: a state lasts
+    for the time of full frames, so packets at a pace beyond theirs meet longer bursts."""
     loss = shape.get("loss", "0%")
     if isinstance(loss, str):
         return share_of(loss), 1.0
     p, r = share_of(loss["p"]), share_of(loss["r"])
     bad, good = share_of(loss.get("bad", "100%")), share_of(loss.get("good", "0%"))
-    return p / (p + r) * bad + r / (p + r) * good, max(1.0, (2 - p - r) / (p + r))
+    kept = (1 - p - r) ** (bits_of(shape["rate"]) / 8 / FRAME / pace)
+    return p / (p + r) * bad + r / (p + r) * good, max(1.0, (1 + kept) / (1 - kept))
 
 
 def pace_that_fits(shape):
@@ -298,12 +300,13 @@ def measure_losses(ways):
             continue
         batch = max(1, min(10, int(pace / 200)))
         before = way.counter.arrived()
-        workers.append((way, way.start(SMALL_FRAME, batch, batch / pace, count, 0), count, before))
-    for _, worker, _, _ in workers:
-        worker.join()
+        workers.append((way, way.start(SMALL_FRAME, batch, batch / pace, count, 0), count, before, pace))
+    for worker in workers:
+        worker[1].join()
     settle([way for way, *_ in workers])
-    for way, _, count, before in workers:
-        mean, widened = loss_of(way.shape)
+    for way, _, count, before, pace in workers:
+        # On netem a burst counts packets, and the lesser widening holds all the more.
+        mean, widened = loss_of(way.shape, pace)
         lost = 1 - (way.counter.arrived() - before) / count
         half = Z_9999 * math.sqrt(mean * (1 - mean) * widened / count)
         results[way.direction] = (lost, max(0.0, mean - half), mean + half)

@@ -4,11 +4,16 @@
     link-traffic.py flood ADDRESS MBIT SECONDS   datagrams at a pace, many a system call
     link-traffic.py count ADDRESS MBIT NUMBER    NUMBER datagrams one by one; the sink's count comes back
     link-traffic.py rate FILE SECONDS            Mbit/s of a counter of bytes, as below
+    link-traffic.py delays ADDRESS MBIT NUMBER BYTES
+                                                 NUMBER stamped datagrams in frames of BYTES; prints as JSON
+                                                 what the sink saw of their order, delays and losses
     link-traffic.py rtt ADDRESS NUMBER           median, least and most of that many TCP handshakes, in ms
 
-Sizes are such that each datagram fills an Ethernet frame of 1514 bytes.
+Where no size is given each datagram fills an Ethernet frame of 1514 bytes. Stamps are of the monotonic
+clock, which all namespaces of a machine share.
 """
 
+import json
 import os
 import selectors
 import socket
@@ -48,6 +53,7 @@ def sink(address):
     selector.register(tcp, selectors.EVENT_READ)
     came = overtaken = 0
     last = -1
+    stamped = []
     while True:
         for key, _ in selector.select():
             if key.fileobj is tcp:
@@ -58,12 +64,41 @@ def sink(address):
                 udp.sendto(struct.pack("!II", came, overtaken), peer)
                 came = overtaken = 0
                 last = -1
+                stamped.clear()
+                continue
+            if len(data) == 2:
+                udp.sendto(json.dumps(summary(stamped, came)).encode(), peer)
                 continue
             number = struct.unpack("!i", data[:4])[0]
             if number >= 0:
                 came += 1
                 overtaken += number < last
                 last = max(last, number)
+                if len(data) >= 12:
+                    sent = struct.unpack("!d", data[4:12])[0]
+                    stamped.append((number, sent, time.monotonic()))
+
+
+def summary(stamped, came):
+    """Overtakers are those that came before one with a lower number; a loss is told by its number, and a
+    run of losses lasts from the stamp before it to the one behind it."""
+    delays = sorted((now - sent) * 1e3 for _, sent, now in stamped)
+    overtakers, least = 0, float("inf")
+    for number, _, _ in reversed(stamped):
+        overtakers += number > least
+        least = min(least, number)
+    by_number = sorted(stamped)
+    pairs = [(a, b) for a, b in zip(by_number, by_number[1:]) if b[0] > a[0] + 1]
+    return {
+        "came": came,
+        "overtakers": overtakers,
+        "mean_ms": statistics.fmean(delays),
+        "sd_ms": statistics.pstdev(delays),
+        "median_ms": statistics.median(delays),
+        "bursts": len(pairs),
+        "lost_in_bursts": sum(b[0] - a[0] - 1 for a, b in pairs),
+        "mbit_packets": came / (max(now for *_, now in stamped) - min(now for *_, now in stamped)),
+    }
 
 
 def pace(deadline):
@@ -139,6 +174,32 @@ def rate(path, seconds):
     print(f"{max(rates) / 1e6:.3f}")
 
 
+def delays(address, mbit, number, frame):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    size = payload(address) - FRAME + frame
+    sock = socket.socket(family(address), socket.SOCK_DGRAM)
+    gap = frame * 8 / (mbit * 1e6)
+    due = time.monotonic()
+    sock.sendto(b"?", (address, PORT))
+    time.sleep(1)
+    for each in range(number):
+        sock.sendto(struct.pack("!id", each, time.monotonic()).ljust(size, b"\0"), (address, PORT))
+        due = max(due + gap, time.monotonic())
+        pace(due)
+    time.sleep(2)
+    sock.settimeout(3)
+    for _ in range(10):
+        sock.sendto(b"??", (address, PORT))
+        try:
+            while len(answer := sock.recvfrom(2048)[0]) <= 8:
+                pass
+            print(answer.decode())
+            return
+        except socket.timeout:
+            pass
+    sys.exit("the sink did not answer")
+
+
 def rtt(address, number):
     """Handshakes on an idle link. Order is kept, so a packet sent just behind others would wait for
     the latest of them: each handshake starts when nothing of the one before is on its way."""
@@ -163,6 +224,8 @@ def main():
         flood(address, float(rest[0]), float(rest[1]))
     elif command == "count":
         count(address, float(rest[0]), int(rest[1]))
+    elif command == "delays":
+        delays(address, float(rest[0]), int(rest[1]), int(rest[2]))
     elif command == "rtt":
         rtt(address, int(rest[0]))
     else:

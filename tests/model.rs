@@ -21,6 +21,7 @@ fn shape(kbit: u64, delay_us: u64, queue: Queue) -> Shape {
         reorder: Percent::ZERO,
         duplicate: Percent::ZERO,
         corrupt: Percent::ZERO,
+        correlation: None,
         trace: None,
     }
 }
@@ -194,8 +195,11 @@ proptest! {
     fn the_limit_is_never_passed(arrivals in arrivals(), shape in any_shape()) {
         let mut link = link(&shape, 4);
         let (now, _) = play(&mut link, &arrivals, |_, _, _| ());
-        prop_assume!(!shape.is_rate_only());
-        prop_assert!(link.tally(now).held_packets_max <= shape.held_packets());
+        let tally = link.tally(now);
+        match shape.queue {
+            Queue::Time(_) => prop_assert!(tally.waiting_bytes <= shape.queue_bytes()),
+            Queue::Packets(most) => prop_assert!(tally.waiting_packets <= u64::from(most)),
+        }
     }
 
     #[test]
@@ -255,7 +259,6 @@ fn a_saturated_link_carries_its_rate_and_queues_for_as_long_as_it_says() {
     let waited = last.at - Nanos::from(last.id) * (shape.rate.time_for(1514).as_nanos() as Nanos / 2);
     assert!(waited.abs_diff(130 * MS) < 2 * MS, "waited {waited} ns");
     let tally = link.tally(10_000 * MS);
-    assert_eq!(tally.held_packets_max, shape.held_packets());
     let queue_ms = tally.waiting_bytes as f64 * 8.0 / 20e3;
     assert!((queue_ms - 100.0).abs() < 2.0, "{queue_ms} ms waiting");
 }
@@ -305,6 +308,93 @@ fn reordering_lets_its_share_overtake() {
     // Everything that keeps its delay of 50 ms is overtaken by one of the next 50 at 25 % each.
     let share = overtaken as f64 / 20_000.0;
     assert!((share - 0.75).abs() < 0.02, "{share}");
+}
+
+#[test]
+fn reordering_overtakes_with_a_delay_of_the_other_way_behind_it() {
+    let down = Shape { reorder: Percent::new(4.0), ..shape(100_000, 50_000, Queue::Packets(100_000)) };
+    let up = shape(10_000, 30_000, Queue::Packets(100));
+    let up = Shape { jitter: Delay::from_millis(3), ..up };
+    let mut link = Link::new(&down, Spent::HereAnd(&up), 1, LinkId::A, Direction::Down);
+    let arrivals: Vec<Arrival> = (0..20_000).map(|_| (MS, 1000)).collect();
+    let (_, mut outcome) = play(&mut link, &arrivals, |_, _, _| ());
+    collect(&mut link, Nanos::MAX, &mut outcome);
+    // An overtaker comes before packets that were sent earlier.
+    let mut earliest = u32::MAX;
+    let overtakers = outcome.departed.iter().rev().filter(|departure| {
+        let overtook = departure.id > earliest;
+        earliest = earliest.min(departure.id);
+        overtook
+    });
+    let share = overtakers.count() as f64 / 20_000.0;
+    assert!((share - 0.04).abs() < 0.006, "{share}");
+}
+
+/// Mean and standard deviation of the time from the bottleneck to departure, in ms.
+fn delays_ms(shape: &Shape, gap: Nanos, bytes: u32) -> (f64, f64) {
+    let arrivals: Vec<Arrival> = (0..200_000 * MS / gap).map(|_| (gap, bytes)).collect();
+    let mut link = link(shape, 5);
+    let (_, mut outcome) = play(&mut link, &arrivals, |_, _, _| ());
+    collect(&mut link, Nanos::MAX, &mut outcome);
+    assert!(outcome.dropped.is_empty());
+    let delays = outcome.departed.iter().map(|d| (d.at - (Nanos::from(d.id) + 1) * gap) as f64 / 1e6);
+    let count = outcome.departed.len() as f64;
+    let (sum, squares) = delays.fold((0.0, 0.0), |(sum, squares), ms| (sum + ms, squares + ms * ms));
+    (sum / count, (squares / count - (sum / count).powi(2)).sqrt())
+}
+
+#[test]
+fn jitter_keeps_mean_and_spread_at_any_load() {
+    for distribution in [Distribution::Uniform, Distribution::Normal, Distribution::Pareto] {
+        let jittery = Shape {
+            jitter: Delay::from_millis(9),
+            distribution: Some(distribution),
+            ..shape(10_000, 40_000, Queue::Packets(1000))
+        };
+        let (idle, idle_spread) = delays_ms(&jittery, 25 * MS, 60);
+        let gap = jittery.rate.time_for(1514).as_nanos() as Nanos + 1;
+        let (busy, busy_spread) = delays_ms(&jittery, gap, 1514);
+        println!("{distribution:?}: idle {idle:.2} ± {idle_spread:.2}, busy {busy:.2} ± {busy_spread:.2}");
+        assert!((idle / 40.0 - 1.0).abs() < 0.02, "{distribution:?}: {idle}");
+        assert!((busy / idle - 1.0).abs() < 0.03, "{distribution:?}: {busy} for {idle}");
+        assert!((busy_spread / idle_spread - 1.0).abs() < 0.05, "{distribution:?}: {busy_spread}");
+    }
+}
+
+#[test]
+fn jitter_without_correlation_stays_at_its_upper_end_on_a_busy_link() {
+    let jittery = Shape {
+        jitter: Delay::from_millis(9),
+        distribution: Some(Distribution::Normal),
+        correlation: Some(Delay::ZERO),
+        ..shape(10_000, 40_000, Queue::Packets(1000))
+    };
+    let gap = jittery.rate.time_for(1514).as_nanos() as Nanos + 1;
+    let (mean, spread) = delays_ms(&jittery, gap, 1514);
+    assert!((46.0..62.0).contains(&mean) && spread < 7.0, "{mean} ± {spread}");
+    let (mean, spread) = delays_ms(&jittery, 80 * MS, 60);
+    assert!((mean - 40.0).abs() < 1.0 && (spread - 9.0).abs() < 0.5, "{mean} ± {spread}");
+}
+
+#[test]
+fn small_frames_fill_the_queue_by_their_bytes() {
+    // 23 % of the rate in frames of 60 bytes, with a long delay behind.
+    let link_of = |kbit| shape(kbit, 250_000, Queue::Time(Delay::from_millis(100)));
+    for kbit in [1_000, 3_000] {
+        let gap = 60 * 8 * MS / kbit * 100 / 23;
+        let mut link = link(&link_of(kbit), 1);
+        let arrivals: Vec<Arrival> = (0..20_000).map(|_| (gap, 60)).collect();
+        let (_, outcome) = play(&mut link, &arrivals, |_, _, _| ());
+        assert!(outcome.dropped.is_empty(), "{} of 20000 at {kbit} kbit/s", outcome.dropped.len());
+    }
+    // At twice the rate the queue holds its bytes of small frames, and as many packets where it says so.
+    for (queue, packets) in [(Queue::Time(Delay::from_millis(100)), 208), (Queue::Packets(20), 20)] {
+        let mut link = link(&Shape { queue, ..link_of(1_000) }, 1);
+        let arrivals: Vec<Arrival> = (0..20_000).map(|_| (MS * 60 * 4 / 1000, 60)).collect();
+        let (now, _) = play(&mut link, &arrivals, |_, _, _| ());
+        let waiting = link.tally(now).waiting_packets;
+        assert!((packets - 1..=packets).contains(&waiting), "{waiting}");
+    }
 }
 
 #[test]

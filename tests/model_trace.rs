@@ -33,6 +33,7 @@ fn shape(delay_ms: u64, queue: Queue, trace: Arc<Trace>) -> Shape {
         reorder: Percent::ZERO,
         duplicate: Percent::ZERO,
         corrupt: Percent::ZERO,
+        correlation: None,
         trace: Some(trace),
     }
 }

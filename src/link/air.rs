@@ -14,7 +14,7 @@
 //!   them wait for them: order is kept. After [`TRIES`] a packet is lost.
 //! - Contention is drawn at random, as in 802.11, not dealt out in rounds: a uniform draw among
 //!   those that wait is what "equal chance" says, and keeps the bursts that it makes.
-//! - A direction's limit counts its packets at both crossings, and drops before the first.
+//! - A direction's queue counts what waits at both crossings, and drops before the first.
 //!
 //! Not modelled: collisions, rate adaptation, interference, hidden stations, power saving.
 
@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 
 use super::chance::{Purpose, Stream};
 use super::line::{Bottleneck, Nanos};
-use super::model::{Cause, Delay, Departure, Tally};
+use super::model::{Cause, Delay, Departure, Limit, Tally};
 use super::scenario::{Channel, Fair, Scenario, Station};
 use super::tail::{Draws, Packet, Tail};
 use crate::units::{Direction, LinkId, Percent, Rate};
@@ -108,7 +108,7 @@ struct Flow {
     /// Packets in `entry` and on the air, and their bytes.
     waiting: (u64, u64),
     tail: Tail,
-    limit: u64,
+    limit: Limit,
     tally: Tally,
 }
 
@@ -200,7 +200,7 @@ impl Air {
         let index = flow_index(link, direction);
         let flow = self.flow(link, direction);
         let draws = flow.tail.draw();
-        if flow.held(now) >= flow.limit {
+        if !flow.limit.has_room(flow.waiting, bytes) {
             flow.tally.dropped_queue += 1;
             return Err(Cause::QueueFull);
         }
@@ -416,7 +416,7 @@ impl Flow {
             entry: VecDeque::new(),
             waiting: (0, 0),
             tail: Tail::new(&shape, delay, seed, link, direction),
-            limit: shape.held_packets(),
+            limit: Limit::of(&shape),
             tally: Tally::default(),
         }
     }

@@ -7,8 +7,9 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::profile::{Distribution, Loss};
-use crate::units::{Direction, LinkId, Percent};
+use super::line::Nanos;
+use super::profile::{Distribution, FRAME, Loss, Shape};
+use crate::units::{Direction, LinkId, Percent, Rate};
 
 /// What a stream of random numbers decides.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,8 @@ pub enum Purpose {
     Turn = 4,
     /// Whether a transmission on a shared channel must be repeated.
     Retry = 5,
+    /// Jitter that changes with time.
+    JitterProcess = 6,
 }
 
 /// A stream of random numbers that depends on the seed, the direction and the purpose alone.
@@ -40,6 +43,13 @@ impl Stream {
         (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
+    /// The number at a place, as [`Stream::unit`] gives it. Independent of what was drawn before; a
+    /// stream read by place must not be read in turn too.
+    pub fn unit_at(&mut self, place: u64) -> f64 {
+        self.0.set_word_pos(u128::from(place) * 2);
+        self.unit()
+    }
+
     /// True with this probability. Draws once, even where the outcome is certain.
     pub fn happens(&mut self, share: Percent) -> bool {
         self.unit() < share.probability()
@@ -52,17 +62,42 @@ impl Stream {
 }
 
 /// Decides which packets are lost. Its state survives a change of the model's numbers.
+///
+/// A burst lasts a time: the chain steps once in the time that a full frame takes at the profile's
+/// rate, whether a packet comes or not. Packets are looked at in the time in which they would pass the
+/// bottleneck, so that on a busy link each full frame meets one step, however the packets bunch.
 #[derive(Clone, Debug)]
 pub struct LossProcess {
     model: Loss,
     in_bad_state: bool,
     stream: Stream,
+    rate: Rate,
+    /// How far ahead of the time of arrival a packet may pass: a full queue.
+    ahead_most: Nanos,
+    /// When the next packet passes, if it has come by then; none before the first one.
+    passes_at: Option<Nanos>,
+    stepped_at: Nanos,
 }
 
 impl LossProcess {
-    /// Starts in the good state.
-    pub fn new(model: Loss, stream: Stream) -> LossProcess {
-        LossProcess { model, in_bad_state: false, stream }
+    /// Starts in the good state with the first packet.
+    pub fn new(shape: &Shape, stream: Stream) -> LossProcess {
+        LossProcess {
+            model: shape.loss,
+            in_bad_state: false,
+            stream,
+            rate: shape.rate,
+            ahead_most: shape.queue_time().as_nanos() as Nanos,
+            passes_at: None,
+            stepped_at: 0,
+        }
+    }
+
+    /// Takes over another shape's loss, rate and queue.
+    pub fn reshape(&mut self, shape: &Shape) {
+        self.change(shape.loss);
+        self.rate = shape.rate;
+        self.ahead_most = shape.queue_time().as_nanos() as Nanos;
     }
 
     pub fn change(&mut self, model: Loss) {
@@ -71,20 +106,40 @@ impl LossProcess {
         self.in_bad_state &= matches!(model, Loss::GilbertElliott(_));
     }
 
-    /// The fate of the next packet. The state in force when it arrives decides, then the chain
-    /// steps, as netem's `gemodel` does.
-    pub fn loses_next(&mut self) -> bool {
+    /// The fate of a packet of `bytes` (as Ethernet frame) that arrives now.
+    pub fn loses_next(&mut self, now: Nanos, bytes: u32) -> bool {
         // Two draws whatever the model, so that a change of model does not shift what follows.
-        let (fate, step) = (self.stream.unit(), self.stream.unit());
+        let (fate, change) = (self.stream.unit(), self.stream.unit());
+        let steps = self.steps_until(now, bytes);
         match self.model {
             Loss::Random(share) => fate < share.probability(),
             Loss::GilbertElliott(chain) => {
-                let (loss, leave) =
-                    if self.in_bad_state { (chain.bad, chain.r) } else { (chain.good, chain.p) };
-                self.in_bad_state ^= step < leave.probability();
+                self.in_bad_state = change < chain.bad_after(self.in_bad_state, steps);
+                let loss = if self.in_bad_state { chain.bad } else { chain.good };
                 fate < loss.probability()
             }
         }
+    }
+
+    /// How many steps lie between the packet before and this one, each passing when the bottleneck
+    /// has served what came before it.
+    fn steps_until(&mut self, now: Nanos, bytes: u32) -> u64 {
+        let step = self.rate.time_for(FRAME).as_nanos().max(1) as Nanos;
+        let passes = match self.passes_at {
+            Some(at) => at.max(now),
+            None => {
+                self.stepped_at = now;
+                now
+            }
+        };
+        let steps = passes.saturating_sub(self.stepped_at) / step;
+        self.stepped_at += steps * step;
+        let ahead = passes + self.rate.time_for(u64::from(bytes)).as_nanos() as Nanos;
+        // What overflows the queue does not pass, but each full frame is a step all the same.
+        let latest = now + self.ahead_most + step;
+        self.passes_at = Some(ahead.min(latest));
+        self.stepped_at -= ahead.saturating_sub(latest).min(self.stepped_at);
+        steps
     }
 }
 
@@ -118,10 +173,21 @@ fn normal_quantile(u: f64) -> f64 {
     if u < 0.5 { -z } else { z }
 }
 
+/// The share of a standard normal distribution below `x`, by the error function of Abramowitz and
+/// Stegun, formula 26.2.17; off by less than 10⁻⁷.
+pub fn normal_share(x: f64) -> f64 {
+    let t = 1.0 / (1.0 + 0.2316419 * x.abs());
+    let series = [1.330274429, -1.821255978, 1.781477937, -0.356563782, 0.319381530];
+    let sum = series.into_iter().fold(0.0, |sum, factor| (sum + factor) * t);
+    let above = (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt() * sum;
+    if x < 0.0 { above } else { 1.0 - above }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::profile::GilbertElliott;
+    use crate::link::profile::{GilbertElliott, Queue};
+    use crate::units::Delay;
 
     fn stream(seed: u64, purpose: Purpose) -> Stream {
         Stream::new(seed, LinkId::A, Direction::Down, purpose)
@@ -138,18 +204,32 @@ mod tests {
         assert_ne!(base, first(Stream::new(1, LinkId::A, Direction::Up, Purpose::Loss)));
     }
 
-    /// Draws `n` fates and gives the share lost and the mean length of a run of losses.
-    fn measure(model: Loss, n: usize) -> (f64, f64) {
-        let mut process = LossProcess::new(model, stream(7, Purpose::Loss));
+    /// A full frame takes 1 ms.
+    fn process(model: Loss) -> LossProcess {
+        let rate = Rate::from_bits_per_s(12_112_000);
+        let shape = Shape { loss: model, ..Shape::plain(rate, Queue::Time(Delay::from_millis(100))) };
+        LossProcess::new(&shape, stream(7, Purpose::Loss))
+    }
+
+    /// Draws `n` fates of frames that come when `at` says, and gives the share lost and the mean length
+    /// of a run of losses.
+    fn measure_at(model: Loss, n: u64, bytes: u32, at: impl Fn(u64) -> Nanos) -> (f64, f64) {
+        let mut process = process(model);
         let (mut lost, mut bursts, mut before) = (0, 0, false);
-        for _ in 0..n {
-            let now = process.loses_next();
+        for number in 0..n {
+            let now = process.loses_next(at(number), bytes);
             lost += usize::from(now);
             bursts += usize::from(now && !before);
             before = now;
         }
-        (lost as f64 / n as f64, lost as f64 / bursts as f64)
+        (f64::from(lost as u32) / n as f64, f64::from(lost as u32) / f64::from(bursts as u32))
     }
+
+    fn measure(model: Loss, n: u64) -> (f64, f64) {
+        measure_at(model, n, 1514, |number| number * MS)
+    }
+
+    const MS: Nanos = 1_000_000;
 
     #[test]
     fn random_loss_has_its_mean_and_no_bursts() {
@@ -170,6 +250,51 @@ mod tests {
         let expected = chain.mean().probability();
         assert!((share - expected).abs() < 0.001, "{share} against {expected}");
         assert!((burst - 4.0).abs() < 0.15, "{burst}");
+    }
+
+    const BURSTS: GilbertElliott = GilbertElliott {
+        p: Percent::new(0.5),
+        r: Percent::new(25.0),
+        bad: Percent::new(100.0),
+        good: Percent::ZERO,
+    };
+
+    #[test]
+    fn bursts_keep_their_length_however_full_frames_bunch() {
+        let model = Loss::GilbertElliott(BURSTS);
+        let mean = BURSTS.mean().probability();
+        // Forty at once every 40 ms, and a third more than the link carries.
+        for at in [(|n| n / 40 * 40 * MS) as fn(u64) -> Nanos, |n| n * MS * 3 / 4] {
+            let (share, burst) = measure_at(model, 1_000_000, 1514, at);
+            assert!((share / mean - 1.0).abs() < 0.08, "{share} against {mean}");
+            assert!((burst - 4.0).abs() < 0.2, "{burst}");
+        }
+    }
+
+    #[test]
+    fn bursts_last_a_time_for_frames_of_any_size() {
+        // Ten small frames in the time of a full one: four times as long as a frame of 1514 bytes is 40.
+        let (share, burst) = measure_at(Loss::GilbertElliott(BURSTS), 2_000_000, 60, |n| n * MS / 10);
+        assert!((share / BURSTS.mean().probability() - 1.0).abs() < 0.15, "{share}");
+        assert!((burst / 40.0 - 1.0).abs() < 0.15, "{burst}");
+    }
+
+    #[test]
+    fn silence_ends_a_burst() {
+        let mut process = process(Loss::GilbertElliott(BURSTS));
+        let (mut now, mut after, mut survived) = (0, 0, 0);
+        for _ in 0..200_000 {
+            now += MS;
+            if process.loses_next(now, 1514) {
+                // A retransmission after the least time-out.
+                now += 200 * MS;
+                after += 1;
+                survived += u32::from(process.loses_next(now, 1514));
+            }
+        }
+        let share = f64::from(survived) / f64::from(after);
+        let mean = BURSTS.mean().probability();
+        assert!(after > 500 && share < mean + 0.03, "{survived} of {after}");
     }
 
     #[test]

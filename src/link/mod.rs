@@ -52,7 +52,7 @@ use userspace::Held;
 /// Which backend the user asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Choice {
-    /// The first that can do all of the profile: netem, else userspace.
+    /// Netem where it does the profile exactly, else userspace; where that cannot, netem nearly.
     Auto,
     Netem,
     Userspace,
@@ -250,7 +250,7 @@ impl Shaper {
         self.applied.sort_by_key(|row| (row.link, row.direction));
     }
 
-    /// Sets links up, all of them by one backend: the first that can do all of every profile.
+    /// Sets links up, all of them by one backend.
     fn set(&mut self, wanted: &[Wanted], devs: &[String]) -> Result<()> {
         match self.decide(wanted)? {
             (Backend::Netem, why) => {
@@ -295,7 +295,14 @@ impl Shaper {
             match reasons {
                 Ok(reasons) => {
                     let why = reasons.last().copied().unwrap_or_default();
-                    return Ok((Backend::Netem, format!("{asked}{why}")));
+                    let Some(differs) = wanted.iter().find_map(|w| netem::difference(&w.profile)) else {
+                        return Ok((Backend::Netem, format!("{asked}{why}")));
+                    };
+                    let nearly = format!("netem does it nearly: {differs}");
+                    if self.choice == Choice::Auto && self.owner != Owner::Set && userspace_can(wanted) {
+                        return self.decide_userspace(wanted, &nearly);
+                    }
+                    return Ok((Backend::Netem, format!("{asked}{nearly}")));
                 }
                 Err(refusal) if self.choice == Choice::Netem => return Err(refusal.error),
                 Err(Refusal { why, error }) => {
@@ -481,6 +488,14 @@ fn refuse_same_server(wanted: &[Wanted]) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Whether the userspace backend is there and was measured to carry these links.
+fn userspace_can(wanted: &[Wanted]) -> bool {
+    let profiles: Vec<&Profile> = wanted.iter().map(|wanted| &wanted.profile).collect();
+    profiles.iter().all(|profile| nfqueue::check(profile).is_ok())
+        && nfqueue::beyond_measured(&profiles).is_none()
+        && probe::missing(&[probe::Feature::Nfqueue]).is_ok_and(|missing| missing.is_empty())
 }
 
 /// Why the kernel's own qdiscs cannot do a profile: in a few words, and in full.

@@ -4,10 +4,8 @@
 //! The order of things, which is also the netem backend's as far as packets can tell:
 //!
 //! 1. **Loss** comes first: a lost packet takes neither queue nor rate.
-//! 2. **Queue.** A packet is dropped where the direction already holds its limit. As in the netem
-//!    backend the limit counts packets, and counts those in the delay line too
-//!    ([`Shape::held_packets`]); with nothing but a rate and a queue it is the time that the packet
-//!    would wait.
+//! 2. **Queue.** A packet is dropped where those that wait at the bottleneck fill the queue, counted in
+//!    bytes, or in packets where the profile says packets. The delay line has no limit.
 //! 3. **Bottleneck**, then 4. **delay line** with jitter; see [`super::line`].
 //!
 //! What it does not do: duplicate packets (no backend that holds a kernel's packets can).
@@ -15,7 +13,7 @@
 use super::chance::{LossProcess, Purpose, Stream};
 use super::line::{Bottleneck, Nanos};
 use super::pace::{Pace, Played};
-use super::profile::{FRAME, Loss, Shape};
+use super::profile::{Loss, Queue, Shape};
 pub use super::tail::{Delay, Departure};
 use super::tail::{Packet, Tail};
 use crate::units::{Direction, LinkId, Percent};
@@ -35,7 +33,7 @@ pub struct Tally {
     pub bytes: u64,
     pub dropped_loss: u64,
     pub dropped_queue: u64,
-    /// Held now, delay line included, as the limit counts them.
+    /// Held now, delay line included.
     pub held_packets: u64,
     pub held_bytes: u64,
     /// Waiting for the bottleneck now.
@@ -45,27 +43,27 @@ pub struct Tally {
     pub held_packets_max: u64,
 }
 
-/// When a direction is full.
+/// When the queue at a bottleneck is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Limit {
-    /// At so many packets, those in the delay line included.
+pub enum Limit {
     Packets(u64),
-    /// When the last packet waits so long; for a rate and a queue with nothing behind them.
-    Wait(Nanos),
-    /// At so many bytes; for the same with a rate that changes, since time at which rate would it be?
     Bytes(u64),
 }
 
 impl Limit {
-    fn of(shape: &Shape) -> Limit {
-        if !shape.is_rate_only() {
-            return Limit::Packets(shape.held_packets());
+    pub fn of(shape: &Shape) -> Limit {
+        match shape.queue {
+            Queue::Packets(packets) => Limit::Packets(u64::from(packets)),
+            Queue::Time(_) => Limit::Bytes(shape.queue_bytes()),
         }
-        if shape.trace.is_some() {
-            return Limit::Bytes(shape.queue_bytes());
+    }
+
+    /// Returns true if another packet of `bytes` has room beside those that wait.
+    pub fn has_room(self, (packets, waiting_bytes): (u64, u64), bytes: u32) -> bool {
+        match self {
+            Limit::Packets(most) => packets < most,
+            Limit::Bytes(most) => waiting_bytes + u64::from(bytes) <= most,
         }
-        let frame = shape.rate.time_for(FRAME);
-        Limit::Wait(shape.queue_time().max(frame).as_nanos() as Nanos)
     }
 }
 
@@ -86,7 +84,7 @@ pub struct Link {
 impl Link {
     pub fn new(shape: &Shape, delay: Delay, seed: u64, link: LinkId, direction: Direction) -> Link {
         Link {
-            loss: LossProcess::new(shape.loss, Stream::new(seed, link, direction, Purpose::Loss)),
+            loss: LossProcess::new(shape, Stream::new(seed, link, direction, Purpose::Loss)),
             bottleneck: Bottleneck::new(shape.rate),
             tail: Tail::new(shape, delay, seed, link, direction),
             played_loss: None,
@@ -107,7 +105,7 @@ impl Link {
             self.loss.change(Loss::Random(loss));
         }
         // Everything is drawn for every packet, so that none of its fates moves another's.
-        let lost = self.loss.loses_next();
+        let lost = self.loss.loses_next(now, bytes);
         let draws = self.tail.draw();
         let corrupted = self.corrupt_stream.happens(self.corrupt);
         let damage = self.corrupt_stream.below(usize::MAX) as u64;
@@ -115,12 +113,7 @@ impl Link {
             self.tally.dropped_loss += 1;
             return Err(Cause::Loss);
         }
-        let full = match self.limit {
-            Limit::Packets(most) => self.tail.inside(now) >= most,
-            Limit::Wait(longest) => self.bottleneck.wait(now) > longest,
-            Limit::Bytes(most) => self.tail.bytes_inside(now) + u64::from(bytes) > most,
-        };
-        if full {
+        if !self.limit.has_room(self.bottleneck.waiting(now), bytes) {
             self.tally.dropped_queue += 1;
             return Err(Cause::QueueFull);
         }
@@ -162,7 +155,7 @@ impl Link {
 
     fn put(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>, began: Option<Nanos>) {
         let played = shape.trace.as_ref().zip(began).map(|(trace, began)| Played::new(trace, began));
-        self.loss.change(shape.loss);
+        self.loss.reshape(shape);
         self.played_loss = played.clone().filter(|_| shape.trace.as_ref().is_some_and(|t| t.changes_loss()));
         self.corrupt = shape.corrupt;
         self.limit = Limit::of(shape);
@@ -177,7 +170,7 @@ impl Link {
 
     /// Counts so far, and what is held now.
     pub fn tally(&mut self, now: Nanos) -> Tally {
-        let (waiting_packets, waiting_bytes) = self.tail.waiting(now);
+        let (waiting_packets, waiting_bytes) = self.bottleneck.waiting(now);
         let (held_packets, held_bytes) = (self.tail.inside(now), self.tail.bytes_inside(now));
         Tally { held_packets, held_bytes, waiting_packets, waiting_bytes, ..self.tally }
     }

@@ -12,7 +12,7 @@ mod leftovers;
 use super::control::Row;
 use super::player::{self, Done, Player, Track};
 use super::probe::{self, Feature};
-use super::profile::{Profile, Shape};
+use super::profile::{Loss, Profile, Shape};
 use super::tc::read::{self, Alias, Device, Owner};
 use super::tc::render::{self, Child, Place};
 use super::tc::run::{self, Tool};
@@ -43,6 +43,21 @@ pub fn check_trace(profile: &Profile) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The first thing of a profile that netem does only nearly, if there is any; docs/backends.md has the
+/// sizes.
+pub fn difference(profile: &Profile) -> Option<&'static str> {
+    let any = |differs: fn(&Shape) -> bool| [&profile.down, &profile.up].into_iter().any(differs);
+    if any(|shape| matches!(shape.loss, Loss::GilbertElliott(_)) && shape.can_lose()) {
+        Some("its bursts of loss last for packets, not for a time")
+    } else if any(|shape| !shape.jitter_correlation().is_zero()) {
+        Some("its jitter on a busy link stays near the upper end")
+    } else if any(|shape| !shape.is_rate_only()) {
+        Some("its queue counts packets of any size, those in the delay line too")
+    } else {
+        None
+    }
 }
 
 /// One direction of a link that is in force.

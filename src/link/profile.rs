@@ -35,6 +35,11 @@ pub struct Shape {
     pub delay: Delay,
     #[serde(default)]
     pub jitter: Delay,
+    /// How long the jitter takes to become another: 5 times the jitter where nothing is said, which
+    /// keeps mean and spread at any load. At 0 each packet draws anew, as with netem; since order is
+    /// kept, on a busy link the delay then stays near the upper end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation: Option<Delay>,
     /// How the jitter is spread; uniform where nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distribution: Option<Distribution>,
@@ -49,7 +54,7 @@ pub struct Shape {
     #[serde(default)]
     pub corrupt: Percent,
     /// The rate over time, and with it delay and loss where it has them. Until it is played the values
-    /// above are in force, and the queue is always measured by them.
+    /// above are in force. The queue is measured by the greatest rate of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<Arc<Trace>>,
 }
@@ -109,13 +114,14 @@ impl<'de> Deserialize<'de> for Loss {
     }
 }
 
-/// Bursty loss: a two-state Markov chain that steps once a packet (Gilbert 1960, Elliott 1963).
+/// Bursty loss: a two-state Markov chain (Gilbert 1960, Elliott 1963) that steps once in the time that
+/// a full frame takes at the profile's rate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GilbertElliott {
-    /// From the good state to the bad one, per packet.
+    /// From the good state to the bad one, per step.
     pub p: Percent,
-    /// From the bad state back to the good one, per packet.
+    /// From the bad state back to the good one, per step.
     pub r: Percent,
     /// Probability of loss in the bad state.
     #[serde(default = "all")]
@@ -126,6 +132,18 @@ pub struct GilbertElliott {
 }
 
 impl GilbertElliott {
+    /// Probability of the bad state so many steps later: π + (now − π) (1 − p − r)ⁿ with π = p / (p + r),
+    /// the n-step transition of a two-state chain.
+    pub fn bad_after(self, in_bad: bool, steps: u64) -> f64 {
+        let (p, r) = (self.p.probability(), self.r.probability());
+        let now = f64::from(u8::from(in_bad));
+        if p + r == 0.0 {
+            return now;
+        }
+        let settled = p / (p + r);
+        settled + (now - settled) * (1.0 - p - r).powi(i32::try_from(steps).unwrap_or(i32::MAX - 1))
+    }
+
     /// The share of packets lost in the long run: the chain is in the bad state p / (p + r) of the time.
     pub fn mean(self) -> Percent {
         let (p, r) = (self.p.probability(), self.r.probability());
@@ -212,6 +230,28 @@ impl Profile {
 }
 
 impl Shape {
+    /// A rate and a queue and nothing else.
+    pub fn plain(rate: Rate, queue: Queue) -> Shape {
+        Shape {
+            rate,
+            delay: Delay::ZERO,
+            jitter: Delay::ZERO,
+            correlation: None,
+            distribution: None,
+            loss: Loss::default(),
+            queue,
+            reorder: Percent::ZERO,
+            duplicate: Percent::ZERO,
+            corrupt: Percent::ZERO,
+            trace: None,
+        }
+    }
+
+    /// How long the jitter takes to become another; 0 where each packet draws anew.
+    pub fn jitter_correlation(&self) -> Duration {
+        self.correlation.map_or(self.jitter.0 * 5, |time| time.0)
+    }
+
     /// Whether this is a rate and a queue and nothing else, so that tbf alone can do it.
     pub fn is_rate_only(&self) -> bool {
         self.delay.is_zero()
@@ -252,11 +292,10 @@ impl Shape {
         self.trace.as_ref().and_then(|trace| trace.greatest_delay()).map_or(self.delay, |d| d.max(self.delay))
     }
 
-    /// The packets that a direction with a delay line holds before it drops, the line included: rate ×
-    /// (delay + queue) in full frames, which on a saturated link leaves `queue` for waiting. The
-    /// netem backend can count no other way, so both count like this.
+    /// The full frames that a direction holds at most, its delay line included: greatest rate × (delay
+    /// + queue).
     pub fn held_packets(&self) -> u64 {
-        let frames = |seconds: f64| self.rate.bytes_per_s() * seconds / FRAME as f64;
+        let frames = |seconds: f64| self.greatest_rate().bytes_per_s() * seconds / FRAME as f64;
         // A trace's delay line must hold what its longest delay holds.
         let delay = self.greatest_delay().0.as_secs_f64();
         let limit = match self.queue {
@@ -272,11 +311,11 @@ impl Shape {
         Shape { trace: None, ..self.clone() }
     }
 
-    /// The bytes that a queue with nothing behind it holds, at the profile's own rate, and never less
+    /// The bytes that wait at the bottleneck at most: the queue at the greatest rate, and never less
     /// than one frame.
     pub fn queue_bytes(&self) -> u64 {
         let bytes = match self.queue {
-            Queue::Time(time) => (self.rate.bytes_per_s() * time.0.as_secs_f64()).round() as u64,
+            Queue::Time(time) => (self.greatest_rate().bytes_per_s() * time.0.as_secs_f64()).round() as u64,
             Queue::Packets(packets) => u64::from(packets) * FRAME,
         };
         bytes.max(FRAME)
@@ -307,6 +346,14 @@ impl Shape {
         if self.distribution.is_some() && self.jitter.is_zero() {
             return Err("distribution: there is no jitter that it could spread: give a jitter".into());
         }
+        if let Some(correlation) = self.correlation {
+            if self.jitter.is_zero() {
+                return Err("correlation: there is no jitter that could change: give a jitter".into());
+            }
+            if correlation > LONGEST {
+                return Err(format!("correlation: {correlation} is out of range: at most {LONGEST}"));
+            }
+        }
         match self.queue {
             Queue::Time(time) if time > LONGEST => {
                 return Err(format!("queue: {time} is out of range: at most {LONGEST}"));
@@ -315,6 +362,14 @@ impl Shape {
                 return Err(format!("queue: {packets}p is out of range: at most {MOST_PACKETS}p"));
             }
             _ => {}
+        }
+        if self.held_packets() > u64::from(MOST_PACKETS) {
+            return Err(format!(
+                "queue: with the delay it holds {} full frames at the greatest rate of {}, and no backend holds \
+                 more than {MOST_PACKETS}: give a shorter queue or delay, or a lower rate",
+                self.held_packets(),
+                self.greatest_rate()
+            ));
         }
         if !self.reorder.is_zero() && self.delay.is_zero() {
             return Err("reorder: a packet overtakes by skipping the delay: give a delay".into());

@@ -287,6 +287,7 @@ impl Scenario {
             reorder: Percent::ZERO,
             duplicate: Percent::ZERO,
             corrupt: Percent::ZERO,
+            correlation: None,
             trace: None,
         })
     }

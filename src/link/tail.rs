@@ -97,6 +97,7 @@ impl Tail {
     pub fn file(&mut self, mut packet: Packet) -> Nanos {
         packet.through = self.own.pass(packet.out, packet.draws.0);
         packet.due = match (&mut self.other, packet.draws.1) {
+            (Some(line), Some(draw)) if packet.draws.0.overtakes() => line.pass_ahead(packet.through, draw),
             (Some(line), Some(draw)) => line.pass(packet.through, draw),
             _ if self.delay_elsewhere => packet.out,
             _ => packet.through,
@@ -129,12 +130,6 @@ impl Tail {
     pub fn bytes_inside(&mut self, now: Nanos) -> u64 {
         self.inside(now);
         self.bytes_inside
-    }
-
-    /// Packets and bytes that have not left the bottleneck yet.
-    pub fn waiting(&self, now: Nanos) -> (u64, u64) {
-        let waiting = self.packets.iter().filter(|packet| packet.out > now);
-        waiting.fold((0, 0), |(n, sum), packet| (n + 1, sum + u64::from(packet.bytes)))
     }
 
     pub fn next_departure(&self) -> Option<Nanos> {

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use crate::link::profile::FRAME;
 use crate::link::scenario::{ACK_FRAME, AirLink, Fair, Scenario, Station};
 use crate::units::{Direction, LinkId};
 
@@ -115,7 +116,8 @@ impl Air {
             let server = on_air.server.map(|station| air.add(station));
             let to = |station: Option<Place>| station.map(|(_, lane)| (ACCESS_POINT, lane));
             let from = |station: Option<Place>| station.map(|(contender, _)| (contender, 0));
-            let limit_frames = scenario.shape(link).map_or(2.0, |shape| shape.held_packets() as f64);
+            let queue_bytes = scenario.shape(link).map_or(FRAME, |shape| shape.queue_bytes());
+            let limit_frames = queue_bytes as f64 / FRAME as f64;
             let way = |path: [Option<Place>; 2]| Way::new(on_air, path, limit_frames);
             air.ways[link.index()] = Some([way([from(server), to(client)]), way([from(client), to(server)])]);
         }

@@ -60,15 +60,15 @@ pub struct Passed {
 impl Pipe {
     /// A way down whose frames carry `mss` bytes of payload.
     pub fn new(link: LinkId, stages: Vec<Stage>, mss: f64, seed: u64) -> Pipe {
-        let loss = stages.first().map(|stage| stage.profile.down.loss).unwrap_or_default();
+        let down = &stages[0].profile.down;
         Pipe {
+            loss: LossProcess::new(down, Stream::new(seed, link, Direction::Down, Purpose::Loss)),
+            loss_in_force: down.loss,
             stages,
             free_at_s: 0.0,
             queue: VecDeque::new(),
             queued_bytes: 0.0,
             last_arrival_s: 0.0,
-            loss: LossProcess::new(loss, Stream::new(seed, link, Direction::Down, Purpose::Loss)),
-            loss_in_force: loss,
             share: bound::payload_share(mss, false),
             mss,
         }
@@ -122,7 +122,7 @@ impl Pipe {
     /// How many bytes wait at most.
     fn queue_bytes(&self, now_s: f64) -> f64 {
         let (profile, ..) = self.stage(now_s);
-        profile.down.rate.bytes_per_s() * profile.down.queue_time().as_secs_f64()
+        profile.down.queue_bytes() as f64
     }
 
     /// Sends a train of `payload` bytes.
@@ -143,8 +143,9 @@ impl Pipe {
         let fits = (room * self.share / self.mss).floor().min(segments).max(0.0) as u64;
         let mut lost = payload.saturating_sub((fits as f64 * self.mss).round() as u64);
         let mut arrived = payload - lost;
+        let frame = (self.mss / self.share).round() as u32;
         for _ in 0..fits {
-            if self.loss.loses_next() {
+            if self.loss.loses_next((now_s * 1e9) as u64, frame) {
                 let bytes = arrived.min(self.mss as u64);
                 lost += bytes;
                 arrived -= bytes;

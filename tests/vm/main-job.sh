@@ -8,7 +8,7 @@ needs_root
 needs_binary
 
 run() { # SCHEDULE LOG FILES
-    "$ROOT/netem/lab.sh" -- --link-a wifi-mid --link-b lte-medium --schedule "$1" --log "$2" \
+    "$ROOT/netem/lab.sh" -- --backend netem --link-a wifi-mid --link-b lte-medium --schedule "$1" --log "$2" \
         --files "s{001..$3}.m4s" >"$WORK/out.jsonl"
     expect "$1: exit" "$(records run_end "$2" | jq -r .exit)" = ok
     expect "$1: files" "$(records run_end "$2" | jq .files)" -eq "$3"

@@ -98,6 +98,7 @@ impl Qdiscs {
             reorder: share(&netem["reorder"]["reorder"]),
             duplicate: share(&netem["duplicate"]["duplicate"]),
             corrupt: share(&netem["corrupt"]["corrupt"]),
+            correlation: None,
             trace: None,
         })
     }

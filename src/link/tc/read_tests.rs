@@ -37,6 +37,7 @@ fn wifi() -> Shape {
         reorder: Percent::new(1.0),
         duplicate: Percent::ZERO,
         corrupt: Percent::new(0.5),
+        correlation: None,
         trace: None,
     }
 }
@@ -81,6 +82,7 @@ fn a_fifo_is_checked_by_its_latency() {
         reorder: Percent::ZERO,
         duplicate: Percent::ZERO,
         corrupt: Percent::ZERO,
+        correlation: None,
         trace: None,
     };
     assert_eq!(there.differs_from(&asked, Child::Fifo), None);

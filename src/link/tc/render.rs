@@ -103,7 +103,8 @@ pub fn fifo_limit_bytes(shape: &Shape) -> u64 {
 }
 
 /// The packets that netem holds. It delays before the bottleneck and its limit is the only one that
-/// binds, so it must hold the delay line and the queue: rate × (delay + queue) in full frames.
+/// binds, so it must hold the delay line and the queue: greatest rate × (delay + queue) in full frames.
+/// Smaller packets fill it sooner than the profile's queue ([`super::super::netem::difference`]).
 pub fn netem_limit_packets(shape: &Shape) -> u64 {
     shape.held_packets()
 }
@@ -111,7 +112,7 @@ pub fn netem_limit_packets(shape: &Shape) -> u64 {
 /// netem's own rate, far above the bottleneck's: with a rate netem never lets a packet depart before
 /// the one ahead of it, and so jitter and live changes of the delay keep the order.
 pub fn netem_rate(shape: &Shape) -> &'static str {
-    if shape.rate.bits_per_s() <= 1_000_000_000 { "10gbit" } else { "100gbit" }
+    if shape.greatest_rate().bits_per_s() <= 1_000_000_000 { "10gbit" } else { "100gbit" }
 }
 
 /// Lines for `ip -batch` that make a direction's device. The alias comes before anything that could

@@ -41,6 +41,7 @@ fn shape(rate: u64) -> Shape {
         reorder: Percent::ZERO,
         duplicate: Percent::ZERO,
         corrupt: Percent::ZERO,
+        correlation: None,
         trace: None,
     }
 }

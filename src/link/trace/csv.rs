@@ -6,7 +6,7 @@ use std::io::BufRead;
 use super::super::line::Nanos;
 use super::Step;
 use super::build::Builder;
-use super::read::{Found, Lines, delay_of, loss_of, number, rate_of, seconds, shorten};
+use super::read::{Found, Lines, delay_of, loss_of, number, rate_of, seconds, shown};
 use crate::units::{Delay, Percent, Rate};
 
 const S: Nanos = 1_000_000_000;
@@ -17,14 +17,21 @@ pub fn read<R: BufRead>(header: &str, lines: Lines<R>, step: Option<Nanos>) -> R
     if let (Some(down), Some(up)) = (place("DL_bitrate"), place("UL_bitrate")) {
         return Bitrates { down, up, time: place("Timestamp") }.read(lines, step);
     }
-    let unknown = names.iter().find(|name| !["time", "rate", "delay", "loss"].contains(&name.as_str()));
+    let known = |name: &&String| ["time", "rate", "delay", "loss"].iter().any(|k| name.eq_ignore_ascii_case(k));
+    let unknown = names.iter().find(|name| !known(name));
     match (place("time"), place("rate"), unknown) {
         (Some(time), Some(rate), None) => {
             Own { time, rate, delay: place("delay"), loss: place("loss") }.read(lines, step)
         }
         (_, _, unknown) => Err(lines.problem(format!(
             "{}: the columns are time,rate and perhaps delay,loss; or, among others, DL_bitrate and UL_bitrate",
-            unknown.map_or("a column is missing".into(), |name| format!("unknown column \"{}\"", shorten(name)))
+            match unknown {
+                // Only a header that is like a trace's is quoted: the file may be something else.
+                Some(name) if names.iter().any(|name| known(&name)) && name.len() <= 24 =>
+                    format!("unknown column {name:?}"),
+                Some(_) => "unknown columns".into(),
+                None => "a column is missing".into(),
+            }
         ))),
     }
 }
@@ -123,10 +130,10 @@ fn stamp(text: &str) -> Result<Nanos, String> {
     let parts: Option<Vec<u64>> = text.split(['.', '_']).map(|part| part.parse().ok()).collect();
     let Some([year, month, day, hour, minute, second]) = parts.as_deref() else { return seconds(text) };
     if !(1970..3000).contains(year) || !(1..=12).contains(month) || !(1..=31).contains(day) {
-        return Err(format!("\"{}\" is no date", shorten(text)));
+        return Err(format!("{} is no date", shown(text)));
     }
     if *hour > 23 || *minute > 59 || *second > 60 {
-        return Err(format!("\"{}\" is no time of day", shorten(text)));
+        return Err(format!("{} is no time of day", shown(text)));
     }
     // Days since 1 March of year 0, with the months counted from March, so that a leap day comes last.
     let (year, month) = if *month > 2 { (*year, month - 3) } else { (year - 1, month + 9) };

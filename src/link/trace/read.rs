@@ -110,12 +110,10 @@ fn guess(first: &str) -> Result<Format, String> {
     match numbers[..] {
         [one] if one.parse::<u64>().is_ok() => Ok(Format::Mahimahi),
         [a, b] if a.parse::<f64>().is_ok() && b.parse::<f64>().is_ok() => Ok(Format::Pairs),
-        _ if first.contains(',') && first.starts_with(|c: char| c.is_alphabetic()) => Ok(Format::Csv),
-        _ => Err(format!(
-            "\"{}\" begins no trace: a line is a millisecond (mahimahi), or seconds and Mbit/s, or the header \
-             of a CSV with time,rate or DL_bitrate,UL_bitrate",
-            shorten(first)
-        )),
+        _ if first.contains(',') && first.starts_with(|c: char| c.is_alphabetic() || c == '"') => Ok(Format::Csv),
+        _ => Err("this is no trace: a line is a millisecond (mahimahi), or seconds and Mbit/s, or the header \
+                  of a CSV with time,rate or DL_bitrate,UL_bitrate"
+            .into()),
     }
 }
 
@@ -131,7 +129,7 @@ fn mahimahi<R: BufRead>(first: String, mut lines: Lines<R>, step: Nanos) -> Resu
     let mut line = Some(first);
     while let Some(text) = line {
         let ms: u64 = text.parse().map_err(|_| {
-            lines.problem(format!("\"{}\" is no millisecond: a whole number is expected", shorten(&text)))
+            lines.problem(format!("{} is no millisecond: a whole number is expected", shown(&text)))
         })?;
         if ms < last {
             return Err(lines.problem(format!("{ms} ms comes after {last} ms: times must not fall")));
@@ -156,10 +154,8 @@ fn pairs<R: BufRead>(first: String, mut lines: Lines<R>, step: Option<Nanos>) ->
     while let Some(text) = line {
         let found: Vec<&str> = fields(&text).collect();
         let [time, rate] = found[..] else {
-            let shown = shorten(&text);
-            return Err(
-                lines.problem(format!("\"{shown}\" is not two numbers: seconds and Mbit/s are expected"))
-            );
+            let shown = shown(&text);
+            return Err(lines.problem(format!("{shown} is not two numbers: seconds and Mbit/s are expected")));
         };
         let rate = number(rate, "a rate in Mbit/s").and_then(|mbit| rate_of(mbit * 1e6));
         let step = seconds(time).and_then(|at| Ok(Step { at, rate: rate?, delay: None, loss: None }));
@@ -174,7 +170,7 @@ pub fn number(text: &str, what: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value < 0.0 => Err(format!("\"{text}\" is negative: {what} is 0 or more")),
         Ok(value) if value.is_finite() => Ok(value),
-        _ => Err(format!("\"{}\" is not {what}", shorten(text))),
+        _ => Err(format!("{} is not {what}", shown(text))),
     }
 }
 
@@ -213,10 +209,16 @@ pub fn loss_of(text: &str) -> Result<Percent, String> {
     Ok(loss)
 }
 
-/// The beginning of a text that somebody else wrote, for an error of one line.
-pub fn shorten(text: &str) -> String {
-    let clean: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).take(60).collect();
-    if text.chars().count() > 60 { clean + "…" } else { clean }
+/// A value for an error, quoted where it looks like a number with a unit. Other text is not shown: the
+/// file may be no trace at all, and hold what nobody should read in a log.
+pub fn shown(text: &str) -> String {
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || "+-.,:_% ".contains(c));
+    let is_value = text.len() <= 24 && unit.len() <= 5 && unit.len() < text.len();
+    if is_value && unit.chars().all(|c| c.is_ascii_alphabetic()) {
+        format!("\"{text}\"")
+    } else {
+        "the text".into()
+    }
 }
 
 impl Steps {

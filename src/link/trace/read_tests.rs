@@ -66,6 +66,28 @@ fn the_public_sets_have_both_ways_and_gaps() {
 }
 
 #[test]
+fn a_header_may_be_in_any_case() {
+    for header in ["time,rate,delay", "Time,Rate,Delay", "\"TIME\", \"RATE\", \"DELAY\""] {
+        let found = one(&format!("{header}\n0,1mbit,5ms\n1,2mbit,6ms\n"), None);
+        assert_eq!(rows(&found), [(0, 1000.0), (1000, 2000.0)], "{header}");
+    }
+}
+
+#[test]
+fn what_is_no_trace_is_not_quoted() {
+    let secrets = [
+        "hunter2secret\n", "root:hunter2secret:1\n", "user,hunter2secret\n", "1234\nhunter2secret\n",
+        "1 2\nhunter2secret 3\n", "12 hunter2secret\n", "-----BEGIN hunter2secret-----\n",
+    ];
+    for text in secrets {
+        for format in [Format::Auto, Format::Mahimahi, Format::Pairs, Format::Csv] {
+            let error = read(text.as_bytes(), format, None).unwrap_err();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn a_file_that_is_no_trace_is_told_by_its_line() {
     let mut fine = String::new();
     (0..20).for_each(|row| writeln!(fine, "{} {row}", f64::from(row) * 0.003).unwrap());
@@ -81,21 +103,21 @@ fn a_file_that_is_no_trace_is_told_by_its_line() {
         (b"0\n0\n", "it ends at 0 ms"),
         (b"0 1\n1 -2\n", "line 2: \"-2\" is negative"),
         (b"-1 1\n", "line 1: \"-1\" is negative"),
-        (b"0 1\n1 nan\n", "line 2: \"nan\" is not a rate in Mbit/s"),
+        (b"0 1\n1 nan\n", "line 2: the text is not a rate in Mbit/s"),
         (b"0 1\n1 99999\n", "99999 Mbit/s is out of range"),
         (b"0 1\n1\n", "line 2: \"1\" is not two numbers"),
         (b"1\n2 3\n", "line 2: \"2 3\" is no millisecond"),
         (b"\x7fELF\0\0\0\n", "line 1: bytes that are no text"),
         (b"0 1\n\xff\xfe 1\n", "line 2: bytes that are no text"),
         (&[b'7'; 5000], "line 1: more than 4096 bytes"),
-        (b"hello\n", "\"hello\" begins no trace"),
+        (b"hello\n", "line 1: this is no trace"),
         (b"time,rate,colour\n0,1mbit,red\n", "line 1: unknown column \"colour\""),
         (b"time,delay\n0,1ms\n", "line 1: a column is missing"),
         (b"time,rate\n0,20\n", "line 2: \"20\" has no unit"),
         (b"time,rate\n0\n", "line 2: only 1 columns"),
         (b"time,rate,loss\n0,1mbit,100%\n", "lets nothing pass"),
         (b"time,rate,delay\n0,1mbit,61s\n", "a delay of 61s is out of range"),
-        (b"DL_bitrate,UL_bitrate\n1,x\n", "line 2: \"x\" is not a rate in kbit/s"),
+        (b"DL_bitrate,UL_bitrate\n1,x\n", "line 2: the text is not a rate in kbit/s"),
         (fine.as_bytes(), "line 2: a step of 3 ms is too fine"),
         (long.as_bytes(), "more than 50000 steps"),
     ];
