@@ -130,8 +130,7 @@ impl JitterProcess {
             _ => [cell, cell + 1].map(|place| deviation(Distribution::Normal, self.stream.unit_at(place))),
         };
         self.cell = Some((cell, ends));
-        let angle =
-            (since % self.correlation) as f64 / self.correlation as f64 * std::f64::consts::FRAC_PI_2;
+        let angle = (since % self.correlation) as f64 / self.correlation as f64 * std::f64::consts::FRAC_PI_2;
         Some(normal_share(ends[0] * angle.cos() + ends[1] * angle.sin()))
     }
 }

@@ -17,7 +17,8 @@ pub fn read<R: BufRead>(header: &str, lines: Lines<R>, step: Option<Nanos>) -> R
     if let (Some(down), Some(up)) = (place("DL_bitrate"), place("UL_bitrate")) {
         return Bitrates { down, up, time: place("Timestamp") }.read(lines, step);
     }
-    let known = |name: &&String| ["time", "rate", "delay", "loss"].iter().any(|k| name.eq_ignore_ascii_case(k));
+    let known =
+        |name: &&String| ["time", "rate", "delay", "loss"].iter().any(|k| name.eq_ignore_ascii_case(k));
     let unknown = names.iter().find(|name| !known(name));
     match (place("time"), place("rate"), unknown) {
         (Some(time), Some(rate), None) => {

@@ -110,10 +110,14 @@ fn guess(first: &str) -> Result<Format, String> {
     match numbers[..] {
         [one] if one.parse::<u64>().is_ok() => Ok(Format::Mahimahi),
         [a, b] if a.parse::<f64>().is_ok() && b.parse::<f64>().is_ok() => Ok(Format::Pairs),
-        _ if first.contains(',') && first.starts_with(|c: char| c.is_alphabetic() || c == '"') => Ok(Format::Csv),
-        _ => Err("this is no trace: a line is a millisecond (mahimahi), or seconds and Mbit/s, or the header \
+        _ if first.contains(',') && first.starts_with(|c: char| c.is_alphabetic() || c == '"') => {
+            Ok(Format::Csv)
+        }
+        _ => {
+            Err("this is no trace: a line is a millisecond (mahimahi), or seconds and Mbit/s, or the header \
                   of a CSV with time,rate or DL_bitrate,UL_bitrate"
-            .into()),
+                .into())
+        }
     }
 }
 

@@ -76,8 +76,13 @@ fn a_header_may_be_in_any_case() {
 #[test]
 fn what_is_no_trace_is_not_quoted() {
     let secrets = [
-        "hunter2secret\n", "root:hunter2secret:1\n", "user,hunter2secret\n", "1234\nhunter2secret\n",
-        "1 2\nhunter2secret 3\n", "12 hunter2secret\n", "-----BEGIN hunter2secret-----\n",
+        "hunter2secret\n",
+        "root:hunter2secret:1\n",
+        "user,hunter2secret\n",
+        "1234\nhunter2secret\n",
+        "1 2\nhunter2secret 3\n",
+        "12 hunter2secret\n",
+        "-----BEGIN hunter2secret-----\n",
     ];
     for text in secrets {
         for format in [Format::Auto, Format::Mahimahi, Format::Pairs, Format::Csv] {
