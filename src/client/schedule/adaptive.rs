@@ -91,7 +91,11 @@ impl Scheduler {
         let flow = &self.flows[link.index()];
         let coming = flow.coming(&self.sizes);
         match flow.latest_rate(now) {
-            Some(rate) => coming as f64 <= rate * (2.0 * flow.rtt.as_secs_f64() + AHEAD_S),
+            // Not below the bandwidth-delay product of the best rate: a loss is not a slower link.
+            Some(rate) => {
+                let ahead = rate * (2.0 * flow.rtt.as_secs_f64() + AHEAD_S);
+                coming as f64 <= ahead.max(flow.best_in_flight())
+            }
             // What a slow link holds at the start of a film, all of it waits for.
             None if matches!(self.plan, Schedule::Inorder(_)) => coming < AHEAD_UNKNOWN / 4,
             None => coming < AHEAD_UNKNOWN,
@@ -177,7 +181,7 @@ impl Scheduler {
         let (mine, other) = (views[link.index()], views[link.other().index()]);
         let (flow, owed) = (&self.flows[link.index()], owed as f64);
         let (end, most) = (self.sizes.end(&part.part)?, part.wanted(&self.sizes));
-        if part.own || !flow.ranges || flow.dead || most == 0 {
+        if part.own || !flow.ranges || !self.may_bring(link, part.part.segment) || most == 0 {
             return None;
         }
         let alone_s = owed / other.rate.max(1.0);

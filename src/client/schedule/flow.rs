@@ -10,7 +10,9 @@ use super::pace::Pace;
 use super::pool::Sizes;
 
 /// A bound on what `auto` asks for ahead, whatever it computes.
-const DEEPEST_AUTO: usize = 64;
+const DEEPEST_AUTO: usize = 256;
+/// What TCP sends before the first acknowledgement: ten segments (RFC 6928).
+const FIRST_WINDOW_BYTES: u64 = 14_480;
 /// How long a silent link may be silent before it counts as stalled, at least.
 pub const LEAST_STALL: Duration = Duration::from_secs(1);
 
@@ -61,6 +63,10 @@ pub struct Flow {
     pub rtt: Duration,
     pub asked: VecDeque<Asked>,
     pub pace: Pace,
+    /// The greatest rate that it has held for a while, bytes/s; 0 before it is known.
+    best_rate: f64,
+    /// Payload that came.
+    brought: u64,
     goodput: Goodput,
     /// When a byte last came, or was first due.
     pub last_byte: Duration,
@@ -80,6 +86,8 @@ impl Default for Flow {
             rtt: Duration::ZERO,
             asked: VecDeque::new(),
             pace: Pace::default(),
+            best_rate: 0.0,
+            brought: 0,
             goodput: Goodput::default(),
             last_byte: Duration::ZERO,
             heard: Duration::ZERO,
@@ -112,6 +120,10 @@ impl Flow {
         (self.last_byte, self.heard) = (now, now);
         self.goodput.received(now, bytes);
         self.pace.received(now, bytes);
+        self.brought += bytes;
+        if self.pace.is_steady() {
+            self.best_rate = self.best_rate.max(self.pace.bytes_per_s(now, None).unwrap_or_default());
+        }
         if self.asked.is_empty() {
             self.idle();
         }
@@ -147,6 +159,11 @@ impl Flow {
         Some(self.rate(now)?.max(latest))
     }
 
+    /// The bandwidth-delay product of the best rate seen, bytes.
+    pub fn best_in_flight(&self) -> f64 {
+        self.best_rate * self.rtt.as_secs_f64()
+    }
+
     /// Bytes asked for that are to come and wanted.
     pub fn wanted(&self, sizes: &Sizes) -> u64 {
         self.asked.iter().map(|asked| asked.wanted(sizes)).sum()
@@ -168,10 +185,11 @@ impl Flow {
     }
 
     /// Whether what is still to come takes less than about one round trip: one and a half of the
-    /// least round trip seen, for the request's own delays, and 10 ms for this machine's.
-    /// `typical` stands for a size that is not known.
-    pub fn runs_dry_soon(&self, sizes: &Sizes, typical: Option<u64>) -> bool {
-        let Some(rate) = self.goodput.bytes_per_s() else { return false };
+    /// least round trip seen, for the request's own delays, and 10 ms for this machine's. The rate is
+    /// the best one seen, as a link that lost packets or waited for requests carries more than it just
+    /// did. While no rate is known, what may be to come grows as TCP's window does, from ten segments
+    /// by what came, up to `unknown` bytes. `typical` stands for a size that is not known.
+    pub fn runs_dry_soon(&self, sizes: &Sizes, typical: Option<u64>, unknown: u64) -> bool {
         let mut to_come = 0;
         for asked in &self.asked {
             let known = asked.ends.or(sizes.of(asked.part.segment)).map(|ends| ends.saturating_sub(asked.at));
@@ -179,7 +197,10 @@ impl Flow {
             to_come += bytes;
         }
         let horizon = self.rtt.mul_f64(1.5) + Duration::from_millis(10);
-        to_come as f64 / rate <= horizon.as_secs_f64()
+        match self.goodput.bytes_per_s() {
+            Some(rate) => to_come as f64 <= rate.max(self.best_rate) * horizon.as_secs_f64(),
+            None => to_come <= (FIRST_WINDOW_BYTES + self.brought).min(unknown),
+        }
     }
 
     /// From when on silence is a stall; `None` where nothing is due.

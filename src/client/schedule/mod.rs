@@ -25,12 +25,13 @@ mod ratio;
 mod tests;
 mod waste;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use crate::units::LinkId;
 pub use choice::{Pipeline, Schedule};
 use flow::Flow;
+pub use flow::LEAST_STALL;
 use inorder::Player;
 use pool::{Pool, Sizes};
 pub use ranges::Ranges;
@@ -102,6 +103,12 @@ pub struct Scheduler {
     complete: Vec<bool>,
     completed: usize,
     completed_bytes: u64,
+    /// Segments that a link is not asked for any more.
+    excluded: [HashSet<usize>; 2],
+    /// Segments that no link can bring.
+    abandoned: BTreeSet<usize>,
+    /// Segments that come last: an answer with them broke off.
+    deferred: HashSet<usize>,
 }
 
 impl Scheduler {
@@ -127,6 +134,9 @@ impl Scheduler {
             complete: vec![false; segments],
             completed: 0,
             completed_bytes: 0,
+            excluded: Default::default(),
+            abandoned: BTreeSet::new(),
+            deferred: HashSet::new(),
         }
     }
 
@@ -168,7 +178,7 @@ impl Scheduler {
         }
         let auto = self.pipeline == Pipeline::Auto && !flow.asked.is_empty();
         let typical = self.completed_bytes.checked_div(self.completed as u64);
-        if auto && !flow.runs_dry_soon(&self.sizes, typical) {
+        if auto && !flow.runs_dry_soon(&self.sizes, typical, adaptive::AHEAD_UNKNOWN) {
             return Next::Wait(None);
         }
         self.prune(link);
@@ -264,11 +274,71 @@ impl Scheduler {
         }
         let none = Ranges::default();
         let have = self.open.get(&segment).unwrap_or(&none);
-        let owner = asked.own.then_some(link);
+        let owner = self.owner_of(segment, asked.own.then_some(link));
+        let last = self.deferred.contains(&segment);
         for (from, to) in have.gaps(from, to.or(self.sizes.of(segment))).into_iter().rev() {
             let to = to.filter(|&to| Some(to) != self.sizes.of(segment));
-            self.pool.put_back(Part { segment, from, to }, owner, &self.sizes);
+            let part = Part { segment, from, to };
+            if last {
+                self.pool.push_back(part, owner, &self.sizes);
+            } else {
+                self.pool.put_back(part, owner, &self.sizes);
+            }
         }
+    }
+
+    /// Returns the one link that may fetch a segment, which is `owner` unless a link is excluded.
+    fn owner_of(&self, segment: usize, owner: Option<LinkId>) -> Option<LinkId> {
+        let excluded = |link: &LinkId| self.excluded[link.index()].contains(&segment);
+        LinkId::BOTH.into_iter().find(excluded).map(LinkId::other).or(owner)
+    }
+
+    /// Whether the server of `link` may be asked for a segment.
+    fn may_bring(&self, link: LinkId, segment: usize) -> bool {
+        let fixed_to_other = self.owners[segment].is_some_and(|owner| owner != link);
+        let excluded = self.excluded[link.index()].contains(&segment);
+        !(fixed_to_other || excluded || self.flows[link.index()].dead)
+    }
+
+    /// The server of `link` cannot bring a segment: it is not asked for it again, and what it still
+    /// sends of it is of no use. Returns whether the other server may bring it. If not, the segment is
+    /// abandoned, and the others are fetched.
+    pub fn exclude(&mut self, link: LinkId, segment: usize) -> bool {
+        if self.complete[segment] || self.abandoned.contains(&segment) {
+            return self.complete[segment];
+        }
+        self.excluded[link.index()].insert(segment);
+        if self.owners[segment] == Some(link) || !self.may_bring(link.other(), segment) {
+            self.abandon(segment);
+            return false;
+        }
+        let asked = self.flows[link.index()].asked.iter_mut();
+        let asked = asked.filter(|asked| asked.part.segment == segment && !asked.void);
+        let owed: Vec<_> = asked.map(|asked| (asked.clone(), asked.void = true).0).collect();
+        owed.iter().for_each(|asked| self.put_back(link, asked));
+        self.pool.hand_over(|part| part.segment == segment, link.other(), &self.sizes);
+        true
+    }
+
+    /// Gives a segment up: it is fetched from nowhere.
+    fn abandon(&mut self, segment: usize) {
+        self.pool.retain(|part| part.segment != segment, &self.sizes);
+        for asked in self.flows.iter_mut().flat_map(|flow| &mut flow.asked) {
+            asked.void |= asked.part.segment == segment;
+        }
+        self.open.remove(&segment);
+        self.abandoned.insert(segment);
+    }
+
+    /// Returns the segments that no link can bring.
+    pub fn abandoned(&self) -> &BTreeSet<usize> {
+        &self.abandoned
+    }
+
+    /// An answer with a segment broke off: the segment is asked for again after all others.
+    pub fn defer(&mut self, segment: usize) {
+        self.deferred.insert(segment);
+        self.pool.move_last(segment, &self.sizes);
     }
 
     /// A segment is on disk under its name.
@@ -331,6 +401,7 @@ impl Scheduler {
         for asked in self.flows.iter_mut().flat_map(|flow| &mut flow.asked) {
             asked.void |= asked.part.segment == segment;
         }
+        let only = self.owner_of(segment, only.or(self.owners[segment]));
         self.pool.put_back(Part::whole(segment), only, &self.sizes);
     }
 
@@ -365,10 +436,26 @@ impl Scheduler {
         }
     }
 
-    /// `link` has been given up. Returns whether the rest can still be fetched.
+    /// `link` has been given up. Returns whether the rest can still be fetched, but for segments that
+    /// the other server cannot bring, which are abandoned.
     pub fn give_up(&mut self, link: LinkId) -> bool {
         self.flow(link).dead = true;
-        self.is_done() || !(self.flows[link.other().index()].dead || self.pool.has_own(link))
+        let other = link.other();
+        let own = self.pool.own(link);
+        if self.is_done() {
+            return true;
+        }
+        if self.flows[other.index()].dead || own.iter().any(|&segment| self.owners[segment].is_some()) {
+            return false;
+        }
+        for segment in own {
+            if self.may_bring(other, segment) {
+                self.pool.hand_over(|part| part.segment == segment, other, &self.sizes);
+            } else {
+                self.abandon(segment);
+            }
+        }
+        true
     }
 
     /// Whether `link` has a connection.
@@ -385,6 +472,18 @@ impl Scheduler {
     /// When `link` is to be asked about with [`Scheduler::is_stalled`] if nothing comes before.
     pub fn stalls_at(&self, link: LinkId) -> Option<Duration> {
         self.flows[link.index()].stalls_at().filter(|_| self.is_adaptive())
+    }
+
+    /// Since when nothing has come on `link` although something is due; `None` where nothing is.
+    pub fn silent_since(&self, link: LinkId) -> Option<Duration> {
+        let flow = &self.flows[link.index()];
+        (flow.up && !flow.asked.is_empty()).then_some(flow.last_byte)
+    }
+
+    /// The first segment that is due on `link`, the next byte of it, and how many are wanted.
+    pub fn due(&self, link: LinkId) -> Option<(usize, u64, u64)> {
+        let first = self.flows[link.index()].asked.front()?;
+        Some((first.part.segment, first.at, first.wanted(&self.sizes)))
     }
 
     /// Whether nothing has come on `link` for the longer of 1 s and 4 round trips although something
@@ -411,8 +510,9 @@ impl Scheduler {
         matches!(self.plan, Schedule::Adaptive | Schedule::Inorder(_))
     }
 
-    fn is_done(&self) -> bool {
-        self.completed == self.sizes.count()
+    /// Whether every segment is complete or abandoned.
+    pub fn is_done(&self) -> bool {
+        self.completed + self.abandoned.len() == self.sizes.count()
     }
 
     fn flow(&mut self, link: LinkId) -> &mut Flow {

@@ -10,6 +10,8 @@ use std::time::Duration;
 const TAU_S: f64 = 1.0;
 /// Less busy time than this says more about bursts than about the link.
 const LEAST_S: f64 = 0.02;
+/// A mean over this much busy time is no burst.
+const STEADY_S: f64 = 0.25;
 
 #[derive(Clone, Debug, Default)]
 pub struct Pace {
@@ -34,6 +36,11 @@ impl Pace {
     /// Nothing is due: what follows is a new stretch.
     pub fn idle(&mut self) {
         self.since = None;
+    }
+
+    /// Whether the mean is over enough time to say what the link carries, not what one burst did.
+    pub fn is_steady(&self) -> bool {
+        self.busy_s >= STEADY_S
     }
 
     /// Bytes per second, once enough has been seen. `due` is when the first byte of an answer should

@@ -1,6 +1,6 @@
 //! What nobody has been asked for yet, and how much of it there is.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::Part;
 use crate::units::LinkId;
@@ -95,7 +95,8 @@ impl Pool {
             None => {
                 self.count(&part, sizes, true);
                 let order = |part: &Part| (part.segment, part.from);
-                let place = self.shared.partition_point(|other| order(other) < order(&part));
+                let place = self.shared.iter().position(|other| order(other) > order(&part));
+                let place = place.unwrap_or(self.shared.len());
                 self.shared.insert(place, part);
             }
         }
@@ -137,6 +138,34 @@ impl Pool {
 
     pub fn has_own(&self, link: LinkId) -> bool {
         !self.own[link.index()].is_empty()
+    }
+
+    /// Returns the segments of which only `link` may take something.
+    pub fn own(&self, link: LinkId) -> BTreeSet<usize> {
+        self.own[link.index()].iter().map(|part| part.segment).collect()
+    }
+
+    /// Leaves the parts that `which` names to `link` alone, in their order.
+    pub fn hand_over(&mut self, which: impl Fn(&Part) -> bool, link: LinkId, sizes: &Sizes) {
+        let theirs = &mut self.own[link.other().index()];
+        let mut parts: Vec<Part> =
+            self.shared.iter().chain(&*theirs).filter(|part| which(part)).copied().collect();
+        parts.sort_unstable_by_key(|part| part.from);
+        theirs.retain(|part| !which(part));
+        self.shared.retain(|part| !which(part));
+        self.own[link.index()].extend(parts);
+        self.recount(sizes);
+    }
+
+    /// Moves what waits of a segment behind everything else.
+    pub fn move_last(&mut self, segment: usize, sizes: &Sizes) {
+        for parts in self.own.iter_mut().chain([&mut self.shared]) {
+            let (last, first): (VecDeque<Part>, _) =
+                parts.drain(..).partition(|part| part.segment == segment);
+            *parts = first;
+            parts.extend(last);
+        }
+        self.recount(sizes);
     }
 
     pub fn is_empty(&self) -> bool {

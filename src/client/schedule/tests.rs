@@ -599,3 +599,56 @@ fn a_link_that_was_done_in_one_burst_takes_over_all_of_one_that_dribbles() {
     }
     assert!((0..4).all(|segment| scheduler.is_whole(segment)), "b was waited for");
 }
+
+#[test]
+fn an_excluded_segment_comes_over_the_other_link() {
+    for schedule in ["greedy", "adaptive", "inorder"] {
+        let mut run = run(schedule, &film(), [(2e6, 20), (1e6, 20)], true);
+        run.until(Duration::from_millis(200));
+        // One that has been asked for, and one that waits.
+        let asked = run.lines[0].asked.back().map(|asked| asked.0.segment).unwrap();
+        for segment in [asked, 39] {
+            assert!(run.scheduler.exclude(LinkId::A, segment), "{schedule}");
+        }
+        run.lose(LinkId::A);
+        while !run.is_done() && run.now < MINUTE {
+            let next = run.now + STEP;
+            run.until(next);
+            let again = run.lines[0].asked.iter().any(|line| [asked, 39].contains(&line.0.segment));
+            assert!(!again, "{schedule} asks for it again");
+        }
+        assert!(run.is_done(), "{schedule}");
+    }
+}
+
+#[test]
+fn a_segment_that_no_link_brings_is_abandoned_alone() {
+    for schedule in ["greedy", "adaptive", "inorder", "ratio=1:1"] {
+        let mut run = run(schedule, &film(), [(2e6, 20), (1e6, 20)], true);
+        run.until(Duration::from_millis(100));
+        // The schedule's own server is enough where it has one.
+        let may_come = run.scheduler.exclude(LinkId::A, 30);
+        assert_eq!(may_come, schedule != "ratio=1:1", "{schedule}");
+        assert!(!run.scheduler.exclude(LinkId::B, 30) || schedule == "ratio=1:1", "{schedule}");
+        while !run.scheduler.is_done() && run.now < MINUTE {
+            let next = run.now + STEP;
+            run.until(next);
+        }
+        let missing: Vec<_> = (0..40).filter(|&segment| !run.scheduler.is_complete(segment)).collect();
+        assert_eq!(missing, [30], "{schedule}");
+        assert!(run.scheduler.is_done(), "{schedule}");
+    }
+}
+
+#[test]
+fn a_deferred_segment_is_asked_for_after_all_others() {
+    let mut scheduler = Scheduler::new(&Schedule::Greedy, Pipeline::Depth(1), vec![Some(10); 3]);
+    scheduler.defer(0);
+    for segment in [1, 2, 0] {
+        assert_eq!(scheduler.next(LinkId::A, Duration::ZERO), Next::Request(Part::whole(segment)));
+        scheduler.head(LinkId::A, 0, Some(10), Some(10));
+        scheduler.claim(LinkId::A, 10);
+        scheduler.ended(LinkId::A);
+        scheduler.completed(segment);
+    }
+}
