@@ -213,10 +213,11 @@ fn a_host_that_does_not_resolve_is_named() {
 }
 
 #[test]
-fn nobody_listening_is_an_error_at_once() {
+fn nobody_listening_is_an_error_after_give_up() {
     let pair = pair(2, "1KB");
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (text, exit) = failure(&[&pair.a.address, &port.to_string()]);
+    let (text, exit) = failure(&["--give-up", "300ms", &pair.a.address, &port.to_string()]);
+    assert!(text.contains("waiting for it for 0.3 s"), "{text}");
     assert!(text.contains("is a server running there?"), "{text}");
     assert_eq!(exit, "unreachable");
 }
@@ -1195,4 +1196,143 @@ fn what_could_not_be_written_is_not_noted() {
     let kept = kept(out.path(), &body);
     assert_eq!(kept.files, 0);
     assert!(kept.there > 0, "nothing was written");
+}
+
+const SCHEDULES: [&str; 4] = ["ratio=1:1", "greedy", "adaptive", "inorder"];
+
+#[test]
+fn both_servers_are_tried_again_when_connections_go_silent() {
+    let body = noise(20_000);
+    for schedule in SCHEDULES {
+        // As behind a blackhole, or after a server was replaced: old connections say nothing any more.
+        let silent = || range_server(body.clone(), |stream, asked| asked != 3 || be_silent(stream));
+        let args = ["--files", "x{0..11}", "--give-up", "20s", "--schedule", schedule, &silent(), &silent()];
+        let output = client(&args);
+        assert!(output.status.success(), "{schedule}: {}", stderr(&output));
+        let records = records(&output);
+        assert_eq!(run_end(&records)["files"], 12, "{schedule}");
+    }
+}
+
+#[test]
+fn a_client_that_stood_still_goes_on_where_it_was() {
+    let body = noise(20_000);
+    let (a, b) = (slow_server(body.clone(), |_, _| true), slow_server(body, |_, _| true));
+    for schedule in SCHEDULES {
+        let out = tempfile::tempdir().unwrap();
+        let mut running = std::process::Command::new(TWINLINK)
+            .args(["client", "--files", "x{0..19}", "--give-up", "2s", "--schedule", schedule, "--out"])
+            .args([out.path().to_str().unwrap(), &a, &b])
+            .env("TWINLINK_CONTROL", out.path().with_extension("sock"))
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let kill = |signal: &str, pid: u32| {
+            std::process::Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+        };
+        let there = || fs::read_dir(out.path()).map_or(0, Iterator::count);
+        while there() < 3 && running.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        kill("-STOP", running.id());
+        std::thread::sleep(Duration::from_secs(3));
+        kill("-CONT", running.id());
+        let output = running.wait_with_output().unwrap();
+        let records = records(&output);
+        assert_eq!(run_end(&records)["exit"], "ok", "{schedule}");
+        let still = |fault: &&&serde_json::Value| fault["what"].as_str().unwrap().contains("stood still for");
+        assert!(of_event(&records, "fault").iter().filter(still).count() > 0, "{schedule}: nothing is said");
+    }
+}
+
+#[test]
+fn a_server_that_starts_late_is_waited_for() {
+    let body = noise(1000);
+    let port = std::net::TcpListener::bind("127.0.0.77:0").unwrap().local_addr().unwrap();
+    let late = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(700));
+        let listener = std::net::TcpListener::bind(port).unwrap();
+        let body = noise(1000);
+        for mut stream in listener.incoming().flatten() {
+            let body = body.clone();
+            std::thread::spawn(move || {
+                while let Some(request) = read_request(&mut stream) {
+                    match asked_for(&request).0.as_str() {
+                        "/SHA256SUMS" => answer(&mut stream, "HTTP/1.1 404 Not Found", b""),
+                        _ => answer_range(&mut stream, &request, &body),
+                    }
+                }
+            });
+        }
+    });
+    let output = client(&["--files", "x{0..3}", "--give-up", "20s", &good_ranges(body), &port.to_string()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("waiting for it for 20.0 s"), "{}", stderr(&output));
+    drop(late);
+}
+
+/// A server of files that are all `body`, but for one, to which it answers with `head` and `piece`.
+fn refusing_server(
+    body: Arc<Vec<u8>>,
+    path: &'static str,
+    head: &'static str,
+    piece: &'static [u8],
+) -> String {
+    odd_server(move |_, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            match asked_for(&request).0.as_str() {
+                "/SHA256SUMS" => answer(&mut stream, "HTTP/1.1 404 Not Found", b""),
+                asked if asked == path && request.starts_with("GET") => {
+                    let _ = stream.write_all(head.as_bytes());
+                    let _ = stream.write_all(piece);
+                    if !piece.is_empty() {
+                        return;
+                    }
+                }
+                _ => answer_range(&mut stream, &request, &body),
+            }
+        }
+    })
+    .to_string()
+}
+
+#[test]
+fn the_other_server_brings_what_one_refuses() {
+    let body = noise(2000);
+    for head in [
+        "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 302 Found\r\nLocation: http://else.where/x1\r\nContent-Length: 0\r\n\r\n",
+    ] {
+        for schedule in ["greedy", "adaptive", "inorder"] {
+            let refuses = refusing_server(body.clone(), "/x1", head, b"");
+            let good = good_ranges(body.clone());
+            let args = ["--files", "x{0..5}", "--schedule", schedule, "--give-up", "5s", &refuses, &good];
+            let output = client(&args);
+            assert!(output.status.success(), "{schedule}, {head}: {}", stderr(&output));
+            assert_eq!(run_end(&records(&output))["files"], 6);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_both_servers_refuse_is_named_after_all_others() {
+    let body = noise(2000);
+    let missing = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+    let short = "HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n";
+    for schedule in SCHEDULES {
+        for (head, piece) in [(missing, &b""[..]), (short, b"0")] {
+            let refuses = || refusing_server(body.clone(), "/x0", head, piece);
+            let (a, b) = (refuses(), refuses());
+            let args = ["--files", "x{0..9}", "--schedule", schedule, "--give-up", "5s", &a, &b];
+            let output = client(&args);
+            assert!(!output.status.success());
+            assert_eq!(run_end(&records(&output))["files"], 9, "{schedule}, {head}: {}", stderr(&output));
+            assert!(stderr(&output).contains("cannot fetch x0"), "{schedule}: {}", stderr(&output));
+        }
+    }
 }

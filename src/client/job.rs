@@ -1,7 +1,7 @@
 //! What the two links of a run share: the list, the scheduler, unfinished files, totals.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 
 use super::listing::Segment;
+use super::running;
 use super::schedule::{Claim, Next, Outlook, Part, Scheduler};
 use super::store::{Digest, Earlier, Incoming, Store};
 use crate::record::{self, Event, Log};
@@ -19,6 +20,8 @@ use crate::units::LinkId;
 /// So many files are checked at a time beside the tasks that receive; where hashing is what takes the
 /// time, receiving waits for it then.
 const MOST_CHECKS: usize = 4;
+/// So many answers of one server may bring nothing new of a file before it is not asked for it again.
+const MOST_STRIKES: u32 = 3;
 
 /// Why a run cannot go on.
 #[derive(Debug)]
@@ -142,7 +145,7 @@ pub struct Job {
     /// Permits to check files beside the tasks that receive.
     pub checks: Arc<Semaphore>,
     /// The scheduler's time counts from here.
-    began: Instant,
+    began: Duration,
     board: Mutex<Board>,
 }
 
@@ -158,6 +161,10 @@ struct Board {
     totals: Totals,
     /// Why the run cannot go on, where that was found outside of the tasks that fetch.
     failure: Option<Failure>,
+    /// Why a server could not bring a segment, the last reason for each.
+    refused: BTreeMap<usize, Failure>,
+    /// How many answers brought nothing new of a segment that was wanted, begun ones and such as never came.
+    strikes: HashMap<(LinkId, usize, bool), u32>,
 }
 
 /// How far a run has come.
@@ -196,6 +203,8 @@ impl Job {
             left: HashMap::new(),
             totals: Totals::default(),
             failure: None,
+            refused: BTreeMap::new(),
+            strikes: HashMap::new(),
         };
         let gauges = Default::default();
         Job {
@@ -206,7 +215,7 @@ impl Job {
             gauges,
             changed: Notify::new(),
             checks: Arc::new(Semaphore::new(MOST_CHECKS)),
-            began: Instant::now(),
+            began: running::now(),
             board: Mutex::new(board),
         }
     }
@@ -267,19 +276,24 @@ impl Job {
 
     /// Asks the scheduler something, or tells it something, with the time on its clock.
     pub fn schedule<T>(&self, ask: impl FnOnce(&mut Scheduler, Duration) -> T) -> T {
-        let now = self.began.elapsed();
+        let now = self.now();
         ask(&mut self.board().scheduler, now)
+    }
+
+    /// The scheduler's time: that in which this process ran.
+    pub fn now(&self) -> Duration {
+        running::now().saturating_sub(self.began)
     }
 
     /// A moment on the scheduler's clock as one on this machine's.
     pub fn moment(&self, at: Duration) -> Instant {
-        self.began + at
+        Instant::now() + at.saturating_sub(self.now())
     }
 
     /// What `link` should do next; a request comes with what is to be known of it.
     pub fn next(&self, link: LinkId, now: Instant) -> Result<InFlight, Next> {
         let mut board = self.board();
-        let next = board.scheduler.next(link, now.saturating_duration_since(self.began));
+        let next = board.scheduler.next(link, self.now());
         let Next::Request(part) = next else { return Err(next) };
         board.totals.first_request.get_or_insert(now);
         let unfinished = board.unfinished.get(&part.segment);
@@ -292,8 +306,8 @@ impl Job {
     /// # Errors
     /// When the file's size is another than before, or no file can be made for it.
     pub fn begin(&self, link: LinkId, request: &mut InFlight, body: Body, anew: bool) -> Result<(), Failure> {
-        let mut board = self.board();
-        let board = &mut *board;
+        let mut guard = self.board();
+        let board = &mut *guard;
         let segment = request.part.segment;
         let has_come = board.scheduler.is_complete(segment) || board.checking.contains(&segment);
         if anew && !has_come {
@@ -302,17 +316,26 @@ impl Job {
             board.totals.wasted_bytes += gone;
             board.left.remove(&segment);
         }
+        let name = &self.segments[segment].name;
         let known = board.scheduler.size(segment);
+        if !has_come && known.zip(body.total_bytes).is_some_and(|(known, said)| known != said) {
+            if board.unfinished.contains_key(&segment) || board.left.contains_key(&segment) {
+                let error = anyhow!(
+                    "server {link} says that {name} has another size than before; the files changed during the run"
+                );
+                drop(guard);
+                self.exclude(link, segment, Failure::new("files_changed", error));
+                return Ok(());
+            }
+            // The size came of a HEAD, which is a hint.
+            match body.from {
+                0 => board.scheduler.begins_anew(link),
+                _ => board.scheduler.restart(segment, None),
+            }
+        }
         board.scheduler.head(link, body.from, body.length, body.total_bytes);
         if has_come {
             return Ok(());
-        }
-        let name = &self.segments[segment].name;
-        if known.zip(body.total_bytes).is_some_and(|(known, said)| known != said) {
-            let error = anyhow!(
-                "server {link} says that {name} has another size than before; the files changed during the run"
-            );
-            return Err(Failure::new("files_changed", error));
         }
         let unfinished = match board.unfinished.entry(segment) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -418,6 +441,73 @@ impl Job {
         self.changed.notify_waiters();
     }
 
+    /// The server of `link` cannot bring a segment, for the reason given: it is not asked for it again.
+    /// The other server brings it; if it cannot, the run ends with that reason after all other files.
+    /// What has come stays; [`Job::begin`] or the caller restarts a segment whose content is wrong.
+    pub fn exclude(&self, link: LinkId, segment: usize, reason: Failure) {
+        let mut board = self.board();
+        let may_come = board.scheduler.exclude(link, segment);
+        let what = format!("{:#}", reason.error);
+        board.refused.insert(segment, reason);
+        drop(board);
+        let action = match may_come {
+            true => format!("not asked for it again; server {} brings it", link.other()),
+            false => "no server can bring it; the others are fetched".to_string(),
+        };
+        self.fault(link, what, action);
+        self.changed.notify_waiters();
+    }
+
+    /// An answer with a segment broke off, and brought nothing new of what is wanted of it: the segment
+    /// comes after all others. A server whose answers (`answered`) do so three times is not asked for
+    /// it again.
+    pub fn broke_off(&self, link: LinkId, request: &InFlight, answered: bool, problem: &str) {
+        let segment = request.part.segment;
+        if request.record.is_some() {
+            return;
+        }
+        let mut board = self.board();
+        let due = board.scheduler.due(link).is_some_and(|(due, _, wanted)| due == segment && wanted > 0);
+        if !due || board.scheduler.is_whole(segment) || board.checking.contains(&segment) {
+            return;
+        }
+        let strikes = board.strikes.entry((link, segment, answered)).or_default();
+        *strikes += 1;
+        let strikes = *strikes;
+        // A server that was killed in the middle, once, is no reason to change the order.
+        if strikes > 1 {
+            board.scheduler.defer(segment);
+        }
+        if !answered || strikes < MOST_STRIKES {
+            return;
+        }
+        drop(board);
+        let name = &self.segments[segment].name;
+        let error =
+            anyhow!("{MOST_STRIKES} answers of server {link} brought nothing new of {name}: {problem}");
+        self.exclude(link, segment, Failure::new("server_away", error));
+    }
+
+    /// Why files are missing of which no server brings what is missing; none while there are others.
+    pub fn unobtainable(&self) -> Option<Failure> {
+        let mut board = self.board();
+        let abandoned = board.scheduler.abandoned().clone();
+        let first = *abandoned.first()?;
+        let done = board.totals.files + board.totals.resumed_files;
+        if done + (abandoned.len() as u64) < self.segments.len() as u64 {
+            return None;
+        }
+        let names: Vec<&str> = abandoned.iter().map(|&index| self.segments[index].name.as_str()).collect();
+        let names = names.join(", ");
+        let Failure { exit, error } = board.refused.remove(&first).unwrap_or_else(|| {
+            Failure::new("server_away", anyhow!("the one server that could bring it was given up"))
+        });
+        Some(Failure {
+            exit,
+            error: error.context(format!("cannot fetch {names}: all other files are there")),
+        })
+    }
+
     /// Ends the run, from outside of the tasks that fetch.
     pub fn fail(&self, failure: Failure) {
         self.board().failure.get_or_insert(failure);
@@ -434,6 +524,9 @@ impl Job {
             tokio::pin!(changed);
             changed.as_mut().enable();
             if let Some(failure) = self.board().failure.take() {
+                return Err(failure);
+            }
+            if let Some(failure) = self.unobtainable() {
                 return Err(failure);
             }
             if self.missing() == 0 {
@@ -482,7 +575,7 @@ impl Job {
         totals.last_file = Some(at);
         drop(board);
         self.gauge(link).files.fetch_add(1, Ordering::Relaxed);
-        if self.missing() == 0 {
+        if self.schedule(|scheduler, _| scheduler.is_done()) {
             self.changed.notify_waiters();
         }
     }

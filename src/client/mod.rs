@@ -17,7 +17,9 @@ mod pipe;
 mod prepare;
 pub mod probe;
 mod progress;
+mod reach;
 mod reconcile;
+mod running;
 mod sampler;
 pub mod schedule;
 mod scripted;
@@ -28,7 +30,7 @@ pub mod throughput;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use tokio::task::JoinSet;
@@ -229,6 +231,7 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
         outcome = transfer => outcome,
         error = sampler.run(&bars) => Err(error),
         error = scripted::play(script, ready.job.clone(), ready.links.clone()) => Err(error),
+        () = tell_of_standstills(&ready.job) => Ok(()),
     };
     bars.finish();
     if outcome.is_ok() {
@@ -317,6 +320,22 @@ async fn probe_links(ready: &Ready, when: When) -> Result<(), Failure> {
     }
 }
 
+/// Logs each time in which this process did not run for longer than 1 s.
+async fn tell_of_standstills(job: &Job) {
+    let mut told = running::stood_still();
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let still = running::stood_still();
+        let by = still - std::mem::replace(&mut told, still);
+        if by > Duration::from_secs(1) {
+            let what = format!("the client stood still for {:.1} s", by.as_secs_f64());
+            for link in LinkId::BOTH {
+                job.fault(link, what.clone(), "that time does not count as a server's silence".into());
+            }
+        }
+    }
+}
+
 async fn learn_sizes(job: &Job, peer: &Peer) {
     // They pass the shaper as all others do.
     let heads = &job.gauge(peer.link).head_bytes;
@@ -328,8 +347,11 @@ async fn learn_sizes(job: &Job, peer: &Peer) {
 async fn transfer(ready: &Ready) -> Result<(), Failure> {
     let patience = ready.job.give_up;
     // Connections are open when the clock starts, which is when the first request is made.
-    let (a, b) = tokio::try_join!(ready.peers.a.connect(patience), ready.peers.b.connect(patience))
-        .map_err(|error| Failure::new("unreachable", error))?;
+    let (a, b) = tokio::try_join!(
+        reach::await_server(&ready.peers.a, patience),
+        reach::await_server(&ready.peers.b, patience)
+    )
+    .map_err(|error| Failure::new("unreachable", error))?;
     // Every run meets a trace from its beginning, however long the preparation took.
     let links = ready.links.clone();
     blocking(move || links.play()).await?;
@@ -366,6 +388,9 @@ async fn transfer(ready: &Ready) -> Result<(), Failure> {
         ends.push(joined.map_err(|error| Failure::new("internal", error))??);
     }
     let missing = ready.job.missing();
+    if let Some(failure) = ready.job.unobtainable() {
+        return Err(failure);
+    }
     if missing > 0 {
         let given_up = ends.iter().filter(|end| **end == LinkEnd::GivenUp).count();
         let error = anyhow!("{missing} files are missing after {given_up} of 2 servers were given up");

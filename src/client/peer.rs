@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::exchange::{receive, send};
 use super::http::{Answers, Event, Head, Request};
 use super::listing::{self, Segment};
+use super::reach;
 use crate::units::LinkId;
 use crate::{record, sender, tcp};
 
@@ -29,6 +30,8 @@ pub struct Peer {
     /// As it was written on the command line.
     pub name: String,
     pub address: SocketAddr,
+    /// All that its name stands for, that one first.
+    pub addresses: Vec<SocketAddr>,
     /// For the Host header.
     pub host: String,
     pub congestion: Option<String>,
@@ -59,16 +62,17 @@ impl Peer {
     /// Looks a server up. IPv4 addresses are preferred where there are both.
     pub async fn resolve(link: LinkId, name: &str, congestion: Option<String>) -> Result<Peer> {
         let host = with_port(name)?;
-        let addresses: Vec<SocketAddr> = tokio::net::lookup_host(&host)
+        let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host(&host)
             .await
             .with_context(|| {
                 format!("cannot find server {link}: the host of \"{name}\" does not resolve; check its name")
             })?
             .collect();
-        let address = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first());
-        let address =
-            *address.with_context(|| format!("cannot find server {link}: \"{name}\" has no address"))?;
-        Ok(Peer { link, name: name.to_string(), address, host, congestion })
+        addresses.sort_by_key(|address| !address.is_ipv4());
+        let address = *addresses
+            .first()
+            .with_context(|| format!("cannot find server {link}: \"{name}\" has no address"))?;
+        Ok(Peer { link, name: name.to_string(), address, addresses, host, congestion })
     }
 
     /// Opens a connection.
@@ -105,7 +109,7 @@ impl Peer {
     /// # Errors
     /// `Refused` where it does not.
     pub async fn introduce(&self, patience: Duration) -> Result<Introduction> {
-        let stream = self.connect(patience).await?;
+        let stream = reach::await_server(self, patience).await?;
         let rtt = rtt_of(&stream);
         let congestion_control = tcp::congestion_control(stream.as_ref());
         let (head, body) = get(&stream, self, "/SHA256SUMS", patience)

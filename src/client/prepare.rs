@@ -9,7 +9,7 @@ use super::links::Links;
 use super::peer::{self, Introduction, Peer, Refused};
 use super::schedule::{Schedule, Scheduler};
 use super::store::Store;
-use super::{Args, Asked, Run, blocking, end, listing};
+use super::{Args, Asked, Run, blocking, end, listing, reach};
 use crate::doctor;
 use crate::record::{self, Event, Log, PerLink};
 use crate::units::LinkId;
@@ -37,11 +37,13 @@ pub async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failur
         let resolve =
             |link: LinkId| Peer::resolve(link, &args.servers[link.index()], args.congestion.clone());
         let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;
+        let patience = args.give_up.0;
+        let picked = tokio::try_join!(reach::pick_address(a, patience), reach::pick_address(b, patience));
+        let (a, b) = picked.map_err(unreachable)?;
         start.servers.a.address = Some(a.address.to_string());
         start.servers.b.address = Some(b.address.to_string());
         let links = shape(args, asked, [&a, &b], &log).await?;
         *shaped = Some(links.clone());
-        let patience = args.give_up.0;
         let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
         describe(&mut start.servers.a, &ia);
         describe(&mut start.servers.b, &ib);

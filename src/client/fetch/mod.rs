@@ -8,7 +8,9 @@ mod check;
 mod receive;
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -22,18 +24,22 @@ use super::http::{Answers, NotHttp, Request};
 use super::job::{Failure, InFlight, Job};
 use super::peer::{Peer, rtt_of};
 use super::pipe::Pipe;
-use super::schedule::Next;
+use super::reach::{self, FIRST_BACKOFF, LONGEST_BACKOFF};
+use super::running;
+use super::schedule::{LEAST_STALL, Next};
+use crate::units::LinkId;
 
 /// Large enough that a read costs little beside its copy, small enough for a core's cache.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
 /// A body with at least this much to come goes through a pipe of the kernel.
 const PIPED_BYTES: u64 = 64 * 1024;
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 /// How often a link that could be a stalled one is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long a new connection may take to open, at least, while the other link goes on.
 const LEAST_OPENING: Duration = Duration::from_secs(1);
+
+/// The second connection to a server, while it is tried.
+type Second = Pin<Box<dyn Future<Output = Arc<TcpStream>> + Send>>;
 
 /// How a link's work came to its end.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,6 +55,8 @@ enum Broken {
     /// The server announced the end after an answer, or nothing more is wanted of what it owes; that
     /// is no fault.
     Closed,
+    /// Nothing came on it, and the server answers on another connection.
+    Moved(Arc<TcpStream>, String),
     Peer(String),
     Fatal(Failure),
 }
@@ -67,13 +75,15 @@ impl From<NotHttp> for Broken {
 
 struct Connection {
     stream: Arc<TcpStream>,
-    /// Its silence counts from here on at the earliest.
-    due: Instant,
+    /// Its silence counts from here on at the earliest, in running time.
+    due: Duration,
     answers: Answers,
     to_send: Vec<u8>,
     in_flight: VecDeque<InFlight>,
     /// An answer has begun on it.
     answered: bool,
+    /// That it breaks is not the fault of the file that is due.
+    excused: bool,
     /// The server ends the connection after the answer under way.
     closing: bool,
 }
@@ -82,8 +92,10 @@ struct Connection {
 pub struct Fetcher {
     job: Arc<Job>,
     peer: Peer,
-    /// When something last came, or was first due after a time with nothing to do.
-    last_progress: Instant,
+    /// When something new last came, or was first due after a time with nothing to do, in running time.
+    last_progress: Duration,
+    /// How often the connection was changed since, for the server's silence.
+    moves: u32,
     /// Least round trip of the last connection.
     rtt: Duration,
     buffer: Vec<u8>,
@@ -97,7 +109,8 @@ impl Fetcher {
         Fetcher {
             job,
             peer,
-            last_progress: Instant::now(),
+            last_progress: running::now(),
+            moves: 0,
             rtt: Duration::ZERO,
             buffer: vec![0; READ_BUFFER_BYTES],
             pipe: None,
@@ -108,9 +121,8 @@ impl Fetcher {
     pub async fn run(mut self, open: Arc<TcpStream>) -> Result<LinkEnd, Failure> {
         let mut ready = Some(open);
         let mut backoff = FIRST_BACKOFF;
-        // With little patience, waiting longer than this would be giving up.
-        let longest_backoff = LONGEST_BACKOFF.min(self.job.give_up / 4);
-        self.last_progress = Instant::now();
+        self.last_progress = running::now();
+        let mut told = String::new();
         loop {
             let before = self.last_progress;
             let problem = match self.attempt(ready.take()).await {
@@ -120,18 +132,29 @@ impl Fetcher {
                     false => return Ok(LinkEnd::Finished),
                 },
                 Err(Broken::Fatal(failure)) => return Err(failure),
-                Err(Broken::Peer(problem)) => problem,
+                Err(Broken::Moved(stream, problem)) if self.away() < self.job.give_up => {
+                    self.job.fault(self.peer.link, problem, "going on with a new connection".into());
+                    self.moves += 1;
+                    ready = Some(stream);
+                    continue;
+                }
+                Err(Broken::Peer(problem) | Broken::Moved(_, problem)) => problem,
             };
             if self.last_progress > before {
                 backoff = FIRST_BACKOFF;
+                told.clear();
             }
             if self.away() + backoff >= self.job.give_up {
                 return self.give_up(&problem);
             }
-            let link = self.peer.link;
-            self.job.fault(link, problem, format!("trying again in {} ms", backoff.as_millis()));
+            // The same problem again is said once.
+            if told != problem {
+                let again = format!("trying again in {} ms and from then on", backoff.as_millis());
+                self.job.fault(self.peer.link, problem.clone(), again);
+                told = problem;
+            }
             sleep(backoff).await;
-            backoff = (backoff * 2).min(longest_backoff);
+            backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }
     }
 
@@ -141,8 +164,14 @@ impl Fetcher {
             let at = scheduler.heard(self.peer.link.other());
             scheduler.outlives_a_link().then(|| now.saturating_sub(at))
         });
-        let own = self.last_progress.elapsed();
+        let own = running::now().saturating_sub(self.last_progress);
         other.map_or(own, |other| own.min(other))
+    }
+
+    /// Something new came.
+    fn progressed(&mut self) {
+        self.last_progress = running::now();
+        self.moves = 0;
     }
 
     fn give_up(&self, problem: &str) -> Result<LinkEnd, Failure> {
@@ -170,7 +199,8 @@ impl Fetcher {
                     false => patience,
                 };
                 let patience = patience.max(Duration::from_millis(100));
-                self.peer.connect(patience).await.map_err(|error| Broken::Peer(format!("{error:#}")))?
+                let opened = reach::open(&self.peer, patience).await;
+                opened.map_err(|error| Broken::Peer(format!("{error:#}")))?
             }
         };
         self.rtt = rtt_of(&stream).unwrap_or(self.rtt);
@@ -179,7 +209,7 @@ impl Fetcher {
             scheduler.outlives_a_link()
         });
         // A server that was away for longer than anybody waits may come back, and needs time to answer then.
-        let due = if outlives { Instant::now() } else { self.last_progress };
+        let due = if outlives { running::now() } else { self.last_progress };
         let gauge = self.job.gauge(self.peer.link);
         gauge.connections.fetch_add(1, Ordering::Relaxed);
         *gauge.socket() = Some(stream.clone());
@@ -190,6 +220,7 @@ impl Fetcher {
             to_send: Vec::new(),
             in_flight: VecDeque::new(),
             answered: false,
+            excused: false,
             closing: false,
         };
         let outcome = self.work(&mut connection).await;
@@ -201,6 +232,11 @@ impl Fetcher {
             // What was claimed may not be written. It stays claimed, so that no note speaks of it.
             return outcome;
         }
+        if let (Err(Broken::Peer(problem)), Some(first)) = (&outcome, connection.in_flight.front())
+            && !connection.excused
+        {
+            self.job.broke_off(self.peer.link, first, first.first_byte.is_some(), problem);
+        }
         self.job.lost(self.peer.link);
         for request in connection.in_flight.iter().filter(|request| request.incoming.is_some()) {
             self.job.note(self.peer.link, request.part.segment)?;
@@ -210,6 +246,8 @@ impl Fetcher {
 
     async fn work(&mut self, connection: &mut Connection) -> Result<(), Broken> {
         let job = self.job.clone();
+        let link = self.peer.link;
+        let mut second: Option<Second> = None;
         loop {
             // Being told of a change counts from before the question, so that none is missed.
             let changed = job.changed.notified();
@@ -226,7 +264,8 @@ impl Fetcher {
                     () = changed => {}
                     () = until(ask_again) => {}
                 }
-                self.last_progress = Instant::now();
+                self.last_progress = running::now();
+                second = None;
                 continue;
             }
             self.flush(connection)?;
@@ -235,7 +274,8 @@ impl Fetcher {
             } else {
                 Interest::READABLE | Interest::WRITABLE
             };
-            let stalls = job.schedule(|scheduler, _| scheduler.stalls_at(self.peer.link));
+            let stalls = job.schedule(|scheduler, _| scheduler.stalls_at(link));
+            let patience = running::now() + self.patience().saturating_sub(silent_for(&job, link));
             let now = Instant::now();
             let stalls =
                 stalls.map(|at| job.moment(at)).map(|at| if at > now { at } else { now + LOOK_AGAIN });
@@ -247,16 +287,41 @@ impl Fetcher {
                 () = changed => {}
                 () = until(ask_again) => {}
                 () = until(stalls) => {}
-                () = sleep_until((self.last_progress.max(connection.due) + job.give_up).into()) => {}
+                () = running::sleep_until(patience), if second.is_none() => {}
+                stream = ready(&mut second) => {
+                    let silent_s = silent_for(&job, link).as_secs_f64();
+                    let what = format!("nothing came from {} for {silent_s:.1} s, and it answers on another connection", self.peer);
+                    return Err(Broken::Moved(stream, what));
+                }
+                () = running::sleep_until(self.last_progress.max(connection.due) + job.give_up) => {
+                    // What is there is read before the deadline is judged.
+                    self.read(connection)?;
+                }
+            }
+            let silent = silent_for(&job, link);
+            if silent < self.patience() {
+                second = None;
+            } else if second.is_none() {
+                let due = job.schedule(|scheduler, _| scheduler.due(link));
+                second = due.map(|(segment, at, _)| {
+                    let path = job.segments[segment].path.clone();
+                    Box::pin(reach::second_connection(self.peer.clone(), path, at)) as Second
+                });
             }
             self.check_silence(connection)?;
         }
     }
 
+    /// How long nothing may come before the server is tried by a second connection: longer each time.
+    fn patience(&self) -> Duration {
+        LEAST_STALL.max(4 * self.rtt) * 2u32.pow(self.moves.min(6))
+    }
+
     /// Ends a connection on which nothing has come for too long.
-    fn check_silence(&self, connection: &Connection) -> Result<(), Broken> {
+    fn check_silence(&self, connection: &mut Connection) -> Result<(), Broken> {
         let link = self.peer.link;
-        let silent = self.last_progress.max(connection.due).elapsed();
+        let silent = running::now().saturating_sub(self.last_progress.max(connection.due));
+        connection.excused = true;
         if silent >= self.job.give_up {
             let patience_s = self.job.give_up.as_secs_f64();
             return Err(Broken::Peer(format!("nothing came for {patience_s:.1} s")));
@@ -269,6 +334,7 @@ impl Fetcher {
             );
             return Err(Broken::Peer(what));
         }
+        connection.excused = false;
         Ok(())
     }
 
@@ -332,6 +398,19 @@ impl Fetcher {
             format!(" during {}", self.job.segments[request.part.segment].name)
         });
         Broken::Peer(format!("the connection to {} was lost{during}: {error}", self.peer))
+    }
+}
+
+/// How long nothing has come on `link` although something was due.
+fn silent_for(job: &Job, link: LinkId) -> Duration {
+    job.schedule(|scheduler, now| now.saturating_sub(scheduler.silent_since(link).unwrap_or(now)))
+}
+
+/// Waits for a second connection; for ever where none is tried.
+async fn ready(second: &mut Option<Second>) -> Arc<TcpStream> {
+    match second {
+        Some(second) => second.await,
+        None => std::future::pending().await,
     }
 }
 

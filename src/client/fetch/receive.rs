@@ -45,12 +45,11 @@ impl Fetcher {
                 Event::Body(body) => {
                     *payload += body.len() as u64;
                     if self.on_body(connection, Piece::Read(body))? {
-                        self.last_progress = now;
+                        self.progressed();
                     }
                 }
                 Event::End => {
                     self.on_end(connection)?;
-                    self.last_progress = now;
                     if connection.closing {
                         return Err(Broken::Closed);
                     }
@@ -96,7 +95,7 @@ impl Fetcher {
         };
         connection.answers.skip_body(bytes);
         if self.on_body(connection, Piece::Piped(pipe))? {
-            self.last_progress = Instant::now();
+            self.progressed();
         }
         self.received(bytes);
         // Where that was the last of it, the answer has ended.
@@ -114,7 +113,13 @@ impl Fetcher {
         let segment = &job.segments[request.part.segment];
         request.first_byte = Some(now);
         connection.closing = head.closes;
-        check_status(&self.peer, &segment.name, head.status)?;
+        // A server that is busy is asked again; that is no fault of the file.
+        connection.excused = matches!(head.status, 429 | 503);
+        if let Err(refused) = check_status(&self.peer, &segment.name, head.status) {
+            let Broken::Fatal(failure) = refused else { return Err(refused) };
+            job.exclude(self.peer.link, request.part.segment, failure);
+            return Err(Broken::Closed);
+        }
         if !std::mem::replace(&mut connection.answered, true) {
             // Of a server that closes after the first answer already, nothing is asked for behind it.
             job.schedule(|scheduler, _| scheduler.keeps_alive(self.peer.link, !head.closes));
@@ -173,13 +178,17 @@ impl Fetcher {
     fn on_end(&mut self, connection: &mut Connection) -> Result<(), Broken> {
         let Some(request) = connection.in_flight.pop_front() else { return Err(NotHttp::Unasked.into()) };
         let segment = request.part.segment;
+        self.job.broke_off(self.peer.link, &request, true, "its answers end early");
         let total = self.job.schedule(|scheduler, _| {
             scheduler.ended(self.peer.link);
             scheduler.size(segment)
         });
         // An empty file has no body to finish it, nor has one that ended with its connection a size.
         match request.incoming.filter(|incoming| Some(incoming.written()) == total) {
-            Some(whole) => self.finish(segment, &whole),
+            Some(whole) => {
+                self.progressed();
+                self.finish(segment, &whole)
+            }
             None => Ok(self.job.note(self.peer.link, segment)?),
         }
     }
@@ -195,7 +204,6 @@ impl Fetcher {
         if connection.answers.ended_well() {
             // A body without a stated length ends with its connection.
             self.on_end(connection)?;
-            self.last_progress = Instant::now();
             return Err(Broken::Closed);
         }
         Err(Broken::Peer(match connection.in_flight.front() {

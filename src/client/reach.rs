@@ -1,0 +1,133 @@
+//! Reaching a server that may be away: fresh attempts, since a lost SYN is repeated after 1 s, 3 s, 7 s …
+//! by the kernel, which is long after a short outage is over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::exchange::{receive, send};
+use super::http::{Answers, Event, Request};
+use super::peer::Peer;
+use super::running;
+
+/// How long after one attempt the next begins beside it.
+const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
+/// How long one attempt may take, at least: longer than any round trip, short enough to bound how
+/// many are under way.
+const ATTEMPT: Duration = Duration::from_secs(3);
+pub const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+pub const LONGEST_BACKOFF: Duration = Duration::from_millis(250);
+
+/// Opens a connection, with a fresh attempt every 250 ms; the first that succeeds counts.
+///
+/// # Errors
+/// An attempt was refused, or none succeeded within `patience` of running time.
+pub async fn open(peer: &Peer, patience: Duration) -> Result<Arc<TcpStream>> {
+    let mut attempts = JoinSet::new();
+    let attempt = ATTEMPT.min(patience);
+    let opening = async {
+        loop {
+            let one = peer.clone();
+            attempts.spawn(async move { running::timeout(attempt, one.connect(2 * ATTEMPT)).await });
+            let again = sleep(NEXT_ATTEMPT);
+            tokio::pin!(again);
+            loop {
+                let ended = tokio::select! {
+                    Some(ended) = attempts.join_next() => ended,
+                    () = &mut again => break,
+                };
+                if let Some(outcome) = ended.ok().flatten() {
+                    return outcome;
+                }
+            }
+        }
+    };
+    let silent = || anyhow!("could not connect to {peer}: no answer for {:.1} s", patience.as_secs_f64());
+    running::timeout(patience, opening).await.unwrap_or_else(|| Err(silent()))
+}
+
+/// Picks the address of a server with several that answers first; each further one is tried 250 ms
+/// after the one before (RFC 8305), all again with backoff.
+///
+/// # Errors
+/// None answers within `patience` of running time.
+pub async fn pick_address(mut peer: Peer, patience: Duration) -> Result<Peer> {
+    if peer.addresses.len() < 2 {
+        return Ok(peer);
+    }
+    let mut attempts = JoinSet::new();
+    for (place, &address) in peer.addresses.iter().enumerate() {
+        let one = Peer { address, ..peer.clone() };
+        attempts.spawn(async move {
+            sleep(NEXT_ATTEMPT * place as u32).await;
+            (address, await_server(&one, patience).await)
+        });
+    }
+    let mut problem = anyhow!("{peer} has no address");
+    while let Some(ended) = attempts.join_next().await {
+        match ended? {
+            (address, Ok(_)) => {
+                peer.address = address;
+                return Ok(peer);
+            }
+            (_, Err(error)) => problem = error,
+        }
+    }
+    Err(problem)
+}
+
+/// Opens a connection to a server that may not be up yet; says once that it is waited for.
+///
+/// # Errors
+/// No attempt succeeded within `patience` of running time.
+pub async fn await_server(peer: &Peer, patience: Duration) -> Result<Arc<TcpStream>> {
+    let deadline = running::now() + patience;
+    let (mut backoff, mut said) = (FIRST_BACKOFF, false);
+    loop {
+        let left = deadline.saturating_sub(running::now());
+        let error = match open(peer, left).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        if running::now() + backoff >= deadline {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut said, true) {
+            tracing::warn!("{error:#}; waiting for it for {:.1} s (--give-up)", patience.as_secs_f64());
+        }
+        sleep(backoff).await;
+        backoff = (2 * backoff).min(LONGEST_BACKOFF);
+    }
+}
+
+/// Tries a server from which nothing comes by a second connection until it answers a request for one
+/// byte, `at`, of a file; then opens the connection to go on with.
+pub async fn second_connection(peer: Peer, path: String, at: u64) -> Arc<TcpStream> {
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        if let Ok(()) = answers(&peer, &path, at).await
+            && let Ok(stream) = open(&peer, ATTEMPT).await
+        {
+            return stream;
+        }
+        sleep(backoff).await;
+        backoff = (2 * backoff).min(LONGEST_BACKOFF);
+    }
+}
+
+async fn answers(peer: &Peer, path: &str, at: u64) -> Result<()> {
+    let stream = open(peer, ATTEMPT).await?;
+    let mut out = Vec::new();
+    let congestion = peer.congestion.as_deref();
+    Request { method: "GET", host: &peer.host, path, from: at, to: Some(at + 1), if_range: None, congestion }
+        .render(&mut out);
+    send(&stream, &out).await?;
+    let mut answers = Answers::default();
+    let patience = Duration::from_secs(2);
+    receive(&stream, &mut answers, false, patience, |event| Ok(matches!(event, Event::Head(_)))).await?;
+    Ok(())
+}
