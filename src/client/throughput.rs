@@ -1,26 +1,27 @@
 //! What links carry: bulk TCP over one or both of them for a while, counted and thrown away.
 //!
 //! Nothing is kept, verified or scheduled here. What is measured is goodput as a run sees it, payload
-//! of HTTP bodies on one connection a link, without the time in which a connection finds its rate.
+//! of HTTP bodies on one connection a link, without the time in which a connection finds its rate. That
+//! time follows the round trip: it counts from when the goodput has stopped growing, for at least ten
+//! round trips.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use tokio::time::{Instant, sleep, sleep_until};
+use anyhow::{Context, Result, bail};
+use tokio::time::{Instant, sleep};
 
 use super::bulk::{Received, Source};
 use super::job::Failure;
 use super::links::Links;
-use super::peer::Peer;
+use super::peer::{Peer, rtt_of};
 use super::prepare::shape;
+use super::probe::meter::{GLANCE, Meter, SEGMENT_BYTES};
 use super::signals::Signals;
 use super::{Args, Asked, blocking, listing, unshape};
 use crate::record::{Log, PerLink};
 use crate::units::{Direction, LinkId};
 
-/// The part of the time in which a connection finds its rate, and which does not count.
-const WARM_UP: f64 = 0.25;
 /// How long the queues may take to drain between two measurements.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -31,6 +32,8 @@ pub struct Found {
     pub alone_kbit: PerLink<f64>,
     /// While both are busy.
     pub together_kbit: PerLink<f64>,
+    /// Links of which a connection had not stopped growing when it was measured, so that they carry more.
+    pub unsettled: Vec<LinkId>,
 }
 
 /// Shapes the links, measures each alone and then both at once, for `span` each, and clears them.
@@ -81,15 +84,17 @@ async fn measure_all(
         window_bytes: None,
     });
     drained(&links).await?;
-    let alone_a = goodput_kbit(&a, span).await.map_err(unreachable)?;
+    let alone_a = goodput(&a, span, patience).await.map_err(unreachable)?;
     drained(&links).await?;
-    let alone_b = goodput_kbit(&b, span).await.map_err(unreachable)?;
+    let alone_b = goodput(&b, span, patience).await.map_err(unreachable)?;
     drained(&links).await?;
-    let (together_a, together_b) =
-        tokio::try_join!(goodput_kbit(&a, span), goodput_kbit(&b, span)).map_err(unreachable)?;
+    let both = both(&a, &b, span, patience).await.map_err(unreachable)?;
+    let unsettled = LinkId::BOTH.into_iter().zip([[&alone_a, &both.a], [&alone_b, &both.b]]);
+    let unsettled = unsettled.filter(|(_, found)| found.iter().any(|found| !found.settled));
     Ok(Found {
-        alone_kbit: PerLink { a: alone_a, b: alone_b },
-        together_kbit: PerLink { a: together_a, b: together_b },
+        alone_kbit: PerLink { a: alone_a.kbit, b: alone_b.kbit },
+        together_kbit: PerLink { a: both.a.kbit, b: both.b.kbit },
+        unsettled: unsettled.map(|(link, _)| link).collect(),
     })
 }
 
@@ -110,28 +115,72 @@ async fn drained(links: &Arc<Links>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The goodput of bodies over `span` after its warm-up.
-async fn goodput_kbit(source: &Source<'_>, span: Duration) -> Result<f64> {
+/// What one transfer brought.
+struct Goodput {
+    kbit: f64,
+    /// Whether it had stopped growing.
+    settled: bool,
+}
+
+/// The goodput of bodies for `span`, or ten round trips if that is longer, once it has stopped growing.
+async fn goodput(source: &Source<'_>, span: Duration, patience: Duration) -> Result<Goodput> {
+    let rtt_s = rtt_s(source, patience).await?;
     let received = Received::default();
-    let start = Instant::now();
-    let (warm, end) = (start + span.mul_f64(WARM_UP), start + span);
-    let before = async {
-        sleep_until(warm).await;
-        let (at, bytes) = (Instant::now(), received.body());
-        sleep_until(end).await;
-        let spent_s = at.elapsed().as_secs_f64();
-        (received.body() - bytes) as f64 * 8e-3 / spent_s
-    };
-    let kbit = tokio::select! {
-        error = source.pull(&received, span) => return Err(error),
-        kbit = before => kbit,
-    };
-    if kbit <= 0.0 {
-        bail!(
-            "{} sent nothing for {:.1} s; give the experiment a longer throughput",
-            source.peer,
-            span.as_secs_f64()
-        );
+    tokio::select! {
+        error = source.pull(&received, patience) => Err(error),
+        found = watch(source, &received, rtt_s, span, patience) => found,
     }
-    Ok(kbit)
+}
+
+/// The same of both links, each of which goes on until the other is measured too.
+async fn both(
+    a: &Source<'_>,
+    b: &Source<'_>,
+    span: Duration,
+    patience: Duration,
+) -> Result<PerLink<Goodput>> {
+    let (rtt_a, rtt_b) = tokio::try_join!(rtt_s(a, patience), rtt_s(b, patience))?;
+    let (received_a, received_b) = (Received::default(), Received::default());
+    let watching = async {
+        tokio::try_join!(
+            watch(a, &received_a, rtt_a, span, patience),
+            watch(b, &received_b, rtt_b, span, patience)
+        )
+    };
+    tokio::select! {
+        error = a.pull(&received_a, patience) => Err(error),
+        error = b.pull(&received_b, patience) => Err(error),
+        found = watching => found.map(|(a, b)| PerLink { a, b }),
+    }
+}
+
+/// Idle round trip (s), that of a handshake.
+async fn rtt_s(source: &Source<'_>, patience: Duration) -> Result<f64> {
+    let stream = source.peer.connect(patience).await?;
+    let rtt = rtt_of(&stream).with_context(|| format!("cannot read the round trip to {}", source.peer))?;
+    Ok(rtt.as_secs_f64())
+}
+
+async fn watch(
+    source: &Source<'_>,
+    received: &Received,
+    rtt_s: f64,
+    span: Duration,
+    patience: Duration,
+) -> Result<Goodput> {
+    let started = Instant::now();
+    let mut meter = Meter::lasting(rtt_s, SEGMENT_BYTES, span.as_secs_f64());
+    let mut progress = (started, 0);
+    loop {
+        sleep(GLANCE).await;
+        let (now, bytes) = (Instant::now(), received.body());
+        if bytes > progress.1 {
+            progress = (now, bytes);
+        } else if now - progress.0 > patience {
+            bail!("{} sent nothing for {:.1} s", source.peer, patience.as_secs_f64());
+        }
+        if let Some(rate) = meter.note((now - started).as_secs_f64(), bytes) {
+            return Ok(Goodput { kbit: rate * 8e-3, settled: meter.settled() });
+        }
+    }
 }

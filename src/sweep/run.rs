@@ -140,6 +140,18 @@ impl Sweep<'_> {
                 return Ok(if stop { Then::Stop } else { Then::GoOn });
             }
         };
+        for link in &found.unsettled {
+            let (condition, channel) = (&cell.condition, &cell.channel);
+            self.log.write(Event::Fault(Fault {
+                link: Some(*link),
+                segment: None,
+                what: format!(
+                    "the throughput of {condition} ({channel}) was still growing when it was measured: the link \
+                     carries more than the figure"
+                ),
+                action: "the figure is kept, and rates=alone follows it; do not trust either".into(),
+            }))?;
+        }
         let some = |kbit: PerLink<f64>| PerLink { a: Some(kbit.a), b: Some(kbit.b) };
         let throughput = Throughput {
             experiment: cell.experiment.clone(),

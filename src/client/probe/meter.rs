@@ -16,6 +16,11 @@ const MOST_ROUNDS: u32 = 40;
 const PACKETS: f64 = 200.0;
 const LONGEST_S: f64 = 60.0;
 
+/// How often a transfer is looked at.
+pub const GLANCE: std::time::Duration = std::time::Duration::from_millis(5);
+/// Payload of a full segment, where it is not known better.
+pub const SEGMENT_BYTES: f64 = 1448.0;
+
 /// What a transfer carried once it had found its rate.
 #[derive(Clone, Debug)]
 pub struct Meter {
@@ -44,6 +49,17 @@ impl Meter {
             flat: 0,
             steady: None,
         }
+    }
+
+    /// The same with a window that is at least so long.
+    pub fn lasting(rtt_s: f64, mss_bytes: f64, least_s: f64) -> Meter {
+        let meter = Meter::new(rtt_s, mss_bytes);
+        Meter { window_s: (10.0 * rtt_s).max(least_s), ..meter }
+    }
+
+    /// Whether the transfer had stopped growing when its window began.
+    pub fn settled(&self) -> bool {
+        self.flat >= FLAT_ROUNDS
     }
 
     /// When (s) the window began that counts, if it has.
@@ -243,6 +259,25 @@ mod tests {
         let (took, found) = measure(Meter::new(0.1, 1448.0), grows);
         assert!((found - 1e6).abs() < 1e4, "{found}");
         assert!(took > 1.9 && took < 2.6, "{took}");
+    }
+
+    #[test]
+    fn window_follows_the_round_trip() {
+        // 12 Mbit/s with 300 ms of round trip: ten segments that double each round trip.
+        let ramp = |now: f64| (10.0 * 1448.0 / 0.3 * 2f64.powf((now / 0.3).floor())).min(1.5e6);
+        let meter = || Meter::lasting(0.3, 1448.0, 2.0);
+        let (took, found) = measure(meter(), ramp);
+        assert!((found - 1.5e6).abs() < 1e4, "{found}");
+        assert!(took > 3.0 + 5.0 * 0.3, "{took}");
+        // One that grows for ever says so.
+        let mut grows = meter();
+        let mut bytes = 0.0;
+        let ended = (1..20_000).any(|step| {
+            let now = f64::from(step) * 0.01;
+            bytes += 1e4 * 1.4f64.powf(now / 0.3) * 0.01;
+            grows.note(now, bytes as u64).is_some()
+        });
+        assert!(ended && !grows.settled());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! [`super::bulk`] moves the bytes, [`command`] is `twinlink link probe`. It shapes nothing itself.
 
 pub mod command;
-mod meter;
+pub mod meter;
 mod verdict;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ use crate::link::control::Row;
 use crate::link::profile::Shape;
 use crate::record::{PerLink, Probe};
 use crate::units::{Direction, LinkId};
-use meter::{Backlog, Meter, Passed, Reading};
+use meter::{Backlog, GLANCE, Meter, Passed, Reading, SEGMENT_BYTES};
 use verdict::RoundTrips;
 
 /// Whether links are measured before a run, and what a failed verdict does to it.
@@ -40,8 +40,7 @@ pub enum When {
 /// What is in force on the links and what was counted there, a row per link and direction.
 pub type Rows = Arc<dyn Fn() -> Result<Vec<Row>> + Send + Sync>;
 
-/// How often a transfer is looked at, and every how many looks the shaper is.
-const GLANCE: Duration = Duration::from_millis(5);
+/// Every how many looks at a transfer the shaper is looked at.
 const GLANCES_PER_READING: u32 = 4;
 /// Handshakes for the idle round trip: some, more where the link has jitter, fewer on a slow one.
 const HANDSHAKES: (usize, usize) = (5, 15);
@@ -50,7 +49,6 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 const DRAIN: Duration = Duration::from_secs(5);
 /// The least window, in full segments: with fewer, acknowledgements are delayed.
 const LEAST_WINDOW: f64 = 4.0;
-const SEGMENT_BYTES: f64 = 1448.0;
 
 /// Both links, ready to be measured.
 pub struct Prober {
