@@ -465,6 +465,84 @@ fn the_faults_of_runs_and_of_an_experiment_are_in_its_verdict() {
 }
 
 #[test]
+fn runs_with_faults_are_marked_and_left_out_of_verdicts() {
+    let dir = TempDir::new().unwrap();
+    made_up("sweep", dir.path(), &["--segments", "4", "--repetitions", "1"]);
+    let log = dir.path().join("runs/20260101T000004Z-0000/log.jsonl");
+    add(&log, &[("fault", 150.0, fault("the connection was lost"))]);
+    let counts = |more: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_twinlink")).arg("report").args(more).arg(dir.path()).output();
+        assert!(output.unwrap().status.success());
+        let places = summary(dir.path())["studies"][0]["places"].clone();
+        let cells: Vec<Value> =
+            places.as_array().unwrap().iter().flat_map(|p| p["cells"].as_array().unwrap().clone()).collect();
+        let left_out: u64 = cells.iter().map(|cell| cell["left_out"].as_u64().unwrap()).sum();
+        (left_out, cells.iter().filter(|cell| cell["elapsed_ms"].is_null()).count())
+    };
+    assert_eq!(counts(&[]), (1, 1));
+    let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
+    assert!(page.contains("<div class=\"verdict faulty\">"));
+    assert!(
+        page.contains("One that fetched everything is left out of all figures; --with-faulty counts it.")
+    );
+    assert_eq!(counts(&["--with-faulty"]), (0, 0));
+}
+
+#[test]
+fn an_outage_is_told_as_one_on_the_page() {
+    let dir = TempDir::new().unwrap();
+    let log = small_run(dir.path());
+    edit(&log, |record| {
+        if record["event"] == "run_end" {
+            let data = &mut record["data"];
+            let elapsed = data["elapsed_ms"].as_f64().unwrap();
+            data["links"]["a"]["last_byte_ms"] = json!(elapsed / 2.0);
+            data["links"]["b"]["last_byte_ms"] = json!(elapsed);
+        }
+    });
+    assert!(page_of(&log).contains("Link a had nothing left to do"));
+    add(&log, &[("fault", 150.0, fault("the connection to server-a was lost"))]);
+    let page = page_of(&log);
+    assert!(page.contains("Link a was out: the connection to server-a was lost at "), "{page}");
+    assert!(!page.contains("had nothing left to do"));
+    assert!(page.contains("Something went wrong during this run"));
+}
+
+#[test]
+fn hostile_logs_neither_panic_nor_reach_the_terminal() {
+    let dir = TempDir::new().unwrap();
+    let log = small_run(dir.path());
+    edit(&log, |record| match record["event"].as_str() {
+        Some("segment") => {
+            for part in record["data"]["parts"].as_array_mut().unwrap() {
+                (part["from_byte"], part["to_byte"]) = (json!(u64::MAX), json!(3));
+            }
+        }
+        Some("run_end") => {
+            let data = &mut record["data"];
+            data["summary"] = json!("\u{1b}]0;owned\u{7}=cmd()");
+            for key in ["elapsed_ms", "bound_ms"] {
+                data[key] = json!(0.0);
+            }
+            for link in ["a", "b"] {
+                data["links"][link]["last_byte_ms"] = json!(0.0);
+            }
+        }
+        _ => {}
+    });
+    add(&log, &[("fault", 150.0, fault("=HYPERLINK(\"x\")\u{1b}[2J\u{202e}"))]);
+    let output = report(&[dir.path()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
+    let csv = fs::read_to_string(dir.path().join("csv/faults.csv")).unwrap();
+    for text in [&String::from_utf8(output.stdout).unwrap(), &page, &csv] {
+        assert!(!text.contains(['\u{1b}', '\u{7}', '\u{202e}']) && !text.contains("NaN"), "{text}");
+    }
+    assert!(csv.contains("\"'=HYPERLINK("), "{csv}");
+}
+
+#[test]
 fn a_run_that_sent_no_request_shows_why_and_its_faults() {
     let dir = TempDir::new().unwrap();
     let log = small_run(dir.path());

@@ -110,7 +110,8 @@ fn run_end(args: &Args, ends: &Ends, totals: &Totals, outcome: &Result<(), Failu
         links: PerLink { a: links(LinkId::A), b: links(LinkId::B) },
         qoe: qoe(args, ends, totals),
     };
-    end.summary = summary(args, &end, outcome);
+    let faults = ends.job.as_ref().map(|job| job.log.faults()).unwrap_or_default();
+    end.summary = summary(args, &end, outcome, faults);
     end
 }
 
@@ -178,7 +179,7 @@ fn bounds(ends: &Ends, totals: &Totals) -> Option<Bounds> {
 }
 
 /// One sentence for people.
-fn summary(args: &Args, end: &RunEnd, outcome: &Result<(), Failure>) -> String {
+fn summary(args: &Args, end: &RunEnd, outcome: &Result<(), Failure>, faults: (u64, Option<Fault>)) -> String {
     if let Err(failure) = outcome {
         return format!("{} ended after {} files: {:#}.", args.schedule, end.files, failure.error);
     }
@@ -194,6 +195,11 @@ fn summary(args: &Args, end: &RunEnd, outcome: &Result<(), Failure>) -> String {
     );
     if let (Some(bound_ms), Some(efficiency)) = (end.bound_ms, end.efficiency) {
         text += &format!("; the bound is {:.3} s, efficiency {efficiency:.3}", bound_ms / 1e3);
+    }
+    if let (count, Some(first)) = faults {
+        let link = first.link.map_or(String::new(), |link| format!("on link {link}: "));
+        let count = if count == 1 { "one fault, ".into() } else { format!("{count} faults, the first ") };
+        text += &format!("; {count}{link}{}", first.what);
     }
     text + "."
 }

@@ -10,6 +10,7 @@ use super::job::Job;
 use super::peer::Peer;
 use crate::link::Applied;
 use crate::record::{PerLink, RunEnd};
+use crate::text::visible;
 use crate::units::{Direction, LinkId};
 
 /// Whether a person is looking.
@@ -86,7 +87,7 @@ pub fn summary(end: &RunEnd, peers: &PerLink<String>, profiles: [Option<&str>; 2
         let share = (end.bytes > 0).then(|| totals.bytes as f64 * 100.0 / end.bytes as f64);
         table.add_row([
             link.to_string(),
-            peers.get(link).clone(),
+            visible(peers.get(link)).into_owned(),
             profiles[link.index()].unwrap_or("unshaped").to_string(),
             totals.files.to_string(),
             format!("{:.2}", totals.bytes as f64 / 1e6),
@@ -95,7 +96,7 @@ pub fn summary(end: &RunEnd, peers: &PerLink<String>, profiles: [Option<&str>; 2
             number(totals.last_byte_ms.map(|ms| ms / 1e3), 2),
         ]);
     }
-    format!("{table}\n{}", end.summary)
+    format!("{table}\n{}", visible(&end.summary))
 }
 
 /// How often the bars move and the samples are taken.

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
 
-use super::{Event, Record, SCHEMA};
+use super::{Event, Fault, Record, SCHEMA};
 
 /// Writes records as they happen: all of them to the file, those that `stdout` lets through there.
 pub struct Log {
@@ -24,6 +24,8 @@ struct Sinks {
     stdout: Stdout,
     /// The last record of a run has been written.
     closed: bool,
+    /// How many faults were written, and the first of them.
+    faults: (u64, Option<Fault>),
 }
 
 /// Which records a log repeats on stdout.
@@ -37,7 +39,7 @@ pub enum Stdout {
 impl Log {
     /// A log whose clock starts now. `file` must be new: a log is never overwritten.
     pub fn new(run: String, file: Option<File>, stdout: Stdout) -> Log {
-        let sinks = Mutex::new(Sinks { file, stdout, closed: false });
+        let sinks = Mutex::new(Sinks { file, stdout, closed: false, faults: (0, None) });
         Log { run, started: Instant::now(), started_at: SystemTime::now(), sinks }
     }
 
@@ -53,6 +55,11 @@ impl Log {
     /// The time of day at `t_ns` 0, UTC, RFC 3339 with milliseconds.
     pub fn wall_clock(&self) -> String {
         rfc3339(self.started_at)
+    }
+
+    /// How many faults it has, and the first of them.
+    pub fn faults(&self) -> (u64, Option<Fault>) {
+        self.sinks.lock().expect("no writer of the log panics").faults.clone()
     }
 
     /// An instant as milliseconds on the log's clock.
@@ -82,6 +89,7 @@ impl Log {
             _ => false,
         };
         let is_last = matches!(event, Event::RunEnd(_));
+        let fault = if let Event::Fault(fault) = &event { Some(fault.clone()) } else { None };
         let record = Record {
             schema: SCHEMA.to_string(),
             t_ns: at.saturating_duration_since(self.started).as_nanos() as u64,
@@ -95,6 +103,10 @@ impl Log {
             return Ok(());
         }
         sinks.closed = is_last;
+        if let Some(fault) = fault {
+            sinks.faults.0 += 1;
+            sinks.faults.1.get_or_insert(fault);
+        }
         if let Some(file) = &mut sinks.file {
             file.write_all(&line).context("cannot write to the log file")?;
         }
@@ -140,7 +152,6 @@ pub fn new_run_id() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Fault;
     use super::*;
 
     #[test]

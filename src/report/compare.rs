@@ -70,6 +70,10 @@ pub struct Cell<'a> {
     #[serde(skip)]
     pub failed: Vec<&'a Run>,
     pub failures: usize,
+    /// Runs that fetched everything but met faults meanwhile, and so say nothing of their profile.
+    #[serde(skip)]
+    pub faulty: Vec<&'a Run>,
+    pub left_out: usize,
     /// Why these failed, the most frequent reason first.
     pub reasons: Vec<Reason>,
     pub elapsed_ms: Option<Estimate>,
@@ -121,14 +125,16 @@ impl<'a> Cell<'a> {
     /// one that came furthest.
     pub fn representative(&self) -> Option<&'a Run> {
         let Some(middle) = self.elapsed_ms.map(|estimate| estimate.median) else {
-            return self.failed.iter().max_by_key(|run| run.segments.len()).copied();
+            let apart = self.failed.iter().chain(&self.faulty);
+            return apart.max_by_key(|run| run.segments.len()).copied();
         };
         let far = |done: &&Done| (done.elapsed_ms - middle).abs();
         self.runs.iter().min_by(|x, y| far(x).total_cmp(&far(y))).map(|done| done.run)
     }
 
     pub fn all_runs(&self) -> impl Iterator<Item = &'a Run> {
-        self.runs.iter().map(|done| done.run).chain(self.failed.iter().copied())
+        let apart = self.failed.iter().chain(&self.faulty).copied();
+        self.runs.iter().map(|done| done.run).chain(apart)
     }
 }
 
@@ -146,9 +152,10 @@ pub fn difference(x: &Cell, y: &Cell) -> Option<Difference> {
     stats::unpaired(&times(x), &times(y), SEED)
 }
 
-/// Compares everything that was loaded.
-pub fn studies(loaded: &Loaded) -> Vec<Study<'_>> {
-    loaded.groups.iter().map(study).collect()
+/// Compares everything that was loaded. Runs that met faults are counted apart unless they are asked
+/// for; a single run stands for itself.
+pub fn studies(loaded: &Loaded, with_faulty: bool) -> Vec<Study<'_>> {
+    loaded.groups.iter().map(|group| study(group, with_faulty || group.runs.len() == 1)).collect()
 }
 
 /// What tells a run's cell apart from others.
@@ -161,7 +168,7 @@ pub struct Key {
     pub congestion: Option<String>,
 }
 
-fn study(group: &Group) -> Study<'_> {
+fn study(group: &Group, with_faulty: bool) -> Study<'_> {
     let mut runs: Vec<(Key, Option<u64>, &Run)> =
         group.runs.iter().filter_map(|run| key(run).map(|(key, block)| (key, block, run))).collect();
     tell_sizes_apart(&mut runs);
@@ -187,7 +194,7 @@ fn study(group: &Group) -> Study<'_> {
     for (key, block, run) in &runs {
         let place = places.entry((key.condition.clone(), key.channel.clone())).or_default();
         let cell = place.entry(key.clone()).or_insert_with(|| Cell::new(label(key), key));
-        cell.add(run, *block);
+        cell.add(run, *block, with_faulty);
     }
     let mut labels: Vec<(Order, String)> = runs
         .iter()
@@ -301,6 +308,8 @@ impl<'a> Cell<'a> {
             runs: Vec::new(),
             failed: Vec::new(),
             failures: 0,
+            faulty: Vec::new(),
+            left_out: 0,
             reasons: Vec::new(),
             elapsed_ms: None,
             bound_ms: None,
@@ -311,9 +320,10 @@ impl<'a> Cell<'a> {
         }
     }
 
-    fn add(&mut self, run: &'a Run, block: Option<u64>) {
+    fn add(&mut self, run: &'a Run, block: Option<u64>, with_faulty: bool) {
         let complete = run.end.as_ref().filter(|end| end.exit == "ok");
         match complete.and_then(|end| Some((end, end.elapsed_ms?))) {
+            Some(_) if !with_faulty && run.met().next().is_some() => self.faulty.push(run),
             Some((end, elapsed_ms)) => self.runs.push(Done { run, end, elapsed_ms, block }),
             None => self.failed.push(run),
         }
@@ -322,6 +332,7 @@ impl<'a> Cell<'a> {
     fn sum_up(&mut self, sweep: Option<&Sweep>) {
         let times: Vec<f64> = self.runs.iter().map(|done| done.elapsed_ms).collect();
         self.failures = self.failed.len();
+        self.left_out = self.faulty.len();
         self.reasons = reasons(&self.failed, sweep);
         self.elapsed_ms = stats::estimate(&times, SEED);
         self.bound_ms = self.median(|end| end.bound_ms);

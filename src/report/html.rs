@@ -107,7 +107,9 @@ fn section_of(study: &Study, named: bool) -> String {
     for place in &study.places {
         let said: String =
             words::verdict(place).iter().map(|sentence| format!("<p>{}</p>", escape(sentence))).collect();
-        let _ = write!(text, "<div class=\"verdict\"><h3>{}</h3>{said}</div>", escape(&place.name()));
+        let met = place.cells.iter().flat_map(Cell::all_runs).any(|run| run.met().next().is_some());
+        let class = if met { " faulty" } else { "" };
+        let _ = write!(text, "<div class=\"verdict{class}\"><h3>{}</h3>{said}</div>", escape(&place.name()));
     }
     if !study.faults.is_empty() {
         let items: String = study.faults.iter().map(|fault| format!("<li>{}</li>", escape(fault))).collect();
@@ -153,7 +155,16 @@ fn one_run(run: &Run) -> String {
     let said: String =
         words::explain(run).iter().map(|sentence| format!("<p>{}</p>", escape(sentence))).collect();
     let ok = run.end.as_ref().is_some_and(|end| end.exit == "ok");
-    text + &format!("<div class=\"verdict{}\">{said}</div>", if ok { "" } else { " problems" })
+    let class = match (ok, run.met().count()) {
+        (false, _) => " problems",
+        (true, 0) => "",
+        (true, _) => " faulty",
+    };
+    if class == " faulty" {
+        text += "<div class=\"verdict faulty\"><p>Something went wrong during this run, so its figures are not \
+                 those of its links alone.</p></div>";
+    }
+    text + &format!("<div class=\"verdict{class}\">{said}</div>")
 }
 
 /// A section, where there is something to show.

@@ -3,8 +3,10 @@
 //! What cannot be used is named, and the rest is kept: a line that was cut off, a log of a newer
 //! schema, a run that never ended, runs of another experiment. Nothing here changes a file.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -12,6 +14,7 @@ use anyhow::{Context, Result};
 use super::run::{Group, Line, Run, Sweep};
 use super::{PAGE, SUMMARY, TABLES};
 use crate::record::SCHEMA;
+use crate::text::visible;
 
 /// Something that could not be used.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -247,8 +250,8 @@ impl Loaded {
         if !self.seen.insert(known) {
             return None;
         }
-        match fs::read(path) {
-            Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        match read_bounded(path) {
+            Ok(text) => Some(text),
             Err(error) => {
                 self.problem(path, format!("cannot be read: {error}"));
                 None
@@ -298,6 +301,66 @@ impl Loaded {
     }
 }
 
+/// The longest line that is read, bytes: no record comes near it.
+const LONGEST_LINE: u64 = 1 << 20;
+
+/// A file's lines; what is too long for a record is cut, and so is no record.
+fn read_bounded(path: &Path) -> std::io::Result<String> {
+    // A FIFO, or a device, has no end.
+    if !fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("it is not an ordinary file"));
+    }
+    let mut reader = BufReader::new(fs::File::open(path)?);
+    let (mut text, mut line) = (String::new(), Vec::new());
+    loop {
+        line.clear();
+        if reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
+            return Ok(text);
+        }
+        if line.len() as u64 == LONGEST_LINE && line.last() != Some(&b'\n') {
+            line.truncate(64);
+            line.extend_from_slice("… (too long)\n".as_bytes());
+            reader.skip_until(b'\n')?;
+        }
+        text += &harmless(&String::from_utf8_lossy(&line));
+    }
+}
+
+/// A line of JSON in whose strings control characters show as escapes, so that nothing that is made of
+/// them moves a terminal's cursor.
+fn harmless(line: &str) -> Cow<'_, str> {
+    let hidden = |c: char| c != '\n' && c != '\r' && visible(c.encode_utf8(&mut [0; 4])).len() > c.len_utf8();
+    if !line.contains('\\') && !line.contains(hidden) {
+        return line.into();
+    }
+    let mut shown = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(c) = rest.chars().next() {
+        let escape = if c == '\\' { rest.chars().nth(1) } else { None };
+        let taken = match escape {
+            Some('u') => rest.get(..6),
+            Some(_) => rest.get(..2),
+            None => None,
+        };
+        let Some(taken) = taken else {
+            match c {
+                c if hidden(c) => shown += &format!("\\\\u{{{:x}}}", u32::from(c)),
+                c => shown.push(c),
+            }
+            rest = &rest[c.len_utf8()..];
+            continue;
+        };
+        let code = taken.get(2..6).and_then(|hex| u32::from_str_radix(hex, 16).ok()).and_then(char::from_u32);
+        if code.is_some_and(hidden) || code == Some('\r') || matches!(taken, "\\b" | "\\f" | "\\r") {
+            // Another backslash makes the escape itself the text.
+            shown.push('\\');
+        }
+        shown += taken;
+        rest = &rest[taken.len()..];
+    }
+    shown.into()
+}
+
 /// Lines that are no records.
 #[derive(Default)]
 struct Bad {
@@ -340,4 +403,27 @@ fn subfolders(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     }
     folders.sort();
     Ok(folders)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_of_a_log_become_text() {
+        let line = "{\"what\":\"a\\u001b[2J\\r\u{9b}1m \\\\u001b \\\"q\\\" \\n é\"}\n";
+        let parsed: serde_json::Value = serde_json::from_str(&harmless(line)).unwrap();
+        assert_eq!(parsed["what"], "a\\u001b[2J\\r\\u{9b}1m \\u001b \"q\" \n é");
+        // Half an escape at the end of a line that was cut off.
+        assert_eq!(harmless("{\"a\\u00"), "{\"a\\u00");
+    }
+
+    #[test]
+    fn lines_that_are_too_long_are_cut() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), format!("{{}}\n{}\n{{}}\n", "x".repeat(5 << 20))).unwrap();
+        let text = read_bounded(file.path()).unwrap();
+        assert!(text.len() < 200 && text.lines().count() == 3, "{} bytes", text.len());
+        assert!(read_bounded(Path::new("/dev/zero")).is_err());
+    }
 }

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::results::Folder;
+use crate::text::visible;
 use load::Loaded;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -36,6 +37,9 @@ pub struct Args {
     /// Where report.html, summary.json and csv/ go [default: the first DIR]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Count runs that met faults like the others; else they are named and left out of every figure
+    #[arg(long)]
+    pub with_faulty: bool,
 }
 
 /// The command: what could be used is reported, what could not is named, and then the exit code says so.
@@ -43,15 +47,15 @@ pub fn main(args: Args) -> Result<()> {
     let loaded = load::load(&args.paths)?;
     if loaded.runs().next().is_none() {
         let named: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
-        bail!("there is nothing to report: {}", named.join("; "));
+        bail!("there is nothing to report: {}", visible(&named.join("; ")));
     }
     let out = args.out.unwrap_or_else(|| folder_of(&args.paths[0]));
-    let studies = compare::studies(&loaded);
+    let studies = compare::studies(&loaded, args.with_faulty);
     print(&table::text(&studies))?;
     write(&loaded, &studies, &out)?;
     print(&format!("{}\n", out.join(PAGE).display()))?;
     for problem in &loaded.problems {
-        tracing::warn!("{problem}");
+        tracing::warn!("{}", visible(&problem.to_string()));
     }
     match loaded.problems.len() {
         0 => Ok(()),
@@ -66,7 +70,7 @@ pub fn main(args: Args) -> Result<()> {
 /// When it cannot be read, or its report not be written.
 pub fn leave_in(dir: &Path) -> Result<PathBuf> {
     let loaded = load::load(&[dir.to_path_buf()])?;
-    write(&loaded, &compare::studies(&loaded), dir)?;
+    write(&loaded, &compare::studies(&loaded, false), dir)?;
     Ok(dir.join(PAGE))
 }
 

@@ -117,6 +117,18 @@ impl Run {
         said.or_else(|| self.segments.iter().map(|segment| segment.requested_ms).reduce(f64::min))
     }
 
+    /// Faults of the transfer: what was told before the first request is of its setting.
+    pub fn met(&self) -> impl Iterator<Item = &Timed<Fault>> {
+        let first = self.first_request_ms().unwrap_or(f64::INFINITY);
+        self.faults.iter().filter(move |fault| fault.at_ms >= first)
+    }
+
+    /// The first fault of a link during the transfer, and when it was (ms from the first request).
+    pub fn outage(&self, link: LinkId) -> Option<(f64, &Fault)> {
+        let fault = self.met().find(|fault| fault.data.link == Some(link))?;
+        Some((fault.at_ms - self.first_request_ms()?, &fault.data))
+    }
+
     /// The experiment that it says it is of.
     pub fn experiment(&self) -> Option<&str> {
         Some(&self.start.as_ref()?.cell.as_ref()?.experiment)
@@ -154,7 +166,7 @@ impl Run {
 
 /// What the shaper has dropped on the way down since the link was set.
 pub fn drops(sample: &Sample) -> u64 {
-    sample.down.as_ref().map_or(0, |down| down.dropped_queue + down.dropped_loss.unwrap_or(0))
+    sample.down.as_ref().map_or(0, |down| down.dropped_queue.saturating_add(down.dropped_loss.unwrap_or(0)))
 }
 
 impl Sweep {

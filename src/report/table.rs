@@ -67,7 +67,10 @@ fn table(place: &Place) -> String {
 
 fn row(cell: &Cell) -> [String; 7] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
-    let failed = if cell.failures > 0 { format!(" ({} failed)", cell.failures) } else { String::new() };
+    let apart = [(cell.failures, "failed"), (cell.left_out, "with faults")];
+    let apart = apart.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+    let apart = apart.collect::<Vec<_>>().join(", ");
+    let failed = if apart.is_empty() { String::new() } else { format!(" ({apart})") };
     let time = cell.elapsed_ms;
     [
         cell.label.clone(),

@@ -408,7 +408,8 @@ fn resent(sample: &Sample, told: bool) -> u64 {
 }
 
 fn describe(group: &[(&str, &Part)]) -> String {
-    let bytes: u64 = group.iter().map(|(_, part)| part.to_byte - part.from_byte).sum();
+    let sizes = group.iter().map(|(_, part)| part.to_byte.saturating_sub(part.from_byte));
+    let bytes = sizes.fold(0u64, u64::saturating_add);
     let (first, last) = (group[0].0, group[group.len() - 1].0);
     let names = if first == last { first.to_string() } else { format!("{first} to {last}") };
     format!("{names}, {:.0} kB", bytes as f64 / 1e3)

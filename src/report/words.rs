@@ -16,7 +16,8 @@ pub fn verdict(place: &Place) -> Vec<String> {
         said.extend(few(place));
         said.extend(place.split.as_ref().zip(place.throughput.as_ref()).map(|(s, t)| ratio(place, s, t)));
     } else {
-        said.push("No run here fetched everything, so there is nothing to compare.".into());
+        let without = if place.cells.iter().any(|cell| cell.left_out > 0) { " without a fault" } else { "" };
+        said.push(format!("No run here fetched everything{without}, so there is nothing to compare."));
     }
     said.extend(broken(place));
     said.extend(faulty(place));
@@ -109,7 +110,15 @@ fn faulty(place: &Place) -> Option<String> {
     // A run's name begins with its time.
     let (cell, run) = met().min_by_key(|(_, run)| &run.name)?;
     let (met, all, first) = (met().count(), runs().count(), what(&run.faults[0].data));
-    Some(format!("{met} of {all} runs logged faults; the first, under {}: {first}.", cell.label))
+    let left_out: usize = place.cells.iter().map(|cell| cell.left_out).sum();
+    let apart = match left_out {
+        0 => String::new(),
+        1 => " One that fetched everything is left out of all figures; --with-faulty counts it.".into(),
+        some => {
+            format!(" {some} that fetched everything are left out of all figures; --with-faulty counts them.")
+        }
+    };
+    Some(format!("{met} of {all} runs logged faults; the first, under {}: {first}.{apart}", cell.label))
 }
 
 /// A fault, and what was done about it.
@@ -229,14 +238,21 @@ pub fn explain(run: &Run) -> Vec<String> {
         return said;
     };
     let (first, last, gap) = if a < b { ("a", "b", b - a) } else { ("b", "a", a - b) };
-    if gap < elapsed * 0.01 {
+    if gap <= elapsed * 0.01 {
         said.push("Both links were busy to the end.".into());
     } else {
-        said.push(format!(
-            "Link {first} had nothing left to do {} before link {last} ended, {:.0} % of the run.",
-            seconds(gap),
-            gap / elapsed * 100.0
-        ));
+        let link = if first == "a" { LinkId::A } else { LinkId::B };
+        let (gap_s, share) = (seconds(gap), gap / elapsed * 100.0);
+        said.push(match run.outage(link) {
+            Some((at_ms, fault)) => format!(
+                "Link {first} was out: {} at {}, and it brought nothing in the last {gap_s}, {share:.0} % of the run.",
+                fault.what,
+                seconds(at_ms)
+            ),
+            None => format!(
+                "Link {first} had nothing left to do {gap_s} before link {last} ended, {share:.0} % of the run."
+            ),
+        });
     }
     if let (Some(bound), true) = (end.bound_ms, gap < elapsed) {
         let lost = elapsed - bound;
