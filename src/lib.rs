@@ -20,6 +20,7 @@ pub mod doctor;
 pub mod init;
 pub mod lab;
 pub mod link;
+mod manifest;
 pub mod qoe;
 pub mod record;
 pub mod report;

@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{self as sys, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 /// The log in a run's folder.
@@ -153,15 +153,26 @@ impl Folder {
     /// # Errors
     /// Something is there under this name, a link among others, or the file cannot be made.
     pub fn create_new(&self, name: impl AsRef<Path>) -> Result<File> {
-        let name = name.as_ref();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.create(name.as_ref(), OFlags::WRONLY)
+    }
+
+    fn create(&self, name: &Path, access: OFlags) -> Result<File> {
+        let flags = access | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =
             sys::openat(&self.dir, name, flags, FILE_MODE).with_context(|| self.cannot("create", name))?;
         self.give(&file, name)?;
         Ok(File::from(file))
     }
 
-    /// Opens a file that is there to write to it, as `flags` say; a link, or anything else that is not an
+    /// The same, to be read back too.
+    ///
+    /// # Errors
+    /// As [`Folder::create_new`].
+    pub fn create_new_to_read(&self, name: impl AsRef<Path>) -> Result<File> {
+        self.create(name.as_ref(), OFlags::RDWR)
+    }
+
+    /// Opens a file that is there, as `flags` say; a link, or anything else that is not an
     /// ordinary file of this folder alone, is refused. `None` where there is none.
     ///
     /// # Errors
@@ -229,6 +240,113 @@ impl Folder {
     pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
         let (from, to) = (from.as_ref(), to.as_ref());
         sys::renameat(&self.dir, from, &self.dir, to).with_context(|| self.cannot("write", to))
+    }
+
+    /// Gives a file a name in another folder of the same file system; what had that name is gone.
+    ///
+    /// # Errors
+    /// There is no such file, or the name is a folder's.
+    pub fn move_to(&self, from: impl AsRef<Path>, folder: &Folder, to: impl AsRef<Path>) -> Result<()> {
+        let to = to.as_ref();
+        sys::renameat(&self.dir, from.as_ref(), &folder.dir, to).with_context(|| folder.cannot("write", to))
+    }
+
+    /// The same, but nothing may have that name.
+    ///
+    /// # Errors
+    /// As [`Folder::move_to`], and something has that name.
+    pub fn move_new(&self, from: impl AsRef<Path>, folder: &Folder, to: impl AsRef<Path>) -> Result<()> {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        match sys::renameat_with(&self.dir, from, &folder.dir, to, sys::RenameFlags::NOREPLACE) {
+            // Not every file system knows how.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if !folder.has(to)? => {
+                self.move_to(from, folder, to)
+            }
+            moved => moved.with_context(|| folder.cannot("write", to)),
+        }
+    }
+
+    fn stat(&self, name: &Path) -> Result<Option<sys::Stat>> {
+        match sys::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error).with_context(|| self.cannot("examine", name)),
+        }
+    }
+
+    /// Returns whether anything has this name, a link that leads nowhere among others.
+    ///
+    /// # Errors
+    /// The folder cannot be searched.
+    pub fn has(&self, name: impl AsRef<Path>) -> Result<bool> {
+        Ok(self.stat(name.as_ref())?.is_some())
+    }
+
+    /// Returns whether this name is that of an open file.
+    ///
+    /// # Errors
+    /// The folder cannot be searched.
+    pub fn is_named(&self, name: impl AsRef<Path>, file: &File) -> Result<bool> {
+        let name = name.as_ref();
+        let open = sys::fstat(file).with_context(|| self.cannot("examine", name))?;
+        let named = self.stat(name)?;
+        Ok(named.is_some_and(|named| (named.st_dev, named.st_ino) == (open.st_dev, open.st_ino)))
+    }
+
+    /// Returns the longest name that the file system allows, in bytes.
+    ///
+    /// # Errors
+    /// The file system does not answer.
+    pub fn longest_name(&self) -> Result<usize> {
+        let stat = sys::fstatvfs(&self.dir)
+            .with_context(|| format!("cannot examine the file system of {}", self.path.display()))?;
+        Ok(usize::try_from(stat.f_namemax).unwrap_or(usize::MAX))
+    }
+
+    /// Returns whether it belongs to the user of this process.
+    pub fn is_own(&self) -> bool {
+        sys::fstat(&self.dir).is_ok_and(|stat| stat.st_uid == rustix::process::geteuid().as_raw())
+    }
+
+    /// Locks the folder for as long as this `Folder` lives. The kernel lets go of it when the process ends,
+    /// however that ends.
+    ///
+    /// # Errors
+    /// Another process holds it, which is named as far as the kernel tells, or the folder has just been
+    /// removed.
+    pub fn lock(&self) -> Result<()> {
+        match sys::flock(&self.dir, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {
+                bail!("{} is in use by {}: wait until that ends", self.path.display(), self.holder())
+            }
+            // A file system that knows no locks, as some that are shared with a host do not.
+            Err(error) => tracing::debug!("{} cannot be locked: {error}", self.path.display()),
+            Ok(()) => {}
+        }
+        let stat =
+            sys::fstat(&self.dir).with_context(|| format!("cannot examine {}", self.path.display()))?;
+        ensure!(stat.st_nlink > 0, "{} has just been removed", self.path.display());
+        Ok(())
+    }
+
+    /// Names the process that holds the lock, in words.
+    fn holder(&self) -> String {
+        let unknown = || "another process".to_string();
+        let Ok(stat) = sys::fstat(&self.dir) else { return unknown() };
+        let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        let inode = format!(":{}", stat.st_ino);
+        let pid = locks.lines().filter(|line| !line.contains("->")).find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let &[_, "FLOCK", _, _, pid, file, ..] = fields.as_slice() else { return None };
+            file.ends_with(&inode).then(|| pid.parse::<u32>().ok()).flatten()
+        });
+        pid.filter(|&pid| pid > 0).map_or_else(unknown, |pid| format!("process {pid}"))
+    }
+
+    /// Removes a folder in this one if it is empty.
+    pub fn remove_empty(&self, name: impl AsRef<Path>) {
+        // One that is not empty stays; nothing depends on an empty one.
+        let _ = sys::unlinkat(&self.dir, name.as_ref(), AtFlags::REMOVEDIR);
     }
 
     /// Removes a file, or a link, if it is there.

@@ -813,32 +813,27 @@ struct Kept {
 /// of has to be there.
 fn kept(out: &Path, body: &[u8]) -> Kept {
     let mut kept = Kept::default();
-    for entry in fs::read_dir(out).unwrap() {
-        let path = entry.unwrap().path();
-        let content = fs::read(&path).unwrap();
-        match path.extension().and_then(|extension| extension.to_str()) {
-            None => {
-                assert!(content == body, "{path:?} is wrong");
-                kept.files += 1;
-            }
-            Some("part") => kept.there += content.iter().filter(|&&byte| byte != 0).count() as u64,
-            Some("json") => {
-                let note: serde_json::Value = serde_json::from_slice(&content).expect("a note is whole");
-                let part = path.with_extension("");
-                if !part.exists() {
-                    // The note goes right after the file has got its name, where it was looked at.
-                    assert!(part.with_extension("").exists(), "{path:?} speaks of nothing");
-                    continue;
-                }
-                let part = fs::read(part).unwrap();
-                for range in note["ranges"].as_array().unwrap() {
-                    let [from, to] = [0, 1].map(|end| range[end].as_u64().unwrap() as usize);
-                    assert!(part.get(from..to) == Some(&body[from..to]), "{path:?}: {range} is not there");
-                    kept.noted += (to - from) as u64;
-                }
-            }
-            // A note that was being written.
-            Some(_) => {}
+    let files = |dir: &Path| {
+        let entries = fs::read_dir(dir).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect::<Vec<_>>()
+    };
+    for path in files(out) {
+        assert!(fs::read(&path).unwrap() == body, "{path:?} is wrong");
+        kept.files += 1;
+    }
+    let work = out.join(".twinlink");
+    for path in files(&work.join("parts")) {
+        kept.there += fs::read(&path).unwrap().iter().filter(|&&byte| byte != 0).count() as u64;
+    }
+    for path in files(&work.join("notes")) {
+        let note: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).unwrap()).expect("a note is whole");
+        // The note goes before the file gets its name, so it speaks of something.
+        let part = fs::read(work.join("parts").join(path.file_name().unwrap())).unwrap();
+        for range in note["ranges"].as_array().unwrap() {
+            let [from, to] = [0, 1].map(|end| range[end].as_u64().unwrap() as usize);
+            assert!(part.get(from..to) == Some(&body[from..to]), "{path:?}: {range} is not there");
+            kept.noted += (to - from) as u64;
         }
     }
     kept
@@ -1157,7 +1152,7 @@ fn at_any_moment_that_a_run_is_killed_its_notes_are_true_and_miss_one_request_a_
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        while !fs::read_dir(out.path()).unwrap().any(|entry| entry.unwrap().path().ends_with("x0.part")) {
+        while !out.path().join(".twinlink/parts/x0").exists() {
             std::thread::sleep(Duration::from_millis(1));
         }
         std::thread::sleep(Duration::from_millis(20 + 57 * moment));

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::listing::Segment;
 use super::running;
-use super::schedule::{Claim, Next, Outlook, Part, Scheduler};
+use super::schedule::{Claim, Next, Outlook, Part, Ranges, Scheduler};
 use super::store::{Digest, Earlier, Incoming, Store};
 use crate::record::{self, Event, Log};
 use crate::units::LinkId;
@@ -258,20 +258,25 @@ impl Job {
     /// Notes what has come of a segment by requests that are over, for a run that goes on after this
     /// one was killed.
     pub fn note(&self, link: LinkId, segment: usize) -> Result<(), Failure> {
-        let settled = self.schedule(|scheduler, _| {
-            let size = scheduler.size(segment).filter(|_| !scheduler.is_complete(segment));
-            size.map(|size| (size, scheduler.settled(segment, link.other())))
-        });
-        let Some((size, ranges)) = settled else { return Ok(()) };
+        let Some((incoming, size, ranges)) = self.settled(link, segment) else { return Ok(()) };
         let name = &self.segments[segment].name;
-        self.store.note(name, link, size, &ranges).map_err(|error| Failure::new("store", error))
+        self.store.note(name, &incoming, size, &ranges).map_err(|error| Failure::new("store", error))
+    }
+
+    /// Returns an unfinished segment, its size, and which ranges of it no request but of `link` brings.
+    fn settled(&self, link: LinkId, segment: usize) -> Option<(Arc<Incoming>, u64, Ranges)> {
+        let board = self.board();
+        let size = board.scheduler.size(segment).filter(|_| !board.scheduler.is_complete(segment))?;
+        let incoming = board.unfinished.get(&segment)?.incoming.clone();
+        Some((incoming, size, board.scheduler.settled(segment, link.other())))
     }
 
     /// Notes that all of a segment has come, which is yet to be checked.
-    pub fn note_whole(&self, link: LinkId, segment: usize, bytes: u64) -> Result<(), Failure> {
+    pub fn note_whole(&self, segment: usize, incoming: &Incoming) -> Result<(), Failure> {
+        let bytes = incoming.written();
         let whole = [(0, bytes)].into_iter().collect();
         let name = &self.segments[segment].name;
-        self.store.note(name, link, bytes, &whole).map_err(|error| Failure::new("store", error))
+        self.store.note(name, incoming, bytes, &whole).map_err(|error| Failure::new("store", error))
     }
 
     /// Asks the scheduler something, or tells it something, with the time on its clock.

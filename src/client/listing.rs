@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::http;
 use super::store::Digest;
+use crate::manifest;
 use crate::units::LinkId;
 
 /// What is asked for where no server has a list.
@@ -29,14 +30,10 @@ impl Segment {
 
 /// A name becomes a file here, so it must not lead anywhere else.
 fn check_name(name: &str) -> Result<()> {
-    let harmless = !name.is_empty()
-        && name.len() <= 250
-        && name != "."
-        && name != ".."
-        && !name.contains('/')
-        && !name.contains(char::is_control);
-    ensure!(harmless, "\"{}\" is not a plain file name; nothing is fetched under it", name.escape_debug());
-    Ok(())
+    manifest::check_name(name).map_err(|problem| {
+        let shown: String = name.chars().take(300).collect();
+        anyhow!("\"{}\" cannot be fetched as a file: {problem}", shown.escape_debug())
+    })
 }
 
 /// Reads a list as `sha256sum` writes it: `<64 hex digits>  <name>`.
@@ -88,6 +85,11 @@ pub fn expand(pattern: &str) -> Result<Vec<Segment>> {
     ensure!(low <= high, "the pattern \"{pattern}\" counts from {low} to {high}, which is nothing");
     ensure!(high - low < MOST, "the pattern \"{pattern}\" means more than {MOST} files");
     let width = first.len();
+    ensure!(
+        before.len() + width.max(last.len()) + after.len() <= manifest::LONGEST_NAME_BYTES,
+        "the pattern makes names of more than {} bytes; write it {example}",
+        manifest::LONGEST_NAME_BYTES
+    );
     (low..=high).map(|i| Segment::new(&format!("{before}{i:0width$}{after}"), None)).collect()
 }
 
@@ -170,7 +172,20 @@ mod tests {
 
     #[test]
     fn bad_patterns_say_what_is_wrong() {
-        for bad in ["s{1..", "s{1-5}", "s{a..b}", "s{5..1}", "../s{1..2}", "", "s{0..18446744073709551615}"] {
+        let zeros = format!("s{{{}..1}}", "0".repeat(70_000));
+        let sevens = format!("s{{0..{}7}}", "0".repeat(300));
+        for bad in [
+            &zeros,
+            &sevens,
+            ".twinlink",
+            "s{1..",
+            "s{1-5}",
+            "s{a..b}",
+            "s{5..1}",
+            "../s{1..2}",
+            "",
+            "s{0..18446744073709551615}",
+        ] {
             assert!(expand(bad).is_err(), "{bad}");
         }
     }

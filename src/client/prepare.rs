@@ -55,6 +55,10 @@ pub async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failur
         start.files = Some(segments.len() as u64);
         let new = segments.iter().map(|segment| segment.name.as_str()).filter(|_| !args.resume);
         let store = Store::open(args.out.as_deref(), !args.no_verify, new)
+            .and_then(|store| {
+                store.check_names(segments.iter().map(|segment| segment.name.as_str()))?;
+                Ok(store)
+            })
             .map_err(|error| Failure::new("store", error))?;
         // Who splits by rates must know the sizes before the clock starts.
         let sizes = match args.schedule {
@@ -66,7 +70,9 @@ pub async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failur
         let job = Arc::new(Job::new(segments, scheduler, store, log.clone(), patience));
         if args.resume {
             let found = job.clone();
+            let mut cancel = CancelOnDrop(Some(job.clone()));
             let found = tokio::task::spawn_blocking(move || found.resume()).await;
+            cancel.0 = None;
             let found = found.map_err(|error| Failure::new("internal", error))?;
             found.map_err(|error| Failure::new("store", error))?;
         }
@@ -87,6 +93,17 @@ pub async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failur
         }
     }
     Ok(Ready { links, peers, introductions, job })
+}
+
+/// Ends the check of earlier files where nobody waits for it any more, as after SIGTERM.
+struct CancelOnDrop(Option<Arc<Job>>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some(job) = &self.0 {
+            job.store.cancel();
+        }
+    }
 }
 
 pub async fn shape(

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::file::read_small;
+use crate::manifest;
 use crate::segments::SUMS;
 
 /// Names that the server answers itself.
@@ -73,7 +74,9 @@ pub fn list(folder: &Path) -> Result<Vec<Found>> {
         }
         if !path.starts_with(&inside) {
             tracing::warn!("{name} is not served: it leads out of the folder, to {}", path.display());
-        } else if name.contains(|c: char| c.is_control() || c == '\\') {
+        } else if let Err(problem) = manifest::check_name(&name) {
+            tracing::warn!("{name:?} is not served: {problem}");
+        } else if name.contains('\\') {
             tracing::warn!("{name:?} is not served: no line of {SUMS} could hold its name as it is");
         } else if RESERVED.contains(&name.as_str()) {
             tracing::warn!("{name} is not served: the server answers that name itself");

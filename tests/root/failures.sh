@@ -39,7 +39,7 @@ ends_well() {
     wait "$running" || fail "the run failed: $(tail -n 3 "$out.words")"
     expect "exit" "$(records run_end "$log" | jq -r .exit)" = ok
     (cd "$out" && sha256sum --check --quiet --ignore-missing "$DATA/SHA256SUMS") || fail "a file has another digest"
-    expect "files left unfinished" "$(find "$out" -name '*.part*' | wc -l)" -eq 0
+    expect "files left unfinished" "$(find "$out/.twinlink" -type f 2>/dev/null | wc -l)" -eq 0
     records run_end "$log" | jq -r .summary
 }
 # b fails and comes back; what the link brings then counts from when it is back.
@@ -82,9 +82,9 @@ blackhole b -D
 expect "exit code" "$code" -eq 1
 expect "exit" "$(records run_end "$log" | jq -r .exit)" = server_away
 kept=0
-for note in "$out"/*.part.json; do
-    part=${note%.json}
-    name=$(basename "$part" .part)
+for note in "$out"/.twinlink/notes/*; do
+    name=$(basename "$note")
+    part=$out/.twinlink/parts/$name
     while read -r from to; do
         cmp --quiet --ignore-initial="$from" --bytes="$((to - from))" "$part" "$DATA/$name" ||
             fail "the bytes $from to $to of $name are noted and not there"

@@ -32,19 +32,24 @@ impl Check {
         Check { job: job.clone(), peer: peer.clone(), index, finished }
     }
 
-    /// Does it at once where that is soon done, and else on another thread; then a failure is the job's.
+    /// Checks at once what takes a single step of hashing, and else on another thread, as soon as one is
+    /// free; then a failure is the job's.
     pub fn start(self) -> Result<(), Failure> {
         let incoming = &self.finished.incoming;
         if incoming.left_to_hash() <= HASH_STEP_BYTES {
             return self.run();
         }
-        let Ok(permit) = self.job.checks.clone().try_acquire_owned() else { return self.run() };
-        // Who goes on after this run was killed meanwhile need not fetch it again.
-        self.job.note_whole(self.peer.link, self.index, incoming.written())?;
-        spawn_blocking(move || {
-            let _permit = permit;
+        // A run that goes on after this one was killed meanwhile need not fetch it again.
+        self.job.note_whole(self.index, incoming)?;
+        tokio::spawn(async move {
             let job = self.job.clone();
-            self.run().unwrap_or_else(|failure| job.fail(failure));
+            // The semaphore is never closed.
+            let permit = job.checks.clone().acquire_owned().await;
+            spawn_blocking(move || {
+                let _permit = permit;
+                let job = self.job.clone();
+                self.run().unwrap_or_else(|failure| job.fail(failure));
+            });
         });
         Ok(())
     }
@@ -63,7 +68,7 @@ impl Check {
                 job.fault(peer.link, what, format!("fetching it again from server {link}"));
                 return Ok(());
             }
-            let error = anyhow!("{what}; what came is kept as {}.part", segment.name);
+            let error = anyhow!("{what}; what came is kept as {}", job.store.part(&segment.name).display());
             return Err(Failure::new("digest", error));
         }
         let done = Instant::now();
