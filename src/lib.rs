@@ -16,6 +16,7 @@
 pub mod bound;
 pub mod cli;
 pub mod client;
+mod config;
 pub mod doctor;
 pub mod init;
 pub mod lab;

@@ -127,6 +127,9 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "course-scenario-2-far",
 ];
 
+/// The largest scenario that is read, bytes.
+const LARGEST: u64 = 64 * 1024;
+
 /// Where names are looked up: `air` beside `$TWINLINK_PROFILES`, then `./netem/air`.
 fn folders() -> Vec<PathBuf> {
     let profiles = std::env::var_os("TWINLINK_PROFILES").filter(|dir| !dir.is_empty()).map(PathBuf::from);
@@ -163,8 +166,7 @@ impl Scenario {
 
     /// Reads a scenario file; its name is the file's, without `.toml`.
     fn read(path: &Path) -> Result<Scenario> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the air scenario {}", path.display()))?;
+        let text = crate::config::file::read(path, "air scenario", LARGEST)?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         Scenario::parse(&name, &text)
             .with_context(|| format!("the air scenario {} makes no sense", path.display()))

@@ -9,13 +9,13 @@
 //!
 //! Parses and checks; knows no clock and changes no link. Profiles are found by who calls.
 
-use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::profile::{Profile, load};
+use crate::config::file;
 use crate::units::{Delay, LinkId};
 
 /// The longest file that is read, in bytes: some ten thousand changes.
@@ -68,15 +68,7 @@ impl Script {
     /// # Errors
     /// The file cannot be read, or something in it makes no sense, with its place.
     pub fn load(path: &Path) -> Result<Script> {
-        let read = || {
-            let mut text = String::new();
-            std::fs::File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
-            Ok::<_, std::io::Error>(text)
-        };
-        let text = read().with_context(|| format!("cannot read the script {}", path.display()))?;
-        if text.len() as u64 > LONGEST {
-            bail!("the script {} is longer than {LONGEST} bytes", path.display());
-        }
+        let text = file::read(path, "script", LONGEST)?;
         Script::parse(&text, load::load)
             .with_context(|| format!("the script {} is not valid", path.display()))
     }
@@ -180,7 +172,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("long.toml");
         std::fs::write(&path, vec![b'#'; 3 << 20]).unwrap();
-        assert!(format!("{:#}", Script::load(&path).unwrap_err()).contains("longer than"));
+        assert!(format!("{:#}", Script::load(&path).unwrap_err()).contains("more than it may have"));
         assert!(format!("{:#}", Script::load(&dir.path().join("none")).unwrap_err()).contains("cannot read"));
     }
 }

@@ -148,11 +148,7 @@ impl Experiment {
     /// It cannot be read, or anything in it makes no sense; the error names the file and the key.
     pub fn load(path: &Path) -> Result<Experiment> {
         let shown = path.display();
-        let size =
-            std::fs::metadata(path).with_context(|| format!("cannot read the experiment {shown}"))?.len();
-        ensure!(size <= LARGEST_BYTES, "cannot read the experiment {shown}: {size} bytes are no experiment");
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read the experiment {shown}"))?;
+        let text = crate::config::file::read(path, "experiment", LARGEST_BYTES)?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let folder = path.parent().unwrap_or(Path::new(""));
         Experiment::parse(&name, &text, folder)

@@ -6,10 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
 
 use super::{Profile, Shape};
+use crate::config::file;
 use crate::link::trace::load::Table;
 
 /// Where a profile was found.
@@ -133,12 +134,7 @@ fn find(wanted: &str) -> Result<(String, Source)> {
 const LARGEST: u64 = 64 * 1024;
 
 fn read(path: &Path) -> Result<String> {
-    let shown = path.display();
-    let size = std::fs::metadata(path).with_context(|| format!("cannot read the profile {shown}"))?.len();
-    if size > LARGEST {
-        bail!("cannot read the profile {shown}: {size} bytes are more than a profile's {LARGEST}");
-    }
-    std::fs::read_to_string(path).with_context(|| format!("cannot read the profile {shown}"))
+    file::read(path, "profile", LARGEST)
 }
 
 fn unknown(wanted: &str) -> anyhow::Error {

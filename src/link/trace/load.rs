@@ -1,7 +1,6 @@
 //! The table `[trace]` of a profile, and the files that it names: found beside the profile, bounded in
 //! size, read, and given to the directions that the profile says.
 
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
@@ -10,6 +9,7 @@ use serde::Deserialize;
 
 use super::read::{self, Format, Found, Steps};
 use super::{SHORTEST_STEP, Trace};
+use crate::config::file;
 use crate::units::Delay;
 
 /// What a profile says of its trace.
@@ -122,9 +122,7 @@ impl Table {
         let found = match folder {
             Some(folder) => {
                 let path = folder.join(file);
-                let shown = path.display().to_string();
-                let mut opened = open(&path).with_context(|| format!("cannot read the trace {shown}"))?;
-                parse(&mut opened)
+                parse(&mut file::open(&path, "trace", LARGEST)?)
             }
             None => {
                 let name = file.rsplit('/').next().unwrap_or_default();
@@ -146,20 +144,4 @@ impl Table {
     fn problem(&self, file: &str, problem: &str) -> anyhow::Error {
         anyhow!("trace {file}, {problem}")
     }
-}
-
-/// Opens a file of bounded size. What is no file (a pipe, a device) has no size and is refused.
-fn open(path: &Path) -> Result<impl Read> {
-    let kind = std::fs::metadata(path)?;
-    if !kind.is_file() {
-        bail!("it is no file");
-    }
-    if kind.len() > LARGEST {
-        bail!(
-            "{} bytes are more than a trace may have, {LARGEST}: cut it, or average it beforehand",
-            kind.len()
-        );
-    }
-    // It may grow while it is read.
-    Ok(File::open(path)?.take(LARGEST))
 }

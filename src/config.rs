@@ -1,0 +1,3 @@
+//! What people write for the program to read.
+
+pub mod file;
