@@ -24,6 +24,8 @@ pub struct Folder {
     /// Its name, under which the experiment's records stand.
     pub name: String,
     pub done: Done,
+    /// Keeps others from going on in it at the same time.
+    _held: results::Folder,
 }
 
 /// What an earlier call has left.
@@ -45,7 +47,8 @@ impl Folder {
         copy.write_all(experiment.text.as_bytes())
             .with_context(|| format!("cannot write {}", dir.join(COPY).display()))?;
         dir.new_child(RUNS.as_ref())?;
-        Ok(Folder { dir: dir.path().to_path_buf(), name, done: Done::default() })
+        dir.lock()?;
+        Ok(Folder { dir: dir.path().to_path_buf(), name, done: Done::default(), _held: dir })
     }
 
     /// Opens `dir` to go on with `experiment`, or the newest folder in `results` that holds it.
@@ -72,8 +75,10 @@ impl Folder {
             .ok()
             .and_then(|full| Some(full.file_name()?.to_string_lossy().into_owned()))
             .with_context(|| format!("cannot tell the name of the folder {}", dir.display()))?;
-        let done = done(&results::Folder::open(&dir)?)?;
-        Ok(Folder { dir, name, done })
+        let held = results::Folder::open(&dir)?;
+        held.lock().context("cannot go on")?;
+        let done = done(&held)?;
+        Ok(Folder { dir, name, done, _held: held })
     }
 
     /// Opens the experiment's own log to add to it.
@@ -176,8 +181,13 @@ mod tests {
         let path = folder.dir.join(LOG);
         let whole = fs::read(&path).unwrap();
         fs::write(&path, [&whole[..], b"{\"schema\":\"twinl"].concat()).unwrap();
-        let found = Folder::find(results.path(), None, &experiment).unwrap();
-        assert_eq!((found.dir, found.name.as_str()), (folder.dir, "one"));
+        let again = || Folder::find(results.path(), None, &experiment);
+        let error = format!("{:#}", again().unwrap_err());
+        assert!(error.contains("is in use by"), "{error}");
+        let dir = folder.dir.clone();
+        drop(folder);
+        let found = again().unwrap();
+        assert_eq!((found.dir, found.name.as_str()), (dir, "one"));
         assert_eq!(found.done.complete, cells[..1]);
         assert_eq!(fs::read(&path).unwrap(), whole);
     }
@@ -204,9 +214,9 @@ mod tests {
     #[test]
     fn a_folder_is_never_used_twice_and_a_broken_log_is_named() {
         let results = tempfile::tempdir().unwrap();
-        let folder = Folder::create(results.path(), "1".into(), &experiment(1)).unwrap();
+        let dir = Folder::create(results.path(), "1".into(), &experiment(1)).unwrap().dir;
         assert!(Folder::create(results.path(), "1".into(), &experiment(1)).is_err());
-        fs::write(folder.dir.join(LOG), "{}\n").unwrap();
+        fs::write(dir.join(LOG), "{}\n").unwrap();
         let error = format!("{:#}", Folder::find(results.path(), None, &experiment(1)).unwrap_err());
         assert!(error.contains("sweep.jsonl") && error.contains("line 1"), "{error}");
     }
