@@ -33,6 +33,19 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Checks what is asked as a profile's file is checked.
+    ///
+    /// # Errors
+    /// Says which value is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Request::Set { profile, .. } => profile.check(),
+            Request::Show | Request::Clear { .. } => Ok(()),
+        }
+    }
+}
+
 /// What the client answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Reply {
@@ -150,6 +163,37 @@ mod tests {
         let text = serde_json::to_string(&set).unwrap();
         assert!(text.starts_with(r#"{"op":"set","link":"a","profile":{"name":"wifi-near""#), "{text}");
         assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), set);
+    }
+
+    #[test]
+    fn values_are_checked_as_those_of_a_file_are() {
+        let profile = Box::new(crate::link::profile::load::load("wifi-walk").unwrap());
+        let good = serde_json::to_value(Request::Set { link: LinkId::A, profile }).unwrap();
+        let check = |value: &serde_json::Value| {
+            let request = serde_json::from_value::<Request>(value.clone()).map_err(|error| error.to_string());
+            request.and_then(|request| request.check())
+        };
+        assert_eq!(check(&good), Ok(()));
+        let down = "/profile/down";
+        for (place, bad) in [
+            ("rate", serde_json::json!("1bit")),
+            ("delay", serde_json::json!("1000s")),
+            (
+                "trace/steps",
+                serde_json::json!([
+                    [0, 1_000_000, null, null],
+                    [1, 9_000, null, null],
+                    [2, 9_000, null, null],
+                    [3, 9_000, null, null]
+                ]),
+            ),
+            ("trace/steps", serde_json::json!([[0, 1_000_000, 1_000_000_000_000_000u64, null]])),
+            ("trace/length_ns", serde_json::json!(u64::MAX)),
+        ] {
+            let mut request = good.clone();
+            *request.pointer_mut(&format!("{down}/{place}")).expect(place) = bad;
+            assert!(check(&request).is_err(), "{place}");
+        }
     }
 
     #[test]

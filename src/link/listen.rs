@@ -1,12 +1,13 @@
 //! The control socket: `twinlink link set|show|clear` reach the process here that shapes, a client or
 //! `twinlink link hold`, so that a change is made, and logged, by the links' one owner.
 
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
@@ -35,10 +36,7 @@ impl Control {
             std::fs::create_dir_all(dir)
                 .with_context(|| format!("cannot make the folder {}", dir.display()))?;
         }
-        if path.exists() {
-            std::fs::remove_file(&path)
-                .with_context(|| format!("cannot remove the old socket {}", path.display()))?;
-        }
+        remove_abandoned(&path)?;
         let listener = UnixListener::bind(&path).with_context(|| {
             format!("cannot listen on {}; set TWINLINK_CONTROL to another path", path.display())
         })?;
@@ -63,6 +61,17 @@ impl Control {
     }
 }
 
+/// Removes a socket that nobody answers; anything else that is there is somebody's.
+fn remove_abandoned(path: &Path) -> Result<()> {
+    let Ok(there) = path.symlink_metadata() else { return Ok(()) };
+    ensure!(
+        there.file_type().is_socket(),
+        "cannot listen on {}: a file that is not a socket is there; set TWINLINK_CONTROL to another path",
+        path.display()
+    );
+    std::fs::remove_file(path).with_context(|| format!("cannot remove the old socket {}", path.display()))
+}
+
 impl Drop for Control {
     fn drop(&mut self) {
         // Nothing can be done about a socket that is already gone.
@@ -83,7 +92,10 @@ where
     }
     let reply = match serde_json::from_str(&line) {
         // Shaping blocks on tc, so it is kept off the threads that move packets.
-        Ok(request) => tokio::task::spawn_blocking(move || act(request)).await?.map(Reply::done),
+        Ok(request) => match Request::check(&request) {
+            Ok(()) => tokio::task::spawn_blocking(move || act(request)).await?.map(Reply::done),
+            Err(problem) => Err(anyhow::anyhow!("the request is not valid: {problem}")),
+        },
         Err(error) => Err(anyhow::anyhow!("the request is not understood: {error}")),
     };
     let reply = reply.unwrap_or_else(|error| Reply::failed(&error));
@@ -91,4 +103,27 @@ where
     text.push(b'\n');
     writing.write_all(&text).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_socket_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        std::fs::write(&file, "precious").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [&file, &link, &dir.path().to_path_buf()] {
+            let error = remove_abandoned(path).unwrap_err().to_string();
+            assert!(error.contains("not a socket"), "{error}");
+            assert!(path.symlink_metadata().is_ok());
+        }
+        let socket = dir.path().join("socket");
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        remove_abandoned(&socket).unwrap();
+        assert!(!socket.exists());
+        remove_abandoned(&socket).unwrap();
+    }
 }

@@ -330,6 +330,9 @@ impl Shape {
     }
 
     fn check(&self) -> Result<(), String> {
+        if let Some(trace) = &self.trace {
+            trace.check(LONGEST).map_err(|problem| format!("trace: {problem}"))?;
+        }
         let (slowest, fastest) = RATES;
         if self.rate < slowest || self.rate > fastest {
             return Err(format!("rate: {} is out of range: {slowest} to {fastest}", self.rate));

@@ -64,6 +64,9 @@ pub const MOST_STEPS: usize = 50_000;
 /// No step may be shorter. A kernel's or a thread's wake-up is late by up to a millisecond.
 pub const SHORTEST_STEP: Nanos = 10_000_000;
 
+/// A year: no lap's end comes near the end of the clock.
+const LONGEST_TRACE: Nanos = 365 * 86_400 * 1_000_000_000;
+
 /// The range of a rate that is not an outage, as for profiles.
 pub const RATES: (u64, u64) = (8_000, 10_000_000_000);
 
@@ -92,6 +95,29 @@ impl Trace {
             return Err("it is an outage from its beginning to its end: nothing would ever pass".into());
         }
         Ok(Trace { file, looped, steps, length })
+    }
+
+    /// Checks that it can be played: its times and the values that steps have of their own.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub fn check(&self, longest_delay: Delay) -> Result<(), String> {
+        // An offset may cut the first step short, and the end the last.
+        let short = self.durations().filter(|&duration| duration < SHORTEST_STEP).count();
+        if short > 2 || self.length < SHORTEST_STEP {
+            return Err("it has steps that are too short: at least 10ms".into());
+        }
+        if self.length > LONGEST_TRACE {
+            return Err("it is longer than a year".into());
+        }
+        if let Some(delay) = self.greatest_delay().filter(|delay| *delay > longest_delay) {
+            return Err(format!("a delay of {delay} is out of range: at most {longest_delay}"));
+        }
+        let possible = |loss: &Percent| (0.0..=100.0).contains(&loss.percent());
+        match self.steps.iter().filter_map(|step| step.loss).find(|loss| !possible(loss)) {
+            Some(loss) => Err(format!("a loss of {loss} is out of range: 0% to 100%")),
+            None => Ok(()),
+        }
     }
 
     pub fn file(&self) -> &str {
