@@ -169,7 +169,7 @@ fn a_wrong_trace_is_told_by_profile_file_and_line() {
         (file, b"0 0\n1 0\n", "an outage from its beginning to its end"),
         (file, b"\0\0\0", "line 1: bytes that are no text"),
         ("file = \"none.csv\"", b"", "cannot read the trace"),
-        ("file = \".\"", b"", "it is no file"),
+        ("file = \".\"", b"", "it is a folder"),
         ("step = \"1s\"", b"", "[trace] has no file"),
         ("file = \"t.csv\"\nstep = \"1ms\"", b"0 1\n", "trace.step: 1ms is too fine"),
         ("file = \"t.csv\"\ncolumn = \"x\"", b"0 1\n", "[trace] has the unknown key \"column\""),
@@ -194,7 +194,7 @@ fn a_trace_beyond_the_bound_is_refused_unread() {
     // A hole costs no room.
     std::fs::File::create(dir.path().join("t.csv")).unwrap().set_len(100_000_001).unwrap();
     let error = format!("{:#}", load(dir.path().join("p.toml").to_str().unwrap()).unwrap_err());
-    assert!(error.contains("100000001 bytes are more than a trace may have"), "{error}");
+    assert!(error.contains("100000001 bytes are more than it may have"), "{error}");
 }
 
 #[test]
