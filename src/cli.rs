@@ -13,6 +13,9 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
+use crate::record::spool::Spool;
+use crate::results::page_for_people;
+
 use crate::{client, doctor, init, lab, link, report, segments, server, simulate, sweep};
 
 /// A two-server, one-client network lab
@@ -120,7 +123,7 @@ fn run_lab(mut args: lab::Args) -> Result<ExitCode> {
 /// run is no failure.
 fn leave_report(folder: &Path) {
     match report::leave_in(folder) {
-        Ok(page) if std::io::stdout().is_terminal() => println!("{}", page.display()),
+        Ok(_) if std::io::stdout().is_terminal() => println!("The page: {}", page_for_people(folder)),
         Ok(_) => {}
         Err(error) => tracing::warn!("the run's log is there, but not its report: {error:#}"),
     }
@@ -135,8 +138,8 @@ pub fn main() -> ExitCode {
         Err(error) => return usage_error(&error, json_expected),
     };
     let json = json_expected && cli.command.prints_json_lines();
-    start_tracing(json);
-    match cli.command.run() {
+    let told = start_tracing(json);
+    let code = match cli.command.run() {
         Ok(code) => code,
         Err(error) => {
             if json {
@@ -146,7 +149,9 @@ pub fn main() -> ExitCode {
             }
             ExitCode::FAILURE
         }
-    }
+    };
+    told.iter().for_each(Spool::flush);
+    code
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<()> {
@@ -190,10 +195,11 @@ fn forget_empty_settings() {
 fn usage_error(error: &clap::Error, json_expected: bool) -> ExitCode {
     let role = std::env::args().nth(1).unwrap_or_default();
     if error.use_stderr() && json_expected && matches!(role.as_str(), "server" | "client" | "sweep") {
-        start_tracing(true);
+        let told = start_tracing(true);
         let text = error.render().to_string();
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         tracing::error!("{}", text.trim_start_matches("error: "));
+        told.iter().for_each(Spool::flush);
     } else {
         // A closed pipe is no reason to fail while printing help.
         let _ = error.print();
@@ -201,14 +207,23 @@ fn usage_error(error: &clap::Error, json_expected: bool) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
-fn start_tracing(json: bool) {
+/// Says on stderr what happens. In JSON, for a container, a queue stands between, so that a reader who
+/// stands still holds nothing up; that queue is returned.
+fn start_tracing(json: bool) -> Option<Spool> {
     let filter = EnvFilter::try_from_env("TWINLINK_TRACE").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let queue = json.then(|| Spool::start("stderr", std::io::stderr()).ok()).flatten();
+    let through = queue.clone();
+    let writer = move || match &through {
+        Some(queue) => Box::new(queue.clone()) as Box<dyn Write>,
+        None => Box::new(std::io::stderr()),
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     if json {
         builder.json().flatten_event(true).with_target(false).init();
     } else {
         builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).without_time().init();
     }
+    queue
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //! `docs/log-schema.md` says what each field means; `docs/log.schema.json` checks real logs.
 
 mod log;
+mod say;
+pub mod spool;
 
 use serde::{Deserialize, Serialize};
 
@@ -398,6 +400,8 @@ pub struct RunEnd {
     pub predicted_ms: Option<f64>,
     /// Bytes received and thrown away.
     pub wasted_bytes: u64,
+    /// Records that stdout did not get, because nobody read it; the file has them.
+    pub dropped_records: u64,
     /// Files that an earlier run had left complete; null without `--resume`. Added in 0.1.
     #[serde(default)]
     pub resumed_files: Option<u64>,

@@ -19,6 +19,21 @@ use rustix::io::Errno;
 /// The log in a run's folder.
 pub const LOG: &str = "log.jsonl";
 
+/// The page beside a run's log.
+pub const PAGE: &str = "report.html";
+
+/// The path of the page in `folder` as a person finds it: in a container, `$TWINLINK_RESULTS_HOST` says
+/// where the host has what is mounted at `$TWINLINK_RESULTS`.
+pub fn page_for_people(folder: &Path) -> String {
+    let setting = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let outside =
+        setting("TWINLINK_RESULTS").zip(setting("TWINLINK_RESULTS_HOST")).and_then(|(inside, host)| {
+            let below = folder.strip_prefix(inside).ok()?;
+            Some(host.join(below))
+        });
+    outside.as_deref().unwrap_or(folder).join(PAGE).display().to_string()
+}
+
 const FILE_MODE: Mode = Mode::from_raw_mode(0o666);
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o777);
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{
     Server, TWINLINK, answer, asked_for, client, odd_server, of_event, read_request, records, run_end,
@@ -485,7 +485,7 @@ fn an_old_server_that_closes_after_each_answer_works() {
         })
         .to_string()
     };
-    let output = client(&["--files", "x{0..9}", "--samples", &old(), &old()]);
+    let output = client(&["--files", "x{0..9}", "--stdout", "samples", &old(), &old()]);
     assert!(output.status.success(), "{}", stderr(&output));
     let records = records(&output);
     assert_eq!(run_end(&records)["files"], 10);
@@ -1330,4 +1330,84 @@ fn a_file_that_both_servers_refuse_is_named_after_all_others() {
             assert!(stderr(&output).contains("cannot fetch x0"), "{schedule}: {}", stderr(&output));
         }
     }
+}
+
+#[test]
+fn stdout_says_each_record_and_leaves_segments_out() {
+    let pair = pair(6, "20KB");
+    let results = tempfile::tempdir().unwrap();
+    let run = |stdout: &str| {
+        Command::new(TWINLINK)
+            .args(["client", "--results", results.path().to_str().unwrap(), &pair.a.address, &pair.b.address])
+            .env("TWINLINK_STDOUT", stdout)
+            .env("TWINLINK_RESULTS", results.path())
+            .env("TWINLINK_RESULTS_HOST", "on/the/host")
+            .output()
+            .unwrap()
+    };
+    let plain = run("");
+    let text = String::from_utf8_lossy(&plain.stdout).into_owned();
+    assert!(plain.status.success() && !text.is_empty(), "{}", stderr(&plain));
+    assert!(text.lines().all(|line| line.starts_with("{\"say\":\"")), "{text}");
+    let all = records(&plain);
+    assert!(of_event(&all, "segment").is_empty() && of_event(&all, "sample").is_empty(), "{text}");
+    let last = all.last().unwrap();
+    let page = format!("on/the/host/{}/report.html", last["run"].as_str().unwrap());
+    assert!(last["say"].as_str().unwrap().ends_with(&page), "{last}");
+    let log = results.path().join(last["run"].as_str().unwrap()).join("log.jsonl");
+    assert!(log.with_file_name("report.html").is_file(), "the page is not where the last line says");
+    assert_eq!(fs::read_to_string(&log).unwrap().matches("\"event\":\"segment\"").count(), 6);
+    assert_eq!(of_event(&records(&run("segments")), "segment").len(), 6);
+    assert!(!of_event(&records(&run("samples")), "sample").is_empty());
+}
+
+/// A client whose standard output and standard error nobody reads.
+fn unread_client(args: &[&str]) -> std::process::Child {
+    Command::new(TWINLINK)
+        .arg("client")
+        .args(args)
+        .env("TWINLINK_STDOUT", "samples")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn ends(child: &mut std::process::Child) -> std::process::ExitStatus {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(Instant::now() < until, "the client does not end");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_run_ends_although_nobody_reads_its_stdout() {
+    // 600 segment records are far more than a pipe holds.
+    let pair = pair(600, "1KB");
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log.jsonl");
+    let mut child = unread_client(&["--log", log.to_str().unwrap(), &pair.a.address, &pair.b.address]);
+    assert!(ends(&mut child).success());
+    let text = fs::read_to_string(&log).unwrap();
+    assert_eq!(text.matches("\"event\":\"segment\"").count(), 600, "the file loses nothing");
+    assert!(text.lines().last().unwrap().contains("run_end"));
+}
+
+#[test]
+fn a_signal_ends_a_run_although_nobody_reads_its_stdout() {
+    let pair = pair(600, "1KB");
+    let silent = odd_server(|_, stream| {
+        std::thread::sleep(Duration::from_secs(120));
+        drop(stream);
+    });
+    let mut child =
+        unread_client(&["--files", "x{001..600}", "--no-verify", &pair.a.address, &silent.to_string()]);
+    std::thread::sleep(Duration::from_millis(300));
+    // SAFETY: the child is this test's own, and has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    assert!(!ends(&mut child).success());
 }

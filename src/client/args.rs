@@ -7,8 +7,12 @@ use anyhow::{Context, Result};
 use super::probe;
 use super::schedule::{Pipeline, Schedule};
 use crate::link::Choice;
+use crate::record::Stdout;
 use crate::tcp;
 use crate::units::Delay;
+
+/// The greatest seed that jq and JavaScript read from a log as it was.
+pub const GREATEST_SEED: u64 = (1 << 53) - 1;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -73,12 +77,13 @@ pub struct Args {
     #[arg(long, env = "TWINLINK_STARTUP", default_value_t = 2, value_name = "SEGMENTS",
           value_parser = clap::value_parser!(u64).range(1..))]
     pub startup: u64,
-    /// Seed of everything random in the links
-    #[arg(long, env = "TWINLINK_SEED", default_value_t = 1)]
+    /// Seed of everything random in the links, below 2^53
+    #[arg(long, env = "TWINLINK_SEED", default_value_t = 1,
+          value_parser = clap::value_parser!(u64).range(..=GREATEST_SEED))]
     pub seed: u64,
-    /// Print the 100 ms samples on stdout too
-    #[arg(long)]
-    pub samples: bool,
+    /// What is printed on standard output where that is no terminal: all records but segments and samples, those of segments too, or all
+    #[arg(long, env = "TWINLINK_STDOUT", value_enum, default_value = "records")]
+    pub stdout: Stdout,
 }
 
 fn playing_time(text: &str) -> Result<Delay, String> {

@@ -104,6 +104,7 @@ fn run_end(args: &Args, ends: &Ends, totals: &Totals, outcome: &Result<(), Failu
         efficiency: elapsed_ms.zip(bounds).map(|(elapsed, bounds)| bounds.plain_ms / elapsed),
         predicted_ms: outcome.is_ok().then(|| predicted_ms(args, ends, totals)).flatten(),
         wasted_bytes: totals.wasted_bytes,
+        dropped_records: 0,
         resumed_files: args.resume.then_some(totals.resumed_files),
         resumed_bytes: args.resume.then_some(totals.resumed_bytes),
         sync_ms: ends.sync_ms,

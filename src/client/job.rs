@@ -625,7 +625,7 @@ mod tests {
         let mut scheduler = Scheduler::new(&Schedule::Greedy, Pipeline::Auto, vec![None]);
         up.iter().for_each(|&link| scheduler.opened(link, Duration::ZERO, Duration::ZERO));
         let store = Store::open(None, true, []).unwrap();
-        let log = Arc::new(Log::new("test".into(), None, Stdout::Nothing));
+        let log = Arc::new(Log::new("test".into(), None, Stdout::Nothing).unwrap());
         Job::new(segments, scheduler, store, log, Duration::from_secs(1))
     }
 

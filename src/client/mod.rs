@@ -186,13 +186,10 @@ fn open_log(args: &Args) -> Result<(Arc<Log>, Option<PathBuf>)> {
         (Some(folder), _) => Some(folder.create_new(results::LOG)?),
         (None, log) => log.as_deref().map(record::create_log_file).transpose()?,
     };
-    let stdout = match (progress::on_terminal(), args.samples) {
-        (true, _) => Stdout::Nothing,
-        (false, false) => Stdout::AllButSamples,
-        (false, true) => Stdout::Everything,
-    };
+    let stdout = if progress::on_terminal() { Stdout::Nothing } else { args.stdout };
     let folder = folder.map(|folder| folder.path().to_path_buf());
-    Ok((Arc::new(Log::new(run, file, stdout)), folder))
+    let page = folder.as_deref().map(results::page_for_people);
+    Ok((Arc::new(Log::new(run, file, stdout)?.with_page(page)), folder))
 }
 
 async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::run::{Group, Line, Run, Sweep};
-use super::{PAGE, SUMMARY, TABLES};
+use super::{SUMMARY, TABLES};
 use crate::record::SCHEMA;
+use crate::results::PAGE;
 use crate::text::visible;
 
 /// Something that could not be used.

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::results::Folder;
+use crate::results::PAGE;
 use crate::text::visible;
 use load::Loaded;
 
@@ -74,7 +75,6 @@ pub fn leave_in(dir: &Path) -> Result<PathBuf> {
     Ok(dir.join(PAGE))
 }
 
-const PAGE: &str = "report.html";
 const SUMMARY: &str = "summary.json";
 const TABLES: &str = "csv";
 

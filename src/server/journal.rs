@@ -1,66 +1,48 @@
-//! The server's log: one record for each request, written by a thread of its own.
+//! The server's access log: one record for each request.
 //!
-//! Serving never waits for the log. A reader of stdout that has stalled fills the queue, and records
-//! beyond it are counted and dropped; a stdout that is closed costs the log, not the server.
+//! Serving never waits for it: records that a stalled reader of stdout has no room for are dropped and
+//! counted, and a stdout that is closed costs the log, not the server.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{self, SyncSender};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use crate::record::{Event, Log, Request, ServeEnd};
 
-/// Records that may wait to be written: those of a few seconds of the smallest requests.
-const QUEUE: usize = 16 * 1024;
-
-/// How long the end of the server waits for a log that is not being read.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-
 pub struct Journal {
-    sender: SyncSender<(Instant, Event)>,
+    log: Arc<Log>,
     requests: AtomicU64,
     bytes: AtomicU64,
-    dropped: AtomicU64,
+    /// It has been said that records are lost.
+    told: AtomicBool,
     pub refused_connections: AtomicU64,
 }
 
-/// Resolves when everything is written and the writer has ended.
-pub struct Written(oneshot::Receiver<()>);
-
 impl Journal {
-    pub fn start(log: Arc<Log>) -> (Arc<Journal>, Written) {
-        let (sender, receiver) = mpsc::sync_channel::<(Instant, Event)>(QUEUE);
-        let (written, done) = oneshot::channel();
-        std::thread::spawn(move || {
-            let mut failed = false;
-            for (at, event) in receiver {
-                if failed {
-                    continue;
-                }
-                if let Err(error) = log.write_at(at, event) {
-                    tracing::warn!("the log ends here, serving goes on: {error:#}");
-                    failed = true;
-                }
-            }
-            // Nobody is there to hear it when the server has stopped waiting.
-            let _ = written.send(());
-        });
-        let journal = Journal {
-            sender,
+    pub fn start(log: Arc<Log>) -> Arc<Journal> {
+        Arc::new(Journal {
+            log,
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
+            told: AtomicBool::new(false),
             refused_connections: AtomicU64::new(0),
-        };
-        (Arc::new(journal), Written(done))
+        })
     }
 
     pub fn write(&self, event: Event) {
-        if self.sender.try_send((Instant::now(), event)).is_err() && self.dropped.fetch_add(1, Relaxed) == 0 {
-            tracing::warn!("the log is not read fast enough: records are dropped, and counted in serve_end");
+        let written = self.log.write(event);
+        let lost = written.is_err() || self.log.dropped() > 0;
+        if !lost || self.told.swap(true, Relaxed) {
+            return;
+        }
+        match written {
+            Err(error) => tracing::warn!("the log ends here, serving goes on: {error:#}"),
+            Ok(()) => tracing::warn!(
+                "the log is not read fast enough: records are dropped, and counted in serve_end"
+            ),
         }
     }
 
@@ -71,19 +53,15 @@ impl Journal {
     }
 
     /// Writes the last record and waits for the log to be written, but not for ever.
-    pub async fn end(self: Arc<Journal>, written: Written, reason: &str, cut_connections: u64) {
-        let end = ServeEnd {
+    pub fn end(&self, reason: &str, cut_connections: u64) {
+        self.write(Event::ServeEnd(ServeEnd {
             reason: reason.to_string(),
             requests: self.requests.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
             cut_connections,
             refused_connections: self.refused_connections.load(Relaxed),
-            dropped_records: self.dropped.load(Relaxed),
-        };
-        self.write(Event::ServeEnd(end));
-        // The writer ends when the last sender is gone; all connections are, by now.
-        drop(self);
-        let _ = tokio::time::timeout(LAST_WORDS, written.0).await;
+            dropped_records: 0,
+        }));
     }
 }
 

@@ -99,7 +99,7 @@ impl Default for Limits {
 /// Serves until SIGTERM or SIGINT.
 pub fn main(args: Args) -> Result<()> {
     let table = Table::choose(&args.data, args.samples.as_deref())?;
-    let log = Arc::new(Log::new(record::new_run_id(), None, Stdout::Everything));
+    let log = Arc::new(Log::new(record::new_run_id(), None, Stdout::Samples)?);
     let runtime = crate::runtime::multi_thread(std::thread::available_parallelism().map_or(1, |n| n.get()))?;
     runtime.block_on(async {
         let shutdown = shutdown_signal().context("cannot listen for signals")?;
@@ -136,7 +136,7 @@ pub async fn run(
     shutdown: impl Future<Output = &'static str>,
 ) -> Result<()> {
     let wall_clock = log.wall_clock();
-    let (journal, written) = Journal::start(log);
+    let journal = Journal::start(log);
     journal.write(Event::ServeStart(ServeStart {
         version: env!("CARGO_PKG_VERSION").to_string(),
         listen: listener.local_addr().context("cannot tell the address of the listener")?.to_string(),
@@ -172,7 +172,7 @@ pub async fn run(
     // All receivers are in connections; when there is none, nobody has to be told.
     let _ = stop.send(true);
     let cut = front.finish(finish).await;
-    journal.end(written, reason, cut).await;
+    journal.end(reason, cut);
     Ok(())
 }
 

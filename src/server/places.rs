@@ -82,9 +82,9 @@ mod tests {
     use std::net::SocketAddr;
 
     fn connect(places: &Arc<Places>, number: u64, address: &str) -> (Arc<Connection>, Option<Place>) {
-        let log = Arc::new(Log::new("test".into(), None, Stdout::Nothing));
+        let log = Arc::new(Log::new("test".into(), None, Stdout::Nothing).unwrap());
         let peer = SocketAddr::new(address.parse().unwrap(), 1000 + number as u16);
-        let connection = Arc::new(Connection::new(peer, number, Journal::start(log).0));
+        let connection = Arc::new(Connection::new(peer, number, Journal::start(log)));
         let place = places.take(connection.clone());
         (connection, place)
     }

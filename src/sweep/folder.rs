@@ -175,7 +175,7 @@ mod tests {
         let experiment = experiment(3);
         let cells = plan::order(&experiment);
         let folder = Folder::create(results.path(), "one".into(), &experiment).unwrap();
-        let log = Log::new("one".into(), Some(folder.log().unwrap()), Stdout::Nothing);
+        let log = Log::new("one".into(), Some(folder.log().unwrap()), Stdout::Nothing).unwrap();
         log.write(end(&cells[0], "ok")).unwrap();
         log.write(end(&cells[1], "server_away")).unwrap();
         let path = folder.dir.join(LOG);

@@ -46,8 +46,9 @@ enum Then {
 /// # Errors
 /// The experiment's own log, or that of a run, cannot be written. How the runs went is in the record.
 pub async fn all(args: &Args, experiment: &Experiment, folder: &Folder) -> Result<SweepEnd> {
-    let stdout = if progress::on_terminal() { Stdout::Nothing } else { Stdout::Everything };
-    let log = Arc::new(Log::new(folder.name.clone(), Some(folder.log()?), stdout));
+    let stdout = if progress::on_terminal() { Stdout::Nothing } else { Stdout::Records };
+    let page = crate::results::page_for_people(&folder.dir);
+    let log = Arc::new(Log::new(folder.name.clone(), Some(folder.log()?), stdout)?.with_page(Some(page)));
     let signals = Signals::listen()?;
     let order = plan::order(experiment);
     let complete: Vec<Cell> = order.into_iter().filter(|cell| folder.done.complete.contains(cell)).collect();
@@ -207,7 +208,7 @@ impl Sweep<'_> {
 
     async fn transfer(&mut self, cell: &Cell, options: client::Args, began: Instant) -> Result<CellEnd> {
         let run = record::new_run_id();
-        let log = Arc::new(Log::new(run.clone(), Some(self.folder.new_run(&run)?), Stdout::Nothing));
+        let log = Arc::new(Log::new(run.clone(), Some(self.folder.new_run(&run)?), Stdout::Nothing)?);
         let asked = self.condition(cell)?.asked.clone();
         let run_of_cell = Run { args: &options, asked, log, cell: Some(cell.clone()), bars: false };
         let Ended { record, probe_ms, .. } = client::one_run(run_of_cell, &mut self.signals).await?;

@@ -65,6 +65,7 @@ pub fn client(args: &[&str]) -> Output {
         .arg("client")
         .args(args)
         .env("TWINLINK_CONTROL", socket.path().join("control.sock"))
+        .env("TWINLINK_STDOUT", "segments")
         .stdin(Stdio::null())
         .output()
         .expect("twinlink runs")

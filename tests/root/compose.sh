@@ -70,6 +70,10 @@ for service in server-a server-b client; do
     expect "exit code of $service" "$(docker inspect -f '{{.State.ExitCode}}' "$container")" -eq 0
 done
 expect "samples on the client's stdout" "$(jq -r '.event? // empty' "$WORK/client.log" | grep -c '^sample$' || true)" -eq 0
+expect "records of the client that do not begin with a sentence" "$(grep '"event":' "$WORK/client.log" | grep -vc '^{"say":"' || true)" -eq 0
+page=$(jq -r 'select(.event? == "run_end").say' "$WORK/client.log" | sed 's/.*The page: //')
+expect "the page that the last line names" "$(test -f "$page" && echo there)" = there
+expect "lines of the servers in what up printed" "$(grep -c '^server-[ab]' "$WORK/first.log" || true)" -eq 0
 expect "containers of the lab" "$(compose ps -a --services | sort | xargs)" = "client server-a server-b"
 networks=$(docker network ls -q --filter "label=com.docker.compose.project=$project")
 expect "isolated networks of the lab" "$(docker network inspect -f '{{.Internal}}' "$networks")" = true

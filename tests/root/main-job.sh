@@ -83,7 +83,7 @@ whole_job() { # SCHEDULE
     # This only tells a run over shaped links from one that stalled; how fast it is, the benchmark says.
     expect "$schedule: efficiency" "$(jq .efficiency <<<"$end")" -gt 0.5
     expect "$schedule: stdout without samples" "$(jq -r .event "$KEEP/stdout" | grep -c '^sample$' || true)" -eq 0
-    expect "$schedule: segment records on stdout" "$(records segment "$KEEP/stdout" | wc -l)" -eq 160
+    expect "$schedule: segment records on stdout" "$(records segment "$KEEP/stdout" | wc -l)" -eq 0
     check_order "$schedule" "$log"
     check_links "$schedule" "$log"
     check_bytes "$schedule" a "$a_sent" "$log"

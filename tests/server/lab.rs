@@ -48,7 +48,7 @@ impl Lab {
         }
         let table = Table::build(&dir.path().join("data")).unwrap().unwrap();
         let log = create_log_file(&dir.path().join("log.jsonl")).unwrap();
-        let log = Arc::new(Log::new("test".into(), Some(log), Stdout::Nothing));
+        let log = Arc::new(Log::new("test".into(), Some(log), Stdout::Nothing).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();

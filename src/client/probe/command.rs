@@ -72,7 +72,7 @@ async fn run(args: &Args, asked: Asked) -> Result<Vec<Probe>> {
     let a = Peer::resolve(LinkId::A, &args.server_a, None).await?;
     let b = Peer::resolve(LinkId::B, &args.server_b, None).await?;
     let own = if asked.profiles.iter().any(Option::is_some) {
-        let log = Arc::new(Log::new(record::new_run_id(), None, Stdout::Nothing));
+        let log = Arc::new(Log::new(record::new_run_id(), None, Stdout::Nothing)?);
         let (servers, choice, seed) = ([a.address.ip(), b.address.ip()], args.backend, args.seed);
         let start = move || Links::start(asked, servers, choice, seed, log).map(Arc::new);
         Some(blocking(start).await.map_err(|failure| failure.error)?)
