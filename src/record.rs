@@ -401,6 +401,7 @@ pub struct RunEnd {
     /// Bytes received and thrown away.
     pub wasted_bytes: u64,
     /// Records that stdout did not get, because nobody read it; the file has them.
+    #[serde(default)]
     pub dropped_records: u64,
     /// Files that an earlier run had left complete; null without `--resume`. Added in 0.1.
     #[serde(default)]
