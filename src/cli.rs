@@ -103,6 +103,12 @@ fn run_lab(mut args: lab::Args) -> Result<ExitCode> {
             format!("\"{word}\" is not an option of the client: to run a command, write --exec before it");
         return Ok(usage_error(&Cli::command().error(ErrorKind::UnknownArgument, text), false));
     }
+    if args.exec && !args.command.iter().any(|word| word == "hold" || word == "client") {
+        eprintln!(
+            "--exec shapes no link by itself; to shape them: --exec twinlink link hold --link-a PROFILE \
+             --link-b PROFILE -- COMMAND"
+        );
+    }
     if let Some(arguments) = args.client_arguments() {
         let line = std::iter::once("twinlink".into()).chain(arguments);
         match Cli::try_parse_from(spell_out_probe(line)).map(|cli| cli.command) {

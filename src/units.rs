@@ -351,6 +351,29 @@ impl fmt::Display for Percent {
 }
 text_serde!(Percent);
 
+/// Reads a seed. Programs that hold numbers as doubles, such as jq, change those above 2^53.
+///
+/// # Errors
+/// The text is no whole number from 0 to 2^53.
+pub fn seed(text: &str) -> Result<u64, String> {
+    let seed: u64 = text.parse().map_err(|_| format!("invalid seed \"{text}\": write a whole number"))?;
+    check_seed(seed)
+}
+
+/// Returns the seed if it is at most 2^53.
+///
+/// # Errors
+/// It is larger.
+pub fn check_seed(seed: u64) -> Result<u64, String> {
+    const LARGEST: u64 = 1 << 53;
+    if seed > LARGEST {
+        return Err(format!(
+            "seed {seed} is too large: jq and JavaScript change numbers above {LARGEST}; use a smaller one"
+        ));
+    }
+    Ok(seed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

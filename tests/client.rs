@@ -1411,3 +1411,10 @@ fn a_signal_ends_a_run_although_nobody_reads_its_stdout() {
     unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
     assert!(!ends(&mut child).success());
 }
+
+#[test]
+fn seeds_above_what_jq_keeps_are_refused() {
+    let output = client(&["--seed", "9007199254740993", "127.0.0.1:9", "127.0.0.1:9"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("is too large"), "{}", stderr(&output));
+}

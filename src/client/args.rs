@@ -11,9 +11,6 @@ use crate::record::Stdout;
 use crate::tcp;
 use crate::units::Delay;
 
-/// The greatest seed that jq and JavaScript read from a log as it was.
-pub const GREATEST_SEED: u64 = (1 << 53) - 1;
-
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The two servers, a and b: host or host:port (4455 where no port is given)
@@ -78,8 +75,7 @@ pub struct Args {
           value_parser = clap::value_parser!(u64).range(1..))]
     pub startup: u64,
     /// Seed of everything random in the links, below 2^53
-    #[arg(long, env = "TWINLINK_SEED", default_value_t = 1,
-          value_parser = clap::value_parser!(u64).range(..=GREATEST_SEED))]
+    #[arg(long, env = "TWINLINK_SEED", default_value_t = 1, value_parser = crate::units::seed)]
     pub seed: u64,
     /// What is printed on standard output where that is no terminal: all records but segments and samples, those of segments too, or all
     #[arg(long, env = "TWINLINK_STDOUT", value_enum, default_value = "records")]

@@ -56,7 +56,7 @@ pub struct SetArgs {
     #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
     backend: Choice,
     /// Seeds the losses, where netem can be given a seed (Linux and iproute2 6.6 on)
-    #[arg(long, default_value_t = 1, env = "TWINLINK_SEED")]
+    #[arg(long, default_value_t = 1, env = "TWINLINK_SEED", value_parser = crate::units::seed)]
     seed: u64,
 }
 

@@ -35,7 +35,7 @@ pub struct HoldArgs {
     #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
     backend: Choice,
     /// Seeds the losses and all other chance
-    #[arg(long, default_value_t = 1, env = "TWINLINK_SEED")]
+    #[arg(long, default_value_t = 1, env = "TWINLINK_SEED", value_parser = crate::units::seed)]
     seed: u64,
     /// The server at the end of link a
     #[arg(long, value_name = "HOST", default_value = "server-a")]

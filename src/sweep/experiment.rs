@@ -161,6 +161,9 @@ impl Experiment {
     /// Unknown keys, profiles and scenarios, empty or repeated entries, and values out of range.
     pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Experiment> {
         let file: File = toml::from_str(text).map_err(|error| anyhow!(explain(text, &error)))?;
+        // Each block of repetitions has the next seed.
+        crate::units::check_seed(file.seed.saturating_add(file.repetitions))
+            .map_err(|error| anyhow!(error))?;
         let pipelines = file.pipelines.unwrap_or_else(|| vec!["auto".into()]);
         let pipelines: Vec<String> = pipelines.iter().map(pipeline_text).collect::<Result<_>>()?;
         let congestion = match file.congestion {
