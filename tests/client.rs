@@ -1418,3 +1418,61 @@ fn seeds_above_what_jq_keeps_are_refused() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("is too large"), "{}", stderr(&output));
 }
+
+/// A server of files that are all `body`, which takes 100 ms for each, but sends one at 0.5 kB/s.
+fn dribbling_server(body: Arc<Vec<u8>>, path: &'static str) -> String {
+    odd_server(move |_, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            let asked = asked_for(&request).0;
+            if asked == "/SHA256SUMS" {
+                answer(&mut stream, "HTTP/1.1 404 Not Found", b"");
+                continue;
+            }
+            std::thread::sleep(Duration::from_millis(if request.starts_with("GET") { 100 } else { 0 }));
+            let mut whole = Vec::new();
+            answer_range(&mut whole, &request, &body);
+            if asked != path || request.starts_with("HEAD") {
+                let _ = stream.write_all(&whole);
+                continue;
+            }
+            for piece in whole.chunks(50) {
+                if stream.write_all(piece).is_err() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    })
+    .to_string()
+}
+
+#[test]
+fn a_file_that_one_server_sends_slowly_ends_no_run() {
+    let body = noise(200_000);
+    let run = |schedule: &str| {
+        let (good, slow) = (dribbling_server(body.clone(), ""), dribbling_server(body.clone(), "/x11"));
+        let args = ["--files", "x{0..23}", "--schedule", schedule, &good, &slow];
+        let output = client(&args);
+        let records = records(&output);
+        let faults = of_event(&records, "fault");
+        let named = |fault: &&&serde_json::Value| fault["what"].as_str().unwrap().contains("slower than");
+        let named = faults.iter().filter(named).count();
+        if schedule == "ratio=1:1" {
+            assert!(!output.status.success());
+            assert_eq!(run_end(&records)["files"], 23, "{}", stderr(&output));
+            assert!(stderr(&output).contains("cannot fetch x11"), "{}", stderr(&output));
+            assert_eq!(named, 3, "{faults:?}");
+        } else {
+            assert!(output.status.success(), "{schedule}: {}", stderr(&output));
+            assert_eq!(run_end(&records)["files"], 24);
+        }
+    };
+    std::thread::scope(|scope| {
+        SCHEDULES.iter().for_each(|&schedule| {
+            drop(scope.spawn({
+                let run = &run;
+                move || run(schedule)
+            }))
+        });
+    });
+}

@@ -9,7 +9,7 @@ use super::schedule::{Pipeline, Schedule};
 use crate::link::Choice;
 use crate::record::Stdout;
 use crate::tcp;
-use crate::units::Delay;
+use crate::units::{Delay, Percent};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -67,6 +67,9 @@ pub struct Args {
     /// How long a server may be away before it is given up
     #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME")]
     pub give_up: Delay,
+    /// A server that brings less than this share of what the other link carries, for 5 s, counts as silent; 0% for none
+    #[arg(long, env = "TWINLINK_LEAST_RATE", default_value = "1%", value_name = "PERCENT")]
+    pub least_rate: Percent,
     /// How long a segment plays, for deadlines and for what a viewer would have met
     #[arg(long, env = "TWINLINK_SEGMENT_DURATION", default_value = "4s", value_name = "TIME", value_parser = playing_time)]
     pub segment_duration: Delay,

@@ -78,6 +78,17 @@ impl InFlight {
     }
 }
 
+/// A way in which a server's answers may fail to bring a segment; so many are counted of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Strike {
+    /// The connection broke before the answer began.
+    NoAnswer,
+    /// The answer brought nothing new of what was wanted.
+    NothingNew,
+    /// It came too slowly.
+    Slow,
+}
+
 /// What an answer's head says of its body.
 #[derive(Debug)]
 pub struct Body {
@@ -163,8 +174,17 @@ struct Board {
     failure: Option<Failure>,
     /// Why a server could not bring a segment, the last reason for each.
     refused: BTreeMap<usize, Failure>,
-    /// How many answers brought nothing new of a segment that was wanted, begun ones and such as never came.
-    strikes: HashMap<(LinkId, usize, bool), u32>,
+    /// How many answers failed to bring a segment that was wanted.
+    strikes: HashMap<(LinkId, usize, Strike), u32>,
+}
+
+impl Board {
+    /// Counts a failure to bring a segment. Returns how many there have been of its kind.
+    fn strike(&mut self, link: LinkId, segment: usize, strike: Strike) -> u32 {
+        let strikes = self.strikes.entry((link, segment, strike)).or_default();
+        *strikes += 1;
+        *strikes
+    }
 }
 
 /// How far a run has come.
@@ -476,9 +496,8 @@ impl Job {
         if !due || board.scheduler.is_whole(segment) || board.checking.contains(&segment) {
             return;
         }
-        let strikes = board.strikes.entry((link, segment, answered)).or_default();
-        *strikes += 1;
-        let strikes = *strikes;
+        let strike = if answered { Strike::NothingNew } else { Strike::NoAnswer };
+        let strikes = board.strike(link, segment, strike);
         // A server that was killed in the middle, once, is no reason to change the order.
         if strikes > 1 {
             board.scheduler.defer(segment);
@@ -491,6 +510,24 @@ impl Job {
         let error =
             anyhow!("{MOST_STRIKES} answers of server {link} brought nothing new of {name}: {problem}");
         self.exclude(link, segment, Failure::new("server_away", error));
+    }
+
+    /// The answer with a segment that is due comes too slowly. Where the other server may bring the
+    /// segment, this one is not asked for it again; else it is, twice. Returns whether it is not.
+    pub fn too_slow(&self, link: LinkId, segment: usize, problem: &str) -> bool {
+        let mut board = self.board();
+        let wanted = board.scheduler.due(link).is_some_and(|(due, _, wanted)| due == segment && wanted > 0);
+        if !wanted || board.scheduler.is_whole(segment) || board.checking.contains(&segment) {
+            return false;
+        }
+        let fixed_elsewhere = !board.scheduler.may_bring(link.other(), segment);
+        if board.strike(link, segment, Strike::Slow) < MOST_STRIKES && fixed_elsewhere {
+            return false;
+        }
+        drop(board);
+        let error = anyhow!("{problem} (--least-rate)");
+        self.exclude(link, segment, Failure::new("server_away", error));
+        true
     }
 
     /// Why files are missing of which no server brings what is missing; none while there are others.

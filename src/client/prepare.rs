@@ -66,7 +66,8 @@ pub async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failur
             _ => vec![None; segments.len()],
         };
         let schedule = args.schedule_of(segments.iter().map(|segment| segment.name.as_str()));
-        let scheduler = Scheduler::new(&schedule, args.pipeline, sizes);
+        let mut scheduler = Scheduler::new(&schedule, args.pipeline, sizes);
+        scheduler.set_least_share(args.least_rate.probability());
         let job = Arc::new(Job::new(segments, scheduler, store, log.clone(), patience));
         if args.resume {
             let found = job.clone();

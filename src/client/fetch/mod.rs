@@ -334,6 +334,15 @@ impl Fetcher {
             );
             return Err(Broken::Peer(what));
         }
+        if is_slow(&self.job, link)
+            && let Some((segment, ..)) = self.job.schedule(|scheduler, _| scheduler.due(link))
+        {
+            let name = &self.job.segments[segment].name;
+            let what = format!("{} sends {name} slower than the least rate", self.peer);
+            // A fault has been logged then.
+            let excluded = self.job.too_slow(link, segment, &what);
+            return Err(if excluded { Broken::Closed } else { Broken::Peer(what) });
+        }
         connection.excused = false;
         Ok(())
     }
@@ -399,6 +408,11 @@ impl Fetcher {
         });
         Broken::Peer(format!("the connection to {} was lost{during}: {error}", self.peer))
     }
+}
+
+/// Whether what is due on `link` comes so slowly that it counts as silence.
+fn is_slow(job: &Job, link: LinkId) -> bool {
+    job.schedule(|scheduler, now| scheduler.is_slow(link, now))
 }
 
 /// How long nothing has come on `link` although something was due.

@@ -16,6 +16,16 @@ const FIRST_WINDOW_BYTES: u64 = 14_480;
 /// How long a silent link may be silent before it counts as stalled, at least.
 pub const LEAST_STALL: Duration = Duration::from_secs(1);
 
+/// How long what came is looked back at, for a link that is slow.
+pub const SLOW_WINDOW: Duration = Duration::from_secs(5);
+/// The same where a link is known to carry more, and the other link may bring the rest at once.
+pub const SHORT_SLOW_WINDOW: Duration = Duration::from_millis(1500);
+/// No link is slow above this rate and a tenth of its own best one, bytes/s: the slowest links in use
+/// (EDGE) carry 30 000.
+const SLOW_BYTES_PER_S: f64 = 8000.0;
+/// How often the bytes that came are noted, for looking back.
+const MARK_EVERY: Duration = Duration::from_millis(100);
+
 /// A request on its way, or being answered.
 #[derive(Clone, Debug)]
 pub struct Asked {
@@ -74,6 +84,12 @@ pub struct Flow {
     pub heard: Duration,
     /// Since when it has brought what was due without a pause.
     moves_since: Duration,
+    /// Since when something has been due without an end, and without a silence of half of [`SLOW_WINDOW`].
+    due_since: Duration,
+    /// The same, without a silence for which it counts as stalled.
+    unbroken_since: Duration,
+    /// What it had brought at these times, the latest last.
+    marks: VecDeque<(Duration, u64)>,
 }
 
 impl Default for Flow {
@@ -92,6 +108,9 @@ impl Default for Flow {
             last_byte: Duration::ZERO,
             heard: Duration::ZERO,
             moves_since: Duration::ZERO,
+            due_since: Duration::ZERO,
+            unbroken_since: Duration::ZERO,
+            marks: VecDeque::new(),
         }
     }
 }
@@ -102,11 +121,13 @@ impl Flow {
         self.rtt = rtt;
         self.last_byte = now;
         self.moves_since = now;
+        (self.due_since, self.unbroken_since) = (now, now);
     }
 
     pub fn ask(&mut self, part: Part, own: bool, now: Duration) {
         if self.asked.is_empty() {
             self.last_byte = now;
+            (self.due_since, self.unbroken_since) = (now, now);
         }
         let (at, ends) = (part.from, part.to);
         self.asked.push_back(Asked { part, own, at, ends, requested: now, answering: false, void: false });
@@ -117,7 +138,19 @@ impl Flow {
         if self.pauses(now) {
             self.moves_since = now;
         }
+        let silent = now.saturating_sub(self.last_byte);
+        if silent >= self.patience() {
+            self.unbroken_since = now;
+        }
+        if silent >= SLOW_WINDOW / 2 {
+            self.due_since = now;
+        }
         (self.last_byte, self.heard) = (now, now);
+        if self.marks.back().is_none_or(|&(at, _)| now >= at + MARK_EVERY) {
+            self.marks.push_back((now, self.brought));
+            let old = self.marks.iter().take_while(|(at, _)| *at + SLOW_WINDOW + MARK_EVERY < now).count();
+            self.marks.drain(..old);
+        }
         self.goodput.received(now, bytes);
         self.pace.received(now, bytes);
         self.brought += bytes;
@@ -206,6 +239,28 @@ impl Flow {
     /// From when on silence is a stall; `None` where nothing is due.
     pub fn stalls_at(&self) -> Option<Duration> {
         (self.up && !self.asked.is_empty()).then(|| self.last_byte + self.patience())
+    }
+
+    /// How many bytes came from `from` or a little earlier on.
+    fn brought_since(&self, from: Duration) -> u64 {
+        let before = self.marks.iter().rev().find(|(at, _)| *at <= from).or(self.marks.front());
+        self.brought - before.map_or(self.brought, |(_, bytes)| *bytes)
+    }
+
+    /// Whether it brings less than `least_bytes_per_s` although something is due. A link that is slow by
+    /// nature is not: where it brings more than 8 kB/s, it must also bring less than a tenth of what it
+    /// once carried. Nor is one from which nothing comes at all: that is silence. `at_once` judges one that
+    /// carried more by a shorter time.
+    pub fn is_slow(&self, least_bytes_per_s: f64, at_once: bool, now: Duration) -> bool {
+        let least = least_bytes_per_s.min(SLOW_BYTES_PER_S.max(self.best_rate / 10.0));
+        let (window, since) = match at_once && self.best_rate >= 10.0 * least {
+            true => (SHORT_SLOW_WINDOW.max(4 * self.rtt).min(SLOW_WINDOW), self.unbroken_since),
+            false => (SLOW_WINDOW, self.due_since),
+        };
+        let due = self.up && !self.asked.is_empty() && now < self.last_byte + self.patience();
+        let from = now.checked_sub(window).filter(|&from| due && since <= from);
+        let bytes = from.map_or(0, |from| self.brought_since(from));
+        bytes > 0 && (bytes as f64) < least * window.as_secs_f64()
     }
 
     /// How long it may be silent while something is due.

@@ -107,6 +107,8 @@ pub struct Scheduler {
     excluded: [HashSet<usize>; 2],
     /// Segments that no link can bring.
     abandoned: BTreeSet<usize>,
+    /// A link that brings less than this share of what the other carries is slow.
+    least_share: f64,
     /// Segments that come last: an answer with them broke off.
     deferred: HashSet<usize>,
 }
@@ -136,8 +138,14 @@ impl Scheduler {
             completed_bytes: 0,
             excluded: Default::default(),
             abandoned: BTreeSet::new(),
+            least_share: 0.0,
             deferred: HashSet::new(),
         }
+    }
+
+    /// Sets the share of the other link's rate below which a link counts as slow; 0 for no such share.
+    pub fn set_least_share(&mut self, share: f64) {
+        self.least_share = share;
     }
 
     /// Whether it decides by the files' sizes, so that it is to be told them.
@@ -294,7 +302,7 @@ impl Scheduler {
     }
 
     /// Whether the server of `link` may be asked for a segment.
-    fn may_bring(&self, link: LinkId, segment: usize) -> bool {
+    pub fn may_bring(&self, link: LinkId, segment: usize) -> bool {
         let fixed_to_other = self.owners[segment].is_some_and(|owner| owner != link);
         let excluded = self.excluded[link.index()].contains(&segment);
         !(fixed_to_other || excluded || self.flows[link.index()].dead)
@@ -493,6 +501,16 @@ impl Scheduler {
         let patience = self.flows[link.index()].patience();
         let moves_since = self.flows[link.other().index()].moves_since(now);
         self.stalls_at(link).zip(moves_since).is_some_and(|(at, since)| now >= at.max(since + patience))
+    }
+
+    /// Whether `link` brings what is due so slowly that its answer counts as a silent one: for 5 s less
+    /// than the least share of what the other link carries. Where rates decide and the link carried more
+    /// before, 1.5 s (4 round trips on a long way) are enough.
+    pub fn is_slow(&self, link: LinkId, now: Duration) -> bool {
+        let other = &self.flows[link.other().index()];
+        let theirs = other.rate(now).filter(|_| other.up && !other.dead && self.least_share > 0.0);
+        let flow = &self.flows[link.index()];
+        theirs.is_some_and(|rate| flow.is_slow(self.least_share * rate, self.is_adaptive(), now))
     }
 
     /// When a byte last came on `link`.

@@ -652,3 +652,49 @@ fn a_deferred_segment_is_asked_for_after_all_others() {
         scheduler.completed(segment);
     }
 }
+
+/// How long link b is asked before it counts as slow, where it carried `before` and then `after` bytes/s,
+/// in reads every 100 ms with a silence of `silent_ms` between the two; the other carries 3.75 MB/s.
+fn slow_after(schedule: &str, before: u64, silent_ms: u64, after: u64) -> Option<u64> {
+    let schedule = schedule.parse().unwrap();
+    let mut scheduler = Scheduler::new(&schedule, Pipeline::Depth(1), vec![Some(100_000_000); 4]);
+    scheduler.set_least_share(0.01);
+    let rtt = Duration::from_millis(10);
+    for link in LinkId::BOTH {
+        scheduler.opened(link, Duration::ZERO, rtt);
+        assert!(matches!(scheduler.next(link, Duration::ZERO), Next::Request(_)));
+    }
+    for ms in (100..60_000).step_by(100) {
+        let now = Duration::from_millis(ms);
+        scheduler.received(LinkId::A, now, 375_000);
+        match ms {
+            ..3000 => scheduler.received(LinkId::B, now, before / 10),
+            _ if ms < 3000 + silent_ms => {}
+            _ => scheduler.received(LinkId::B, now, after / 10),
+        }
+        if scheduler.is_slow(LinkId::B, now) {
+            return Some(ms.saturating_sub(3000 + silent_ms));
+        }
+    }
+    None
+}
+
+#[test]
+fn a_slow_answer_is_told_from_a_slow_link_and_a_silence() {
+    for schedule in ["ratio=1:1", "greedy", "rates=30000:10000"] {
+        let at = slow_after(schedule, 1_250_000, 0, 2_500).unwrap();
+        assert!((4_800..5_400).contains(&at), "{schedule}: {at} ms");
+        // It was slow from the beginning: 5 s, of which 3 are before.
+        assert_eq!(slow_after(schedule, 2_500, 0, 2_500), Some(2_000), "{schedule}");
+    }
+    for schedule in ["adaptive", "inorder"] {
+        let at = slow_after(schedule, 1_250_000, 0, 2_500).unwrap();
+        assert!(at <= 2_000, "{schedule}: {at} ms");
+    }
+    for schedule in ["ratio=1:1", "greedy", "adaptive", "inorder"] {
+        // EDGE beside 30 Mbit/s is slow by nature.
+        assert_eq!(slow_after(schedule, 30_000, 0, 29_000), None, "{schedule}");
+        // A link that is back after an outage begins with little.
+        assert_eq!(slow_after(schedule, 1_250_000, 8_500, 60_000), None, "{schedule}");
+    }
+}
