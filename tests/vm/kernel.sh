@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The kernel under test shapes as the lab needs it: tbf with netem as its child on an ifb, fed by
-# mirred from an interface's ingress, delays a ping and holds a download to the rate. This uses
-# tc and ping alone, so a failure here is the kernel's or the tools', never ours.
+# mirred from an interface's ingress, delays a ping. This uses tc and ping alone, so a failure here is
+# the kernel's or the tools', never ours.
 . "$(dirname "$0")/../lib.sh"
 needs_root
 
@@ -31,17 +31,8 @@ tc -n "$client" filter add dev eth0 ingress protocol ip u32 match ip src 10.77.0
 tc -n "$client" qdisc add dev down-a root handle 1: tbf rate 4mbit burst 3028 limit 1000000
 tc -n "$client" qdisc add dev down-a parent 1:1 handle 10: netem delay 40ms limit 2000
 
-rtt=$(ip netns exec "$client" ping -q -c 10 -i 0.2 10.77.0.1 | sed -n 's|^rtt .*= [^/]*/\([^/]*\)/.*|\1|p')
+rtt=$(ip netns exec "$client" ping -q -c 5 -i 0.2 10.77.0.1 | sed -n 's|^rtt .*= [^/]*/\([^/]*\)/.*|\1|p')
 expect "idle RTT in ms with 40 ms of delay" "$rtt" -ge 40
 expect "idle RTT in ms with 40 ms of delay" "$rtt" -le 55
 
-head -c 2000000 /dev/zero >"$WORK/file"
-ip netns exec "$server" python3 -m http.server --directory "$WORK" --bind 10.77.0.1 8000 >/dev/null 2>&1 &
-at_exit "kill $!"
-eventually 60 ip netns exec "$client" curl -sf -o /dev/null -r 0-0 http://10.77.0.1:8000/
-rate=$(ip netns exec "$client" curl -sf -o "$WORK/copy" -w '%{speed_download}' http://10.77.0.1:8000/file)
-cmp "$WORK/file" "$WORK/copy"
-mbit=$(awk -v rate="$rate" 'BEGIN { print rate * 8 / 1e6 }')
-expect "goodput in Mbit/s at a rate of 4" "$mbit" -ge 1
-expect "goodput in Mbit/s at a rate of 4" "$mbit" -le 3.9
 tc -n "$client" -s qdisc show dev down-a

@@ -39,24 +39,24 @@ check() { # WHAT LOST PASSED SHARE WIDENING
 
 profile random '"2%"'
 link set a "$WORK/random.toml" >/dev/null
-read -r lost passed <<<"$(lost_of_flood 5)"
+read -r lost passed <<<"$(lost_of_flood 3)"
 check "random 2 %" "$lost" "$passed" 0.02 1
 
 # p / (p + r) is 1/41 of the packets in bursts of 5.
 profile bursts '{ p = "0.5%", r = "20%" }'
 link set a "$WORK/bursts.toml" >/dev/null
-read -r lost passed <<<"$(lost_of_flood 8)"
+read -r lost passed <<<"$(lost_of_flood 5)"
 check "bursts, 2.44 %" "$lost" "$passed" "$(jq -n '0.005 / 0.205')" 3
 
 echo "== counted at the far end, one by one"
 link set a "$WORK/random.toml" >/dev/null
-in_server a "$PYTHON" "$ROOT/tests/link-traffic.py" count "$CLIENT" 15 8000 >"$WORK/count"
+in_server a "$PYTHON" "$ROOT/tests/link-traffic.py" count "$CLIENT" 15 6000 >"$WORK/count"
 read -r came overtaken <"$WORK/count"
-check "random 2 % at the receiver" $((8000 - came)) "$came" 0.02 1
+check "random 2 % at the receiver" $((6000 - came)) "$came" 0.02 1
 expect "overtaken" "$overtaken" -eq 0
 
 echo "== no loss where none is asked for"
 profile none '"0%"'
 link set a "$WORK/none.toml" >/dev/null
-read -r lost passed <<<"$(lost_of_flood 3)"
+read -r lost passed <<<"$(lost_of_flood 2)"
 expect "lost of $passed" "$lost" -eq 0

@@ -29,5 +29,5 @@ run() { # SCHEDULE LOG FILES
     records run_end "$2" | jq -r .summary
 }
 
-run greedy "$WORK/greedy.jsonl" 160
-run ratio=2:1 "$WORK/ratio.jsonl" 040
+run greedy "$WORK/greedy.jsonl" 080
+run ratio=2:1 "$WORK/ratio.jsonl" 020
