@@ -3,14 +3,18 @@
     trace-meter.py watch FILE FOR INTERFACE COUNTER...   a line each 20 ms: time, counters, captured bytes
     trace-meter.py compare FILE BEGAN TRACE COLUMN       prints each second, fails where one is 5 % off
 
+A second's rate is the median of its stretches of 100 ms, so that a machine that is held up for a while
+does not count.
 Times are those of the clock that counts since boot. A counter is a file with one number, or "delivers":
 the IP packets that the kernel gave to its sockets, as full frames. What is captured are the packets
 that leave by the interface, as a capture program sees them.
 """
 
+import bisect
 import os
 import select
 import socket
+import statistics
 import sys
 import time
 
@@ -72,11 +76,12 @@ def watch(path, seconds, interface, counters):
 
 def at(rows, moment, column):
     """A counter at a time, between the two readings around it."""
-    for before, after in zip(rows, rows[1:]):
-        if before[0] <= moment <= after[0]:
-            part = (moment - before[0]) / (after[0] - before[0])
-            return before[column] + part * (after[column] - before[column])
-    sys.exit(f"nothing was read at {moment}")
+    index = bisect.bisect_left(rows, (moment,))
+    if not 0 < index < len(rows):
+        sys.exit(f"nothing was read at {moment}")
+    before, after = rows[index - 1], rows[index]
+    part = (moment - before[0]) / (after[0] - before[0])
+    return before[column] + part * (after[column] - before[column])
 
 
 def compare(path, began, trace, column):
@@ -87,10 +92,11 @@ def compare(path, began, trace, column):
     wrong = 0
     for second in range(20):
         expected = [rate for since, rate in plan if since <= second][-1]
-        bits = [at(rows, began + second + end, column) * 8 for end in (0, 1)]
-        found = (bits[1] - bits[0]) / 1e6
+        moments = [began + second + hundredth / 100 for hundredth in range(0, 101, 2)]
+        bits = [at(rows, moment, column) * 8 for moment in moments]
+        found = statistics.median((after - before) / 1e5 for before, after in zip(bits, bits[5:]))
         # In an outage the bucket of two packets may still pass, and what had left it just before.
-        off = found > OUTAGE_MBIT if expected == 0 else abs(found / expected - 1) > 0.05
+        off = found > OUTAGE_MBIT if expected == 0 else abs(found - expected) > 0.05 * expected
         wrong += off
         print(f"second {second}: {found:.3f} Mbit/s, {expected:g} by the trace{', WRONG' if off else ''}")
     if wrong:
