@@ -51,27 +51,27 @@ expect "netem's options after the change" "$(options down | jq -c 'keys - ["ecn"
 expect "netem's gap after the change" "$(options down | jq .gap)" -eq 0
 expect "netem's limit after the change" "$(options down | jq .limit)" -eq 166
 expect "tbf's rate after the change" "$(tc -j qdisc show dev twl-a-down | jq '.[0].options.rate')" -eq 2500000
-read -r rtt _ <<<"$(traffic rtt "${server[a]}" 21)"
+read -r rtt _ <<<"$(traffic rtt "${server[a]}" 11)"
 # It was 40 before; an emulated processor adds some of its own.
 expect "idle round trip in ms after the change" "$rtt" -le 20
 
 echo "== a uniform jitter takes the place of another distribution"
 link set a "$WORK/pareto.toml" >/dev/null
 link set a "$WORK/uniform.toml" >/dev/null
-read -r median least most <<<"$(traffic rtt "${server[a]}" 31)"
+read -r median least most <<<"$(traffic rtt "${server[a]}" 21)"
 # Twice 200 ± 100 ms; one in ten of the pareto table's values is beyond 300 each way.
-expect "median round trip in ms" "$median" -ge 360
-expect "median round trip in ms" "$median" -le 440
+expect "median round trip in ms" "$median" -ge 300
+expect "median round trip in ms" "$median" -le 500
 expect "least round trip in ms" "$least" -ge 200
 expect "greatest round trip in ms" "$most" -le 620
 
 echo "== a live drop of the delay keeps what is queued, and its order"
 link set a "$WORK/slow.toml" >/dev/null
 dropped=$(shown a down .counters.dropped_queue)
-in_server a "$PYTHON" "$ROOT/tests/link-traffic.py" count "$CLIENT" 9.5 8000 >"$WORK/count" &
+in_server a "$PYTHON" "$ROOT/tests/link-traffic.py" count "$CLIENT" 9.5 4000 >"$WORK/count" &
 counting=$!
 changes=0
-while kill -0 "$counting" 2>/dev/null && [ "$changes" -lt 20 ]; do
+while kill -0 "$counting" 2>/dev/null && [ "$changes" -lt 6 ]; do
     for each in fast slow; do
         link set a "$WORK/$each.toml" >/dev/null
         changes=$((changes + 1))
@@ -80,7 +80,7 @@ done
 wait "$counting"
 expect "changes meanwhile" "$changes" -ge 1
 read -r came overtaken <"$WORK/count"
-expect "datagrams that came of 8000" "$came" -eq 8000
+expect "datagrams that came of 4000" "$came" -eq 4000
 expect "datagrams that overtook" "$overtaken" -eq 0
 expect "drops" "$(shown a down .counters.dropped_queue)" -eq "$dropped"
 
@@ -95,10 +95,10 @@ delay = "20ms"
 reorder = "5%"'
 for each in jittery reordering; do
     link set a "$WORK/$each.toml" >/dev/null
-    in_server a "$PYTHON" "$ROOT/tests/link-traffic.py" count "$CLIENT" 8 2000 >"$WORK/count"
+    in_server a "$PYTHON" "$ROOT/tests/link-traffic.py" count "$CLIENT" 8 1000 >"$WORK/count"
     read -r came overtaken <"$WORK/count"
-    expect "$each: datagrams that came of 2000" "$came" -eq 2000
+    expect "$each: datagrams that came of 1000" "$came" -eq 1000
     [ "$each" = jittery ] || break
     expect "$each: datagrams that overtook" "$overtaken" -eq 0
 done
-expect "reordering: datagrams that were overtaken" "$overtaken" -ge 60
+expect "reordering: datagrams that were overtaken" "$overtaken" -ge 25
