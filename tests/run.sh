@@ -6,7 +6,7 @@
 #
 # Tests run side by side in two lanes: those that use containers, one after another, and the others. A test
 # that measures says so with a line `# Runs alone: ...` at its head; those follow, one at a time. In the
-# virtual machine, whose processor is emulated, every test runs alone. TEST_LANES=1 does the same anywhere.
+# virtual machine, which has one processor, every test runs alone. TEST_LANES=1 does the same anywhere.
 set -euo pipefail
 . "$(dirname "$0")/setup/common.sh"
 

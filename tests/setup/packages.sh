@@ -22,20 +22,10 @@ programs_of() {
     compose) echo curl=curl jq=jq python3=python3 ;;
     browser) echo chromium=chromium,fonts-dejavu-core pdftotext=poppler-utils jq=jq python3=python3 ;;
     images) echo mmdebstrap=mmdebstrap ;;
-    vm) echo qemu-system-x86_64=qemu-system-x86 busybox=busybox-static depmod=kmod file=file \
-        ensurepip=python3-venv ping=iputils-ping ;;
+    vm) echo depmod=kmod ping=iputils-ping ;;
     lint) echo shellcheck=shellcheck ;;
     *) die "could not install for '$1': no such tier; expected base, root, peers, compose, browser, images, vm or lint" ;;
     esac
-}
-
-# Most are programs on the PATH; ensurepip is the module without which Debian's Python makes no venv.
-is_there() {
-    if [ "$1" = ensurepip ]; then
-        /usr/bin/python3 -c 'import ensurepip' 2>/dev/null
-    else
-        have "$1"
-    fi
 }
 
 # Debian starts a service when its package is installed. The tests start nginx themselves, on
@@ -61,7 +51,7 @@ missing=()
 for tier in "$@"; do
     programs=$(programs_of "$tier")
     for pair in $programs; do
-        is_there "${pair%%=*}" || missing+=("${pair#*=}")
+        have "${pair%%=*}" || missing+=("${pair#*=}")
     done
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
@@ -80,6 +70,6 @@ rm -f "$log"
 
 for tier in "$@"; do
     for pair in $(programs_of "$tier"); do
-        is_there "${pair%%=*}" || die "could not find ${pair%%=*} after installing ${pair#*=}"
+        have "${pair%%=*}" || die "could not find ${pair%%=*} after installing ${pair#*=}"
     done
 done

@@ -1,107 +1,93 @@
 #!/usr/bin/env bash
-# A small virtual machine with a kernel that has sch_netem, on this machine's own files:
-#   vm.sh prepare             fetches Debian's generic kernel and virtme-ng into target/vm, once
+# A virtual machine with a kernel that has sch_netem, on this machine's own files: Debian's user-mode
+# Linux, a kernel that runs as a program, so that neither KVM nor an emulated processor is needed.
+#   vm.sh prepare             fetches the kernel into target/vm, once
 #   vm.sh run SCRIPT [ARGS]   boots, runs SCRIPT there as root, and exits with its exit code
-# Inside, the tree and the rest of the machine are as outside, but only what is written under
-# target/ stays. TWINLINK_* and CI are passed on. There is no network but what SCRIPT makes.
-# VM_TIMEOUT (seconds, 1800) bounds a run, VM_MEMORY (4G) and VM_CPUS (2) size it, and VM_KVM=1
-# uses the processor's own virtualization.
+# Inside, the tree and the rest of the machine are as outside, with /tmp, /run and /dev of its own.
+# TWINLINK_* and CI are passed on. There is no network but what SCRIPT makes.
+# VM_TIMEOUT (seconds, 1500) bounds a run, and VM_MEMORY (2G) sizes it.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 VM=$TARGET/vm
 
-kernel_image() { find "$VM/kernel/boot" -name 'vmlinuz-*' 2>/dev/null | head -n 1; }
-
-prepare_kernel() {
+prepare() {
+    local work
+    "$(dirname "$0")/packages.sh" vm
     [ ! -e "$VM/kernel/ready" ] || return 0
-    local work package version
+    is_root || die "could not run a virtual machine: not root"
     if [ -z "$(debian_codename)" ] || [ "$(dpkg --print-architecture)" != amd64 ]; then
         die "could not fetch a kernel for the virtual machine: this needs Debian on amd64; where 'modprobe sch_netem' works, run 'sudo tests/run.sh tests/vm' instead"
     fi
-    say "fetching Debian's generic kernel into target/vm"
+    say "fetching Debian's user-mode Linux into target/vm"
     rm -rf "$VM/kernel"
+    mkdir -p "$VM"
     work=$(mktemp -d "$VM/fetch.XXXXXX")
-    # The metapackage names the current kernel. The cloud kernel would lack 9p.
-    debian_download "$(debian_codename)" "$work" linux-image-amd64
-    package=$(dpkg-deb --field "$work"/linux-image-amd64_*.deb Depends | sed 's/[ ,(].*//')
-    debian_download "$(debian_codename)" "$work" "$package"
-    dpkg -x "$work/$package"_*.deb "$VM/kernel"
+    debian_download "$(debian_codename)" "$work" user-mode-linux
+    dpkg -x "$work"/user-mode-linux_*.deb "$VM/kernel"
     rm -rf "$work"
-    version=$(basename "$VM"/kernel/lib/modules/*)
-    depmod -b "$VM/kernel" "$version"
-    [ -e "$VM/kernel/lib/modules/$version/kernel/net/sched/sch_netem.ko" ] ||
-        [ -e "$VM/kernel/lib/modules/$version/kernel/net/sched/sch_netem.ko.xz" ] ||
-        die "could not use kernel $version: it has no sch_netem module"
+    [ -n "$(find "$VM/kernel" -name 'sch_netem.ko*')" ] || die "could not use this kernel: it has no sch_netem module"
     : >"$VM/kernel/ready"
 }
 
-prepare_virtme() {
-    [ ! -e "$VM/virtme/ready" ] || return 0
-    say "installing virtme-ng into target/vm"
-    rm -rf "$VM/virtme"
-    /usr/bin/python3 -m venv "$VM/virtme"
-    "$VM/virtme/bin/pip" install --quiet virtme-ng==1.42 >&2
-    : >"$VM/virtme/ready"
-}
-
-prepare() {
-    "$(dirname "$0")/packages.sh" vm
-    mkdir -p "$VM"
-    prepare_kernel
-    prepare_virtme
-}
-
-# The script that the machine runs: it sets up what the distribution's init would have, then
-# leaves output and exit code in files, since the virtual console loses both on this kernel.
+# The first process of the machine: it sets up what the distribution's init would have, and leaves
+# output and exit code in files.
 guest_script() { # RUN SCRIPT [ARGS]
     local run=$1 name
     shift
-    echo '#!/usr/bin/env bash'
+    echo '#!/bin/bash'
     for name in $(compgen -e TWINLINK_) CI PATH HOME; do
         [ -z "${!name+set}" ] || printf 'export %s=%q\n' "$name" "${!name}"
     done
+    cat <<'END'
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+ln -s /proc/self/fd /dev/fd
+mkdir /dev/pts /dev/shm
+mount -t devpts pts /dev/pts
+for each in /tmp /run /dev/shm /usr/lib/modules; do mount -t tmpfs tmpfs "$each"; done
+ip link set lo up
+END
+    printf 'cp -r %q/* /usr/lib/modules\ndepmod\n' "$VM/kernel/usr/lib/uml/modules"
     printf 'cd %q\n' "$ROOT"
-    printf 'ip link set lo up\n'
     printf '%q ' "$@"
     printf '>%q 2>%q </dev/null\n' "$run/out" "$run/err"
-    printf 'echo $? >%q\n' "$run/status"
+    printf 'echo $? >%q\nhalt -f -p\n' "$run/status"
 }
 
 run() { # SCRIPT [ARGS]
-    local script=$1 run vng status=
+    local script=$1 run uml shown status=
     shift
     [ -f "$script" ] || die "could not run '$script' in the virtual machine: no such file"
     script=$(realpath "$script")
     run=$(mktemp -d "$VM/run.XXXXXX")
     : >"$run/out"
     : >"$run/err"
-    guest_script "$run" "$script" "$@" >"$run/guest.sh"
-    chmod 755 "$run/guest.sh"
+    guest_script "$run" "$script" "$@" >"$run/init"
+    chmod 755 "$run/init"
+    # Where the machine's own modules are mounted inside.
+    mkdir -p /usr/lib/modules
 
-    # The processor is emulated unless asked otherwise: a nested /dev/kvm is often there and broken.
-    local accelerate=(--disable-kvm)
-    if [ -n "${VM_KVM:-}" ]; then accelerate=(); fi
-    PATH=$VM/virtme/bin:$PATH timeout -k 10 "${VM_TIMEOUT:-1800}" \
-        vng --verbose --run "$(kernel_image)" "${accelerate[@]}" --force-9p --cpus "${VM_CPUS:-2}" \
-        --memory "${VM_MEMORY:-4G}" --user root --rwdir "$TARGET" -- "$run/guest.sh" \
-        </dev/null >"$run/console" 2>&1 &
-    vng=$!
+    # Its memory is a file, which is quick only where files are in memory.
+    TMPDIR=/dev/shm timeout -k 10 "${VM_TIMEOUT:-1500}" "$VM/kernel/usr/bin/linux.uml" rootfstype=hostfs \
+        rootflags=/ rw mem="${VM_MEMORY:-2G}" init="$run/init" con=null con0=fd:0,fd:1 </dev/null >"$run/console" 2>&1 &
+    uml=$!
     # shellcheck disable=SC2064
-    trap "kill $vng 2>/dev/null || true; rm -rf $(printf %q "$run")" EXIT
+    trap "kill $uml 2>/dev/null || true; rm -rf $(printf %q "$run")" EXIT
     trap 'exit 130' INT TERM
     # What the script prints is shown while it runs.
-    tail -q -n +1 -s 0.5 -f --pid="$vng" "$run/out" &
-    local shown=$!
-    tail -q -n +1 -s 0.5 -f --pid="$vng" "$run/err" >&2 &
+    tail -q -n +1 -s 0.5 -f --pid="$uml" "$run/out" &
+    shown=$!
+    tail -q -n +1 -s 0.5 -f --pid="$uml" "$run/err" >&2 &
     shown="$shown $!"
-    wait "$vng" || true
+    wait "$uml" || true
     # shellcheck disable=SC2086
     wait $shown
     status=$(cat "$run/status" 2>/dev/null || true)
     if [ -z "$status" ]; then
         tail -n 30 "$run/console" >&2
-        die "could not run '$script' to its end in the virtual machine: it left no exit code within ${VM_TIMEOUT:-1800} s; its console's last lines are above"
+        die "could not run '$script' to its end in the virtual machine: it left no exit code within ${VM_TIMEOUT:-1500} s; its console's last lines are above"
     fi
     exit "$status"
 }
