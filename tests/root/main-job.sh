@@ -220,7 +220,7 @@ full_folder() {
     must_fail full unshare --mount bash -c '
         mount -t tmpfs -o size=2m none "$KEEP/full"
         exec "$@"' full "$TWINLINK_BIN" client "${SHAPED[@]}" --out "$KEEP/full" --log "$KEEP/full.jsonl" "${SERVERS[@]}"
-    grep -qE "$KEEP/full/s[0-9]{3}\.m4s" "$KEEP/full.err" || fail "full: the error does not name the file: $(cat "$KEEP/full.err")"
+    grep -qE "$KEEP/full/\.twinlink/parts/s[0-9]{3}\.m4s" "$KEEP/full.err" || fail "full: the error does not name the file: $(cat "$KEEP/full.err")"
     names full 'No space left'
     expect "full: exit" "$(records run_end "$KEEP/full.jsonl" | jq -r .exit)" = store
     expect "full: files in run_end" "$(records run_end "$KEEP/full.jsonl" | jq .files)" -lt 5
