@@ -1069,6 +1069,35 @@ fn fetch_from_a_spoiler(mean: &str, spoilt_bytes: usize) {
 }
 
 #[test]
+fn one_file_that_comes_wrong_twice_stops_no_other() {
+    let data = tempfile::tempdir().unwrap();
+    segments(data.path(), 8, "20KB");
+    let sums = fs::read_to_string(data.path().join("SHA256SUMS")).unwrap();
+    // The digest of the first file is of no file.
+    let wrong = format!("{}{}", "0".repeat(64), &sums[64..]);
+    let name =
+        sums.lines().next().unwrap().split_whitespace().nth(1).unwrap().trim_start_matches('*').to_string();
+    fs::write(data.path().join("SHA256SUMS"), wrong).unwrap();
+    let serve = || {
+        let folder = data.path().to_path_buf();
+        odd_server(move |_, mut stream| {
+            while let Some(request) = read_request(&mut stream) {
+                let body = fs::read(folder.join(&asked_for(&request).0[1..])).unwrap_or_default();
+                answer_range(&mut stream, &request, &body);
+            }
+        })
+        .to_string()
+    };
+    for schedule in SCHEDULES {
+        let output = client(&["--schedule", schedule, &serve(), &serve()]);
+        let records = records(&output);
+        assert_eq!(run_end(&records)["exit"], "digest", "{schedule}");
+        assert_eq!(run_end(&records)["files"], 7, "{schedule}: {}", stderr(&output));
+        assert!(stderr(&output).contains(&format!("cannot fetch {name}")), "{schedule}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_killed_run_goes_on_where_it_was() {
     let body = noise(400_000);
     // The seventh answer never comes to its end.
@@ -1475,4 +1504,42 @@ fn a_file_that_one_server_sends_slowly_ends_no_run() {
             }))
         });
     });
+}
+
+/// A server of files that are all `body`, but for x1: of that it sends a byte, and then empty ranges.
+fn empty_range_server(body: Arc<Vec<u8>>) -> String {
+    odd_server(move |_, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            let asked = asked_for(&request).0;
+            if asked == "/SHA256SUMS" {
+                answer(&mut stream, "HTTP/1.1 404 Not Found", b"");
+            } else if asked != "/x1" || request.starts_with("HEAD") {
+                answer_range(&mut stream, &request, &body);
+            } else if request.contains("Range: bytes=") {
+                let head = format!(
+                    "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 1-{}/{}",
+                    body.len() - 1,
+                    body.len()
+                );
+                answer(&mut stream, &head, b"");
+            } else {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n0", body.len());
+                let _ = stream.write_all(head.as_bytes());
+                return;
+            }
+        }
+    })
+    .to_string()
+}
+
+#[test]
+fn empty_ranges_are_asked_for_three_times_at_most() {
+    let body = noise(2000);
+    for schedule in SCHEDULES {
+        let (a, b) = (good_ranges(body.clone()), empty_range_server(body.clone()));
+        let output = client(&["--files", "x{0..9}", "--schedule", schedule, "--give-up", "5s", &a, &b]);
+        let files = if schedule == "ratio=1:1" { 9 } else { 10 };
+        assert_eq!(run_end(&records(&output))["files"], files, "{schedule}: {}", stderr(&output));
+        assert_eq!(output.status.success(), files == 10, "{schedule}: {}", stderr(&output));
+    }
 }

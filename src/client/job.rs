@@ -483,6 +483,18 @@ impl Job {
         self.changed.notify_waiters();
     }
 
+    /// No server brings a segment, for the reason given: it is left, and the run ends with that reason
+    /// after all other files.
+    pub fn abandon(&self, link: LinkId, segment: usize, reason: Failure) {
+        let mut board = self.board();
+        board.scheduler.abandon(segment);
+        let what = format!("{:#}", reason.error);
+        board.refused.insert(segment, reason);
+        drop(board);
+        self.fault(link, what, "it is left; the others are fetched".to_string());
+        self.changed.notify_waiters();
+    }
+
     /// An answer with a segment broke off, and brought nothing new of what is wanted of it: the segment
     /// comes after all others. A server whose answers (`answered`) do so three times is not asked for
     /// it again.

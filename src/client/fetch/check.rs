@@ -69,7 +69,8 @@ impl Check {
                 return Ok(());
             }
             let error = anyhow!("{what}; what came is kept as {}", job.store.part(&segment.name).display());
-            return Err(Failure::new("digest", error));
+            job.abandon(peer.link, *index, Failure::new("digest", error));
+            return Ok(());
         }
         let done = Instant::now();
         self.log(verdict, done)?;

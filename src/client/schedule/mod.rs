@@ -329,7 +329,7 @@ impl Scheduler {
     }
 
     /// Gives a segment up: it is fetched from nowhere.
-    fn abandon(&mut self, segment: usize) {
+    pub fn abandon(&mut self, segment: usize) {
         self.pool.retain(|part| part.segment != segment, &self.sizes);
         for asked in self.flows.iter_mut().flat_map(|flow| &mut flow.asked) {
             asked.void |= asked.part.segment == segment;
