@@ -13,8 +13,8 @@ and fails if a value is out of its range:
   expected, and the range widened for losses that come in bursts. A direction that is so slow that
   this takes minutes is left out ("–").
 
-Link a is measured down and link b up at the same time, so both links carry traffic together. An
-emulated processor cannot do that in time: with ACCEPTANCE_GENTLE set, everything comes one after
+Link a is measured down and link b up at the same time, so both links carry traffic together. A
+virtual machine cannot do that in time: with ACCEPTANCE_GENTLE set, everything comes one after
 another. Nothing is measured twice: a rate is that of its best stretch, since a machine that is held up
 only takes from it.
 """
@@ -41,7 +41,7 @@ SO_MEMINFO = 55
 TCPI_RTT = 68  # its place in struct tcp_info, in microseconds
 Z_9999 = 3.891
 
-# An emulated processor cannot send as fast.
+# A virtual machine cannot send as fast.
 PACKETS_PER_S = float(os.environ.get("ACCEPTANCE_PACKETS_PER_S", 10000))
 GENTLE = bool(os.environ.get("ACCEPTANCE_GENTLE"))
 

@@ -10,7 +10,7 @@ in_a_lab "$@"
 declare -A server=([a]=10.45.0.2 [b]=10.45.0.3) ns=([a]=$TWINLINK_NS_A [b]=$TWINLINK_NS_B)
 CLIENT=10.45.0.4
 
-# The interpreter itself: a version manager's wrapper before it costs seconds on an emulated processor.
+# The interpreter itself: a version manager's wrapper before it costs seconds in the virtual machine.
 PYTHON=$(python3 -c 'import sys; print(sys.executable)')
 
 link() { "$TWINLINK_BIN" link "$@"; }

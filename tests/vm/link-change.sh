@@ -52,7 +52,7 @@ expect "netem's gap after the change" "$(options down | jq .gap)" -eq 0
 expect "netem's limit after the change" "$(options down | jq .limit)" -eq 166
 expect "tbf's rate after the change" "$(tc -j qdisc show dev twl-a-down | jq '.[0].options.rate')" -eq 2500000
 read -r rtt _ <<<"$(traffic rtt "${server[a]}" 11)"
-# It was 40 before; an emulated processor adds some of its own.
+# It was 40 before; a virtual machine adds some of its own.
 expect "idle round trip in ms after the change" "$rtt" -le 20
 
 echo "== a uniform jitter takes the place of another distribution"

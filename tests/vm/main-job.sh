@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job over two netem links, wifi-mid and lte-medium: all files arrive, the idle round trip
 # is the profiles', no link carries more than its rate or the run would beat its bound, and nothing
-# stays shaped. The figures are printed; how fast a run is on an emulated processor depends on what
+# stays shaped. The figures are printed; how fast a run is in a virtual machine depends on what
 # else the machine does, so only what no machine may break is held: nothing beats the bound.
 . "$(dirname "$0")/../lib.sh"
 needs_root

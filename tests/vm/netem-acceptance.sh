@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Rate, round trip and loss of profiles that netem carries, by the same measure as the userspace
-# backend's. An emulated processor wakes late when the machine is busy, and tbf then loses rate that
+# backend's. A virtual machine wakes late when the machine is busy, and tbf then loses rate that
 # its small burst cannot make up; so one slow profile stands for all here, and
 # TWINLINK_ACCEPTANCE=full takes every wireless one up to 100 Mbit/s, on an idle machine.
 . "$(dirname "$0")/../lib.sh"
@@ -11,7 +11,7 @@ else
     PROFILES=${PROFILES:-edge}
     echo "only $PROFILES; TWINLINK_ACCEPTANCE=full takes all"
 fi
-# The machine is emulated.
+# One processor does everything.
 export ACCEPTANCE_GENTLE=yes
 export ACCEPTANCE_PACKETS_PER_S=${ACCEPTANCE_PACKETS_PER_S:-2000}
 . "$ROOT/tests/acceptance.sh"

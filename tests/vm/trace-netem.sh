@@ -6,10 +6,10 @@
 modprobe sch_netem 2>/dev/null || true
 # With a delay tbf has netem below it.
 sed -i 's/^queue = .*/&\ndelay = "10ms"/; s/^rate = .*/rate = "3.2mbit"/' "$WORK/steps.toml"
-# tbf's bucket of 3 000 bytes lasts 2.4 ms at 10 Mbit/s, and an emulated processor now and then wakes
+# tbf's bucket of 3 000 bytes lasts 2.4 ms at 10 Mbit/s, and a virtual machine now and then wakes
 # later than that, and then what the bucket cannot hold is lost: slower steps lose none of it.
 awk '{ print $1, $2 * 0.4 }' "$WORK/steps.txt" >"$WORK/slower" && mv "$WORK/slower" "$WORK/steps.txt"
-# Programs start slowly on an emulated processor, so that where a second begins is less certain too.
+# Programs start slowly in a virtual machine, so that where a second begins is less certain too.
 export OUTAGE_MBIT=0.12
 WATCH=34 LEAD=6
 play down netem twl-a-down /sys/class/net/twl-a-down/statistics/rx_bytes
