@@ -8,7 +8,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
@@ -16,6 +16,7 @@ use tracing_subscriber::EnvFilter;
 use crate::record::spool::Spool;
 use crate::results::page_for_people;
 
+use crate::text::{print, tell};
 use crate::{client, doctor, init, lab, link, report, segments, server, simulate, sweep};
 
 /// A two-server, one-client network lab
@@ -104,9 +105,9 @@ fn run_lab(mut args: lab::Args) -> Result<ExitCode> {
         return Ok(usage_error(&Cli::command().error(ErrorKind::UnknownArgument, text), false));
     }
     if args.exec && !args.command.iter().any(|word| word == "hold" || word == "client") {
-        eprintln!(
+        tell(
             "--exec shapes no link by itself; to shape them: --exec twinlink link hold --link-a PROFILE \
-             --link-b PROFILE -- COMMAND"
+             --link-b PROFILE -- COMMAND",
         );
     }
     if let Some(arguments) = args.client_arguments() {
@@ -129,7 +130,10 @@ fn run_lab(mut args: lab::Args) -> Result<ExitCode> {
 /// run is no failure.
 fn leave_report(folder: &Path) {
     match report::leave_in(folder) {
-        Ok(_) if std::io::stdout().is_terminal() => println!("The page: {}", page_for_people(folder)),
+        Ok(_) if std::io::stdout().is_terminal() => {
+            // A page that nobody is told of is no failure either.
+            let _ = print(&format!("The page: {}\n", page_for_people(folder)));
+        }
         Ok(_) => {}
         Err(error) => tracing::warn!("the run's log is there, but not its report: {error:#}"),
     }
@@ -151,7 +155,7 @@ pub fn main() -> ExitCode {
             if json {
                 tracing::error!("{error:#}");
             } else {
-                eprintln!("error: {error:#}");
+                tell(&format!("error: {error:#}"));
             }
             ExitCode::FAILURE
         }
@@ -163,12 +167,7 @@ pub fn main() -> ExitCode {
 fn completions(shell: clap_complete::Shell) -> Result<()> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "twinlink", &mut text);
-    match std::io::stdout().write_all(&text) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to stdout")
-        }
-        _ => Ok(()),
-    }
+    print(&String::from_utf8_lossy(&text))
 }
 
 /// Lets a plain `--probe` mean on: clap alone would take what follows for its value.

@@ -3,11 +3,10 @@
 //! It looks and tries, and changes nothing. It is the same inside a container and outside, where it
 //! asks about Docker too.
 
-use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
@@ -51,12 +50,7 @@ pub fn main(args: Args) -> Result<()> {
         let lines: Vec<&str> = table.lines().map(str::trim_end).collect();
         format!("{}\n{}\n", lines.join("\n"), summary(&checks))
     };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to stdout")
-        }
-        _ => Ok(()),
-    }
+    crate::text::print(&text)
 }
 
 /// The findings, for the log: all but Docker's, which no container can see and which take a while.

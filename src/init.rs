@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use crate::results;
+use crate::text::print;
 
 /// Name and text of what is written.
 const FILES: [(&str, &str); 2] = [
@@ -24,9 +25,11 @@ pub struct Args {
 pub fn main(args: Args) -> Result<()> {
     write(&args.dir)?;
     let experiment = args.dir.join(FILES[0].0);
-    println!("wrote {} and {}", experiment.display(), args.dir.join(FILES[1].0).display());
-    println!("next: twinlink sweep {} --dry-run", experiment.display());
-    Ok(())
+    let (experiment, link) = (experiment.display(), args.dir.join(FILES[1].0));
+    print(&format!(
+        "wrote {experiment} and {}\nnext: twinlink sweep {experiment} --dry-run\n",
+        link.display()
+    ))
 }
 
 /// Writes all files or none.

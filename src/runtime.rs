@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::runtime::{Builder, Runtime};
@@ -13,6 +14,8 @@ use tokio::runtime::{Builder, Runtime};
 const DESCRIPTORS: usize = 16;
 /// Threads beside the workers: the log's writer and one for blocking calls.
 const OTHER_THREADS: usize = 2;
+/// How long a thread for blocking calls stays without work: longer than any run.
+const KEPT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Starts a runtime with that many worker threads.
 ///
@@ -24,11 +27,16 @@ pub fn multi_thread(workers: usize) -> Result<Runtime> {
     try_threads(workers + OTHER_THREADS).context(
         "cannot start the threads: raise the limit on address space (ulimit -v) or processes (ulimit -u)",
     )?;
-    Builder::new_multi_thread()
+    let runtime = Builder::new_multi_thread()
         .worker_threads(workers)
+        .thread_keep_alive(KEPT)
         .enable_all()
         .build()
-        .context("cannot start the threads")
+        .context("cannot start the threads")?;
+    // One thread for blocking calls is there from now on, so that none waits for a thread that the
+    // system refuses.
+    runtime.block_on(runtime.spawn_blocking(|| ())).context("cannot start a thread for blocking calls")?;
+    Ok(runtime)
 }
 
 /// Opens that many descriptors and closes them again.

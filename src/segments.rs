@@ -20,6 +20,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
 use crate::results::Folder;
+use crate::text::print;
 use crate::units::ByteCount;
 
 /// The list of digests that goes with a set, in the format of `sha256sum`.
@@ -64,8 +65,7 @@ pub struct Args {
 pub fn main(args: Args) -> Result<()> {
     let set = Set::new(args.count, args.mean_size, args.seed)?;
     set.write(&args.dir).with_context(|| format!("cannot write the segments to {}", args.dir.display()))?;
-    println!("{} segments, {} bytes, in {}", set.sizes.len(), set.bytes(), args.dir.display());
-    Ok(())
+    print(&format!("{} segments, {} bytes, in {}\n", set.sizes.len(), set.bytes(), args.dir.display()))
 }
 
 /// A set of segments, before it is written.

@@ -1,4 +1,25 @@
-//! Text of others (logs, servers, names of files), made fit to print.
+//! Text that is printed: on stdout, without a panic; and text of others, made fit to print.
+
+use std::io::{ErrorKind, Write};
+
+use anyhow::{Context, Result};
+
+/// Prints to stdout; a reader that has gone away (a closed pipe) is no failure.
+///
+/// # Errors
+/// stdout cannot be written, as on a full disk.
+pub fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a line to stderr, where that can be written.
+pub fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
 
 /// Text of others as it can be shown: control characters but line ends become escapes, so that no log or
 /// server sets a terminal's title or moves its cursor. So do marks that turn the direction of writing.

@@ -1543,3 +1543,45 @@ fn empty_ranges_are_asked_for_three_times_at_most() {
         assert_eq!(output.status.success(), files == 10, "{schedule}: {}", stderr(&output));
     }
 }
+
+#[test]
+fn too_few_descriptors_or_threads_are_an_error_not_a_panic() {
+    let pair = pair(6, "400KB");
+    let limits = (6..=40).map(|count| format!("-n {count}")).chain(["-v 150000".into(), "-v 190000".into()]);
+    for limit in limits {
+        let out = tempfile::tempdir().unwrap();
+        let line = format!("ulimit {limit}; exec \"$@\"");
+        let output = Command::new("sh")
+            .args(["-c", &line, "sh", TWINLINK, "client", "--give-up", "2s", "--out"])
+            .args([out.path().as_os_str(), pair.a.address.as_ref(), pair.b.address.as_ref()])
+            .output()
+            .unwrap();
+        let words = stderr(&output);
+        match output.status.code() {
+            Some(0) => assert_same_files(pair.data.path(), out.path()),
+            code => {
+                assert_eq!(code, Some(1), "{limit}: {words}");
+                let cause =
+                    ["Too many open files", "Resource temporarily unavailable", "Cannot allocate memory"];
+                assert!(cause.iter().any(|cause| words.contains(cause)), "{limit}: {words}");
+                assert!(!words.contains("NET_ADMIN") && !words.contains("panicked"), "{limit}: {words}");
+            }
+        }
+    }
+}
+
+#[test]
+fn output_to_a_full_disk_is_an_error_not_a_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let (new, made) = (dir.path().join("new"), dir.path().join("made"));
+    let (new, made) = (new.to_str().unwrap(), made.to_str().unwrap());
+    let simulate = ["simulate", "--link-a", "wifi-near", "--link-b", "lte-medium"];
+    for args in [&["init", new][..], &["segments", "--count", "2", made], &["link", "list"], &simulate] {
+        let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = Command::new(TWINLINK).args(args).stdout(full()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains("cannot write to stdout"), "{args:?}: {}", stderr(&output));
+        let output = Command::new(TWINLINK).args(args).stdout(full()).stderr(full()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?} with nowhere to say so");
+    }
+}

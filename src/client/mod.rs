@@ -43,6 +43,7 @@ use crate::link::script::Script;
 use crate::link::{Choice, Counters};
 use crate::record::{self, Cell, Event, Log, PerLink, RunEnd, Stdout};
 use crate::results;
+use crate::text::print;
 use crate::units::{Direction, LinkId};
 pub use args::Args;
 use fetch::{Fetcher, LinkEnd};
@@ -136,7 +137,8 @@ async fn run(args: Args, asked: Asked, log: Arc<Log>) -> Result<()> {
     let Ended { record, outcome, .. } = one_run(run, &mut signals).await?;
     if progress::on_terminal() {
         let servers = PerLink { a: args.servers[0].clone(), b: args.servers[1].clone() };
-        println!("{}", progress::summary(&record, &servers, names.each_ref().map(Option::as_deref)));
+        let summary = progress::summary(&record, &servers, names.each_ref().map(Option::as_deref));
+        print(&format!("{summary}\n"))?;
     }
     outcome.map_err(|failure| failure.error)
 }

@@ -10,6 +10,7 @@ use super::job::Job;
 use super::peer::Peer;
 use crate::link::Applied;
 use crate::record::{PerLink, RunEnd};
+use crate::text::tell;
 use crate::text::visible;
 use crate::units::{Direction, LinkId};
 
@@ -21,7 +22,7 @@ pub fn on_terminal() -> bool {
 /// Tells a person, on stderr, what carries each link, and why that does.
 pub fn tell_links(applied: &[Applied]) {
     for row in applied.iter().filter(|row| row.direction == Direction::Down) {
-        eprintln!("link {}: {}, carried by {}: {}", row.link, row.profile, row.backend, row.why);
+        tell(&format!("link {}: {}, carried by {}: {}", row.link, row.profile, row.backend, row.why));
     }
 }
 

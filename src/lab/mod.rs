@@ -26,6 +26,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
+use crate::text::tell;
 pub use namespaces::attempt;
 use scratch::Scratch;
 use signals::Signals;
@@ -133,7 +134,7 @@ fn supervise(first: Pid, signals: &Signals) -> Result<u8> {
             Signal::SIGCHLD => match waitpid(first, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(_, code)) => return Ok(code as u8),
                 Ok(WaitStatus::Signaled(_, signal, _)) => {
-                    eprintln!("error: the lab was ended by {signal}");
+                    tell(&format!("error: the lab was ended by {signal}"));
                     return Ok(128 + signal as u8);
                 }
                 Ok(_) | Err(Errno::EINTR) => {}

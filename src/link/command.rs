@@ -3,7 +3,6 @@
 //! Where a client runs, requests go to its control socket, so that a live change has one owner and
 //! is in its log; else they act on the kernel.
 
-use std::io::Write;
 use std::net::{IpAddr, ToSocketAddrs};
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +16,7 @@ use super::profile::{Loss, Profile, Shape};
 use super::tc::read::Owner;
 use super::tc::render::{self, Child, Place};
 use super::{Choice, Counters, Shaper, Wanted, lab, netem, trace};
+use crate::text::print;
 use crate::units::{Direction, LinkId, Rate};
 
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -393,14 +393,4 @@ fn loss(shape: &Shape) -> String {
 
 fn queue(shape: &Shape) -> String {
     format!("{} ms", (shape.queue_time().as_secs_f64() * 1e3).round())
-}
-
-/// Prints to stdout; a reader that has gone away (a closed pipe) is no failure.
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to stdout")
-        }
-        _ => Ok(()),
-    }
 }

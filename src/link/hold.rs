@@ -101,6 +101,7 @@ impl Late {
 pub fn main(args: &HoldArgs) -> Result<()> {
     let air = args.air.as_deref().map(Scenario::load).transpose()?;
     let wanted = args.wanted(air.as_ref())?;
+    let runtime = crate::runtime::multi_thread(1)?;
     let shaper = match &air {
         Some(air) => Shaper::start_on_air(&wanted, air, args.backend, args.seed)?,
         None => Shaper::start(&wanted, args.backend, args.seed)?,
@@ -110,8 +111,6 @@ pub fn main(args: &HoldArgs) -> Result<()> {
         tracing::info!("link {link} {direction}: {profile}, {} ({why})", row.backend);
     }
     let shaper = Arc::new(Mutex::new(shaper));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context("cannot start the runtime that waits for the program")?;
     let mut late = Late::default();
     let status = runtime.block_on(async {
         // Who changes nothing meanwhile will not miss it.

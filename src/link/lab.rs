@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
 use anyhow::{Context, Result, bail};
+use rustix::thread::capabilities;
 use serde_json::Value;
 
 use super::tc::read::{self, Owner};
@@ -66,11 +67,11 @@ pub fn has_net_admin() -> bool {
     effective_capabilities().is_some_and(|set| set & (1 << 12) != 0)
 }
 
-/// The effective capabilities, a bit each.
+/// The effective capabilities, a bit each, as capget(2) tells them: it needs no descriptor, so it works
+/// where none is left.
 pub fn effective_capabilities() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(set.trim(), 16).ok()
+    let all = capabilities(None).ok()?;
+    Some(all.effective.bits())
 }
 
 pub fn check_privilege() -> Result<()> {
@@ -129,6 +130,13 @@ fn other_owner() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn capabilities_are_those_that_proc_tells() {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let set = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+        assert_eq!(effective_capabilities(), Some(u64::from_str_radix(set.trim(), 16).unwrap()));
+    }
 
     #[test]
     fn only_a_veth_that_leads_out_of_its_namespace_is_a_labs_interface() {

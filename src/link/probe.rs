@@ -131,12 +131,13 @@ fn try_them(wanted: &[Feature]) -> Result<Vec<(Feature, Verdict)>> {
         return Err(anyhow!("not tried: that takes the capability NET_ADMIN"));
     }
     let features = wanted.to_vec();
-    let apart = std::thread::spawn(move || {
+    let work = move || {
         // SAFETY: unshare takes no pointers, and moves this thread alone into a new namespace, which
         // ends with it.
         let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
         moved.then(|| try_here(&features))
-    });
+    };
+    let apart = std::thread::Builder::new().spawn(work).context("cannot start a thread for the trial")?;
     let tried = apart.join().map_err(|_| anyhow!("the trial panicked"))?;
     match tried {
         Some(verdicts) => verdicts,
@@ -145,10 +146,19 @@ fn try_them(wanted: &[Feature]) -> Result<Vec<(Feature, Verdict)>> {
     }
 }
 
+/// Whether a trial failed because the system refused to start its tool: that says nothing of the kernel's
+/// features.
+fn is_no_answer(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<std::io::Error>())
+}
+
 fn try_here(wanted: &[Feature]) -> Result<Vec<(Feature, Verdict)>> {
     let dev = format!("{TRIAL_PREFIX}{}", std::process::id());
     run::output(Tool::Ip, &["-V"])?;
-    let device = run::batch(Tool::Ip, &[format!("link add dev {dev} type ifb")]);
+    let device = match run::batch(Tool::Ip, &[format!("link add dev {dev} type ifb")]) {
+        Err(error) if is_no_answer(&error) => return Err(error),
+        device => device,
+    };
     let verdicts = wanted
         .iter()
         .map(|feature| {
@@ -160,6 +170,7 @@ fn try_here(wanted: &[Feature]) -> Result<Vec<(Feature, Verdict)>> {
             };
             let verdict = match outcome {
                 Ok(()) => Verdict::Yes(TRIED),
+                Err(error) if is_no_answer(&error) => Verdict::Unknown(format!("{error:#}")),
                 Err(error) => Verdict::No(format!("{error:#}")),
             };
             (*feature, verdict)

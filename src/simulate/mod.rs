@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::client::{self as client_role, Asked, listing};
 use crate::segments::Set;
 use crate::server::folder;
+use crate::text::print;
 use crate::units::ByteCount;
 pub use predict::{Prediction, Setup, predict};
 pub use window::Control;
@@ -71,12 +72,9 @@ pub fn main(args: Args) -> Result<()> {
     .context(
         "a link has no rate any more, or the files can never all arrive: see the profiles and the script",
     )?;
-    if args.json {
-        println!("{}", serde_json::to_string(&prediction)?);
-    } else {
-        println!("{}", text(&args, congestion, &prediction));
-    }
-    Ok(())
+    let told =
+        if args.json { serde_json::to_string(&prediction)? } else { text(&args, congestion, &prediction) };
+    print(&format!("{told}\n"))
 }
 
 /// What this machine's kernel sends with where nothing is chosen; CUBIC where it is unknown or has no

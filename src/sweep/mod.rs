@@ -11,10 +11,9 @@ mod plan;
 mod progress;
 mod run;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::client;
@@ -127,10 +126,5 @@ fn listing(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
 }
 
 fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to stdout")
-        }
-        _ => Ok(()),
-    }
+    crate::text::print(text)
 }

@@ -15,6 +15,7 @@ use crate::link::Choice;
 use crate::link::command::show;
 use crate::link::scenario::{self, Scenario};
 use crate::record::{self, Log, PerLink, Probe, Stdout};
+use crate::text::print;
 use crate::units::{Delay, LinkId};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -55,11 +56,8 @@ pub fn main(args: &Args) -> Result<()> {
     let air = args.air.as_deref().map(Scenario::load).transpose()?;
     let profiles = scenario::profiles(air.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
     let probes = client::runtime()?.block_on(run(args, Asked { profiles, air, script: None }))?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&probes)?);
-    } else {
-        println!("{}", table(&probes));
-    }
+    let told = if args.json { serde_json::to_string_pretty(&probes)? } else { table(&probes).to_string() };
+    print(&format!("{told}\n"))?;
     let bad = probes.iter().filter(|probe| probe.ok == Some(false)).count();
     if bad > 0 {
         bail!("{bad} of {} directions are not what their profiles say", probes.len());

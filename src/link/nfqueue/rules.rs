@@ -161,7 +161,11 @@ pub fn remove_all() -> Result<bool> {
     let mut found = false;
     for family in Family::BOTH {
         for program in family.programs().into_iter().filter(|program| !holds_nothing(program)) {
-            let Ok(present) = present(program) else { continue };
+            let present = match present(program) {
+                Ok(present) => present,
+                Err(error) if error.is::<std::io::Error>() && !is_missing(&error) => return Err(error),
+                Err(_) => continue,
+            };
             if present.anything() {
                 restore(program, &render(present, family, &[]))
                     .context("cannot remove the rules that hand packets over")?;
@@ -241,6 +245,10 @@ fn first_that_can(
         match attempt(program) {
             Ok(()) => return Ok(()),
             Err(error) if is_missing(&error) => {}
+            // The system refuses to start a program at all.
+            Err(error) if error.is::<std::io::Error>() => {
+                return Err(error.context("cannot hand packets to this process"));
+            }
             Err(error) => reasons.push(format!("{error:#}")),
         }
     }
