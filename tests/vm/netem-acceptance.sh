@@ -8,7 +8,7 @@ BACKEND=netem
 if [ "${TWINLINK_ACCEPTANCE:-}" = full ]; then
     PROFILES=${PROFILES:-wifi-near wifi-mid wifi-far lte-strong lte-medium lte-weak 3g edge geo}
 else
-    PROFILES=${PROFILES:-edge}
+    PROFILES=${PROFILES:-3g}
     echo "only $PROFILES; TWINLINK_ACCEPTANCE=full takes all"
 fi
 # One processor does everything.
