@@ -4,7 +4,9 @@
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bin=${TWINLINK_BIN:-$ROOT/target/release/twinlink}
-if [ ! -x "$bin" ]; then
+# A program older than the tree is built anew, where the tree is this user's to build in.
+stale() { [ -z "${TWINLINK_BIN:-}" ] && [ -n "$(find "$ROOT/src" "$ROOT/Cargo.toml" -newer "$bin" -print -quit)" ]; }
+if [ ! -x "$bin" ] || stale; then
     [ -z "${TWINLINK_BIN:-}" ] || { echo "cannot run \$TWINLINK_BIN: $bin is not a program" >&2; exit 1; }
     # sudo resets PATH; cargo is mostly in the home of the user who called it.
     user=${SUDO_USER:-$(id -un)}

@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use crate::record::spool::Spool;
 use crate::results::page_for_people;
 
-use crate::text::{print, tell};
+use crate::text::{print, tell, visible};
 use crate::{client, doctor, init, lab, link, report, segments, server, simulate, sweep};
 
 /// A two-server, one-client network lab
@@ -155,7 +155,7 @@ pub fn main() -> ExitCode {
             if json {
                 tracing::error!("{error:#}");
             } else {
-                tell(&format!("error: {error:#}"));
+                tell(&format!("error: {}", visible(&format!("{error:#}"))));
             }
             ExitCode::FAILURE
         }

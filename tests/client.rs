@@ -428,7 +428,7 @@ fn lies_about_the_length_and_missing_files_are_errors() {
         false
     });
     let good = good_server().to_string();
-    let args = ["--files", "x0", "--give-up", "400ms", "--schedule", "ratio=1:0"];
+    let args = ["--files", "x0", "--give-up", "3s", "--schedule", "ratio=1:0"];
     let with = |address: String| {
         let mut all: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
         all.extend([address, good.clone()]);
@@ -1438,7 +1438,31 @@ fn a_signal_ends_a_run_although_nobody_reads_its_stdout() {
     std::thread::sleep(Duration::from_millis(300));
     // SAFETY: the child is this test's own, and has not been waited for.
     unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
-    assert!(!ends(&mut child).success());
+    assert_eq!(ends(&mut child).code(), Some(1));
+}
+
+#[test]
+fn a_closed_terminal_ends_a_run_as_a_signal_does() {
+    let silent = || {
+        odd_server(|_, stream| {
+            std::thread::sleep(Duration::from_secs(120));
+            drop(stream);
+        })
+        .to_string()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log.jsonl");
+    let mut child = unread_client(&["--log", log.to_str().unwrap(), &silent(), &silent()]);
+    let until = Instant::now() + Duration::from_secs(60);
+    while !log.exists() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    // SAFETY: the child is this test's own, and has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGHUP) };
+    assert_eq!(ends(&mut child).code(), Some(1));
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(text.lines().last().unwrap().contains("interrupted by SIGHUP"), "{text}");
 }
 
 #[test]

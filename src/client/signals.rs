@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM, listened for from one place, so that none is lost between two runs.
+//! SIGINT, SIGTERM and SIGHUP, listened for from one place, so that none is lost between two runs.
 
 use anyhow::{Context, Result, anyhow};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -8,6 +8,8 @@ use super::job::Failure;
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// The terminal is gone.
+    hang_up: Signal,
 }
 
 impl Signals {
@@ -17,6 +19,7 @@ impl Signals {
         Ok(Signals {
             interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
             terminate: listen(SignalKind::terminate(), "SIGTERM")?,
+            hang_up: listen(SignalKind::hangup(), "SIGHUP")?,
         })
     }
 
@@ -25,6 +28,7 @@ impl Signals {
         let name = tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hang_up.recv() => "SIGHUP",
         };
         Failure::new("interrupted", anyhow!("interrupted by {name}; what was received so far is kept"))
     }
