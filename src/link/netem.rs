@@ -292,8 +292,9 @@ pub fn alias(place: &Place, shape: &Shape, profile: &str, owner: Owner, own_clsa
     Alias { owner, dev, server, own_clsact, lossy: shape.can_lose(), profile: profile.to_string() }
 }
 
-/// Whether the interface's clsact is, or will be, the lab's. Devices of the lab that are already
-/// there know; else it is whether there is none yet.
+/// Returns whether the interface's clsact is, or will be, the lab's. Devices of the lab that are already
+/// there know; else it is where there is none yet, or one without a filter: that does nothing, and is
+/// what a process leaves that is killed while it sets up or cleans up.
 fn own_clsact(dev: &str) -> Result<bool> {
     let known = read::devices()?
         .into_iter()
@@ -304,7 +305,7 @@ fn own_clsact(dev: &str) -> Result<bool> {
         Some(own) => Ok(own),
         None => match read::ingress_kind(dev)?.as_deref() {
             None => Ok(true),
-            Some("clsact") => Ok(false),
+            Some("clsact") => Ok(read::has_no_filter(dev)?),
             Some(other) => bail!(
                 "cannot shape {dev}: it has the qdisc {other} from elsewhere, which leaves no room for \
                  clsact: remove it with \"tc qdisc del dev {dev} {other}\""

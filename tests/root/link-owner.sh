@@ -129,4 +129,24 @@ link set a rate-20 >/dev/null 2>&1
 expect "a filter without its device is gone" "$(filters ingress)" = '[44551]'
 ping -q -c 1 "${server[b]}" >/dev/null || fail "link b is dead"
 link clear >/dev/null
+
+echo "== clean-up goes on from wherever a killed process left it"
+steps=(
+    "tc filter del dev eth0 ingress pref 44551"
+    "tc filter del dev eth0 egress pref 44552"
+    "tc qdisc del dev eth0 clsact"
+    "ip link del twl-a-down"
+)
+for ((done = 0; done <= ${#steps[@]}; done++)); do
+    link set a rate-20 >/dev/null
+    for device in twl-a-down twl-a-up; do ip link set dev "$device" alias "$dead"; done
+    for ((step = 0; step < done; step++)); do ${steps[step]}; done
+    link set b rate-80 >/dev/null 2>&1 || fail "after $done steps, the next start fails"
+    link clear >/dev/null
+    expect "what is left after $done steps and a new start" "$(network_state)" = "$clean"
+done
+tc qdisc add dev eth0 clsact
+link set a rate-20 >/dev/null
+link clear >/dev/null
+expect "what is left of an empty clsact that nobody owns" "$(network_state)" = "$clean"
 expect "what is left at the end" "$(network_state)" = "$clean"

@@ -68,10 +68,11 @@ fn remove_lost_filters(dev: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes devices away, filters first: a filter without its device drops what it catches. The clsact
-/// goes when the lab made it and nobody else uses it.
+/// Takes devices away. Each step can be repeated from wherever an earlier try was cut off: the filters
+/// go first, since one without its device drops what it catches; then the clsact, if the lab made it and
+/// nobody else uses it; the devices go last, because they carry the mark of who made the clsact.
 pub(super) fn take_away(devices: &[Device]) -> Result<()> {
-    let mut clsacts: Vec<String> = Vec::new();
+    let mut clsacts: Vec<&str> = Vec::new();
     for device in devices {
         let Some(alias) = &device.alias else { continue };
         if read::interface(&alias.dev).is_err() || read::ingress_kind(&alias.dev)?.is_none() {
@@ -85,25 +86,22 @@ pub(super) fn take_away(devices: &[Device]) -> Result<()> {
             let line = render::remove_redirect(&alias.dev, device.link, device.direction);
             run::batch(Tool::Tc, &[line])?;
         }
-        if alias.own_clsact && !clsacts.contains(&alias.dev) {
-            clsacts.push(alias.dev.clone());
+        if alias.own_clsact && !clsacts.contains(&alias.dev.as_str()) {
+            clsacts.push(&alias.dev);
+        }
+    }
+    let stays = |device: &Device| !devices.iter().any(|gone| gone.name == device.name);
+    let left: Vec<Device> = read::devices()?.into_iter().filter(stays).collect();
+    for dev in clsacts {
+        remove_lost_filters(dev)?;
+        let used = left.iter().any(|device| device.alias.as_ref().is_some_and(|alias| alias.dev == dev));
+        if !used && read::has_no_filter(dev)? {
+            run::batch(Tool::Tc, &[render::remove_clsact(dev)])?;
         }
     }
     let lines: Vec<String> = devices.iter().map(|device| render::remove_ifb(&device.name)).collect();
     if !lines.is_empty() {
         run::batch(Tool::Ip, &lines)?;
-    }
-    let left = read::devices()?;
-    for dev in clsacts {
-        remove_lost_filters(&dev)?;
-        let used = left.iter().any(|device| device.alias.as_ref().is_some_and(|alias| alias.dev == dev));
-        let empty = || -> Result<bool> {
-            Ok(read::filters(&dev, Direction::Down)?.is_empty()
-                && read::filters(&dev, Direction::Up)?.is_empty())
-        };
-        if !used && empty()? {
-            run::batch(Tool::Tc, &[render::remove_clsact(&dev)])?;
-        }
     }
     Ok(())
 }

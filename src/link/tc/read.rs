@@ -294,6 +294,11 @@ pub fn ingress_kind(dev: &str) -> Result<Option<String>> {
     Ok(found)
 }
 
+/// Returns whether nothing filters at an interface's clsact, in either direction.
+pub fn has_no_filter(dev: &str) -> Result<bool> {
+    Ok(filters(dev, Direction::Down)?.is_empty() && filters(dev, Direction::Up)?.is_empty())
+}
+
 /// The interface that packets to an address leave by.
 pub fn route_dev(server: std::net::IpAddr) -> Result<String> {
     let route = run::json(Tool::Ip, &["-j", "route", "get", &server.to_canonical().to_string()])
