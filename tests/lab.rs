@@ -369,7 +369,12 @@ fn servers_are_any_program_with_data_of_their_own() {
             args.extend(custom);
             args.extend(["--exec", "bash", "-c", fetch]);
             let output = place.run(&args);
-            assert_eq!(words(&output), "12", "{user:?} {custom:?}");
+            assert_eq!(
+                String::from_utf8_lossy(&output.stdout),
+                "12",
+                "{user:?} {custom:?}: {}",
+                words(&output)
+            );
             for name in ["server-a", "server-b"] {
                 let log = fs::read_to_string(format!("{logs}/{name}.jsonl")).unwrap();
                 assert!(log.contains("/file") || log.contains("\"file\""), "{log}");

@@ -178,6 +178,8 @@ mod tests {
         let log = Log::new("one".into(), Some(folder.log().unwrap()), Stdout::Nothing).unwrap();
         log.write(end(&cells[0], "ok")).unwrap();
         log.write(end(&cells[1], "server_away")).unwrap();
+        // The end of a log waits until all is written.
+        drop(log);
         let path = folder.dir.join(LOG);
         let whole = fs::read(&path).unwrap();
         fs::write(&path, [&whole[..], b"{\"schema\":\"twinl"].concat()).unwrap();
