@@ -7,7 +7,7 @@
 Run in a lab while both links carry the profile. Prints one row of a Markdown table for each direction
 and fails if a value is out of its range:
 
-- rate within 2 %: datagrams above it, counted by the kernel where they arrive;
+- rate within 2 % (in a virtual machine at most 2 % above and 8 % below): datagrams above it, counted by the kernel where they arrive;
 - round trip within the larger of 1 ms and 3 %: what the kernel measured of TCP handshakes, median;
 - loss within the range that holds in 99.99 % of all runs, where the profile has loss: 120 losses
   expected, and the range widened for losses that come in bursts. A direction that is so slow that
@@ -37,6 +37,8 @@ FRAME = 1514
 SMALL_FRAME = 142
 HEADERS = 14 + 20 + 8
 UDP_SEGMENT = 103
+# A virtual machine on a busy host stands still now and then, which only takes from a rate.
+LEAST_BELOW = 0.08 if os.environ.get("ACCEPTANCE_GENTLE") else 0.02
 SO_MEMINFO = 55
 TCPI_RTT = 68  # its place in struct tcp_info, in microseconds
 Z_9999 = 3.891
@@ -349,7 +351,7 @@ def main():
         return expected_ms - slack_ms <= found <= expected_ms + slack_ms + BARE_MS
 
     def at_rate(way, found):
-        return abs(found / way.rate - 1) <= 0.02
+        return -LEAST_BELOW <= found / way.rate - 1 <= 0.02
 
     rtt_ms = both_round_trips(expected_ms, jitter_ms)
     rates = []
