@@ -1,19 +1,22 @@
 //! Bulk transfers that keep nothing: files asked for over and over on one connection, or bytes sent to
 //! a server's `/sink`, for as long as somebody measures. What is measured is for the callers to say.
 
+use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use super::exchange::{receive, send};
-use super::http::{Answers, Event, Request};
+use super::exchange::{Allowance, receive, send};
+use super::http::{Answers, Event, MOST_REDIRECTS, Request};
 use super::peer::Peer;
+use super::reach::LONGEST_BACKOFF;
+use super::running;
 use crate::tcp;
 
 /// Requests on the way at once, as long as the size of files is not known.
@@ -21,6 +24,8 @@ const DEPTH: usize = 4;
 /// What is asked for ahead once it is: more than any profile's link holds.
 const AHEAD_BYTES: u64 = 8 << 20;
 const DEEPEST: u64 = 256;
+/// A server that sends less than this for as long as it may be silent is silent.
+const LEAST_BYTES: u64 = 1024;
 
 /// A server that sends the files one after another, for as long as it is asked to.
 pub struct Source<'a> {
@@ -55,6 +60,8 @@ impl Source<'_> {
     /// Receives until it is dropped; returns only when the server cannot be used.
     pub async fn pull(&self, received: &Received, patience: Duration) -> anyhow::Error {
         let mut next = self.paths.iter().cycle();
+        // A server that is silent while several requests are under way may have dropped all but the first.
+        let (mut ahead, mut busy_since) = (self.keeps_alive, None);
         loop {
             let before = received.body();
             let connection = async {
@@ -62,75 +69,133 @@ impl Source<'_> {
                 if let Some(window) = self.window_bytes {
                     tcp::clamp_window(stream.as_ref(), window).context("cannot bound the receive window")?;
                 }
-                self.pull_on(&stream, &mut next, received).await
+                self.pull_on(&stream, &mut next, received, ahead, patience).await
             };
-            if let Err(error) = connection.await {
-                return error;
+            let ended = match connection.await {
+                Ok(ended) => ended,
+                Err(error) => return error,
+            };
+            if received.body() > before {
+                busy_since = None;
             }
-            // Old servers end the connection after each answer. One that never answers is of no use.
-            if received.body() == before {
-                return anyhow::anyhow!("{} ended the connection without sending anything", self.peer);
+            match ended {
+                Ended::Silent if ahead => ahead = false,
+                Ended::Silent => {
+                    let patience_s = patience.as_secs_f64();
+                    return anyhow!("{} sent less than {LEAST_BYTES} bytes in {patience_s} s", self.peer);
+                }
+                Ended::Busy(status, wait) => {
+                    let since = *busy_since.get_or_insert_with(running::now);
+                    if running::now() + wait >= since + patience {
+                        return anyhow!("{} answers {status} to a request for a file of its list", self.peer);
+                    }
+                    sleep(wait.max(LONGEST_BACKOFF)).await;
+                }
+                // Old servers end the connection after each answer. One that never answers is of no use.
+                Ended::Closed if received.body() == before => {
+                    return anyhow!("{} ended the connection without sending anything", self.peer);
+                }
+                Ended::Closed => {}
             }
         }
     }
 
-    /// One connection, until the server ends it after an answer.
+    /// One connection, until it is of no more use. Asks for several files ahead if `ahead`.
     async fn pull_on<'p>(
         &self,
         stream: &TcpStream,
         paths: &mut impl Iterator<Item = &'p String>,
         received: &Received,
-    ) -> Result<()> {
+        ahead: bool,
+        patience: Duration,
+    ) -> Result<Ended> {
         note_mss(stream, &received.mss_bytes);
-        let (mut answers, mut to_send, mut in_flight) = (Answers::default(), Vec::new(), 0);
-        let mut depth = if self.keeps_alive { DEPTH } else { 1 };
+        let (mut answers, mut to_send) = (Answers::default(), Vec::new());
+        // Paths asked for, with how many redirects led there.
+        let (mut in_flight, mut redirected) = (VecDeque::new(), Vec::new());
+        let mut depth = if ahead { DEPTH } else { 1 };
         let mut buffer = vec![0; 256 * 1024];
         let (mut closing, lost) = (false, || format!("the connection to {} was lost", self.peer));
+        let (mut due, mut due_bytes) = (running::now() + patience, received.body() + LEAST_BYTES);
         loop {
-            while in_flight < depth && !closing {
-                let Some(path) = paths.next() else { bail!("there is no file to ask for") };
+            while in_flight.len() < depth && !closing {
+                let (path, hops) = match redirected.pop() {
+                    Some(led) => led,
+                    None => (paths.next().context("there is no file to ask for")?.clone(), 0),
+                };
                 let (host, congestion) = (self.peer.host.as_str(), self.peer.congestion.as_deref());
-                Request { method: "GET", host, path, from: 0, to: None, if_range: None, congestion }
+                Request { method: "GET", host, path: &path, from: 0, to: None, if_range: None, congestion }
                     .render(&mut to_send);
-                in_flight += 1;
+                in_flight.push_back((path, hops));
             }
             let writing =
                 if to_send.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
-            stream.ready(writing).await.with_context(lost)?;
+            let left = due.saturating_sub(running::now());
+            let ready = running::timeout(left, stream.ready(writing)).await;
+            if received.body() >= due_bytes {
+                (due, due_bytes) = (running::now() + patience, received.body() + LEAST_BYTES);
+            } else if running::now() >= due {
+                return Ok(Ended::Silent);
+            }
+            ready.transpose().with_context(lost)?;
             match stream.try_write(&to_send) {
                 Ok(written) => drop(to_send.drain(..written)),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error).with_context(lost),
             }
             let read = match stream.try_read(&mut buffer) {
-                Ok(0) => return Ok(()),
+                Ok(0) => return Ok(Ended::Closed),
                 Ok(read) => read,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error).with_context(lost),
             };
             let mut input = &buffer[..read];
             loop {
+                let Some((path, hops)) = in_flight.front() else {
+                    answers.idle(input)?;
+                    break;
+                };
                 match answers.next(&mut input, false)? {
-                    Event::Head(head) if head.status != 200 => {
-                        bail!("{} answered {} to a request for a file of its list", self.peer, head.status)
-                    }
                     Event::Head(head) => {
                         received.head_bytes.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
                         closing = head.closes;
-                        if self.keeps_alive {
+                        if head.is_busy() {
+                            return Ok(Ended::Busy(head.status, head.retry_after.unwrap_or_default()));
+                        }
+                        if head.is_redirect() && *hops < MOST_REDIRECTS {
+                            let led = head.redirected(&self.peer.host, path).map_err(|place| {
+                                anyhow!("{} redirects {path} {place}, which is not followed", self.peer)
+                            })?;
+                            redirected.push((led, hops + 1));
+                        } else if head.status != 200 {
+                            bail!(
+                                "{} answered {} to a request for a file of its list",
+                                self.peer,
+                                head.status
+                            );
+                        } else if ahead {
                             depth = depth_for(head.length);
                         }
                     }
                     Event::Body(body) => {
                         received.body_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
                     }
-                    Event::End if closing => return Ok(()),
-                    Event::End => in_flight -= 1,
+                    Event::End if closing => return Ok(Ended::Closed),
+                    Event::End => drop(in_flight.pop_front()),
                     Event::NeedMore => break,
                 }
             }
         }
     }
+}
+
+/// Why a connection of a [`Source`] is of no more use.
+enum Ended {
+    Closed,
+    /// Nearly nothing came for as long as a server may be silent.
+    Silent,
+    /// The server answered with this status, and asks to wait.
+    Busy(u16, Duration),
 }
 
 /// How many requests for files of this size keep a link busy.
@@ -254,8 +319,9 @@ async fn push_body(
 /// Reads one answer whole; its status, or nothing where the connection ends first.
 async fn status_of(stream: &TcpStream) -> Result<Option<u16>> {
     let (mut answers, mut status) = (Answers::default(), None);
-    // Whoever waits for this has a time limit of their own.
-    let whole = receive(stream, &mut answers, false, Duration::MAX, |event| {
+    // The callers have a time limit of their own.
+    let mut allowance = Allowance::new(Duration::from_secs(24 * 3600));
+    let whole = receive(stream, &mut answers, false, &mut allowance, |event| {
         if let Event::Head(head) = &event {
             status = Some(head.status);
         }

@@ -22,6 +22,8 @@ use crate::units::LinkId;
 const MOST_CHECKS: usize = 4;
 /// So many answers of one server may bring nothing new of a file before it is not asked for it again.
 const MOST_STRIKES: u32 = 3;
+/// So many times a file is begun anew because a server says that it has another version.
+const MOST_RESTARTS: u32 = 3;
 
 /// Why a run cannot go on.
 #[derive(Debug)]
@@ -47,6 +49,22 @@ struct Unfinished {
     /// The digest that a server promised.
     promised: Option<Digest>,
     parts: Vec<record::Part>,
+    /// The server that said its size first; `None` where an earlier run did.
+    sized_by: Option<LinkId>,
+}
+
+/// Whether the answers of a server fit the requests that they come for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Nothing has shown it yet: one request at a time.
+    #[default]
+    Unknown,
+    /// A size that was known before has shown it.
+    SizesFit,
+    /// A digest has shown it.
+    DigestsFit,
+    /// One did not, behind another: one request at a time from then on.
+    Fails,
 }
 
 /// A segment of which everything has come.
@@ -67,14 +85,33 @@ pub struct InFlight {
     pub incoming: Option<Arc<Incoming>>,
     /// The size of the whole file, where the answer said it.
     pub total_bytes: Option<u64>,
+    /// It was asked for without a range.
+    pub whole: bool,
+    /// The answer does not say how long its body is. It has to end here at the latest, as far as its head
+    /// says.
+    pub unstated: bool,
+    pub ends: Option<u64>,
+    /// Nothing of the answer is of use.
+    pub passed_over: bool,
     /// Which of the segment's part records it adds to.
     record: Option<usize>,
 }
 
 impl InFlight {
-    fn new(part: Part, etag: Option<String>, now: Instant) -> InFlight {
-        let (first_byte, incoming, total_bytes, record) = Default::default();
-        InFlight { part, etag, requested: now, first_byte, incoming, total_bytes, record }
+    fn new(part: Part, etag: Option<String>, whole: bool, now: Instant) -> InFlight {
+        InFlight {
+            part,
+            etag,
+            requested: now,
+            first_byte: None,
+            incoming: None,
+            total_bytes: None,
+            whole,
+            unstated: false,
+            ends: None,
+            passed_over: false,
+            record: None,
+        }
     }
 }
 
@@ -165,8 +202,8 @@ struct Board {
     unfinished: HashMap<usize, Unfinished>,
     /// Segments of which everything has come, and which have no name yet.
     checking: HashSet<usize>,
-    /// Segments that came wrong once, with the digest that they should have.
-    wrong: HashMap<usize, Digest>,
+    /// Segments that came wrong once.
+    wrong: HashSet<usize>,
     /// Bytes that an earlier run has left of segments that have not been begun in this one.
     left: HashMap<usize, u64>,
     totals: Totals,
@@ -176,9 +213,31 @@ struct Board {
     refused: BTreeMap<usize, Failure>,
     /// How many answers failed to bring a segment that was wanted.
     strikes: HashMap<(LinkId, usize, Strike), u32>,
+    /// How often a segment was begun anew for a server.
+    restarts: HashMap<(LinkId, usize), u32>,
+    order: [Order; 2],
+    /// Segments of which a server says another size than the one that is being fetched.
+    contradicted: HashSet<(LinkId, usize)>,
+    /// Segments that a server sends with a Content-Encoding, and servers of which one came wrong then.
+    encoded: HashMap<(LinkId, usize), String>,
+    encodes: [bool; 2],
 }
 
 impl Board {
+    /// Forgets what has come of a segment, which is of no use.
+    fn drop_version(&mut self, segment: usize) {
+        let gone = self.unfinished.remove(&segment).map_or(0, |gone| gone.incoming.written());
+        self.totals.wasted_bytes += gone;
+        self.left.remove(&segment);
+    }
+
+    /// Counts that a segment is begun anew for a server. Returns whether that was too often.
+    fn restarted(&mut self, link: LinkId, segment: usize) -> bool {
+        let restarts = self.restarts.entry((link, segment)).or_default();
+        *restarts += 1;
+        *restarts > MOST_RESTARTS
+    }
+
     /// Counts a failure to bring a segment. Returns how many there have been of its kind.
     fn strike(&mut self, link: LinkId, segment: usize, strike: Strike) -> u32 {
         let strikes = self.strikes.entry((link, segment, strike)).or_default();
@@ -219,12 +278,17 @@ impl Job {
             scheduler,
             unfinished: HashMap::new(),
             checking: HashSet::new(),
-            wrong: HashMap::new(),
+            wrong: HashSet::new(),
             left: HashMap::new(),
             totals: Totals::default(),
             failure: None,
             refused: BTreeMap::new(),
             strikes: HashMap::new(),
+            restarts: HashMap::new(),
+            order: Default::default(),
+            contradicted: HashSet::new(),
+            encoded: HashMap::new(),
+            encodes: [false; 2],
         };
         let gauges = Default::default();
         Job {
@@ -323,35 +387,52 @@ impl Job {
         board.totals.first_request.get_or_insert(now);
         let unfinished = board.unfinished.get(&part.segment);
         let etag = unfinished.and_then(|unfinished| unfinished.etags[link.index()].clone());
-        Ok(InFlight::new(part, etag, now))
+        let whole = (part.from == 0 && part.to.is_none()) || !board.scheduler.ranges(link);
+        Ok(InFlight::new(part, etag, whole, now))
     }
 
-    /// The answer to the first request of `link` begins.
+    /// The answer to the first request of `link` begins. Returns whether anything of it is of use; if not,
+    /// that server is not asked for the segment again.
     ///
     /// # Errors
-    /// When the file's size is another than before, or no file can be made for it.
-    pub fn begin(&self, link: LinkId, request: &mut InFlight, body: Body, anew: bool) -> Result<(), Failure> {
+    /// No file can be made for it.
+    pub fn begin(
+        &self,
+        link: LinkId,
+        request: &mut InFlight,
+        body: Body,
+        anew: bool,
+    ) -> Result<bool, Failure> {
         let mut guard = self.board();
         let board = &mut *guard;
         let segment = request.part.segment;
         let has_come = board.scheduler.is_complete(segment) || board.checking.contains(&segment);
-        if anew && !has_come {
+        if !has_come && let Some(problem) = self.contradiction(board, link, segment, &body) {
+            // The list's digest is right, so the version that is being fetched is not.
+            let right = body.promised.is_some() && body.promised == self.segments[segment].digest;
+            if !right {
+                board.contradicted.insert((link, segment));
+                drop(guard);
+                self.exclude(link, segment, Failure::new("files_changed", anyhow!("{problem}")));
+                return Ok(false);
+            }
+            board.drop_version(segment);
+            match body.from {
+                0 => board.scheduler.begins_anew(link),
+                _ => board.scheduler.restart(segment, None),
+            }
+        } else if anew && !has_come {
+            if board.restarted(link, segment) {
+                drop(guard);
+                self.reject(link, segment, self.too_many_versions(link, segment));
+                return Ok(false);
+            }
+            board.drop_version(segment);
             board.scheduler.begins_anew(link);
-            let gone = board.unfinished.remove(&segment).map_or(0, |gone| gone.incoming.written());
-            board.totals.wasted_bytes += gone;
-            board.left.remove(&segment);
         }
         let name = &self.segments[segment].name;
         let known = board.scheduler.size(segment);
         if !has_come && known.zip(body.total_bytes).is_some_and(|(known, said)| known != said) {
-            if board.unfinished.contains_key(&segment) || board.left.contains_key(&segment) {
-                let error = anyhow!(
-                    "server {link} says that {name} has another size than before; the files changed during the run"
-                );
-                drop(guard);
-                self.exclude(link, segment, Failure::new("files_changed", error));
-                return Ok(());
-            }
             // The size came of a HEAD, which is a hint.
             match body.from {
                 0 => board.scheduler.begins_anew(link),
@@ -360,7 +441,7 @@ impl Job {
         }
         board.scheduler.head(link, body.from, body.length, body.total_bytes);
         if has_come {
-            return Ok(());
+            return Ok(true);
         }
         let unfinished = match board.unfinished.entry(segment) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -373,17 +454,158 @@ impl Job {
                     incoming: Arc::new(incoming.map_err(|error| Failure::new("store", error))?),
                     total_bytes: None,
                     etags: [None, None],
-                    promised: board.wrong.get(&segment).copied(),
+                    promised: None,
                     parts: Vec::new(),
+                    sized_by: None,
                 })
             }
         };
-        unfinished.total_bytes = unfinished.total_bytes.or(body.total_bytes);
+        if unfinished.total_bytes.is_none() && body.total_bytes.is_some() {
+            (unfinished.total_bytes, unfinished.sized_by) = (body.total_bytes, Some(link));
+        }
         unfinished.etags[link.index()] = body.etag;
         unfinished.promised = unfinished.promised.or(body.promised);
         request.total_bytes = unfinished.total_bytes;
         request.incoming = Some(unfinished.incoming.clone());
-        Ok(())
+        Ok(true)
+    }
+
+    /// Says how an answer contradicts what is known of a segment that is being fetched.
+    fn contradiction(&self, board: &Board, link: LinkId, segment: usize, body: &Body) -> Option<String> {
+        let name = &self.segments[segment].name;
+        let unfinished = board.unfinished.get(&segment);
+        if let (Some(had), Some(said)) = (unfinished.and_then(|had| had.promised), body.promised)
+            && had != said
+        {
+            return Some(format!(
+                "server {link} says that {name} has the digest {said}, and it had {had} before"
+            ));
+        }
+        let had = match unfinished {
+            Some(unfinished) => unfinished.total_bytes,
+            None => board.left.get(&segment).and_then(|_| board.scheduler.size(segment)),
+        };
+        let (had, said) = had.zip(body.total_bytes).filter(|(had, said)| had != said)?;
+        let by = match unfinished.and_then(|unfinished| unfinished.sized_by) {
+            Some(by) if by == link => "it said itself before".to_string(),
+            Some(by) => format!("server {by} says"),
+            None => "an earlier run was told".to_string(),
+        };
+        Some(format!(
+            "server {link} says that {name} has {said} bytes, and {by} {had}: they are not the same file"
+        ))
+    }
+
+    /// The server of `link` has another version of a segment than the one that came so far, which is of
+    /// no use then. A server that has yet another one each time is not asked for it again.
+    pub fn version_changed(&self, link: LinkId, segment: usize) {
+        let mut board = self.board();
+        if board.scheduler.is_complete(segment) || board.checking.contains(&segment) {
+            return;
+        }
+        if board.restarted(link, segment) {
+            drop(board);
+            return self.reject(link, segment, self.too_many_versions(link, segment));
+        }
+        board.drop_version(segment);
+        board.scheduler.restart(segment, None);
+    }
+
+    fn too_many_versions(&self, link: LinkId, segment: usize) -> Failure {
+        let name = &self.segments[segment].name;
+        let error = anyhow!(
+            "server {link} says that {name} is another version each time it is asked (by its ETag), \
+             {MOST_RESTARTS} times"
+        );
+        Failure::new("files_changed", error)
+    }
+
+    /// The server of `link` cannot bring a segment, and what came of it may be wrong: the other server
+    /// brings all of it.
+    pub fn reject(&self, link: LinkId, segment: usize, reason: Failure) {
+        self.exclude(link, segment, reason);
+        let mut board = self.board();
+        let over = board.scheduler.is_complete(segment) || board.checking.contains(&segment);
+        if !over && !board.scheduler.abandoned().contains(&segment) {
+            board.drop_version(segment);
+            board.scheduler.restart(segment, None);
+        }
+        drop(board);
+        self.changed.notify_waiters();
+    }
+
+    /// Whether the answers of a server fit the requests that they come for.
+    pub fn order(&self, link: LinkId) -> Order {
+        self.board().order[link.index()]
+    }
+
+    /// An answer of a server fitted its request, as `by` says.
+    pub fn order_fits(&self, link: LinkId, by: Order) {
+        let mut board = self.board();
+        let order = &mut board.order[link.index()];
+        let better = matches!((*order, by), (Order::Unknown, _) | (Order::SizesFit, Order::DigestsFit));
+        if better {
+            *order = by;
+            drop(board);
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// An answer of a server did not fit its request, which was not the only one: the server is asked one
+    /// request at a time.
+    pub fn order_fails(&self, link: LinkId) {
+        self.board().order[link.index()] = Order::Fails;
+    }
+
+    /// Notes that a server sends a segment with a Content-Encoding. Returns whether its digest may yet
+    /// show that this changed nothing.
+    pub fn may_be_encoded(&self, link: LinkId, segment: usize, encoding: &str) -> bool {
+        let mut board = self.board();
+        let may = self.segments[segment].digest.is_some() && self.store.verifies();
+        may && !board.encodes[link.index()] && {
+            board.encoded.insert((link, segment), encoding.to_string());
+            true
+        }
+    }
+
+    /// The Content-Encoding with which a server said that it sends a segment.
+    pub fn encoding(&self, link: LinkId, segment: usize) -> Option<String> {
+        self.board().encoded.get(&(link, segment)).cloned()
+    }
+
+    /// Whether the size of a segment, where it is known, is known from a HEAD alone.
+    pub fn size_is_hint(&self, segment: usize) -> bool {
+        let board = self.board();
+        let told = board.unfinished.get(&segment).is_some_and(|had| had.total_bytes.is_some());
+        !told && !board.left.contains_key(&segment)
+    }
+
+    /// A server says that a segment ends before the bytes that it was asked for, whose size was a hint.
+    /// Returns whether the segment is to be fetched anew because of that.
+    pub fn drop_hint(&self, segment: usize) -> bool {
+        if !self.size_is_hint(segment) {
+            return false;
+        }
+        let mut board = self.board();
+        if board.scheduler.size(segment).is_none() || board.scheduler.is_complete(segment) {
+            return false;
+        }
+        board.drop_version(segment);
+        board.scheduler.restart(segment, None);
+        true
+    }
+
+    /// Whether a segment can be asked for behind others on a connection, since its answer says what it
+    /// is of: by a digest, or by a size that is none of theirs.
+    pub fn may_follow(&self, link: LinkId, segment: usize, others: impl Iterator<Item = usize>) -> bool {
+        let board = self.board();
+        let by_digest = board.order[link.index()] == Order::DigestsFit || self.store.verifies();
+        if by_digest && self.segments[segment].digest.is_some() {
+            return true;
+        }
+        let size = |segment| board.scheduler.size(segment);
+        let Some(own) = size(segment) else { return false };
+        others.into_iter().all(|other| size(other).is_some_and(|size| size != own))
     }
 
     /// Which of the next `bytes` of the answer on `link` are new. Those belong to the caller, who
@@ -433,7 +655,7 @@ impl Job {
     /// The names of segments that came wrong and are not there yet.
     pub fn came_wrong(&self) -> Vec<&str> {
         let board = self.board();
-        let wrong = board.wrong.keys().filter(|&&segment| !board.scheduler.is_complete(segment));
+        let wrong = board.wrong.iter().filter(|&&segment| !board.scheduler.is_complete(segment));
         let mut wrong: Vec<&str> = wrong.map(|&segment| self.segments[segment].name.as_str()).collect();
         wrong.sort_unstable();
         wrong
@@ -441,8 +663,8 @@ impl Job {
 
     /// A segment came with the wrong digest. Returns the link that is to fetch it again: once, and not
     /// the one that brought most of it, unless the other server is away.
-    /// It has to have the digest `expected` then too.
-    pub fn fetch_again(&self, segment: usize, finished: &Finished, expected: Digest) -> Option<LinkId> {
+    /// A digest that only the first server promised does not bind the other.
+    pub fn fetch_again(&self, segment: usize, finished: &Finished) -> Option<LinkId> {
         let mut board = self.board();
         let bytes: u64 = finished.parts.iter().map(|part| part.to_byte - part.from_byte).sum();
         board.totals.wasted_bytes += bytes;
@@ -450,8 +672,15 @@ impl Job {
         let of_a = finished.parts.iter().filter(|part| part.link == LinkId::A);
         let from_a = 2 * of_a.map(|part| part.to_byte - part.from_byte).sum::<u64>() > bytes;
         let other = if from_a { LinkId::B } else { LinkId::A };
+        if board.contradicted.remove(&(other, segment)) {
+            // It was right to say that it has another file.
+            board.scheduler.readmit(other, segment);
+        }
+        if board.encoded.contains_key(&(other.other(), segment)) {
+            board.encodes[other.other().index()] = true;
+        }
         let link = if board.scheduler.is_up(other) { other } else { other.other() };
-        if board.wrong.insert(segment, expected).is_some() {
+        if !board.wrong.insert(segment) {
             return None;
         }
         board.scheduler.restart(segment, Some(link));
@@ -687,14 +916,12 @@ mod tests {
         request
     }
 
-    const RIGHT: Digest = Digest([0; 32]);
-
     #[test]
     fn who_has_seen_a_file_come_wrong_does_not_end_it_before_it_has_come_again() {
         let job = job(&LinkId::BOTH);
         let wrong = bring(&job, LinkId::A, 5).incoming.unwrap();
         let finished = job.take_finished(0, &wrong).unwrap();
-        assert_eq!(job.fetch_again(0, &finished, RIGHT), Some(LinkId::B));
+        assert_eq!(job.fetch_again(0, &finished), Some(LinkId::B));
         let right = bring(&job, LinkId::B, 2).incoming.unwrap();
         assert!(job.take_finished(0, &wrong).is_none());
         assert!(job.take_finished(0, &right).is_some());
@@ -721,7 +948,7 @@ mod tests {
         for again in [Some(LinkId::A), None] {
             let wrong = bring(&job, LinkId::A, 5).incoming.unwrap();
             let finished = job.take_finished(0, &wrong).unwrap();
-            assert_eq!(job.fetch_again(0, &finished, RIGHT), again);
+            assert_eq!(job.fetch_again(0, &finished), again);
             assert_eq!(job.came_wrong(), ["x0"]);
             job.schedule(|scheduler, _| scheduler.ended(LinkId::A));
         }

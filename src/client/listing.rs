@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use unicode_normalization::{UnicodeNormalization, is_nfc, is_nfd};
 
 use super::http;
 use super::store::Digest;
@@ -11,6 +12,11 @@ use crate::units::LinkId;
 
 /// What is asked for where no server has a list.
 pub const DEFAULT_PATTERN: &str = "s{001..160}.m4s";
+
+/// The longest line of a list that is read: far more than a digest and a name take.
+const LONGEST_LINE: usize = 4096;
+/// The most files of a list.
+const MOST_LINES: usize = 1_000_000;
 
 /// One file to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,20 +42,60 @@ fn check_name(name: &str) -> Result<()> {
     })
 }
 
+/// Checks a list while it comes, so that nothing endless is read to its end.
+#[derive(Debug, Default)]
+pub struct Growing {
+    line_bytes: usize,
+    lines: usize,
+}
+
+impl Growing {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// They cannot be of a list.
+    pub fn grow(&mut self, bytes: &[u8]) -> Result<()> {
+        for &byte in bytes {
+            if byte == b'\n' {
+                (self.line_bytes, self.lines) = (0, self.lines + 1);
+                ensure!(self.lines <= MOST_LINES, "it has more than {MOST_LINES} lines");
+            } else {
+                self.line_bytes += 1;
+                let number = self.lines + 1;
+                ensure!(self.line_bytes <= LONGEST_LINE, "line {number} is longer than {LONGEST_LINE} bytes");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes a line of a list apart: the digest and the name.
+fn parse_line(line: &str) -> Option<(Digest, &str)> {
+    let (hex, rest) = line.split_once(' ')?;
+    // The second character says text (a space) or binary (a star).
+    let name = rest.strip_prefix(' ').or_else(|| rest.strip_prefix('*'))?;
+    Some((Digest::from_hex(hex)?, name))
+}
+
+/// Whether `body` begins as a list does. A page that stands in for a list does not.
+pub fn begins_as_list(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(&body[..body.len().min(LONGEST_LINE)]);
+    let text = text.trim_start_matches('\u{feff}');
+    let first = text.lines().find(|line| !line.is_empty());
+    first.is_some_and(|line| parse_line(line).is_some())
+}
+
 /// Reads a list as `sha256sum` writes it: `<64 hex digits>  <name>`.
 pub fn parse_sums(text: &str) -> Result<Vec<Segment>> {
     let mut segments = Vec::new();
     let mut seen = HashMap::new();
+    // Editors on Windows put a byte order mark first.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (number, line) in (1..).zip(text.lines()) {
         if line.is_empty() {
             continue;
         }
-        let parsed = line.split_once(' ').and_then(|(hex, rest)| {
-            // The second character says text (a space) or binary (a star).
-            let name = rest.strip_prefix(' ').or_else(|| rest.strip_prefix('*'))?;
-            Some((Digest::from_hex(hex)?, name))
-        });
-        let Some((digest, name)) = parsed else {
+        let Some((digest, name)) = parse_line(line) else {
             bail!("line {number} of its SHA256SUMS is not \"<sha256>  <name>\"");
         };
         let segment = Segment::new(name, Some(digest)).with_context(|| {
@@ -129,7 +175,19 @@ pub fn agree(
 
 fn first_difference(a: &[Segment], b: &[Segment]) -> Option<String> {
     let missing = |from: LinkId, name: &str| {
-        Some(format!("server {} has {name}, server {from} does not", from.other()))
+        let there = if from == LinkId::A { a } else { b };
+        let composed: String = name.nfc().collect();
+        let alike = there.iter().find(|s| s.name.nfc().eq(composed.chars()));
+        Some(match alike {
+            Some(alike) => format!(
+                "{name} is spelled in other bytes on server {from}: {} there, {} on server {}; rename one to \
+                 the same Unicode normalization form (NFC)",
+                form(&alike.name),
+                form(name),
+                from.other()
+            ),
+            None => format!("server {} has {name}, server {from} does not", from.other()),
+        })
     };
     let of_b: HashMap<_, _> = b.iter().map(|s| (&s.name, s.digest)).collect();
     for segment in a {
@@ -149,6 +207,17 @@ fn first_difference(a: &[Segment], b: &[Segment]) -> Option<String> {
     }
     let of_a: HashSet<_> = a.iter().map(|s| &s.name).collect();
     b.iter().find(|s| !of_a.contains(&s.name)).and_then(|s| missing(LinkId::A, &s.name))
+}
+
+/// Names the Unicode normalization form of a name.
+fn form(name: &str) -> &'static str {
+    if is_nfc(name) {
+        "composed (NFC)"
+    } else if is_nfd(name) {
+        "decomposed (NFD)"
+    } else {
+        "neither composed nor decomposed"
+    }
 }
 
 #[cfg(test)]
@@ -207,6 +276,41 @@ mod tests {
         assert!(error(&[("x", '1')]).contains("server a has y, server b does not"));
         assert!(error(&[("x", '1'), ("y", '2'), ("z", '3')]).contains("server b has z, server a does not"));
         assert!(error(&[("x", '1'), ("y", '3')]).contains("y has the digest 22"));
+    }
+
+    #[test]
+    fn names_in_two_unicode_forms_are_named() {
+        let (composed, decomposed) = (sums(&[("caf\u{e9}", '1')]), sums(&[("cafe\u{301}", '1')]));
+        let error = agree(None, Some(composed.clone()), Some(decomposed.clone())).unwrap_err().to_string();
+        assert!(error.contains("decomposed (NFD) there, composed (NFC) on server a"), "{error}");
+        let error = agree(None, Some(decomposed), Some(composed)).unwrap_err().to_string();
+        assert!(error.contains("composed (NFC) there, decomposed (NFD) on server a"), "{error}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_a_list_is_taken() {
+        let text = format!("\u{feff}{}  x\r\n", "1".repeat(64));
+        assert_eq!(parse_sums(&text).unwrap()[0].name, "x");
+        assert!(begins_as_list(text.as_bytes()));
+    }
+
+    #[test]
+    fn a_page_is_told_from_a_list_by_its_first_line() {
+        for page in [&b"<!DOCTYPE html>\n<html>"[..], b"", b"\n\n", b"Not found\n", b"\xff\xfe\0", b"{}"] {
+            assert!(!begins_as_list(page), "{}", page.escape_ascii());
+        }
+        let list = format!("\n{}  x\nspoilt", "1".repeat(64));
+        assert!(begins_as_list(list.as_bytes()) && parse_sums(&list).is_err());
+    }
+
+    #[test]
+    fn an_endless_list_is_refused_as_it_comes() {
+        let mut growing = Growing::default();
+        (0..4096).for_each(|_| growing.grow(b"a").unwrap());
+        assert!(growing.grow(b"a").unwrap_err().to_string().contains("line 1 is longer"));
+        let mut growing = Growing::default();
+        growing.grow(&b"\n".repeat(MOST_LINES)).unwrap();
+        assert!(growing.grow(b"\n").is_err());
     }
 
     #[test]

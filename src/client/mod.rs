@@ -361,8 +361,9 @@ async fn transfer(ready: &Ready) -> Result<(), Failure> {
     }
     let mut at_work = JoinSet::new();
     for (link, stream) in [(LinkId::A, a), (LinkId::B, b)] {
-        let keeps_alive = ready.introductions.get(link).keeps_alive;
-        let fetcher = Fetcher::new(ready.job.clone(), ready.peers.get(link).clone(), keeps_alive);
+        let peers = [link, link.other()].map(|link| ready.peers.get(link).clone());
+        let [peer, other] = peers;
+        let fetcher = Fetcher::new(ready.job.clone(), peer, other, ready.introductions.get(link));
         at_work.spawn(fetcher.run(stream));
     }
     // Sizes matter towards the end, so the transfer does not wait for them.

@@ -8,20 +8,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::exchange::{receive, send};
-use super::http::{Answers, Event, Head, Request};
+use super::exchange::{Allowance, receive, send};
+use super::http::{Answers, Event, Head, MOST_REDIRECTS, Request};
 use super::listing::{self, Segment};
-use super::reach;
+use super::reach::{self, LONGEST_BACKOFF};
+use super::running;
+use super::store::Digest;
 use crate::units::LinkId;
 use crate::{record, sender, tcp};
 
 /// The port of a server that is named without one.
 pub const DEFAULT_PORT: u16 = 4455;
-/// A list of a million files is below this.
-const MAX_LIST_BYTES: usize = 256 * 1024 * 1024;
+const LIST_PATH: &str = "/SHA256SUMS";
 
 /// A server that has been looked up.
 #[derive(Clone, Debug)]
@@ -51,11 +53,22 @@ pub struct Introduction {
     /// Whether the connection stays open between answers, so that requests can be pipelined.
     pub keeps_alive: bool,
     pub list: Option<Vec<Segment>>,
+    /// What was odd about it, a sentence each.
+    pub notes: Vec<String>,
+    /// The list's digest, which the server sent with it, is right: its answers say what they are of.
+    pub fits: bool,
     pub rtt: Option<Duration>,
     /// Of this end of the connection.
     pub congestion_control: Option<String>,
     /// Of the server's end; null where it tells nothing.
     pub sender: Option<record::Sender>,
+}
+
+/// The answer to a GET: its body as far as it was read, and why that ended early.
+struct Got {
+    head: Head,
+    body: Vec<u8>,
+    problem: Option<anyhow::Error>,
 }
 
 impl Peer {
@@ -104,44 +117,114 @@ impl Peer {
     }
 
     /// Asks a server for its list, which also shows whether it speaks HTTP at all, and whether its
-    /// kernel lets it send with the congestion control that was chosen.
+    /// kernel lets it send with the congestion control that was chosen. A server that is busy is asked
+    /// again, for as long as it may be silent.
     ///
     /// # Errors
     /// `Refused` where it does not.
     pub async fn introduce(&self, patience: Duration) -> Result<Introduction> {
-        let stream = reach::await_server(self, patience).await?;
-        let rtt = rtt_of(&stream);
-        let congestion_control = tcp::congestion_control(stream.as_ref());
-        let (head, body) = get(&stream, self, "/SHA256SUMS", patience)
-            .await
-            .with_context(|| format!("{self} cannot be used"))?;
-        let told = head.sender.as_deref();
-        if let Some(allowed) = told.and_then(sender::allowed).filter(|_| head.status == 400) {
-            return Err(self.refused(&allowed).into());
+        let unusable = || format!("{self} cannot be used");
+        let deadline = running::now() + patience;
+        let (mut path, mut redirects, mut notes) = (LIST_PATH.to_string(), 0, Vec::new());
+        loop {
+            let stream = reach::await_server(self, patience).await?;
+            let got = self.get(&stream, &path, patience).await.with_context(unusable)?;
+            let head = &got.head;
+            if head.is_busy() {
+                let status = head.status;
+                let wait = head.retry_after.unwrap_or_default().max(LONGEST_BACKOFF);
+                let note = busy(head);
+                if running::now() + wait >= deadline {
+                    let patience_s = patience.as_secs_f64();
+                    bail!(
+                        "{self} cannot be used: it answers {status} to GET {LIST_PATH}{note}, and --give-up is {patience_s} s"
+                    );
+                }
+                if notes.is_empty() {
+                    let what = format!("{self} answered {status} to GET {LIST_PATH}{note}");
+                    tracing::warn!("{what}; it is asked again");
+                    notes.push(what);
+                }
+                sleep(wait).await;
+                continue;
+            }
+            if head.is_redirect() && redirects < MOST_REDIRECTS {
+                match head.redirected(&self.host, &path) {
+                    Ok(led) => {
+                        (path, redirects) = (led, redirects + 1);
+                        continue;
+                    }
+                    Err(place) => {
+                        notes.push(format!("{self} redirects {LIST_PATH} {place}, which is not followed"));
+                        return self.introduction(&stream, got, None, notes);
+                    }
+                }
+            }
+            let told = head.sender.as_deref();
+            if let Some(allowed) = told.and_then(sender::allowed).filter(|_| head.status == 400) {
+                return Err(self.refused(&allowed).into());
+            }
+            let list = self.list_of(&got, &mut notes).with_context(unusable)?;
+            return self.introduction(&stream, got, list, notes);
         }
-        let list = match head.status {
-            200 => {
-                let text = String::from_utf8(body).map_err(|_| anyhow!("its SHA256SUMS is not text"));
-                let list = text.and_then(|text| listing::parse_sums(&text));
-                Some(list.with_context(|| format!("{self} cannot be used"))?)
+    }
+
+    /// Reads the list in an answer; `None` where there is none, which is noted unless the server says
+    /// so as servers do.
+    fn list_of(&self, got: &Got, notes: &mut Vec<String>) -> Result<Option<Vec<Segment>>> {
+        let (head, body) = (&got.head, &got.body);
+        let is_list = listing::begins_as_list(body);
+        match head.status {
+            200 if is_list && head.encoding.is_none() => {
+                got.problem
+                    .as_ref()
+                    .map_or(Ok(()), |problem| bail!("its SHA256SUMS is too long: {problem}"))?;
+                let text = std::str::from_utf8(body).map_err(|_| anyhow!("its SHA256SUMS is not text"))?;
+                return listing::parse_sums(text).map(Some);
             }
             // Servers without a list say so in different ways.
-            403 | 404 | 405 | 410 => None,
-            status => bail!("{self} cannot be used: it answered {status} to GET /SHA256SUMS"),
-        };
+            403 | 404 | 405 | 410 => {}
+            200 => {
+                let html = head.media_type.as_deref() == Some("text/html") || body.starts_with(b"<");
+                let what = match &head.encoding {
+                    Some(encoding) => {
+                        format!("with the Content-Encoding {encoding}, which was not asked for")
+                    }
+                    None if html => "with an HTML page, which is no list".to_string(),
+                    None => "with something that is no list".to_string(),
+                };
+                notes.push(format!("{self} answers GET {LIST_PATH} {what}"));
+            }
+            status => notes.push(format!("{self} answered {status} to GET {LIST_PATH}")),
+        }
+        Ok(None)
+    }
+
+    fn introduction(
+        &self,
+        stream: &TcpStream,
+        got: Got,
+        list: Option<Vec<Segment>>,
+        notes: Vec<String>,
+    ) -> Result<Introduction> {
+        let Got { head, body, .. } = got;
+        let promised = head.sha256_base64.as_deref().and_then(Digest::from_base64);
         Ok(Introduction {
             software: head.server,
             http_version: format!("1.{}", head.minor_version),
             keeps_alive: !head.closes,
+            fits: promised == Some(Digest(Sha256::digest(&body).into())),
             list,
-            rtt,
-            congestion_control,
-            sender: told.and_then(sender::parse),
+            notes,
+            rtt: rtt_of(stream),
+            congestion_control: tcp::congestion_control(stream),
+            sender: head.sender.as_deref().and_then(sender::parse),
         })
     }
 
-    /// Asks for the sizes of files, all in one go. What cannot be learned is `None`: the transfer will
-    /// show whether that is a fault. The bytes of the answers are added to `heads`.
+    /// Asks for the sizes of files: of the first alone, of the others many in one go. What cannot be
+    /// learned is `None`: the transfer will show whether that is a fault. The bytes of the answers are
+    /// added to `heads`.
     pub async fn sizes(
         &self,
         segments: &[Segment],
@@ -164,8 +247,10 @@ impl Peer {
         sizes: &mut Vec<Option<u64>>,
     ) -> Result<()> {
         let stream = self.connect(patience).await?;
+        let (first, others) = segments.split_at(segments.len().min(1));
+        let (mut answers, mut allowance) = (Answers::default(), Allowance::new(patience));
         // So few that neither side's buffers fill while the other waits.
-        for some in segments.chunks(64) {
+        for some in [first].into_iter().chain(others.chunks(64)).filter(|some| !some.is_empty()) {
             let mut out = Vec::new();
             for segment in some {
                 let (host, path) = (self.host.as_str(), segment.path.as_str());
@@ -174,12 +259,12 @@ impl Peer {
                     .render(&mut out);
             }
             send(&stream, &out).await?;
-            let (mut answers, mut due) = (Answers::default(), some.len());
-            let all = receive(&stream, &mut answers, true, patience, |event| {
+            let mut due = some.len();
+            let all = receive(&stream, &mut answers, true, &mut allowance, |event| {
                 match event {
                     Event::Head(head) => {
                         heads.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
-                        sizes.push(head.length.filter(|_| head.status == 200));
+                        sizes.push(head.length.filter(|_| head.status == 200 && head.encoding.is_none()));
                     }
                     Event::End => due -= 1,
                     Event::Body(_) | Event::NeedMore => {}
@@ -191,6 +276,41 @@ impl Peer {
             }
         }
         Ok(())
+    }
+
+    /// One GET, whole in memory. Reading ends early where the body cannot be a list.
+    async fn get(&self, stream: &TcpStream, path: &str, patience: Duration) -> Result<Got> {
+        let mut out = Vec::new();
+        let congestion = self.congestion.as_deref();
+        Request { method: "GET", host: &self.host, path, from: 0, to: None, if_range: None, congestion }
+            .render(&mut out);
+        send(stream, &out).await?;
+        let (mut answers, mut found, mut body) = (Answers::default(), None, Vec::new());
+        let (mut growing, mut problem) = (listing::Growing::default(), None);
+        let mut allowance = Allowance::new(patience);
+        let whole = receive(stream, &mut answers, false, &mut allowance, |event| {
+            match event {
+                // What comes with another status is of no use.
+                Event::Head(head) => {
+                    let over = head.status != 200;
+                    found = Some(*head);
+                    return Ok(over);
+                }
+                Event::Body(bytes) => {
+                    body.extend_from_slice(bytes);
+                    problem = growing.grow(bytes).err();
+                }
+                Event::End => return Ok(true),
+                Event::NeedMore => {}
+            }
+            Ok(problem.is_some())
+        });
+        let whole = whole.await?;
+        match found {
+            Some(head) if whole || answers.ended_well() => Ok(Got { head, body, problem }),
+            Some(_) => bail!("it closed the connection in the middle of its list"),
+            None => bail!("it closed the connection without an answer"),
+        }
     }
 
     fn refused(&self, allowed: &[&str]) -> Refused {
@@ -254,32 +374,10 @@ fn with_port(name: &str) -> Result<String> {
     }
 }
 
-/// One GET, whole in memory.
-async fn get(stream: &TcpStream, peer: &Peer, path: &str, patience: Duration) -> Result<(Head, Vec<u8>)> {
-    let mut out = Vec::new();
-    let congestion = peer.congestion.as_deref();
-    Request { method: "GET", host: &peer.host, path, from: 0, to: None, if_range: None, congestion }
-        .render(&mut out);
-    send(stream, &out).await?;
-    let (mut answers, mut head, mut body) = (Answers::default(), None, Vec::new());
-    let whole = receive(stream, &mut answers, false, patience, |event| {
-        match event {
-            Event::Head(found) => head = Some(found),
-            Event::Body(bytes) => body.extend_from_slice(bytes),
-            Event::End => return Ok(true),
-            Event::NeedMore => {}
-        }
-        if body.len() > MAX_LIST_BYTES {
-            bail!("its list is longer than {MAX_LIST_BYTES} bytes");
-        }
-        Ok(false)
-    });
-    let whole = whole.await?;
-    match head {
-        Some(head) if whole || answers.ended_well() => Ok((head, body)),
-        Some(_) => bail!("it closed the connection in the middle of its list"),
-        None => bail!("it closed the connection without an answer"),
-    }
+/// What a server asks for that is busy.
+pub fn busy(head: &Head) -> String {
+    head.retry_after
+        .map_or_else(String::new, |wait| format!(" and asks to wait {} s (Retry-After)", wait.as_secs_f64()))
 }
 
 #[cfg(test)]

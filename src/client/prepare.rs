@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use anyhow::anyhow;
+
 use super::job::{Failure, Job};
 use super::links::Links;
 use super::peer::{self, Introduction, Peer, Refused};
@@ -49,6 +51,7 @@ pub async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failur
         describe(&mut start.servers.b, &ib);
         *senders = [&start.servers.a, &start.servers.b]
             .map(|server| server.congestion_control.as_deref()?.parse().ok());
+        no_list(args, &ia, &ib).map_or(Ok(()), Err)?;
         let segments = listing::agree(args.files.as_deref(), ia.list.clone(), ib.list.clone())
             .map_err(|error| Failure::new("lists_differ", error))?;
         start.congestion_control = ia.congestion_control.clone();
@@ -87,6 +90,15 @@ pub async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failur
     }
     let (links, peers, introductions, job) = prepared?;
     ends.job = Some(job.clone());
+    for link in LinkId::BOTH {
+        let introduction = introductions.get(link);
+        let action =
+            if introduction.list.is_some() { "its list came then" } else { "it counts as without a list" };
+        for note in &introduction.notes {
+            tracing::warn!("{note}: {action}");
+            job.fault(link, note.clone(), action.into());
+        }
+    }
     if let Some(name) = &args.congestion {
         for link in LinkId::BOTH.into_iter().filter(|link| introductions.get(*link).sender.is_none()) {
             let what = format!("{} cannot be told to send with {name}", peers.get(link));
@@ -105,6 +117,17 @@ impl Drop for CancelOnDrop {
             job.store.cancel();
         }
     }
+}
+
+/// Neither server has a list, nobody says what to fetch, and at least one answers oddly: its answers to
+/// made-up names would be stored.
+fn no_list(args: &Args, a: &Introduction, b: &Introduction) -> Option<Failure> {
+    let notes: Vec<&str> = [a, b].into_iter().flat_map(|i| &i.notes).map(String::as_str).collect();
+    if a.list.is_some() || b.list.is_some() || args.files.is_some() || notes.is_empty() {
+        return None;
+    }
+    let error = anyhow!("no server has a list of its files ({}); name them with --files", notes.join("; "));
+    Some(Failure::new("no_list", error))
 }
 
 pub async fn shape(

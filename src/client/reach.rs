@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::exchange::{receive, send};
+use super::exchange::{Allowance, receive, send};
 use super::http::{Answers, Event, Request};
 use super::peer::Peer;
 use super::running;
@@ -127,7 +127,8 @@ async fn answers(peer: &Peer, path: &str, at: u64) -> Result<()> {
         .render(&mut out);
     send(&stream, &out).await?;
     let mut answers = Answers::default();
-    let patience = Duration::from_secs(2);
-    receive(&stream, &mut answers, false, patience, |event| Ok(matches!(event, Event::Head(_)))).await?;
+    let mut allowance = Allowance::new(Duration::from_secs(2));
+    receive(&stream, &mut answers, false, &mut allowance, |event| Ok(matches!(event, Event::Head(_))))
+        .await?;
     Ok(())
 }

@@ -257,6 +257,11 @@ impl Store {
         })
     }
 
+    /// Whether digests are checked.
+    pub fn verifies(&self) -> bool {
+        self.verify
+    }
+
     /// Puts a complete file under its name. Returns whether its digest was right, if one was due.
     ///
     /// A file with the wrong digest stays where it is: see [`Store::part`].

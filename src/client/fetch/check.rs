@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::anyhow;
 use tokio::task::spawn_blocking;
 
-use super::super::job::{Failure, Finished, Job};
+use super::super::job::{Failure, Finished, Job, Order};
 use super::super::peer::Peer;
 use super::super::store::{HASH_STEP_BYTES, Incoming, Verdict};
 use crate::record;
@@ -63,14 +63,27 @@ impl Check {
             .finish(&finished.incoming, &segment.name, expected)
             .map_err(|error| Failure::new("store", error))?;
         if let Verdict::Wrong { expected, actual } = verdict {
+            // Without a digest in its head, it may be the answer to another request.
+            if finished.promised.is_none() {
+                job.order_fails(peer.link);
+            }
             let what = format!("{peer} sent {} with the digest {actual}, expected {expected}", segment.name);
-            if let Some(link) = job.fetch_again(*index, finished, expected) {
+            let what = match job.encoding(peer.link, *index) {
+                Some(encoding) => {
+                    format!("{what} (with the Content-Encoding {encoding}, which was not asked for)")
+                }
+                None => what,
+            };
+            if let Some(link) = job.fetch_again(*index, finished) {
                 job.fault(peer.link, what, format!("fetching it again from server {link}"));
                 return Ok(());
             }
             let error = anyhow!("{what}; what came is kept as {}", job.store.part(&segment.name).display());
             job.abandon(peer.link, *index, Failure::new("digest", error));
             return Ok(());
+        }
+        if verdict == Verdict::Right && finished.parts.iter().all(|part| part.link == peer.link) {
+            job.order_fits(peer.link, Order::DigestsFit);
         }
         let done = Instant::now();
         self.log(verdict, done)?;

@@ -7,7 +7,8 @@
 mod check;
 mod receive;
 
-use std::collections::VecDeque;
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -21,8 +22,8 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, sleep_until};
 
 use super::http::{Answers, NotHttp, Request};
-use super::job::{Failure, InFlight, Job};
-use super::peer::{Peer, rtt_of};
+use super::job::{Failure, InFlight, Job, Order};
+use super::peer::{Introduction, Peer, rtt_of};
 use super::pipe::Pipe;
 use super::reach::{self, FIRST_BACKOFF, LONGEST_BACKOFF};
 use super::running;
@@ -57,6 +58,8 @@ enum Broken {
     Closed,
     /// Nothing came on it, and the server answers on another connection.
     Moved(Arc<TcpStream>, String),
+    /// The server is busy, and may have said for how long.
+    Busy(String, Option<Duration>),
     Peer(String),
     Fatal(Failure),
 }
@@ -80,6 +83,10 @@ struct Connection {
     answers: Answers,
     to_send: Vec<u8>,
     in_flight: VecDeque<InFlight>,
+    /// A request that the scheduler has handed out, and that is not to follow those in flight.
+    held: Option<InFlight>,
+    /// A request was sent on it behind another.
+    pipelined: bool,
     /// An answer has begun on it.
     answered: bool,
     /// That it breaks is not the fault of the file that is due.
@@ -92,6 +99,9 @@ struct Connection {
 pub struct Fetcher {
     job: Arc<Job>,
     peer: Peer,
+    other: Peer,
+    /// Where files are that the server redirects, and how many redirects led there.
+    redirects: HashMap<usize, (String, u32)>,
     /// When something new last came, or was first due after a time with nothing to do, in running time.
     last_progress: Duration,
     /// How often the connection was changed since, for the server's silence.
@@ -104,11 +114,17 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    pub fn new(job: Arc<Job>, peer: Peer, keeps_alive: bool) -> Fetcher {
-        job.schedule(|scheduler, _| scheduler.keeps_alive(peer.link, keeps_alive));
+    /// Work on the link to `peer`, which said `introduction` of itself, beside that to `other`.
+    pub fn new(job: Arc<Job>, peer: Peer, other: Peer, introduction: &Introduction) -> Fetcher {
+        job.schedule(|scheduler, _| scheduler.keeps_alive(peer.link, introduction.keeps_alive));
+        if introduction.fits {
+            job.order_fits(peer.link, Order::DigestsFit);
+        }
         Fetcher {
             job,
             peer,
+            other,
+            redirects: HashMap::new(),
             last_progress: running::now(),
             moves: 0,
             rtt: Duration::ZERO,
@@ -125,6 +141,7 @@ impl Fetcher {
         let mut told = String::new();
         loop {
             let before = self.last_progress;
+            let mut pause = None;
             let problem = match self.attempt(ready.take()).await {
                 Ok(()) => return Ok(LinkEnd::Finished),
                 Err(Broken::Closed) => match self.job.work_left(self.peer.link).await {
@@ -139,21 +156,27 @@ impl Fetcher {
                     continue;
                 }
                 Err(Broken::Peer(problem) | Broken::Moved(_, problem)) => problem,
+                Err(Broken::Busy(problem, wait)) => {
+                    pause = wait;
+                    problem
+                }
             };
             if self.last_progress > before {
                 backoff = FIRST_BACKOFF;
                 told.clear();
             }
-            if self.away() + backoff >= self.job.give_up {
+            // No longer than the other server may need to be given up, since this one is asked then.
+            let pause = pause.map_or(backoff, |pause: Duration| pause.clamp(backoff, self.job.give_up));
+            if self.away() + pause >= self.job.give_up {
                 return self.give_up(&problem);
             }
             // The same problem again is said once.
             if told != problem {
-                let again = format!("trying again in {} ms and from then on", backoff.as_millis());
+                let again = format!("trying again in {} ms and from then on", pause.as_millis());
                 self.job.fault(self.peer.link, problem.clone(), again);
                 told = problem;
             }
-            sleep(backoff).await;
+            sleep(pause).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }
     }
@@ -219,6 +242,8 @@ impl Fetcher {
             answers: Answers::default(),
             to_send: Vec::new(),
             in_flight: VecDeque::new(),
+            held: None,
+            pipelined: false,
             answered: false,
             excused: false,
             closing: false,
@@ -236,6 +261,9 @@ impl Fetcher {
             && !connection.excused
         {
             self.job.broke_off(self.peer.link, first, first.first_byte.is_some(), problem);
+        }
+        if let Some(first) = connection.in_flight.front() {
+            self.settle_unstated(first)?;
         }
         self.job.lost(self.peer.link);
         for request in connection.in_flight.iter().filter(|request| request.incoming.is_some()) {
@@ -304,7 +332,7 @@ impl Fetcher {
             } else if second.is_none() {
                 let due = job.schedule(|scheduler, _| scheduler.due(link));
                 second = due.map(|(segment, at, _)| {
-                    let path = job.segments[segment].path.clone();
+                    let path = self.path_of(segment).0.into_owned();
                     Box::pin(reach::second_connection(self.peer.clone(), path, at)) as Second
                 });
             }
@@ -354,16 +382,30 @@ impl Fetcher {
             if connection.closing {
                 break Next::Wait(None);
             }
-            let request = match self.job.next(link, Instant::now()) {
+            let fits = matches!(self.job.order(link), Order::SizesFit | Order::DigestsFit);
+            if !connection.in_flight.is_empty() && !fits {
+                break Next::Wait(None);
+            }
+            let next = connection.held.take().map_or_else(|| self.job.next(link, Instant::now()), Ok);
+            let mut request = match next {
                 Ok(request) => request,
                 Err(stopped) => break stopped,
             };
+            let before = connection.in_flight.iter().map(|request| request.part.segment);
+            if before.len() > 0 && !self.job.may_follow(link, request.part.segment, before) {
+                connection.held = Some(request);
+                break Next::Wait(None);
+            }
+            connection.pipelined |= !connection.in_flight.is_empty();
+            request.requested = Instant::now();
+            let (path, _) = self.path_of(request.part.segment);
+            let whole = request.whole;
             Request {
                 method: "GET",
                 host: &self.peer.host,
-                path: &self.job.segments[request.part.segment].path,
-                from: request.part.from,
-                to: request.part.to,
+                path: &path,
+                from: if whole { 0 } else { request.part.from },
+                to: request.part.to.filter(|_| !whole),
                 if_range: request.etag.as_deref(),
                 congestion: self.peer.congestion.as_deref(),
             }
@@ -372,6 +414,14 @@ impl Fetcher {
         };
         self.job.gauge(link).in_flight.store(connection.in_flight.len() as u64, Ordering::Relaxed);
         stopped
+    }
+
+    /// Where a segment is on the server, and how many redirects led there.
+    fn path_of(&self, segment: usize) -> (Cow<'_, str>, u32) {
+        match self.redirects.get(&segment) {
+            Some((path, hops)) => (path.into(), *hops),
+            None => (self.job.segments[segment].path.as_str().into(), 0),
+        }
     }
 
     /// Sends what can be sent now; several requests go out in one write.

@@ -8,14 +8,17 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use tokio::io::Interest;
 
-use super::super::http::{Event, Head, NotHttp};
-use super::super::job::{Body, Failure};
-use super::super::peer::Peer;
+use super::super::http::{Event, Head, MOST_REDIRECTS, NotHttp, Placed};
+use super::super::job::{Body, Failure, InFlight, Order};
+use super::super::peer::busy;
 use super::super::pipe::Pipe;
 use super::super::store::{Digest, Incoming};
 use super::check::{self, Check};
 use super::{Broken, Connection, Fetcher, PIPED_BYTES};
 use crate::sender;
+
+/// A body of no use is read to its end up to this size, so that the connection can be kept.
+const PASSED_OVER_BYTES: u64 = 64 * 1024;
 
 impl Fetcher {
     /// Works through the bytes of one read.
@@ -38,10 +41,10 @@ impl Fetcher {
         let now = Instant::now();
         loop {
             if connection.in_flight.is_empty() {
-                return if input.is_empty() { Ok(()) } else { Err(NotHttp::Unasked.into()) };
+                return Ok(connection.answers.idle(input)?);
             }
             match connection.answers.next(&mut input, false)? {
-                Event::Head(head) => self.on_head(connection, head, now)?,
+                Event::Head(head) => self.on_head(connection, &head, now)?,
                 Event::Body(body) => {
                     *payload += body.len() as u64;
                     if self.on_body(connection, Piece::Read(body))? {
@@ -102,7 +105,7 @@ impl Fetcher {
         self.take(connection, &[])
     }
 
-    fn on_head(&mut self, connection: &mut Connection, head: Head, now: Instant) -> Result<(), Broken> {
+    fn on_head(&mut self, connection: &mut Connection, head: &Head, now: Instant) -> Result<(), Broken> {
         let job = &self.job;
         job.received_head(head.head_bytes);
         job.gauge(self.peer.link).head_bytes.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
@@ -110,50 +113,185 @@ impl Fetcher {
             *job.gauge(self.peer.link).sender() = Some((now, sender));
         }
         let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
-        let segment = &job.segments[request.part.segment];
         request.first_byte = Some(now);
         connection.closing = head.closes;
-        // A server that is busy is asked again; that is no fault of the file.
-        connection.excused = matches!(head.status, 429 | 503);
-        if let Err(refused) = check_status(&self.peer, &segment.name, head.status) {
-            let Broken::Fatal(failure) = refused else { return Err(refused) };
-            job.exclude(self.peer.link, request.part.segment, failure);
-            return Err(Broken::Closed);
-        }
         if !std::mem::replace(&mut connection.answered, true) {
             // Of a server that closes after the first answer already, nothing is asked for behind it.
             job.schedule(|scheduler, _| scheduler.keeps_alive(self.peer.link, !head.closes));
         }
-        let (from, total_bytes) = match (head.status, head.range) {
-            (206, Some((first, total))) => (first, total),
-            (206, None) => (request.part.from, None),
-            _ => (0, head.length),
+        let placed = match self.judge(connection, head)? {
+            Answer::Body(placed) => placed,
+            Answer::PassOver => return pass_over(connection, head),
         };
-        let asked_from = request.part.from;
-        if head.status == 206 && from != asked_from {
-            let name = &segment.name;
-            return Err(Broken::Peer(format!("it sent {name} from byte {from}, not from {asked_from}")));
-        }
-        if let (Some(length), Some(total)) = (head.length, total_bytes)
-            && from.saturating_add(length) > total
-        {
-            let name = &segment.name;
-            return Err(Broken::Peer(format!(
-                "it announces {length} bytes of {name} from byte {from}, and says that it has {total}"
-            )));
+        let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
+        let Placed { from, to, total_bytes } = placed;
+        (request.unstated, request.ends) = (head.length.is_none(), to);
+        let (link, segment) = (self.peer.link, request.part.segment);
+        if request.unstated && total_bytes.is_none() {
+            self.ask_other_for_size(segment);
         }
         // A server that sends a whole file where a range of one version was asked for has another one,
         // unless it says that it is the same: then it cannot send ranges.
         let anew = head.status == 200 && request.etag.is_some() && request.etag != head.etag;
-        let promised = head.sha256_base64.as_deref().and_then(Digest::from_base64);
-        let body = Body { from, length: head.length, total_bytes, etag: head.etag, promised };
-        Ok(job.begin(self.peer.link, request, body, anew)?)
+        let promised = promised(head);
+        let length = to.map(|to| to - from);
+        let body = Body { from, length, total_bytes, etag: head.etag.clone(), promised };
+        match self.job.begin(link, request, body, anew)? {
+            true => Ok(()),
+            false => pass_over(connection, head),
+        }
+    }
+
+    /// Decides what an answer is good for, by its head.
+    fn judge(&mut self, connection: &mut Connection, head: &Head) -> Result<Answer, Broken> {
+        let Some(request) = connection.in_flight.front() else { return Err(NotHttp::Unasked.into()) };
+        let (link, index) = (self.peer.link, request.part.segment);
+        let job = self.job.clone();
+        let (peer, name, listed) =
+            (&self.peer, job.segments[index].name.as_str(), job.segments[index].digest);
+        let refuse = |exit, what: String| {
+            job.exclude(link, index, Failure::new(exit, anyhow!("{peer} {what}")));
+            Ok(Answer::PassOver)
+        };
+        if head.is_busy() {
+            // That is no fault of the file.
+            connection.excused = true;
+            let what = format!("{peer} answered {} for {name}{}", head.status, busy(head));
+            return Err(Broken::Busy(what, head.retry_after));
+        }
+        if head.is_redirect() {
+            let (path, hops) = self.path_of(index);
+            match head.redirected(&peer.host, &path) {
+                Ok(_) if hops == MOST_REDIRECTS => {
+                    return refuse("missing_file", format!("redirects {name} more than {hops} times"));
+                }
+                Ok(led) => drop(self.redirects.insert(index, (led, hops + 1))),
+                Err(place) => {
+                    return refuse(
+                        "missing_file",
+                        format!("redirects {name} {place}, which is not followed"),
+                    );
+                }
+            }
+            return Ok(Answer::PassOver);
+        }
+        match head.status {
+            200 | 206 => {}
+            416 if !request.whole && job.drop_hint(index) => {
+                job.fault(
+                    link,
+                    format!("{peer} says that {name} is shorter than a HEAD said"),
+                    "its size is learned anew".into(),
+                );
+                return Ok(Answer::PassOver);
+            }
+            500.. => return Err(Broken::Peer(format!("it answered {} for {name}", head.status))),
+            status => {
+                return refuse(
+                    "missing_file",
+                    format!("answered {status} for {name}; does it hold that file?"),
+                );
+            }
+        }
+        let known = job.schedule(|scheduler, _| scheduler.size(index));
+        let placed = match self.place(request, head, known) {
+            Ok(placed) => placed,
+            Err(what) => {
+                // Only a server that was asked for whole files already is to blame for this one.
+                connection.excused = !request.whole;
+                job.schedule(|scheduler, _| scheduler.sends_whole(link));
+                return Err(Broken::Peer(what));
+            }
+        };
+        let promised = promised(head);
+        let other_digest = listed.zip(promised).filter(|(listed, promised)| listed != promised);
+        // A size that a HEAD said is a hint; where there is a digest, that decides.
+        let decided_later = listed.is_some() && (listed == promised || job.store.verifies());
+        let other_size = known.zip(placed.total_bytes).filter(|(known, said)| known != said);
+        let other_size = other_size.filter(|_| !(decided_later && job.size_is_hint(index)));
+        if connection.pipelined && (other_digest.is_some() || other_size.is_some()) {
+            job.order_fails(link);
+            connection.excused = true;
+            return Err(Broken::Peer(format!(
+                "{peer} answers a request for {name} with something else; it is asked for one file at a time from now on"
+            )));
+        }
+        if let Some((listed, promised)) = other_digest.filter(|_| job.store.verifies()) {
+            let what = format!("says that {name} has the digest {promised}, and the list says {listed}");
+            return refuse("files_changed", what);
+        }
+        let same = listed.is_some() && listed == promised;
+        if same {
+            job.order_fits(link, Order::DigestsFit);
+        } else if known.is_some() && known == placed.total_bytes {
+            job.order_fits(link, Order::SizesFit);
+        }
+        if let Some(encoding) = &head.encoding
+            && !same
+            && (head.status != 200 || other_size.is_some() || !job.may_be_encoded(link, index, encoding))
+        {
+            let what = format!("sends {name} with the Content-Encoding {encoding}, which was not asked for");
+            return refuse("encoded", what);
+        }
+        if listed.is_none() && head.media_type.as_deref() == Some("text/html") && !is_page(name) {
+            return refuse("missing_file", format!("sends an HTML page for {name}; does it hold that file?"));
+        }
+        // By If-Range, a range is of the version that was asked for.
+        if head.status == 206 && request.etag.is_some() && head.etag.is_some() && request.etag != head.etag {
+            job.version_changed(link, index);
+            connection.excused = true;
+            return Err(Broken::Peer(format!(
+                "{peer} sent a range of another version of {name} (by its ETag)"
+            )));
+        }
+        Ok(Answer::Body(placed))
+    }
+
+    /// Finds where the body of an answer lies in its file, or says why it is not what was asked for.
+    fn place(&self, request: &InFlight, head: &Head, known: Option<u64>) -> Result<Placed, String> {
+        let (peer, name) = (&self.peer, &self.job.segments[request.part.segment].name);
+        let (from, to) = if request.whole { (0, None) } else { (request.part.from, request.part.to) };
+        head.place(from, to, known).map_err(|found| match request.whole {
+            true => format!("{peer} answered a request for all of {name} with {found}"),
+            false => {
+                let last = to.map_or(String::new(), |to| (to - 1).to_string());
+                format!(
+                    "{peer} answered a request for the bytes {from}-{last} of {name} with {found}; it is \
+                     asked for whole files from now on"
+                )
+            }
+        })
+    }
+
+    /// Has the size of a file, of which a server does not say how long it is, learned from the other one,
+    /// so that what is endless is noticed.
+    fn ask_other_for_size(&self, segment: usize) {
+        if self.job.schedule(|scheduler, _| scheduler.size(segment)).is_some() {
+            return;
+        }
+        let (job, other) = (self.job.clone(), self.other.clone());
+        tokio::spawn(async move {
+            let one = std::slice::from_ref(&job.segments[segment]);
+            let size = other.sizes(one, job.give_up, &job.gauge(other.link).head_bytes).await;
+            let mut sizes = vec![None; job.segments.len()];
+            sizes[segment] = size.first().copied().flatten();
+            job.schedule(|scheduler, _| scheduler.learn_sizes(&sizes));
+        });
     }
 
     /// Writes what is new of a piece of a body. Returns whether anything was: a server that sends the
     /// same beginning again and again makes no progress.
     fn on_body(&self, connection: &mut Connection, mut piece: Piece) -> Result<bool, Broken> {
         let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
+        if request.passed_over {
+            self.job.wasted(piece.len() as u64);
+            let bytes = piece.len();
+            piece.discard(bytes).map_err(|error| Failure::new("store", error))?;
+            return Ok(false);
+        }
+        if request.unstated {
+            self.check_end(request, piece.len() as u64)?;
+        }
         let mut any_new = false;
         while piece.len() > 0 {
             let claim = self.job.claim(self.peer.link, request, piece.len() as u64);
@@ -174,10 +312,49 @@ impl Fetcher {
         Ok(any_new)
     }
 
+    /// Settles an answer of unstated length whose connection is gone, now that the file's size may be known:
+    /// it may be complete, or have gone on beyond its end.
+    pub(super) fn settle_unstated(&self, request: &InFlight) -> Result<(), Broken> {
+        let segment = request.part.segment;
+        let Some(incoming) = request.incoming.as_ref().filter(|_| request.unstated) else { return Ok(()) };
+        match self.check_end(request, 0) {
+            Err(Broken::Closed) => return Ok(()),
+            outcome => outcome?,
+        }
+        if self.job.schedule(|scheduler, _| scheduler.size(segment)) == Some(incoming.written()) {
+            self.finish(segment, incoming)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses bytes beyond the end of a file, or of a range, in an answer that does not say how long it
+    /// is. What came of the file before may be wrong then.
+    fn check_end(&self, request: &InFlight, bytes: u64) -> Result<(), Broken> {
+        let (link, segment) = (self.peer.link, request.part.segment);
+        let (at, size) = self.job.schedule(|scheduler, _| {
+            (scheduler.due(link).map_or(0, |(_, at, _)| at), scheduler.size(segment))
+        });
+        let Some(end) = request.ends.or(size).filter(|&end| at.saturating_add(bytes) > end) else {
+            return Ok(());
+        };
+        let name = &self.job.segments[segment].name;
+        self.job.schedule(|scheduler, _| scheduler.sends_whole(link));
+        let what = format!(
+            "{} sends {name} beyond byte {end}, where it ends; it is asked for whole files from now on",
+            self.peer
+        );
+        self.job.reject(link, segment, Failure::new("files_changed", anyhow!(what)));
+        Err(Broken::Closed)
+    }
+
     /// An answer is complete.
     fn on_end(&mut self, connection: &mut Connection) -> Result<(), Broken> {
         let Some(request) = connection.in_flight.pop_front() else { return Err(NotHttp::Unasked.into()) };
         let segment = request.part.segment;
+        if request.passed_over {
+            self.job.schedule(|scheduler, _| scheduler.passed_over(self.peer.link));
+            return Ok(());
+        }
         self.job.broke_off(self.peer.link, &request, true, "its answers end early");
         let total = self.job.schedule(|scheduler, _| {
             scheduler.ended(self.peer.link);
@@ -254,14 +431,30 @@ impl Piece<'_> {
     }
 }
 
-/// Tells answers with a file in them from those that may yet get better and those that will not.
-fn check_status(peer: &Peer, name: &str, status: u16) -> Result<(), Broken> {
-    match status {
-        200 | 206 => Ok(()),
-        429 | 500.. => Err(Broken::Peer(format!("it answered {status} for {name}"))),
-        _ => {
-            let error = anyhow!("{peer} answered {status} for {name}; does it hold that file?");
-            Err(Failure::new("missing_file", error).into())
-        }
+/// What an answer is good for.
+enum Answer {
+    Body(Placed),
+    /// Nothing; its body, if short, is read and thrown away.
+    PassOver,
+}
+
+/// Has the body of an answer thrown away; a long one ends with its connection.
+fn pass_over(connection: &mut Connection, head: &Head) -> Result<(), Broken> {
+    let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
+    request.passed_over = true;
+    match head.length {
+        Some(length) if length <= PASSED_OVER_BYTES => Ok(()),
+        _ => Err(Broken::Closed),
     }
+}
+
+/// The digest of the whole file that an answer's head promises.
+fn promised(head: &Head) -> Option<Digest> {
+    head.sha256_base64.as_deref().and_then(Digest::from_base64)
+}
+
+/// Whether a file of this name is an HTML page.
+fn is_page(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    [".html", ".htm", ".xhtml"].iter().any(|end| name.ends_with(end))
 }

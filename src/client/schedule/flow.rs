@@ -13,6 +13,8 @@ use super::pool::Sizes;
 const DEEPEST_AUTO: usize = 256;
 /// What TCP sends before the first acknowledgement: ten segments (RFC 6928).
 const FIRST_WINDOW_BYTES: u64 = 14_480;
+/// A mean over less time is no rate.
+const LEAST_MEAN_S: f64 = 0.25;
 /// How long a silent link may be silent before it counts as stalled, at least.
 pub const LEAST_STALL: Duration = Duration::from_secs(1);
 
@@ -75,8 +77,9 @@ pub struct Flow {
     pub pace: Pace,
     /// The greatest rate that it has held for a while, bytes/s; 0 before it is known.
     best_rate: f64,
-    /// Payload that came.
+    /// Payload that came, and when the first of it did.
     brought: u64,
+    first_byte: Option<Duration>,
     goodput: Goodput,
     /// When a byte last came, or was first due.
     pub last_byte: Duration,
@@ -104,6 +107,7 @@ impl Default for Flow {
             pace: Pace::default(),
             best_rate: 0.0,
             brought: 0,
+            first_byte: None,
             goodput: Goodput::default(),
             last_byte: Duration::ZERO,
             heard: Duration::ZERO,
@@ -154,6 +158,7 @@ impl Flow {
         self.goodput.received(now, bytes);
         self.pace.received(now, bytes);
         self.brought += bytes;
+        self.first_byte.get_or_insert(now);
         if self.pace.is_steady() {
             self.best_rate = self.best_rate.max(self.pace.bytes_per_s(now, None).unwrap_or_default());
         }
@@ -190,6 +195,13 @@ impl Flow {
         let silent = now.saturating_sub(self.heard) > Goodput::WINDOW;
         let latest = self.burst().filter(|_| !silent).unwrap_or_default();
         Some(self.rate(now)?.max(latest))
+    }
+
+    /// The mean from the first byte to the last, in bytes per second: what is known of a link whose answers
+    /// each come in one read.
+    pub fn mean_rate(&self) -> Option<f64> {
+        let span_s = self.heard.saturating_sub(self.first_byte?).as_secs_f64();
+        (span_s >= LEAST_MEAN_S).then(|| self.brought as f64 / span_s)
     }
 
     /// The bandwidth-delay product of the best rate seen, bytes.

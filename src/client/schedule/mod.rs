@@ -222,7 +222,7 @@ impl Scheduler {
         }
         let asked_to = asked.ends.or(total);
         asked.at = from;
-        asked.ends = length.map(|length| from + length);
+        asked.ends = length.map(|length| from.saturating_add(length));
         asked.answering = true;
         let beyond = asked.ends.zip(asked_to).is_some_and(|(ends, asked_to)| ends > asked_to);
         let ranges = from == asked.part.from && !beyond;
@@ -230,6 +230,16 @@ impl Scheduler {
             // It sends files whole, whatever is asked for.
             self.flow(link).ranges = false;
         }
+    }
+
+    /// The server of `link` is not to be asked for ranges any more: it does not answer with them.
+    pub fn sends_whole(&mut self, link: LinkId) {
+        self.flow(link).ranges = false;
+    }
+
+    /// Whether the server of `link` may be asked for ranges.
+    pub fn ranges(&self, link: LinkId) -> bool {
+        self.flows[link.index()].ranges
     }
 
     /// Of the next `bytes` that came on `link`: how many are there already, and how many after those
@@ -264,6 +274,13 @@ impl Scheduler {
             self.sizes.learn(asked.part.segment, asked.at);
         }
         self.put_back(link, &asked);
+    }
+
+    /// The answer under way on `link` is over, and nothing of it was of use.
+    pub fn passed_over(&mut self, link: LinkId) {
+        if let Some(asked) = self.flow(link).asked.pop_front() {
+            self.put_back(link, &asked);
+        }
     }
 
     /// `link` lost its connection: what it still owed is to be fetched still.
@@ -326,6 +343,11 @@ impl Scheduler {
         owed.iter().for_each(|asked| self.put_back(link, asked));
         self.pool.hand_over(|part| part.segment == segment, link.other(), &self.sizes);
         true
+    }
+
+    /// The server of `link` may be asked for a segment again.
+    pub fn readmit(&mut self, link: LinkId, segment: usize) {
+        self.excluded[link.index()].remove(&segment);
     }
 
     /// Gives a segment up: it is fetched from nowhere.
@@ -508,7 +530,8 @@ impl Scheduler {
     /// before, 1.5 s (4 round trips on a long way) are enough.
     pub fn is_slow(&self, link: LinkId, now: Duration) -> bool {
         let other = &self.flows[link.other().index()];
-        let theirs = other.rate(now).filter(|_| other.up && !other.dead && self.least_share > 0.0);
+        let theirs = other.rate(now).or_else(|| other.mean_rate());
+        let theirs = theirs.filter(|_| other.up && !other.dead && self.least_share > 0.0);
         let flow = &self.flows[link.index()];
         theirs.is_some_and(|rate| flow.is_slow(self.least_share * rate, self.is_adaptive(), now))
     }
