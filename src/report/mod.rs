@@ -23,11 +23,11 @@ mod words;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::results::Folder;
 use crate::results::PAGE;
-use crate::text::visible;
+use crate::text::{print, visible};
 use load::Loaded;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -80,16 +80,6 @@ const TABLES: &str = "csv";
 
 fn folder_of(path: &Path) -> PathBuf {
     if path.is_dir() { path.into() } else { path.parent().unwrap_or(Path::new("")).into() }
-}
-
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Who stops reading has read enough.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to stdout")
-        }
-        _ => Ok(()),
-    }
 }
 
 fn write(loaded: &Loaded, studies: &[compare::Study], out: &Path) -> Result<()> {
