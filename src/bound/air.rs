@@ -1,4 +1,4 @@
-//! What physics allows on a shared channel: the least time for a payload over links that share
+//! Bounds a run on a shared channel: the least time for a payload over links that share
 //! airtime. Pure; knows nothing of files.
 //!
 //! On a shared channel capacities never add. With xᵢ the payload that link i brings, this is the
@@ -18,7 +18,7 @@ use crate::units::LinkId;
 pub struct Sharer {
     /// Least airtime for a byte of payload, in seconds; 0 for a link that is not on the air.
     pub airtime_per_byte_s: f64,
-    /// What the link carries whatever the air allows.
+    /// The most that the link carries, whatever the air allows.
     pub path: Path,
 }
 

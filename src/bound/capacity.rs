@@ -1,4 +1,4 @@
-//! What a link can carry over time: rates one after another, each with the delay behind it. Pure.
+//! The capacity of a link over time: rates one after another, each with the delay behind it. Pure.
 
 /// A rate from a moment on.
 #[derive(Clone, Copy, Debug, PartialEq)]

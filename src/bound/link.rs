@@ -21,7 +21,7 @@ pub struct Stage {
     pub shaper: Shaper,
 }
 
-/// What a bound has to know of whatever shapes the packets.
+/// The facts of a shaper that a bound depends on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Shaper {
     /// The userspace model: a packet passes the bottleneck when its service begins, and both delays of
@@ -75,7 +75,7 @@ impl Stage {
         (least_of_all_s(&self.down, self.played), least_of_all_s(&self.up, self.played))
     }
 
-    /// What passes the bottleneck of one of its shapes over time. `more_s` is what comes behind it
+    /// Returns what passes the bottleneck of one of its shapes over time. `more_s` is what comes behind it
     /// beside that shape's own delay.
     fn course(&self, shape: &Shape, share: f64, more_s: f64) -> Course {
         let behind = |delay: Delay| match self.shaper {
@@ -112,7 +112,7 @@ pub fn better(first: &Stage, second: Stage) -> Stage {
     Stage { from_s: second.from_s, down: still(fast.down, down), up: still(fast.up, up), ..fast }
 }
 
-/// What one direction carries over all stages, in bytes of payload.
+/// Returns what one direction carries over all stages, in bytes of payload.
 fn capacity(stages: &[Stage], share: f64, course: impl Fn(&Stage) -> Course) -> Capacity {
     stages.iter().enumerate().fold(Capacity::default(), |capacity, (index, stage)| {
         let again = match stage.shaper {
