@@ -1,6 +1,7 @@
 //! A server on a free port with files of its own, and a client that speaks HTTP by hand.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -170,6 +171,12 @@ impl Client {
         self.tcp.write_all(text.as_ref()).await.unwrap();
     }
 
+    /// The same connection again, to send on it while answers are read.
+    pub fn twin(&self) -> TcpStream {
+        let socket = self.tcp.as_fd().try_clone_to_owned().unwrap();
+        TcpStream::from_std(socket.into()).unwrap()
+    }
+
     /// Reads one answer, which must have a length unless it can have no body.
     pub async fn answer(&mut self, method: &str) -> Answer {
         let mut answer = self.head().await;
@@ -203,6 +210,11 @@ impl Client {
             headers: headers.collect(),
             body: Vec::new(),
         }
+    }
+
+    /// Whether the connection has ended and all that came has been read.
+    pub async fn is_at_end(&mut self) -> bool {
+        self.ahead.is_empty() && self.read_more().await == 0
     }
 
     async fn read_more(&mut self) -> usize {

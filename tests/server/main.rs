@@ -6,3 +6,4 @@ mod lab;
 mod limits;
 mod program;
 mod sending;
+mod wire;
