@@ -11,6 +11,7 @@
 //! - What the roles share: [`link`] shapes packets, [`record`] is the log, [`results`] the folders that
 //!   it stands in, [`bound`] is what physics allows, [`qoe`] what a viewer would have met.
 //! - [`tcp`] is what the kernel says of a socket, [`sender`] how a server tells it to its client.
+//! - `http` reads and frames HTTP/1.1 for client and server.
 //! - [`text`] makes text of others fit to print, [`units`]: quantities that cannot be written without their unit.
 
 pub mod bound;
@@ -18,6 +19,7 @@ pub mod cli;
 pub mod client;
 mod config;
 pub mod doctor;
+mod http;
 pub mod init;
 pub mod lab;
 pub mod link;

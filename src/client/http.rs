@@ -8,6 +8,7 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
+use crate::http::target::absolute;
 use crate::sender;
 
 /// The most that the head of an answer may take, in bytes.
@@ -188,14 +189,28 @@ fn same_host(host: &str, path: &str, location: &str) -> Option<String> {
     } else {
         format!("http://{host}{folder}{location}")
     };
-    let uri: hyper::Uri = target.parse().ok()?;
-    let authority = uri.authority()?;
-    let own: hyper::http::uri::Authority = host.parse().ok()?;
-    let same = authority.host().eq_ignore_ascii_case(own.host())
-        && authority.port_u16().unwrap_or(80) == own.port_u16().unwrap_or(80);
-    let plain = uri.scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("http"));
-    let path = uri.path_and_query().map_or_else(|| "/".to_string(), ToString::to_string);
-    (same && plain && !authority.as_str().contains('@')).then_some(path)
+    let target = absolute(&target)?;
+    let same = host_and_port(target.authority)? == host_and_port(host)?;
+    let plain = target.scheme.eq_ignore_ascii_case("http");
+    let path = if target.rest.starts_with('/') { target.rest.into() } else { format!("/{}", target.rest) };
+    (same && plain && path.bytes().all(may_stand_in_path)).then_some(path)
+}
+
+/// Takes an authority apart: the host in lower case, and the port.
+fn host_and_port(authority: &str) -> Option<(String, u16)> {
+    let colon = authority.rfind(':').filter(|_| !authority.ends_with(']'));
+    let (host, port) = authority.split_at(colon.unwrap_or(authority.len()));
+    let port = match port.get(1..).unwrap_or_default() {
+        "" => 80,
+        port => port.parse().ok()?,
+    };
+    let is_host = !host.is_empty() && !host.contains('@') && host.bytes().all(may_stand_in_path);
+    is_host.then(|| (host.to_ascii_lowercase(), port))
+}
+
+/// Whether a byte of a redirect may be sent in a request line.
+fn may_stand_in_path(byte: u8) -> bool {
+    !byte.is_ascii_control() && !b" \"<>\\^`".contains(&byte)
 }
 
 /// Why the bytes of a server are not answers.

@@ -1,41 +1,40 @@
 //! One connection: requests in, answers out, in order, until one side has had enough.
 
-use std::convert::Infallible;
-use std::pin::Pin;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use bytes::Buf;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use hyper::header::CONTENT_LENGTH;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Limits;
-use super::body::{Body, Pool};
 use super::journal::{Connection, InFlight};
-use super::outbox::Outbox;
-use super::respond::{self, Resource, Sunk};
-use super::sending::{SENDER, Sending};
+use super::respond::{self, Answer, Body, Resource, Sunk};
+use super::sending::Sending;
+use super::socket::{Socket, Wait, unacknowledged};
 use super::table::Table;
-use super::watch::{Watched, unacknowledged};
+use crate::http::body::{BadChunk, BodyReader, Framing, Taken};
+use crate::http::head::{HEAD_TOO_LARGE, Refusal, RequestHead, parse_request};
+use crate::sender;
 
 /// How often a closing connection looks whether the server is about to end.
 const GLANCE: Duration = Duration::from_millis(20);
+/// Up to this many bytes, reading a file and writing it together with the head costs less than sending
+/// it apart from it.
+const SMALL_BYTES: u64 = 64 * 1024;
+/// A request's body that nobody wants is read to its end up to this size, so that the connection is kept.
+const UNWANTED_BYTES: u64 = 64 * 1024;
+/// What is read of a request's body at a time.
+const BODY_READ_BYTES: usize = 64 * 1024;
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What all connections share.
 pub struct Shared {
     pub table: Table,
     pub limits: Limits,
-    pub pool: Arc<Pool>,
 }
 
 /// Serves one connection until it ends. When `stop` turns true, what is in flight is finished and
@@ -44,129 +43,275 @@ pub async fn serve(
     tcp: TcpStream,
     connection: Arc<Connection>,
     shared: Arc<Shared>,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
-    let limits = shared.limits.clone();
     // An answer's last packet must not wait for an acknowledgement. That this fails only on a
     // connection that is gone already is found out soon enough.
     let _ = tcp.set_nodelay(true);
-    let sending = match Sending::new(&tcp) {
-        Ok(sending) => Arc::new(sending),
-        Err(error) => {
-            tracing::warn!(peer = %connection.peer, "a connection is answered with 503: {error}");
-            refuse(tcp, limits.linger, stop).await;
-            return;
-        }
+    let limits = &shared.limits;
+    let socket = Socket::new(tcp, connection.peer, limits.clone());
+    let mut conversation = Conversation {
+        socket,
+        input: Vec::with_capacity(limits.head_bytes),
+        used: 0,
+        sending: Sending::default(),
+        connection: &connection,
+        shared: &shared,
+        stop,
     };
-    let outbox = Outbox::new(shared.pool.clone());
-    let io = Watched::new(tcp, connection.clone(), outbox.clone(), limits.clone());
-    let service = service_fn(|request| {
-        Box::pin(handle(request, connection.clone(), sending.clone(), outbox.clone(), shared.clone()))
-    });
-    let mut http = http1::Builder::new()
-        // Time limits are the socket's, which can tell an idle connection from a slow head.
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        // A client may close its sending side once it has asked for all it wants.
-        .half_close(true)
-        .max_header_size(limits.head_bytes)
-        .max_buf_size(limits.piece_bytes.max(8 * 1024))
-        .serve_connection(io, service);
-    let ended = tokio::select! {
-        result = &mut http => Some(result),
-        () = stopped(&mut stop) => None,
-        () = connection.close.notified() => {
-            if connection.busy.load(Relaxed) == 0 {
-                tracing::debug!(peer = %connection.peer, "an idle connection is closed: its place is needed");
-                return;
+    match conversation.run().await {
+        Ok(End::Said) => {
+            let Conversation { socket, stop, .. } = conversation;
+            let mut tcp = socket.into_inner();
+            if tcp.shutdown().await.is_ok() {
+                linger(tcp, limits.linger, &stop).await;
             }
-            // A request came in the same moment: it is answered first.
-            None
         }
-    };
-    let result = match ended {
-        Some(result) => result,
-        None => {
-            Pin::new(&mut http).graceful_shutdown();
-            (&mut http).await
+        Ok(End::MadeRoom) => {
+            tracing::debug!(peer = %connection.peer, "an idle connection is closed: its place is needed");
         }
-    };
-    match result {
-        Ok(()) => {}
-        // hyper has answered this itself; an HTTP/2 preface it cannot answer.
-        Err(error) if error.is_parse() && !error.is_parse_version_h2() => {
-            let status = if error.is_parse_too_large() {
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-            } else {
-                StatusCode::BAD_REQUEST
+        Err(error) => tracing::debug!(peer = %connection.peer, "a connection broke: {error}"),
+    }
+}
+
+/// Why a connection ends.
+enum End {
+    /// All has been said.
+    Said,
+    /// Another connection needs its place.
+    MadeRoom,
+}
+
+/// What a client says next.
+enum Next {
+    Request(RequestHead),
+    Refused(Refusal),
+    End(End),
+}
+
+struct Conversation<'a> {
+    socket: Socket,
+    /// What came, used up to `used`.
+    input: Vec<u8>,
+    used: usize,
+    sending: Sending,
+    connection: &'a Arc<Connection>,
+    shared: &'a Shared,
+    stop: watch::Receiver<bool>,
+}
+
+impl Conversation<'_> {
+    async fn run(&mut self) -> io::Result<End> {
+        loop {
+            let request = match self.next_request().await? {
+                Next::Request(request) => request,
+                Next::End(end) => return Ok(end),
+                Next::Refused(Refusal { status, why }) => {
+                    let mut in_flight = self.connection.begin(None, false);
+                    let answer = Answer::plain(status, why).closing();
+                    self.send(&answer, 1, false, &mut in_flight).await?;
+                    return Ok(End::Said);
+                }
             };
-            connection.malformed(status.as_u16());
-        }
-        Err(error) => {
-            tracing::debug!(peer = %connection.peer, "a connection broke: {error}");
-            return;
+            if let Some(end) = self.answer(&request).await? {
+                return Ok(end);
+            }
+            // A client whose requests are all here already leaves time for others.
+            consume_budget().await;
         }
     }
-    linger(http.into_parts().io.into_inner(), limits.linger, &stop).await;
+
+    async fn next_request(&mut self) -> io::Result<Next> {
+        let mut began = None;
+        loop {
+            let unused = &self.input[self.used..];
+            if !unused.is_empty() {
+                match parse_request(unused) {
+                    Ok(Some((head, bytes))) => {
+                        self.used += bytes;
+                        return Ok(Next::Request(head));
+                    }
+                    Ok(None) if unused.len() < self.shared.limits.head_bytes => {}
+                    Ok(None) => return Ok(Next::Refused(HEAD_TOO_LARGE)),
+                    Err(refusal) => return Ok(Next::Refused(refusal)),
+                }
+                began.get_or_insert_with(Instant::now);
+            }
+            let wait = began.map_or(Wait::Request, Wait::Head);
+            match self.read_more(self.shared.limits.head_bytes, wait).await? {
+                Ok(0) if began.is_some() => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(0) => return Ok(Next::End(End::Said)),
+                Ok(_) => {}
+                Err(end) => return Ok(Next::End(end)),
+            }
+        }
+    }
+
+    /// Reads more, up to `bytes` in all, while no request is being answered: the connection may have to end.
+    async fn read_more(&mut self, bytes: usize, wait: Wait) -> io::Result<Result<usize, End>> {
+        self.make_room(bytes);
+        tokio::select! {
+            biased;
+            read = self.socket.read(&mut self.input, wait) => read.map(Ok),
+            () = stopped(&mut self.stop) => Ok(Err(End::Said)),
+            () = self.connection.close.notified() => Ok(Err(End::MadeRoom)),
+        }
+    }
+
+    /// Drops what is used, and makes room for as much in all as `bytes`.
+    fn make_room(&mut self, bytes: usize) {
+        self.input.drain(..self.used);
+        self.used = 0;
+        self.input.reserve_exact(bytes.saturating_sub(self.input.len()).max(1));
+    }
+
+    /// Answers a request; returns why the connection ends after it, if it does.
+    async fn answer(&mut self, request: &RequestHead) -> io::Result<Option<End>> {
+        let shared = self.shared;
+        let (resource, report) = match self.sending.obey(self.socket.tcp(), request.sender.as_deref()) {
+            Ok(report) => (respond::resource(&shared.table, request), report),
+            Err(refusal) => (Resource::Bad("this congestion control is not available here"), Some(refusal)),
+        };
+        let mut in_flight = self.connection.begin(Some(request), matches!(resource, Resource::Health));
+        let mut body = BodyReader::new(request.framing);
+        let mut answer = match resource {
+            Resource::Entry(entry) => respond::entry(entry, request),
+            Resource::Sink => {
+                let (outcome, bytes) = self.sink(request, &mut body, &mut in_flight).await?;
+                respond::sink(outcome, bytes, in_flight.elapsed().as_secs_f64() * 1e3)
+            }
+            other => respond::other(&other),
+        };
+        if let Some(report) = report {
+            answer = answer.header(sender::HEADER, report);
+        }
+        answer.closes |= request.closes || *self.stop.borrow() || body.left() > UNWANTED_BYTES;
+        // A client that was not told to go on may send its body or leave it out.
+        answer.closes |= request.expects_continue && body.left() > 0;
+        let (closes, head_only) = (answer.closes, request.method == "HEAD");
+        self.send(&answer, request.minor_version, head_only, &mut in_flight).await?;
+        drop((answer, in_flight));
+        if closes { Ok(Some(End::Said)) } else { self.skip(&mut body).await }
+    }
+
+    async fn send(
+        &mut self,
+        answer: &Answer<'_>,
+        minor_version: u8,
+        head_only: bool,
+        in_flight: &mut InFlight,
+    ) -> io::Result<()> {
+        let mut head = answer.head(minor_version).into_bytes();
+        let bytes = if head_only { 0 } else { answer.body.len() };
+        in_flight.answered(answer.status, head.len() as u64, bytes);
+        let taken = &mut in_flight.taken;
+        let sent = match &answer.body {
+            _ if bytes == 0 => self.socket.write_all(&head, false, taken).await,
+            Body::File(file, from, _) if bytes <= SMALL_BYTES => {
+                let start = head.len();
+                head.resize(start + bytes as usize, 0);
+                let read =
+                    file.read_exact_at(&mut head[start..], *from).and_then(|()| file.check_unchanged());
+                match read {
+                    Ok(()) => self.socket.write_all(&head, false, taken).await,
+                    Err(error) => Err(error),
+                }
+            }
+            Body::File(file, from, to) => {
+                self.socket.write_all(&head, true, taken).await?;
+                self.socket.send_file(file, *from, *to, taken).await
+            }
+            Body::Text(_) | Body::Memory(_) | Body::Empty => {
+                let body = match &answer.body {
+                    Body::Text(text) => text.as_bytes(),
+                    Body::Memory(bytes) => bytes,
+                    _ => &[],
+                };
+                self.socket.write_all(&head, true, taken).await?;
+                self.socket.write_all(body, false, taken).await
+            }
+        };
+        if let Err(error) = &sent
+            && error.kind() == ErrorKind::InvalidData
+        {
+            tracing::error!("an answer was cut off: {error}");
+        }
+        sent
+    }
+
+    /// Reads a body and forgets it, up to the limits on its size and on its time. Returns how that went and
+    /// how many bytes came.
+    async fn sink(
+        &mut self,
+        request: &RequestHead,
+        body: &mut BodyReader,
+        in_flight: &mut InFlight,
+    ) -> io::Result<(Sunk, u64)> {
+        let limits = &self.shared.limits;
+        if matches!(request.framing, Framing::Length(bytes) if bytes > limits.sink_bytes) {
+            return Ok((Sunk::TooLarge, 0));
+        }
+        if request.expects_continue && request.framing != Framing::NONE {
+            self.socket.write_all(CONTINUE, false, &mut 0).await?;
+        }
+        let end = Instant::now() + limits.sink_time;
+        let mut bytes = 0;
+        loop {
+            match self.take(body) {
+                Ok(Taken::Content(some)) => {
+                    in_flight.received(some);
+                    bytes += some;
+                    if bytes > limits.sink_bytes {
+                        return Ok((Sunk::TooLarge, bytes));
+                    }
+                }
+                Ok(Taken::End) => return Ok((Sunk::Whole, bytes)),
+                Err(BadChunk) => return Ok((Sunk::Broken, bytes)),
+                Ok(Taken::NeedMore) => {
+                    self.make_room(BODY_READ_BYTES);
+                    match timeout_at(end, self.socket.read(&mut self.input, Wait::Body)).await {
+                        Ok(Ok(0)) => return Ok((Sunk::Broken, bytes)),
+                        Ok(Ok(_)) => consume_budget().await,
+                        Ok(Err(error)) if error.kind() == ErrorKind::TimedOut => {
+                            return Ok((Sunk::TooSlow, bytes));
+                        }
+                        Ok(Err(error)) => return Err(error),
+                        Err(_) => return Ok((Sunk::TooSlow, bytes)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads past a body that nobody wants; returns why the connection ends, if it does.
+    async fn skip(&mut self, body: &mut BodyReader) -> io::Result<Option<End>> {
+        let mut left = UNWANTED_BYTES;
+        loop {
+            match self.take(body) {
+                Ok(Taken::End) => return Ok(None),
+                Ok(Taken::Content(bytes)) if bytes <= left => left -= bytes,
+                Ok(Taken::Content(_)) | Err(BadChunk) => return Ok(Some(End::Said)),
+                Ok(Taken::NeedMore) => match self.read_more(BODY_READ_BYTES, Wait::Body).await? {
+                    Ok(0) => return Ok(Some(End::Said)),
+                    Ok(_) => {}
+                    Err(end) => return Ok(Some(end)),
+                },
+            }
+        }
+    }
+
+    /// Takes what came of a request's body.
+    fn take(&mut self, body: &mut BodyReader) -> Result<Taken, BadChunk> {
+        let mut unused = &self.input[self.used..];
+        let taken = body.next(&mut unused);
+        self.used = self.input.len() - unused.len();
+        taken
+    }
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A sender that is gone means the same.
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-async fn handle(
-    request: Request<Incoming>,
-    connection: Arc<Connection>,
-    sending: Arc<Sending>,
-    outbox: Arc<Outbox>,
-    shared: Arc<Shared>,
-) -> Result<Response<Body>, Infallible> {
-    let (resource, report) = match sending.obey(request.headers()) {
-        Ok(report) => (respond::resource(&shared.table, &request), report),
-        Err(refusal) => (Resource::Bad("this congestion control cannot be had here"), Some(refusal)),
-    };
-    let in_flight = InFlight::begin(&connection, &request, matches!(resource, Resource::Health));
-    let mut answer = match resource {
-        Resource::Entry(entry) => {
-            respond::entry(entry, request.method(), request.headers(), &outbox, in_flight)
-        }
-        Resource::Sink => {
-            let (outcome, bytes) = sink(request, &shared.limits, &in_flight).await;
-            respond::sink(&outcome, bytes, in_flight)
-        }
-        other => respond::other(&other, request.method(), in_flight),
-    };
-    if let Some(report) = report {
-        answer.headers_mut().insert(SENDER, report);
-    }
-    Ok(answer)
-}
-
-/// Reads a body and forgets it, up to the limits on its size and on its time.
-async fn sink(request: Request<Incoming>, limits: &Limits, in_flight: &InFlight) -> (Sunk, u64) {
-    let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|bytes: u64| bytes > limits.sink_bytes) {
-        return (Sunk::TooLarge, 0);
-    }
-    let end = Instant::now() + limits.sink_time;
-    let mut body = request.into_body();
-    let mut bytes = 0;
-    loop {
-        match timeout_at(end, body.frame()).await {
-            Err(_) => return (Sunk::TooSlow, bytes),
-            Ok(None) => return (Sunk::Whole, bytes),
-            Ok(Some(Err(_))) => return (Sunk::Broken, bytes),
-            Ok(Some(Ok(frame))) => {
-                let n = frame.data_ref().map_or(0, |data| data.remaining() as u64);
-                in_flight.received(n);
-                bytes += n;
-                if bytes > limits.sink_bytes {
-                    return (Sunk::TooLarge, bytes);
-                }
-            }
-        }
-    }
 }
 
 /// Turns a connection away: there are too many.

@@ -8,12 +8,9 @@ use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use bytes::Bytes;
 use sha2::{Digest, Sha256};
-
-use super::body::Pool;
 
 /// Tries to hash a file that changes meanwhile.
 const HASH_TRIES: u32 = 3;
@@ -112,21 +109,15 @@ impl OpenFile {
         changed(&self.path)
     }
 
-    /// At least one byte from `at`, at most `most`, as many as fit one piece.
-    pub fn read(&self, at: u64, most: u64, pool: &Arc<Pool>) -> io::Result<Bytes> {
-        let mut buffer = pool.take();
-        let room = most.min(buffer.bytes.len() as u64) as usize;
-        loop {
-            match self.file.read_at(&mut buffer.bytes[..room], at) {
-                Ok(0) => return Err(self.changed()),
-                Ok(n) => {
-                    buffer.filled = n;
-                    return Ok(Bytes::from_owner(buffer));
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+    /// Fills `into` with the bytes from `at` on.
+    ///
+    /// # Errors
+    /// When they cannot be read, or the file has become shorter.
+    pub fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+        self.file.read_exact_at(into, at).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => self.changed(),
+            _ => error,
+        })
     }
 }
 

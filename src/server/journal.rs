@@ -4,12 +4,13 @@
 //! counted, and a stdout that is closed costs the log, not the server.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::http::head::RequestHead;
 use crate::record::{Event, Log, Request, ServeEnd};
 
 pub struct Journal {
@@ -65,19 +66,19 @@ impl Journal {
     }
 }
 
-/// What the parts of one connection know of it.
+/// What is known of a connection outside its own task.
 pub struct Connection {
     pub peer: SocketAddr,
     /// Counts connections from 1.
     pub number: u64,
-    /// Requests whose head has been read, ever.
-    pub requests: AtomicU64,
-    /// Requests that are not yet answered in full.
-    pub busy: AtomicUsize,
+    /// A request is not yet answered in full.
+    pub busy: AtomicBool,
     /// Tells the connection to close because another needs its place.
     pub close: Notify,
     /// When it was accepted, or when its last answer was with the kernel.
     idle_since: Mutex<Instant>,
+    /// Requests whose head has been read, ever.
+    requests: AtomicU64,
     journal: Arc<Journal>,
 }
 
@@ -86,10 +87,10 @@ impl Connection {
         Connection {
             peer,
             number,
-            requests: AtomicU64::new(0),
-            busy: AtomicUsize::new(0),
+            busy: AtomicBool::new(false),
             close: Notify::new(),
             idle_since: Mutex::new(Instant::now()),
+            requests: AtomicU64::new(0),
             journal,
         }
     }
@@ -98,74 +99,58 @@ impl Connection {
         *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a request that could not be read as one; what it was about is not known.
-    pub fn malformed(&self, status: u16) {
-        self.journal.request(Request {
-            peer: self.peer.to_string(),
-            connection: self.number,
-            request: self.requests.load(Relaxed) + 1,
-            method: String::new(),
-            target: String::new(),
-            range: None,
-            status,
-            bytes: 0,
-            received_bytes: 0,
-            duration_ms: 0.0,
-            complete: true,
-        });
+    /// Begins the record of a request. `quiet` ones leave none: a health check every few seconds would be
+    /// most of a log. A request that could not be read has no head.
+    pub fn begin(self: &Arc<Connection>, head: Option<&RequestHead>, quiet: bool) -> InFlight {
+        self.busy.store(true, Relaxed);
+        let text = |field: fn(&RequestHead) -> &String| head.map(field).cloned().unwrap_or_default();
+        InFlight {
+            started: Instant::now(),
+            record: Request {
+                peer: self.peer.to_string(),
+                connection: self.number,
+                request: self.requests.fetch_add(1, Relaxed) + 1,
+                method: text(|head| &head.method),
+                target: text(|head| &head.target),
+                range: head.and_then(|head| head.range.clone()),
+                status: 0,
+                bytes: 0,
+                received_bytes: 0,
+                duration_ms: 0.0,
+                complete: false,
+            },
+            quiet,
+            head_bytes: 0,
+            body_bytes: 0,
+            taken: 0,
+            connection: self.clone(),
+        }
     }
 }
 
-/// One request from its head to the last byte of its answer. Shared by the answer's body and by each
-/// piece of it that waits to be sent: when the last of them is gone, so is the request, and its
-/// record is written.
+/// One request from its head to the last byte of its answer; its record is written when it is dropped.
 pub struct InFlight {
     connection: Arc<Connection>,
     started: Instant,
-    number: u64,
-    method: String,
-    target: String,
-    range: Option<String>,
+    /// Its status is 0 while there is no answer.
+    record: Request,
     quiet: bool,
-    answer: OnceLock<(u16, u64)>,
-    sent: AtomicU64,
-    received: AtomicU64,
+    head_bytes: u64,
+    body_bytes: u64,
+    /// Bytes of the answer that the kernel has taken.
+    pub taken: u64,
 }
 
 impl InFlight {
-    /// `quiet` requests leave no record: a health check every few seconds would be most of a log.
-    pub fn begin<B>(connection: &Arc<Connection>, request: &hyper::Request<B>, quiet: bool) -> Arc<InFlight> {
-        connection.busy.fetch_add(1, Relaxed);
-        let range = request.headers().get(hyper::header::RANGE);
-        Arc::new(InFlight {
-            started: Instant::now(),
-            number: connection.requests.fetch_add(1, Relaxed) + 1,
-            method: request.method().to_string(),
-            target: request.uri().to_string(),
-            range: range.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
-            quiet,
-            answer: OnceLock::new(),
-            sent: AtomicU64::new(0),
-            received: AtomicU64::new(0),
-            connection: connection.clone(),
-        })
+    /// Notes the answer: its status, and how long its head and its body are to be.
+    pub fn answered(&mut self, status: u16, head_bytes: u64, body_bytes: u64) {
+        self.record.status = status;
+        (self.head_bytes, self.body_bytes) = (head_bytes, body_bytes);
     }
 
-    /// Notes the answer: its status, and how long its body is to be.
-    pub fn answered(&self, status: u16, len: u64) {
-        // A request is answered once; a second answer would be a mistake in this program, and the
-        // first one is what went out.
-        let _ = self.answer.set((status, len));
-    }
-
-    /// Bytes of the answer's body that the kernel has taken.
-    pub fn sent(&self, bytes: u64) {
-        self.sent.fetch_add(bytes, Relaxed);
-    }
-
-    /// Bytes of the request's own body.
-    pub fn received(&self, bytes: u64) {
-        self.received.fetch_add(bytes, Relaxed);
+    /// Notes bytes of the request's own body.
+    pub fn received(&mut self, bytes: u64) {
+        self.record.received_bytes += bytes;
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -176,25 +161,20 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         *self.connection.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.connection.busy.fetch_sub(1, Relaxed);
+        self.connection.busy.store(false, Relaxed);
         if self.quiet {
             return;
         }
-        let sent = self.sent.load(Relaxed);
-        // Status 0: the connection ended before there was an answer.
-        let (status, expected) = self.answer.get().copied().unwrap_or((0, 0));
+        let bytes = self.taken.saturating_sub(self.head_bytes);
+        let duration_ms = self.started.elapsed().as_secs_f64() * 1e3;
+        let complete = self.record.status != 0 && bytes == self.body_bytes;
+        let unread = self.record.method.is_empty();
         self.connection.journal.request(Request {
-            peer: self.connection.peer.to_string(),
-            connection: self.connection.number,
-            request: self.number,
-            method: std::mem::take(&mut self.method),
-            target: std::mem::take(&mut self.target),
-            range: self.range.take(),
-            status,
-            bytes: sent,
-            received_bytes: self.received.load(Relaxed),
-            duration_ms: self.started.elapsed().as_secs_f64() * 1e3,
-            complete: status != 0 && sent == expected,
+            // Of a request that could not be read, neither says anything.
+            bytes: if unread { 0 } else { bytes },
+            duration_ms: if unread { 0.0 } else { duration_ms },
+            complete,
+            ..self.record.clone()
         });
     }
 }

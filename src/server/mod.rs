@@ -1,23 +1,21 @@
 //! The server: the files of one folder over HTTP/1.1.
 //!
-//! `table` is all that can be asked for (`folder` says what there is), `respond` turns a request into an answer (`range` reads
-//! what part of a file it is about), `file` tells whether a file is still what was hashed, `body` brings files to the socket (large ones by way of `outbox`), `watch` gives up on peers
-//! that make no progress, `places` bounds the connections, `sending` chooses and tells how TCP sends, `connection` puts these together,
-//! and `journal` keeps the log. Nothing here shapes traffic, and nothing here knows of the client.
+//! `table` is all that can be asked for (`folder` says what there is), `respond` turns a request into an
+//! answer, `file` tells whether a file is still what was hashed, `socket` sends, large files with sendfile, and
+//! gives up on peers that make no progress, `places` bounds the connections, `sending` chooses and tells how TCP
+//! sends, `connection` puts these together, and `journal` keeps the log. Nothing here shapes traffic, and
+//! nothing here knows of the client.
 
-mod body;
 mod connection;
 mod file;
 pub mod folder;
 pub mod health;
 mod journal;
-mod outbox;
 mod places;
-mod range;
 mod respond;
 mod sending;
+mod socket;
 pub mod table;
-mod watch;
 
 use std::future::Future;
 use std::io::ErrorKind;
@@ -30,12 +28,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch as watched};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::record::{self, Event, Log, ServeStart, Stdout};
-use body::Pool;
 use connection::Shared;
 use journal::{Connection, Journal};
 use places::Places;
@@ -75,8 +72,6 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Connections at a time. Above that an idle one is closed, or the new one is answered with 503.
     pub connections: usize,
-    /// What one connection holds of a file at a time.
-    pub piece_bytes: usize,
 }
 
 impl Default for Limits {
@@ -91,7 +86,6 @@ impl Default for Limits {
             sink_bytes: 1 << 30,
             head_bytes: 16 * 1024,
             connections: 256,
-            piece_bytes: 256 * 1024,
         }
     }
 }
@@ -146,11 +140,11 @@ pub async fn run(
         wall_clock,
     }));
     let finish = limits.finish;
-    let (stop, stopping) = watched::channel(false);
+    let (stop, stopping) = watch::channel(false);
     let mut front = Front {
         places: Places::new(limits.connections),
         refusals: Arc::new(Semaphore::new(limits.connections)),
-        shared: Arc::new(Shared { table, pool: Pool::new(limits.piece_bytes), limits }),
+        shared: Arc::new(Shared { table, limits }),
         journal: journal.clone(),
         stopping,
         tasks: JoinSet::new(),
@@ -182,7 +176,7 @@ struct Front {
     refusals: Arc<Semaphore>,
     shared: Arc<Shared>,
     journal: Arc<Journal>,
-    stopping: watched::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
     tasks: JoinSet<()>,
     accepted: u64,
     /// The last connection could not be accepted.

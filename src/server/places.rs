@@ -5,6 +5,7 @@
 //! takes three quarters at most, so that connections which are all busy leave room for others. Downloaders
 //! that open 16 connections for each of several files stay far below that.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -64,10 +65,10 @@ fn close_idle(taken: &mut HashMap<u64, Arc<Connection>>, address: Option<IpAddr>
     for connection in taken.values() {
         *held.entry(of(connection)).or_default() += 1;
     }
-    let idle = taken.values().filter(|connection| connection.busy.load(Relaxed) == 0);
+    let idle = taken.values().filter(|connection| !connection.busy.load(Relaxed));
     let candidates = idle.filter(|connection| address.is_none_or(|address| of(connection) == address));
     let longest_idle = candidates.max_by_key(|connection| {
-        (held[&of(connection)], connection.idle_since().elapsed(), u64::MAX - connection.number)
+        (held[&of(connection)], Reverse(connection.idle_since()), Reverse(connection.number))
     })?;
     let number = longest_idle.number;
     taken.remove(&number)?.close.notify_one();
@@ -105,7 +106,7 @@ mod tests {
         kept.push(connect(&places, 5, "10.0.0.3"));
         assert_eq!(numbers(&places), [1, 3, 4, 5]);
         // A busy one stays.
-        kept[2].0.busy.store(1, Relaxed);
+        kept[2].0.busy.store(true, Relaxed);
         kept.push(connect(&places, 6, "10.0.0.3"));
         assert_eq!(numbers(&places), [1, 3, 5, 6]);
         // The place of a connection that was told to close is not given back twice.
@@ -121,14 +122,14 @@ mod tests {
         let mut kept = Vec::new();
         for number in 0..6 {
             kept.push(connect(&places, number, "10.0.0.1"));
-            kept.last().unwrap().0.busy.store(1, Relaxed);
+            kept.last().unwrap().0.busy.store(true, Relaxed);
         }
         assert!(connect(&places, 6, "10.0.0.1").1.is_none());
         assert!(connect(&places, 7, "::ffff:10.0.0.1").1.is_none());
         for number in 8..10 {
             kept.push(connect(&places, number, "10.0.0.2"));
             assert!(kept.last().unwrap().1.is_some());
-            kept.last().unwrap().0.busy.store(1, Relaxed);
+            kept.last().unwrap().0.busy.store(true, Relaxed);
         }
         assert!(connect(&places, 10, "10.0.0.3").1.is_none());
     }

@@ -15,8 +15,6 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
 
 use super::file::ServedFile;
@@ -38,28 +36,27 @@ pub struct Entry {
     pub content: Content,
     pub content_type: &'static str,
     pub digest: [u8; 32],
-    pub etag: HeaderValue,
+    pub etag: String,
     /// RFC 9530: of the whole representation, whatever part of it an answer carries.
-    pub repr_digest: HeaderValue,
+    pub repr_digest: String,
 }
 
 pub enum Content {
     File(ServedFile),
-    Memory(Bytes),
+    Memory(Vec<u8>),
 }
 
 impl Entry {
     fn new(name: String, len: u64, content: Content, digest: [u8; 32]) -> Entry {
         let content_type = content_type(&name);
-        let header = |text: String| HeaderValue::try_from(text).expect("hex and base64 are header text");
         Entry {
             name,
             len,
             content,
             content_type,
             digest,
-            etag: header(format!("\"{}\"", hex(&digest))),
-            repr_digest: header(format!("sha-256=:{}:", STANDARD.encode(digest))),
+            etag: format!("\"{}\"", hex(&digest)),
+            repr_digest: format!("sha-256=:{}:", STANDARD.encode(digest)),
         }
     }
 }
@@ -124,7 +121,7 @@ impl Table {
             entries.iter().map(|entry| format!("{}  {}\n", hex(&entry.digest), entry.name)).collect();
         let digest = Sha256::digest(text.as_bytes()).into();
         let len = text.len() as u64;
-        let sums = Entry::new(SUMS.to_string(), len, Content::Memory(Bytes::from(text)), digest);
+        let sums = Entry::new(SUMS.to_string(), len, Content::Memory(text.into_bytes()), digest);
         let by_name = entries.iter().enumerate().map(|(at, entry)| (entry.name.clone(), at)).collect();
         Table { folder, entries, by_name, sums }
     }
@@ -279,7 +276,7 @@ mod tests {
         let table = Table::build(dir.path()).unwrap().unwrap();
         assert_eq!(names(&table), ["init.mp4", "z1", "a9", "s2.m4s", "s10.m4s"]);
         let Content::Memory(sums) = &table.get(SUMS).unwrap().content else { panic!("not in memory") };
-        let text = String::from_utf8(sums.to_vec()).unwrap();
+        let text = String::from_utf8(sums.clone()).unwrap();
         let expected = [("i", "init.mp4"), ("1", "z1"), ("9", "a9"), ("2", "s2.m4s"), ("10", "s10.m4s")];
         assert_eq!(text, expected.map(|(content, name)| line(content, name)).concat());
     }

@@ -62,6 +62,7 @@ async fn lengths_that_contradict_or_are_no_numbers_are_refused() {
     let cases = [
         ("Content-Length: 3\r\n\r\nabc", 200, Kept),
         ("Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc", 400, Closed),
+        ("Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400, Closed),
         ("Content-Length: 3, 4\r\n\r\nabc", 400, Closed),
         ("Content-Length: 3, 3\r\n\r\nabc", 400, Closed),
         ("Content-Length: +3\r\n\r\nabc", 400, Closed),
@@ -87,6 +88,8 @@ async fn transfer_codings_other_than_chunked_are_refused() {
         ("\"chunked\"", 400, Closed),
         ("\u{b}chunked", 400, Closed),
         ("chunked, identity", 400, Closed),
+        ("gzip, chunked", 400, Closed),
+        ("chunked, chunked", 400, Closed),
         ("chunked\r\nTransfer-Encoding: identity", 400, Closed),
     ] {
         let rest = format!("Transfer-Encoding: {coding}\r\n\r\n{body}");
@@ -97,7 +100,7 @@ async fn transfer_codings_other_than_chunked_are_refused() {
 }
 
 #[tokio::test]
-async fn length_beside_a_transfer_coding_ends_the_connection() {
+async fn length_beside_a_transfer_coding_is_refused() {
     let lab = lab().await;
     let body = "3\r\nabc\r\n0\r\n\r\n";
     for head in [PUT, GET] {
@@ -105,8 +108,7 @@ async fn length_beside_a_transfer_coding_ends_the_connection() {
             "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
             "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n",
         ] {
-            let (statuses, then) = exchange(&lab, format!("{head}{both}{body}").as_bytes()).await;
-            assert_eq!((statuses.len(), then), (1, Closed), "{head}{both}");
+            check(&lab, head, &[(&format!("{both}{body}"), 400, Closed)]).await;
         }
     }
 }
@@ -125,6 +127,7 @@ async fn malformed_chunks_are_refused() {
         ("-3\r\nabc\r\n0\r\n\r\n", 400, Closed),
         ("+3\r\nabc\r\n0\r\n\r\n", 400, Closed),
         (" 3\r\nabc\r\n0\r\n\r\n", 400, Closed),
+        ("3 \r\nabc\r\n0\r\n\r\n", 400, Closed),
         ("\r\nabc\r\n0\r\n\r\n", 400, Closed),
         (overflowing, 400, Closed),
         ("10000000000000003\r\nabc\r\n0\r\n\r\n", 400, Closed),
@@ -137,6 +140,7 @@ async fn malformed_chunks_are_refused() {
         ("3;a=\rb\r\nabc\r\n0\r\n\r\n", 400, Closed),
         ("3\r\nabc\r\n0\r\nX y\r\n\r\n", 400, Closed),
         ("0\n\n", 400, Closed),
+        ("0\r\n\n", 400, Closed),
     ];
     let lab = lab().await;
     check(&lab, CHUNKED, &cases).await;
@@ -202,8 +206,7 @@ async fn malformed_request_lines_are_refused() {
     }
     assert_eq!(exchange(&lab, b"GET /\xff HTTP/1.1\r\nHost: lab\r\n\r\n").await, (vec![400], Closed));
     assert_eq!(exchange(&lab, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").await, (vec![400], Closed));
-    // The preface of HTTP/2 cannot be answered in its own words.
-    assert_eq!(exchange(&lab, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.1, Closed);
+    assert_eq!(exchange(&lab, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await, (vec![400], Closed));
 }
 
 #[tokio::test]
@@ -221,6 +224,9 @@ async fn all_forms_of_a_target_are_read() {
         ("CONNECT lab:80 HTTP/1.1\r\n", 404),
         ("GET /..\\x HTTP/1.1\r\n", 404),
         ("GET /%2e%2e/x HTTP/1.1\r\n", 404),
+        ("GET s001.m4s HTTP/1.1\r\n", 400),
+        ("GET http:///s001.m4s HTTP/1.1\r\n", 400),
+        ("GET lab:80 HTTP/1.1\r\n", 400),
     ] {
         check(&lab, line, &[(host, status, Kept)]).await;
     }
@@ -287,6 +293,20 @@ async fn connection_options_decide_whether_it_is_kept() {
         ("HEAD /s001.m4s HTTP/1.1\r\nHost: a\r\n", Kept),
     ] {
         check(&lab, head, &[("\r\n", 200, then)]).await;
+    }
+}
+
+#[tokio::test]
+async fn last_answer_ends_the_connection_at_once() {
+    let limits = Limits { linger: PATIENCE * 4, idle: PATIENCE * 4, ..Limits::default() };
+    let lab = Lab::with_limits(&[("s001.m4s", b"one")], limits).await;
+    for wire in
+        ["GET /s001.m4s HTTP/1.0\r\n\r\n", "nonsense\r\n\r\n", &format!("{GET}Connection: close\r\n\r\n")]
+    {
+        let mut client = lab.connect().await;
+        client.send(wire).await;
+        client.answer("GET").await;
+        assert_eq!(client.drain().await, 0, "{wire:?}");
     }
 }
 

@@ -1,0 +1,88 @@
+//! Targets of requests and redirects (RFC 9112, section 3.2; RFC 3986).
+
+/// An absolute URI that names a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Absolute<'a> {
+    pub scheme: &'a str,
+    pub authority: &'a str,
+    /// Path, query and fragment, as far as there are any.
+    pub rest: &'a str,
+}
+
+/// Reads `scheme://authority…`; nothing where the text is of another form.
+pub fn absolute(text: &str) -> Option<Absolute<'_>> {
+    let (scheme, rest) = text.split_once("://")?;
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    (is_scheme && !authority.is_empty()).then_some(Absolute { scheme, authority, rest })
+}
+
+/// What a request's target names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// A path, without its leading slash, query and fragment; still percent-encoded.
+    Path(&'a str),
+    /// The server itself (`*`), or another one (of CONNECT).
+    NoPath,
+}
+
+/// Reads a request's target; nothing where it has none of the four forms.
+pub fn target<'a>(method: &str, text: &'a str) -> Option<Target<'a>> {
+    if text == "*" || method == "CONNECT" {
+        return Some(Target::NoPath);
+    }
+    let path = if text.starts_with('/') { text } else { absolute(text)?.rest };
+    let path = &path[..path.find(['?', '#']).unwrap_or(path.len())];
+    Some(Target::Path(path.strip_prefix('/').unwrap_or(path)))
+}
+
+/// Decodes `%41` to `A`; nothing where the escapes or the text are malformed.
+pub fn percent_decoded(path: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(if byte == b'%' {
+            let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+            (digit(rest.next())? * 16 + digit(rest.next())?) as u8
+        } else {
+            byte
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_name_paths() {
+        for (text, path) in [
+            ("/a", "a"),
+            ("/a?b#c", "a"),
+            ("//a", "/a"),
+            ("/a#b?c", "a"),
+            ("/", ""),
+            ("http://h/a/../b", "a/../b"),
+            ("HTTPS://u:p@h:1?x/a", ""),
+            ("http://h", ""),
+        ] {
+            assert_eq!(target("GET", text), Some(Target::Path(path)), "{text}");
+        }
+        assert_eq!(target("OPTIONS", "*"), Some(Target::NoPath));
+        assert_eq!(target("CONNECT", "h:1"), Some(Target::NoPath));
+        for other in ["a", "h:1", "http:///a", "1http://h/a", "://h/a", "", "mailto:x"] {
+            assert_eq!(target("GET", other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn names_are_percent_decoded() {
+        assert_eq!(percent_decoded("a%20b%C3%a9.m4s").as_deref(), Some("a bé.m4s"));
+        assert_eq!(percent_decoded("%2e%2e/x").as_deref(), Some("../x"));
+        for malformed in ["%", "%4", "%zz", "a%+1", "%ff"] {
+            assert_eq!(percent_decoded(malformed), None, "{malformed}");
+        }
+    }
+}
