@@ -1,6 +1,7 @@
 //! The end of a run: totals, bound and efficiency, in the log's last record.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -116,8 +117,14 @@ fn run_end(args: &Args, ends: &Ends, totals: &Totals, outcome: &Result<(), Failu
     end
 }
 
+/// The longest that a prediction may hold up the end of a run.
+const PREDICTION_TIME: Duration = Duration::from_millis(140);
+/// Seeds that are played in it where losses decide.
+const PREDICTION_SEEDS: usize = 3;
+
 /// What a simulation of the same run says, with the links as they were when it began and each change as
-/// it came; `None` where a link has no rate, or where an earlier run had left something.
+/// it came; `None` where a link has no rate, where an earlier run had left something, or where the
+/// simulation takes too long.
 fn predicted_ms(args: &Args, ends: &Ends, totals: &Totals) -> Option<f64> {
     if totals.resumed_files > 0 || totals.resumed_bytes > 0 {
         return None;
@@ -137,9 +144,12 @@ fn predicted_ms(args: &Args, ends: &Ends, totals: &Totals) -> Option<f64> {
         pipeline: args.pipeline,
         sizes: &sizes,
         congestion,
+        kernel: simulate::kernels_choice(),
         seed: args.seed,
     };
-    simulate::predict(&setup).map(|prediction| prediction.elapsed_ms)
+    let began = Instant::now();
+    let in_time = || began.elapsed() < PREDICTION_TIME;
+    simulate::predict(&setup, PREDICTION_SEEDS, &in_time).map(|prediction| prediction.elapsed_ms)
 }
 
 /// What a viewer would have met with the segments as they came; `None` where no film came.

@@ -1,19 +1,25 @@
 //! The client of a simulation: the client's own scheduler, driven as the client's links drive it. Pure;
-//! time is handed in, in seconds.
+//! time is handed in.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::client::schedule::{Next, Outlook, Pipeline, Schedule, Scheduler};
+use crate::link::line::Nanos;
 use crate::units::LinkId;
 
 /// The head of an answer of twinlink's server, bytes.
 pub const ANSWER_HEAD_BYTES: u64 = 470;
+/// A request of the whole of a file, and of a part of one, bytes.
+const REQUEST_BYTES: u64 = 115;
+const RANGE_REQUEST_BYTES: u64 = 175;
 
 /// How long a connection that stalled is left alone.
-const BACKOFF_S: f64 = 0.1;
+const BACKOFF: Nanos = 100_000_000;
+/// How often a link that could be a stalled one is looked at again.
+const LOOK_AGAIN: Nanos = 100_000_000;
 /// No two looks at the scheduler are nearer to each other where only time has passed.
-const LEAST_WAIT_S: f64 = 1e-6;
+const LEAST_WAIT: Nanos = 1_000;
 
 /// A request that is not answered in full.
 #[derive(Clone, Copy, Debug)]
@@ -28,10 +34,9 @@ struct Asked {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     Open,
-    /// Closed, and opened again when there is work, not before this time (s).
-    Closed(f64),
-    /// Open from this time on (s).
-    Opening(f64),
+    /// Closed, and opened again when there is work, not before this time.
+    Closed(Nanos),
+    Opening,
 }
 
 /// One link's side.
@@ -39,59 +44,70 @@ enum State {
 pub struct Side {
     asked: VecDeque<Asked>,
     state: State,
-    rtt_s: f64,
-    /// When the scheduler wants to be asked again (s).
-    wake_s: f64,
+    /// When the scheduler is to be asked again though nothing came.
+    wake: Nanos,
     pub bytes: u64,
     pub files: u64,
-    pub last_byte_s: Option<f64>,
+    pub last_byte: Option<Nanos>,
 }
 
 /// What a link wants of the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wish {
-    /// A request whose answer has so many bytes.
-    Ask(u64),
+    /// A request of so many bytes, and the bytes of its answer.
+    Ask(u64, u64),
     /// The connection is closed; what is on its way is lost.
     Close,
-    /// A new connection, not begun before this time (s).
-    Open(f64),
+    /// A new connection.
+    Open,
 }
 
 #[derive(Debug)]
 pub struct Client<'a> {
     scheduler: Scheduler,
     sizes: &'a [u64],
-    /// When the scheduler is told the files' sizes (s).
-    learns_s: Option<f64>,
     pub sides: [Side; 2],
     pub wasted_bytes: u64,
+    /// A link lost its connection, so that the other may have something to do.
+    pub changed: bool,
 }
 
-fn clock(now_s: f64) -> Duration {
-    Duration::from_secs_f64(now_s)
+fn clock(now: Nanos) -> Duration {
+    Duration::from_nanos(now)
+}
+
+fn nanos(time: Duration) -> Nanos {
+    time.as_nanos() as Nanos
 }
 
 impl<'a> Client<'a> {
     /// A client with an open connection to each server.
-    pub fn new(schedule: &Schedule, pipeline: Pipeline, sizes: &'a [u64], rtt_s: [f64; 2]) -> Client<'a> {
+    pub fn new(schedule: &Schedule, pipeline: Pipeline, sizes: &'a [u64], rtt: [Nanos; 2]) -> Client<'a> {
         let told = |size: &u64| matches!(schedule, Schedule::Rates { .. }).then_some(*size);
         let mut scheduler = Scheduler::new(schedule, pipeline, sizes.iter().map(told).collect());
         for link in LinkId::BOTH {
-            scheduler.opened(link, Duration::ZERO, clock(rtt_s[link.index()]));
+            scheduler.opened(link, Duration::ZERO, clock(rtt[link.index()]));
         }
-        let side = |rtt_s| Side {
+        let side = |_| Side {
             asked: VecDeque::new(),
             state: State::Open,
-            rtt_s,
-            wake_s: f64::INFINITY,
+            wake: 0,
             bytes: 0,
             files: 0,
-            last_byte_s: None,
+            last_byte: None,
         };
-        // Sizes are asked for on a connection of their own to server a, while the transfer begins.
-        let learns_s = scheduler.needs_sizes().then_some(2.0 * rtt_s[0]);
-        Client { scheduler, sizes, learns_s, sides: rtt_s.map(side), wasted_bytes: 0 }
+        Client { scheduler, sizes, sides: [0, 1].map(side), wasted_bytes: 0, changed: false }
+    }
+
+    /// Whether it asks for the files' sizes while the transfer begins.
+    pub fn needs_sizes(&self) -> bool {
+        self.scheduler.needs_sizes()
+    }
+
+    /// The files' sizes have become known.
+    pub fn learn_sizes(&mut self) {
+        let sizes: Vec<Option<u64>> = self.sizes.iter().copied().map(Some).collect();
+        self.scheduler.learn_sizes(&sizes);
     }
 
     /// Whether every file is complete.
@@ -99,82 +115,74 @@ impl<'a> Client<'a> {
         self.sides.iter().map(|side| side.files).sum::<u64>() == self.sizes.len() as u64
     }
 
-    /// When the client does something though nothing came (s).
-    pub fn next_s(&self, now_s: f64) -> f64 {
-        let of = |link: LinkId| {
-            let side = &self.sides[link.index()];
-            let stalls = self.scheduler.stalls_at(link).map(|at| at.as_secs_f64()).filter(|&at| at > now_s);
-            match side.state {
-                State::Open => side.wake_s.min(stalls.unwrap_or(f64::INFINITY)),
-                State::Closed(until) if until > now_s => until,
-                State::Closed(_) => f64::INFINITY,
-                State::Opening(at) => at,
-            }
-        };
-        of(LinkId::A).min(of(LinkId::B)).min(self.learns_s.unwrap_or(f64::INFINITY))
+    /// When a link is to be asked for its wishes though nothing came.
+    pub fn next(&self, link: LinkId) -> Nanos {
+        self.sides[link.index()].wake
     }
 
     /// What a link wants now, if anything; to be asked again until it is nothing.
-    pub fn wish(&mut self, link: LinkId, now_s: f64) -> Option<Wish> {
-        if self.learns_s.take_if(|at| *at <= now_s).is_some() {
-            let sizes: Vec<Option<u64>> = self.sizes.iter().copied().map(Some).collect();
-            self.scheduler.learn_sizes(&sizes);
-        }
-        let (side, now) = (&mut self.sides[link.index()], clock(now_s));
+    pub fn wish(&mut self, link: LinkId, now: Nanos) -> Option<Wish> {
+        let side = &mut self.sides[link.index()];
+        side.wake = Nanos::MAX;
         match side.state {
-            State::Opening(at) if at <= now_s => {
-                side.state = State::Open;
-                self.scheduler.opened(link, now, clock(side.rtt_s));
-            }
-            State::Opening(_) => return None,
+            State::Opening => return None,
             State::Closed(until) => {
-                let wanted = until <= now_s && self.scheduler.outlook(link) == Outlook::Work;
-                return wanted.then_some(Wish::Open(now_s));
+                if until > now {
+                    side.wake = until;
+                    return None;
+                }
+                if self.scheduler.outlook(link) != Outlook::Work {
+                    return None;
+                }
+                side.state = State::Opening;
+                return Some(Wish::Open);
             }
             State::Open => {}
         }
-        side.wake_s = f64::INFINITY;
-        if self.scheduler.is_stalled(link, now) {
-            return Some(self.close(link, now_s + BACKOFF_S));
+        if self.scheduler.is_stalled(link, clock(now)) {
+            return Some(self.close(link, now + BACKOFF));
         }
-        match self.scheduler.next(link, now) {
+        let next = self.scheduler.next(link, clock(now));
+        let stalls = self.scheduler.stalls_at(link).map_or(Nanos::MAX, nanos);
+        let side = &mut self.sides[link.index()];
+        side.wake = if stalls > now { stalls } else { now + LOOK_AGAIN };
+        match next {
             Next::Request(part) => {
                 let length = part.to.unwrap_or(self.sizes[part.segment]) - part.from;
                 let (segment, from, head_left) = (part.segment, part.from, ANSWER_HEAD_BYTES);
-                self.sides[link.index()].asked.push_back(Asked {
-                    segment,
-                    from,
-                    length,
-                    head_left,
-                    left: length,
-                });
-                Some(Wish::Ask(head_left + length))
+                side.asked.push_back(Asked { segment, from, length, head_left, left: length });
+                let whole = part.from == 0 && part.to.is_none();
+                Some(Wish::Ask(if whole { REQUEST_BYTES } else { RANGE_REQUEST_BYTES }, head_left + length))
             }
             Next::Wait(at) => {
-                let at_s = at.map_or(f64::INFINITY, |at| at.as_secs_f64().max(now_s + LEAST_WAIT_S));
-                self.sides[link.index()].wake_s = at_s;
+                side.wake = side.wake.min(at.map_or(Nanos::MAX, |at| nanos(at).max(now + LEAST_WAIT)));
                 None
             }
-            Next::Drop => Some(self.close(link, now_s)),
-            Next::Done => None,
+            Next::Drop => Some(self.close(link, now)),
+            Next::Done => {
+                side.wake = Nanos::MAX;
+                None
+            }
         }
     }
 
-    fn close(&mut self, link: LinkId, until_s: f64) -> Wish {
+    fn close(&mut self, link: LinkId, until: Nanos) -> Wish {
         self.scheduler.lost(link);
         let side = &mut self.sides[link.index()];
         side.asked.clear();
-        side.state = State::Closed(until_s);
+        (side.state, side.wake) = (State::Closed(until), until);
+        self.changed = true;
         Wish::Close
     }
 
-    /// The connection that was wished for is open from `at_s` on.
-    pub fn opens(&mut self, link: LinkId, at_s: f64) {
-        self.sides[link.index()].state = State::Opening(at_s);
+    /// The connection that was wished for is open; its handshake took `rtt`.
+    pub fn opened(&mut self, link: LinkId, now: Nanos, rtt: Nanos) {
+        self.sides[link.index()].state = State::Open;
+        self.scheduler.opened(link, clock(now), clock(rtt));
     }
 
     /// `bytes` of answers came.
-    pub fn received(&mut self, link: LinkId, now_s: f64, mut bytes: u64) {
+    pub fn received(&mut self, link: LinkId, now: Nanos, mut bytes: u64) {
         let mut payload = 0;
         while let Some(asked) = self.sides[link.index()].asked.front_mut() {
             let head = asked.head_left.min(bytes);
@@ -204,8 +212,8 @@ impl<'a> Client<'a> {
             }
         }
         if payload > 0 {
-            self.sides[link.index()].last_byte_s = Some(now_s);
-            self.scheduler.received(link, clock(now_s), payload);
+            self.sides[link.index()].last_byte = Some(now);
+            self.scheduler.received(link, clock(now), payload);
         }
     }
 

@@ -2,28 +2,19 @@
 
 use serde::Serialize;
 
-use super::air::Air;
 use super::client::{ANSWER_HEAD_BYTES, Client};
-use super::flow::Flow;
-use super::pipe::{Pipe, Stage};
-use super::run::{Link, Run};
-use super::window::Control;
+use super::connection::Making;
+use super::run::{Change, Run};
+use super::sender::control::Control;
 use crate::bound::{self, Path, Segment};
 use crate::client::schedule::{Pipeline, Schedule};
+use crate::link::line::Nanos;
+use crate::link::plant::Plant;
 use crate::link::profile::{Profile, Shape};
 use crate::link::scenario::Scenario;
-use crate::link::script::{Change, To};
+use crate::link::script::{self, To};
 use crate::record::PerLink;
 use crate::units::LinkId;
-
-/// Payload of a full segment at MTU 1500 with TCP's timestamps.
-const MSS_BYTES: f64 = 1448.0;
-/// A payload is sent in at most about so many trains, however large it is, so that a prediction takes
-/// milliseconds.
-const MOST_TRAINS: f64 = 50_000.0;
-
-/// A train takes its link no longer than this, so that the client sees its bytes come as they do.
-const LONGEST_TRAIN_S: f64 = 0.002;
 
 /// What is to be predicted.
 #[derive(Clone, Copy, Debug)]
@@ -32,13 +23,15 @@ pub struct Setup<'a> {
     pub profiles: &'a [Option<Profile>; 2],
     pub air: Option<&'a Scenario>,
     /// What changes during the run, in the order of its times.
-    pub changes: &'a [Change],
+    pub changes: &'a [script::Change],
     pub schedule: &'a Schedule,
     pub pipeline: Pipeline,
     /// The files' sizes in bytes, in the order of the list.
     pub sizes: &'a [u64],
     /// What each server sends with.
     pub congestion: [Control; 2],
+    /// What the servers' sockets begin with: BBR leaves them paced.
+    pub kernel: Control,
     /// Of the links' losses.
     pub seed: u64,
 }
@@ -46,8 +39,13 @@ pub struct Setup<'a> {
 /// How a run goes.
 #[derive(Clone, Debug, Serialize)]
 pub struct Prediction {
-    /// From the first request to the last byte.
+    /// From the first request to the last byte; of several seeds, the median's.
     pub elapsed_ms: f64,
+    /// The least and the most of the seeds that were played.
+    pub least_ms: f64,
+    pub most_ms: f64,
+    /// So many seeds: several where chance decides, as losses and jitter do.
+    pub seeds: usize,
     /// The least that physics allows (see `crate::bound`).
     pub bound_ms: f64,
     pub bound_tcp_ms: f64,
@@ -69,8 +67,34 @@ pub struct Share {
     pub last_byte_ms: Option<f64>,
 }
 
-/// Predicts a run. None where a link has no rate or loses it, or where the files can never all arrive.
-pub fn predict(setup: &Setup) -> Option<Prediction> {
+/// Predicts a run. Where chance decides, it plays up to `seeds` runs, under the setup's seed and those
+/// after it, as long as `goes_on` says yes, and returns the median's. `None` where a link has no rate or
+/// loses it, where the files can never all arrive, or where not even one run came to its end.
+pub fn predict(setup: &Setup, seeds: usize, goes_on: &impl Fn() -> bool) -> Option<Prediction> {
+    let seeds = if is_chance(setup) { seeds.max(1) as u64 } else { 1 };
+    let play = |more| predict_one(&Setup { seed: setup.seed.wrapping_add(more), ..*setup }, goes_on);
+    let mut runs: Vec<Prediction> = (0..seeds).map_while(play).collect();
+    // Of an even number none is in the middle.
+    runs.truncate(runs.len().saturating_sub(1) / 2 * 2 + 1);
+    runs.sort_by(|a, b| a.elapsed_ms.total_cmp(&b.elapsed_ms));
+    let (least_ms, most_ms, seeds) = (runs.first()?.elapsed_ms, runs.last()?.elapsed_ms, runs.len());
+    Some(Prediction { least_ms, most_ms, seeds, ..runs.swap_remove(seeds / 2) })
+}
+
+/// Whether chance decides what a packet meets.
+fn is_chance(setup: &Setup) -> bool {
+    let lossy = |shape: &Shape| {
+        shape.can_lose() || !(shape.jitter.is_zero() && shape.corrupt.is_zero() && shape.reorder.is_zero())
+    };
+    let first = setup.profiles.iter().flatten();
+    let later = setup.changes.iter().filter_map(|change| match &change.to {
+        To::Profile(profile) => Some(&**profile),
+        To::Clear => None,
+    });
+    first.chain(later).any(|profile| lossy(&profile.down) || lossy(&profile.up))
+}
+
+fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction> {
     let [a, b] = LinkId::BOTH.map(|link| stages(setup, link));
     let stages = [a?, b?];
     let [path_a, path_b] = LinkId::BOTH.map(|link| path(setup, link, &stages[link.index()]));
@@ -78,42 +102,47 @@ pub fn predict(setup: &Setup) -> Option<Prediction> {
     let bytes: u64 = setup.sizes.iter().sum();
     let heads = ANSWER_HEAD_BYTES * setup.sizes.len() as u64;
     let (bound_s, bound_tcp_s) = bound::bounds_s(&paths, setup.air, (bytes + heads) as f64)?;
-    let least_train = (bytes as f64 / MOST_TRAINS).ceil();
-    let link = |id: LinkId| {
-        let most_train = paths[id.index()].capacity.highest() * LONGEST_TRAIN_S;
-        let flow = Flow::new(setup.congestion[id.index()], MSS_BYTES, least_train, most_train);
-        let on_air = setup.air.is_some_and(|air| air.link(id).is_some());
-        let stages = stages[id.index()].clone();
-        let pipe = (!on_air).then(|| Pipe::new(id, stages, MSS_BYTES, setup.seed));
-        Link::new(flow, pipe, MSS_BYTES)
+    let making = |link: LinkId| Making {
+        server: setup.congestion[link.index()],
+        paced: setup.kernel == Control::Bbr,
+        seed: setup.seed,
     };
-    let rtt_s = stages.each_ref().map(|stages| {
-        let Profile { down, up, .. } = &stages[0].profile;
-        (down.delay.0 + up.delay.0).as_secs_f64()
-    });
-    let mut run = Run {
-        links: LinkId::BOTH.map(link),
-        air: setup.air.map(Air::new),
-        client: Client::new(setup.schedule, setup.pipeline, setup.sizes, rtt_s),
-        rtt_s,
-        now_s: 0.0,
-    };
-    let elapsed_s = run.play()?;
+    let profiles = stages.each_ref().map(|stages| stages[0].1);
+    let rtt = profiles.map(|Profile { down, up, .. }| (down.delay.0 + up.delay.0).as_nanos() as Nanos);
+    let mut changes: Vec<Change> = LinkId::BOTH
+        .iter()
+        .flat_map(|&link| {
+            stages[link.index()][1..].iter().map(move |&(at, profile)| Change { at, link, profile })
+        })
+        .collect();
+    changes.sort_by_key(|change| change.at);
+    let client = Client::new(setup.schedule, setup.pipeline, setup.sizes, rtt);
+    let looks_up = client.needs_sizes();
+    let plant = Plant::new(setup.air, setup.seed);
+    let mut run = Run::new(plant, profiles, changes, client, LinkId::BOTH.map(making), rtt);
+    if looks_up {
+        run.look_up(setup.sizes.len(), making(LinkId::A));
+    }
+    let elapsed_ms = run.play(goes_on)? as f64 / 1e6;
     let share = |id: LinkId| {
         let side = &run.client.sides[id.index()];
+        let last_byte_ms = side.last_byte.map(|at| at as f64 / 1e6);
         Share {
             bytes: side.bytes,
             files: side.files,
             share_pct: side.bytes as f64 * 100.0 / bytes.max(1) as f64,
-            goodput_kbit: side.last_byte_s.map(|at_s| side.bytes as f64 * 8.0 / 1e3 / at_s),
-            last_byte_ms: side.last_byte_s.map(|at_s| at_s * 1e3),
+            goodput_kbit: last_byte_ms.filter(|&ms| ms > 0.0).map(|ms| side.bytes as f64 * 8.0 / ms),
+            last_byte_ms,
         }
     };
     Some(Prediction {
-        elapsed_ms: elapsed_s * 1e3,
+        elapsed_ms,
+        least_ms: elapsed_ms,
+        most_ms: elapsed_ms,
+        seeds: 1,
         bound_ms: bound_s * 1e3,
         bound_tcp_ms: bound_tcp_s * 1e3,
-        efficiency: if elapsed_s > 0.0 { bound_s / elapsed_s } else { 1.0 },
+        efficiency: if elapsed_ms > 0.0 { bound_s * 1e3 / elapsed_ms } else { 1.0 },
         files: setup.sizes.len() as u64,
         bytes,
         wasted_bytes: run.client.wasted_bytes,
@@ -121,13 +150,14 @@ pub fn predict(setup: &Setup) -> Option<Prediction> {
     })
 }
 
-/// What a link is one after another; none where it has no rate at first or is cleared later.
-fn stages(setup: &Setup, link: LinkId) -> Option<Vec<Stage>> {
-    let first = Stage { from_s: 0.0, profile: setup.profiles[link.index()].clone()? };
+/// A profile and the time from which on it is in force.
+type Stage<'a> = (Nanos, &'a Profile);
+
+/// What a link is one after another; `None` where it has no rate at first or is cleared later.
+fn stages<'a>(setup: &Setup<'a>, link: LinkId) -> Option<Vec<Stage<'a>>> {
+    let first = (0, setup.profiles[link.index()].as_ref()?);
     let later = setup.changes.iter().filter(|change| change.link == link).map(|change| match &change.to {
-        To::Profile(profile) => {
-            Some(Stage { from_s: change.after.0.as_secs_f64(), profile: (**profile).clone() })
-        }
+        To::Profile(profile) => Some((change.after.0.as_nanos() as Nanos, &**profile)),
         To::Clear => None,
     });
     std::iter::once(Some(first)).chain(later).collect()
@@ -138,11 +168,11 @@ fn path(setup: &Setup, link: LinkId, stages: &[Stage]) -> Option<Path> {
     let most = setup.air.and_then(|air| air.most(link));
     let stages: Vec<_> = stages
         .iter()
-        .map(|stage| {
-            let Profile { down, up, .. } = stage.profile.clone();
+        .map(|&(at, profile)| {
+            let Profile { down, up, .. } = profile.clone();
             bound::link::Stage {
-                from_s: stage.from_s,
-                began_s: stage.from_s,
+                from_s: at as f64 / 1e9,
+                began_s: at as f64 / 1e9,
                 down: Shape { rate: most.unwrap_or(down.rate), ..down },
                 up,
                 played: true,

@@ -11,6 +11,11 @@ fn profile(down: &str, delay_ms: u32, loss_pct: f64) -> Profile {
     toml::from_str(&text).unwrap()
 }
 
+/// The prediction with the setup's own seed.
+fn predict(setup: &Setup) -> Option<Prediction> {
+    super::predict(setup, 1, &|| true)
+}
+
 fn setup<'a>(profiles: &'a [Option<Profile>; 2], schedule: &'a Schedule, sizes: &'a [u64]) -> Setup<'a> {
     Setup {
         profiles,
@@ -20,6 +25,7 @@ fn setup<'a>(profiles: &'a [Option<Profile>; 2], schedule: &'a Schedule, sizes: 
         pipeline: Pipeline::Auto,
         sizes,
         congestion: [Control::Reno; 2],
+        kernel: Control::Cubic,
         seed: 1,
     }
 }
@@ -47,7 +53,7 @@ fn a_link_without_a_rate_is_not_predicted() {
 #[test]
 fn a_link_that_changes_brings_what_each_of_its_rates_allows() {
     let profiles = [Some(profile("40mbit", 0, 0.0)), Some(profile("40mbit", 0, 0.0))];
-    let change = |to| [Change { after: Delay::from_millis(4000), link: LinkId::B, to }];
+    let change = |to| [script::Change { after: Delay::from_millis(4000), link: LinkId::B, to }];
     let slow = change(To::Profile(Box::new(profile("2mbit", 0, 0.0))));
     // 4 s at 80 Mbit/s, then 42: 320 + 252 Mbit in 10 s, of which 1448 / 1514 are payload.
     let sizes = [572e6 / 8.0 * 1448.0 / 1514.0 / 100.0; 100].map(|bytes| bytes as u64);

@@ -1,233 +1,238 @@
 //! A run in virtual time: two servers, two links, the client. Pure and deterministic.
 //!
-//! Nothing moves but at events: a request reaches its server, a train reaches the client, its
-//! acknowledgement reaches the server, a turn on the air ends. At each, servers send what their
-//! windows let go and the client asks for what its scheduler names.
+//! The links are the lab's own model of them ([`Plant`]), with a virtual clock in place of the shaper's
+//! thread. Nothing moves but at events: a packet leaves a link, a timer of a connection is over, the
+//! client looks again, a link changes.
 
-use std::collections::VecDeque;
-
-use super::air::{Air, Cargo, Kind};
 use super::client::{Client, Wish};
-use super::flow::Flow;
-use super::pipe::Pipe;
-use crate::bound;
-use crate::link::profile::FRAME;
-use crate::units::LinkId;
+use super::connection::{CLIENT, Came, Connection, Making, Packet};
+use super::lookup::Lookup;
+use crate::link::line::Nanos;
+use crate::link::plant::{Arrived, Plant, WAYS};
+use crate::link::profile::Profile;
+use crate::units::{Direction, LinkId};
 
-/// A request as Ethernet frame: about 160 bytes of head behind TCP's, IP's and Ethernet's headers.
-const REQUEST_FRAME_BYTES: f64 = 230.0;
-
-/// The first frame of a connection.
-const SYN_BYTES: f64 = 74.0;
-/// No connection opens faster (s).
-const LEAST_OPENING_S: f64 = 0.001;
-
-/// One link with its server.
-#[derive(Clone, Debug)]
-pub struct Link {
-    /// The connection, and one as it is when it is new.
-    flow: Flow,
-    fresh: Flow,
-    /// None for a link on the air.
-    pipe: Option<Pipe>,
-    mss: f64,
-    /// Requests on their way up: when they reach the server (s), and the bytes of their answers.
-    asks: VecDeque<(f64, u64)>,
-    /// Trains on their way down: when they reach the client (s), and their bytes.
-    trains: VecDeque<(f64, u64)>,
-    /// Acknowledgements on their way up: when they reach the server (s), and what was lost.
-    acks: VecDeque<(f64, u64)>,
-    airborne: Airborne,
+/// A link becomes another.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
+    pub at: Nanos,
+    pub link: LinkId,
+    pub profile: &'a Profile,
 }
 
-/// What is on the air, in the order in which it went, each with its connection's number: requests with
-/// the bytes of their answers, trains with what arrives and what was lost, and those losses.
-#[derive(Clone, Debug, Default)]
-struct Airborne {
-    connection: u32,
-    asks: VecDeque<(u32, u64)>,
-    trains: VecDeque<(u32, u64, u64)>,
-    acks: VecDeque<(u32, u64)>,
+/// Packets between a sender and their departure from a link, by the ids that the links know them by.
+#[derive(Debug, Default)]
+struct Flying {
+    packets: Vec<Packet>,
+    free: Vec<u32>,
 }
 
-impl Link {
-    pub fn new(flow: Flow, pipe: Option<Pipe>, mss: f64) -> Link {
-        Link {
-            fresh: flow.clone(),
-            flow,
-            pipe,
-            mss,
-            asks: VecDeque::new(),
-            trains: VecDeque::new(),
-            acks: VecDeque::new(),
-            airborne: Airborne::default(),
+impl Flying {
+    fn keep(&mut self, packet: Packet) -> u32 {
+        match self.free.pop() {
+            Some(id) => {
+                self.packets[id as usize] = packet;
+                id
+            }
+            None => {
+                self.packets.push(packet);
+                self.packets.len() as u32 - 1
+            }
         }
     }
 
-    fn next_s(&self) -> f64 {
-        let next = |queue: &VecDeque<(f64, u64)>| queue.front().map_or(f64::INFINITY, |event| event.0);
-        next(&self.asks).min(next(&self.trains)).min(next(&self.acks))
+    fn forget(&mut self, id: u32) {
+        self.free.push(id);
     }
 
-    /// Forgets the connection. What is in the link's queue still takes its time there.
-    fn close(&mut self) {
-        self.flow = self.fresh.clone();
-        self.asks.clear();
-        self.trains.clear();
-        self.acks.clear();
-        self.airborne.connection += 1;
+    fn take(&mut self, id: u32) -> Packet {
+        self.forget(id);
+        self.packets[id as usize]
+    }
+}
+
+/// The network: what packets go through.
+struct Network {
+    plant: Plant,
+    flying: Flying,
+}
+
+impl Network {
+    fn send(&mut self, now: Nanos, link: LinkId, connection: usize, packet: Packet) {
+        let way = (link, if packet.to_client { Direction::Down } else { Direction::Up });
+        let frame = packet.frame();
+        let id = self.flying.keep(Packet { connection, ..packet });
+        match self.plant.arrive(now, way, id, frame) {
+            Ok(Arrived::Held) => {}
+            // A lost packet is gone; every link of a run is modelled.
+            Ok(Arrived::NotModelled) | Err(_) => self.flying.forget(id),
+        }
     }
 }
 
 /// The whole of it.
-#[derive(Debug)]
 pub struct Run<'a> {
-    pub links: [Link; 2],
-    pub air: Option<Air>,
+    network: Network,
+    /// By link, and the one on which sizes are looked up.
+    connections: Vec<Connection>,
+    lookup: Option<Lookup>,
     pub client: Client<'a>,
-    /// Of an idle link.
-    pub rtt_s: [f64; 2],
-    pub now_s: f64,
+    changes: Vec<Change<'a>>,
+    pub now: Nanos,
 }
 
-impl Run<'_> {
-    /// Plays until every file is complete. Gives the time (s) of the last byte, or none where what is
-    /// missing never comes.
-    pub fn play(&mut self) -> Option<f64> {
-        loop {
-            self.ask();
-            self.send();
+impl<'a> Run<'a> {
+    /// A run that begins with these profiles, each link's connection open with its idle round trip.
+    /// `changes` are in the order of their times.
+    pub fn new(
+        mut plant: Plant,
+        profiles: [&Profile; 2],
+        mut changes: Vec<Change<'a>>,
+        client: Client<'a>,
+        making: [Making; 2],
+        rtt: [Nanos; 2],
+    ) -> Run<'a> {
+        for link in LinkId::BOTH {
+            plant.set(0, link, profiles[link.index()]);
+            plant.play(0, link, profiles[link.index()]);
+        }
+        let mut connections: Vec<Connection> =
+            LinkId::BOTH.iter().map(|&link| Connection::closed(link, making[link.index()])).collect();
+        for (connection, rtt) in connections.iter_mut().zip(rtt) {
+            connection.establish(0, rtt);
+        }
+        changes.reverse();
+        let network = Network { plant, flying: Flying::default() };
+        Run { network, connections, lookup: None, client, changes, now: 0 }
+    }
+
+    /// Has the sizes of so many files looked up on a connection of its own to server a.
+    pub fn look_up(&mut self, files: usize, making: Making) {
+        let mut connection = Connection::closed(LinkId::A, making);
+        connection.open(0);
+        self.connections.push(connection);
+        self.lookup = Some(Lookup::new(files));
+    }
+
+    /// Plays until every file is complete. Returns the time of the last byte; none where what is missing
+    /// never comes, or where `goes_on` says no, which is asked now and then.
+    pub fn play(&mut self, goes_on: &impl Fn() -> bool) -> Option<Nanos> {
+        for link in LinkId::BOTH {
+            self.ask(link);
+        }
+        for round in 0u64.. {
             if self.client.is_done() {
-                return Some(self.now_s);
+                return Some(self.now);
             }
-            let air = self.air.as_ref().map_or(f64::INFINITY, Air::next_s);
-            let client = self.client.next_s(self.now_s);
-            let next = self.links.iter().map(Link::next_s).fold(air.min(client), f64::min);
-            if !next.is_finite() {
+            if round % 4096 == 4095 && !goes_on() {
                 return None;
             }
-            self.now_s = next;
+            let next = self.next();
+            if next == Nanos::MAX {
+                return None;
+            }
+            self.now = self.now.max(next);
             self.happen();
         }
+        None
+    }
+
+    fn next(&self) -> Nanos {
+        let plant = self.network.plant.next_event().unwrap_or(Nanos::MAX);
+        let client = LinkId::BOTH.map(|link| self.client.next(link));
+        let change = self.changes.last().map_or(Nanos::MAX, |change| change.at);
+        let timers = self.connections.iter().map(Connection::next);
+        timers.fold(plant.min(change).min(client[0]).min(client[1]), Nanos::min)
     }
 
     /// Lets all that is due now happen.
     fn happen(&mut self) {
-        let now_s = self.now_s;
-        let crossed = self.air.as_mut().map_or(Vec::new(), |air| air.advance(now_s));
-        for cargo in crossed {
-            self.crossed(cargo);
+        let now = self.now;
+        while let Some(change) = self.changes.pop_if(|change| change.at <= now) {
+            self.network.plant.set(now, change.link, change.profile);
+            self.network.plant.play(now, change.link, change.profile);
         }
-        for id in LinkId::BOTH {
-            let link = &mut self.links[id.index()];
-            let due = |queue: &mut VecDeque<(f64, u64)>| {
-                let (_, bytes) = *queue.front().filter(|event| event.0 <= now_s)?;
-                queue.pop_front();
-                Some(bytes)
-            };
-            while let Some(bytes) = due(&mut link.asks) {
-                link.flow.offer(bytes);
+        let Network { plant, flying, .. } = &mut self.network;
+        plant.advance(now);
+        plant.take_lost().for_each(|(.., id)| flying.forget(id));
+        for way in WAYS {
+            while let Some(departure) = self.network.plant.take_due(now, way) {
+                let packet = self.network.flying.take(departure.id);
+                // A damaged packet is dropped by whom it comes to.
+                if departure.damage.is_none() {
+                    self.arrive(way.0, &packet);
+                }
             }
-            while let Some(lost) = due(&mut link.acks) {
-                link.flow.acked(now_s, lost);
+        }
+        for index in 0..self.connections.len() {
+            if self.connections[index].next() <= now {
+                let (connection, network) = (&mut self.connections[index], &mut self.network);
+                let link = connection.link;
+                connection.on_time(now, &mut |packet| network.send(now, link, index, packet));
             }
-            while let Some(bytes) = due(&mut link.trains) {
-                self.client.received(id, now_s, bytes);
+        }
+        for link in LinkId::BOTH {
+            if self.client.next(link) <= now {
+                self.ask(link);
             }
         }
     }
 
-    /// Something has crossed the air; what is behind the air delays it.
-    fn crossed(&mut self, cargo: Cargo) {
-        let Some(air) = &mut self.air else { return };
-        let delay_s = air.delay_s(cargo.link);
-        let at_s = self.now_s + delay_s;
-        let link = &mut self.links[cargo.link.index()];
-        let airborne = &mut link.airborne;
-        let now = airborne.connection;
-        match cargo.kind {
-            Kind::Data => {
-                let Some((_, bytes, lost)) = airborne.trains.pop_front().filter(|train| train.0 == now)
-                else {
-                    return;
-                };
-                link.trains.push_back((at_s, bytes));
-                airborne.acks.push_back((now, lost));
-                // The acknowledgements go up when the train has come; that delay is small beside a
-                // turn, and is added to theirs.
-                air.offer(self.now_s, Cargo::acks(cargo.link, bytes as f64 / link.mss));
+    fn arrive(&mut self, link: LinkId, packet: &Packet) {
+        let (now, index) = (self.now, packet.connection);
+        let (connection, network) = (&mut self.connections[index], &mut self.network);
+        let came = connection.take(now, packet, &mut |packet| network.send(now, link, index, packet));
+        match came {
+            Came::Bytes(0) => {}
+            Came::Bytes(bytes) if index == link.index() => {
+                self.client.received(link, now, bytes);
+                self.ask(link);
             }
-            Kind::Ack => {
-                if let Some((_, lost)) = airborne.acks.pop_front().filter(|ack| ack.0 == now) {
-                    link.acks.push_back((at_s + delay_s, lost));
-                }
+            Came::Bytes(bytes) => self.looked_up(bytes),
+            Came::Open(rtt) if index == link.index() => {
+                self.client.opened(link, now, rtt);
+                self.ask(link);
             }
-            Kind::Ask => {
-                if let Some((_, bytes)) = airborne.asks.pop_front().filter(|ask| ask.0 == now) {
-                    link.asks.push_back((at_s, bytes));
-                }
-            }
+            Came::Open(_) => self.looked_up(0),
         }
     }
 
-    /// Does what the client wishes.
-    fn ask(&mut self) {
-        for id in LinkId::BOTH {
-            while let Some(wish) = self.client.wish(id, self.now_s) {
-                let link = &mut self.links[id.index()];
-                match wish {
-                    Wish::Ask(bytes) => self.request(id, bytes),
-                    Wish::Close => link.close(),
-                    Wish::Open(from_s) => {
-                        let rtt_s = self.rtt_s[id.index()].max(LEAST_OPENING_S);
-                        // A link that carries nothing now opens no connection before it does.
-                        let carried_s =
-                            link.pipe.as_ref().map_or(from_s, |pipe| pipe.through_s(from_s, SYN_BYTES));
-                        self.client.opens(id, carried_s + rtt_s);
-                    }
-                }
+    /// Does what the client wishes on a link, and lets it acknowledge what it has read.
+    fn ask(&mut self, link: LinkId) {
+        let (now, index) = (self.now, link.index());
+        while let Some(wish) = self.client.wish(link, now) {
+            let connection = &mut self.connections[index];
+            match wish {
+                Wish::Ask(request, answer) => connection.ask(now, request, answer),
+                Wish::Close => connection.close(),
+                Wish::Open => connection.open(now),
             }
+        }
+        self.send(index);
+        if std::mem::take(&mut self.client.changed) {
+            self.ask(link.other());
         }
     }
 
-    fn request(&mut self, id: LinkId, bytes: u64) {
-        let link = &mut self.links[id.index()];
-        match (&link.pipe, &mut self.air) {
-            (Some(pipe), _) => {
-                let at_s = self.now_s + pipe.up_s(self.now_s, REQUEST_FRAME_BYTES);
-                link.asks.push_back((at_s, bytes));
-            }
-            (None, Some(air)) => {
-                link.airborne.asks.push_back((link.airborne.connection, bytes));
-                air.offer(self.now_s, Cargo::new(id, Kind::Ask, 1.0, REQUEST_FRAME_BYTES));
-            }
-            (None, None) => {}
-        }
+    fn send(&mut self, index: usize) {
+        let (now, network) = (self.now, &mut self.network);
+        let connection = &mut self.connections[index];
+        let link = connection.link;
+        connection.send(now, CLIENT, &mut |packet| network.send(now, link, index, packet));
     }
 
-    /// Lets the servers send what their windows allow.
-    fn send(&mut self) {
-        for id in LinkId::BOTH {
-            let link = &mut self.links[id.index()];
-            while let Some(train) = link.flow.next_train(self.now_s) {
-                match (&mut link.pipe, &mut self.air) {
-                    (Some(pipe), _) => {
-                        let passed = pipe.pass(self.now_s, train.bytes);
-                        link.trains.push_back((passed.at_s, passed.arrived));
-                        link.acks.push_back((passed.at_s + pipe.up_s(self.now_s, 0.0), passed.lost));
-                    }
-                    (None, Some(air)) => {
-                        let frames = (train.bytes as f64 / link.mss).ceil();
-                        let bytes = train.bytes as f64 / bound::payload_share(link.mss, false) / frames;
-                        let share = air
-                            .offer(self.now_s, Cargo::new(id, Kind::Data, frames, bytes.min(FRAME as f64)));
-                        let lost = (train.bytes as f64 * share) as u64;
-                        let airborne = &mut link.airborne;
-                        airborne.trains.push_back((airborne.connection, train.bytes - lost, lost));
-                    }
-                    (None, None) => {}
-                }
+    /// Answers with sizes came, or the connection for them is open.
+    fn looked_up(&mut self, bytes: u64) {
+        let (now, index) = (self.now, 2);
+        if let Some(lookup) = &mut self.lookup {
+            for (request, answer) in lookup.came(bytes) {
+                self.connections[index].ask(now, request, answer);
+            }
+            if lookup.is_done() {
+                self.lookup = None;
+                self.client.learn_sizes();
             }
         }
+        self.send(index);
     }
 }

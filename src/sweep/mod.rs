@@ -96,12 +96,14 @@ fn listing(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
         }
     }
     let cells = plan::order(experiment);
-    let mut outlook = outlook::Outlook::new(experiment, data)?;
+    let progress = progress::Predicting::new();
+    let outlook = outlook::Outlook::new(experiment, data, &cells, |done, all| progress.done(done, all))?;
+    progress.finish();
     let mut total_s = Some(0.0);
     for cell in &cells {
         let congestion = cell.congestion.clone().unwrap_or("the kernel's".into());
         let seconds = outlook.seconds(cell);
-        total_s = total_s.zip(seconds).map(|(total, seconds)| total + seconds);
+        total_s = total_s.zip(seconds).map(|(total, seconds)| total + seconds.median);
         table.add_row([
             cell.index.to_string(),
             cell.block.to_string(),
@@ -110,7 +112,7 @@ fn listing(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
             cell.schedule.clone(),
             cell.pipeline.clone(),
             congestion,
-            seconds.map_or("unknown".into(), |seconds| format!("{seconds:.2}")),
+            seconds.map_or("unknown".into(), shown),
         ]);
     }
     let total = total_s.map_or("of which some cannot be predicted".into(), |seconds| {
@@ -123,6 +125,13 @@ fn listing(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
     });
     let (count, repetitions) = (cells.len(), experiment.repetitions);
     Ok(format!("{}\n{count} runs in {repetitions} repetitions, {total}\n", table.trim_fmt()))
+}
+
+/// The seconds of a cell, and between which values they lie where losses decide.
+fn shown(seconds: outlook::Seconds) -> String {
+    let between =
+        seconds.between.map_or(String::new(), |(least, most)| format!(" ({least:.2} to {most:.2})"));
+    format!("{:.2}{between}", seconds.median)
 }
 
 fn print(text: &str) -> Result<()> {

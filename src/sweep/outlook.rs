@@ -1,7 +1,9 @@
 //! How long an experiment's runs will take, by simulation. Needs no server; reads sizes of files only.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 
@@ -10,35 +12,75 @@ use crate::client::schedule::Schedule;
 use crate::record::Cell;
 use crate::simulate::{self, Setup};
 
+/// Seeds that are played where losses decide.
+const SEEDS: usize = 5;
+
+/// What is known of cells of one kind: condition, channel, schedule, pipeline and congestion control.
+type Kind = [String; 5];
+
+fn kind(cell: &Cell) -> Kind {
+    let congestion = cell.congestion.clone().unwrap_or_default();
+    [&cell.condition, &cell.channel, &cell.schedule, &cell.pipeline, &congestion].map(String::clone)
+}
+
+/// How long a cell's transfer takes, s.
+#[derive(Clone, Copy, Debug)]
+pub struct Seconds {
+    pub median: f64,
+    /// The least and the most, where losses decide.
+    pub between: Option<(f64, f64)>,
+}
+
 /// Predictions, each made once: repetitions are predicted alike.
 pub struct Outlook<'a> {
     experiment: &'a Experiment,
     sizes: Vec<u64>,
-    known: HashMap<[String; 5], Option<f64>>,
+    known: HashMap<Kind, Option<Seconds>>,
 }
 
 impl<'a> Outlook<'a> {
+    /// Predicts every kind of these cells, on all cores, and calls `tell` with how many are done and how
+    /// many there are.
+    ///
     /// # Errors
     /// The files of `data`, or of the built-in sample, are not those that the experiment fetches.
-    pub fn new(experiment: &'a Experiment, data: Option<&Path>) -> Result<Outlook<'a>> {
+    pub fn new(
+        experiment: &'a Experiment,
+        data: Option<&Path>,
+        cells: &[Cell],
+        tell: impl Fn(usize, usize) + Sync,
+    ) -> Result<Outlook<'a>> {
         let sizes = simulate::sizes(data, experiment.files.as_deref())?;
-        Ok(Outlook { experiment, sizes, known: HashMap::new() })
+        let mut outlook = Outlook { experiment, sizes, known: HashMap::new() };
+        let mut seen = HashSet::new();
+        let kinds: Vec<&Cell> = cells.iter().filter(|cell| seen.insert(kind(cell))).collect();
+        let (next, known) = (AtomicUsize::new(0), Mutex::new(HashMap::new()));
+        let work = || {
+            while let Some(cell) = kinds.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let seconds = outlook.predict(cell);
+                let mut known = known.lock().expect("no prediction panics");
+                known.insert(kind(cell), seconds);
+                tell(known.len(), kinds.len());
+            }
+        };
+        std::thread::scope(|scope| {
+            let others = std::thread::available_parallelism().map_or(1, |cores| cores.get()) - 1;
+            for _ in 0..others.min(kinds.len()) {
+                // Where the system refuses a thread, those that there are do its work.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
+        });
+        outlook.known = known.into_inner().expect("no prediction panics");
+        Ok(outlook)
     }
 
-    /// What a cell's transfer takes; none where a link has no rate.
-    pub fn seconds(&mut self, cell: &Cell) -> Option<f64> {
-        let congestion = cell.congestion.clone().unwrap_or_default();
-        let key =
-            [&cell.condition, &cell.channel, &cell.schedule, &cell.pipeline, &congestion].map(String::clone);
-        if let Some(seconds) = self.known.get(&key) {
-            return *seconds;
-        }
-        let seconds = self.predict(cell);
-        self.known.insert(key, seconds);
-        seconds
+    /// What a cell's transfer takes; `None` where a link has no rate.
+    pub fn seconds(&self, cell: &Cell) -> Option<Seconds> {
+        *self.known.get(&kind(cell))?
     }
 
-    fn predict(&self, cell: &Cell) -> Option<f64> {
+    fn predict(&self, cell: &Cell) -> Option<Seconds> {
         let asked = &self.experiment.condition_of(cell)?.asked;
         let schedule = match cell.schedule.parse().ok()? {
             Policy::Fixed(schedule) => schedule,
@@ -65,9 +107,12 @@ impl<'a> Outlook<'a> {
             pipeline: cell.pipeline.parse().ok()?,
             sizes: &self.sizes,
             congestion: [control; 2],
+            kernel: simulate::kernels_choice(),
             seed: self.experiment.seed,
         };
-        Some(simulate::predict(&setup)?.elapsed_ms / 1e3)
+        let found = simulate::predict(&setup, SEEDS, &|| true)?;
+        let between = (found.seeds > 1).then_some((found.least_ms / 1e3, found.most_ms / 1e3));
+        Some(Seconds { median: found.elapsed_ms / 1e3, between })
     }
 
     /// What measuring throughputs takes in all: three times its span for each condition and block.

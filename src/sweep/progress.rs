@@ -60,6 +60,28 @@ impl Progress {
     }
 }
 
+/// How many kinds of runs are predicted, on stderr; hidden where nobody looks.
+pub struct Predicting(ProgressBar);
+
+impl Predicting {
+    pub fn new() -> Predicting {
+        let target = ProgressDrawTarget::stderr_with_hz(10);
+        let style = ProgressStyle::with_template("[{bar:30}] {pos}/{len} kinds of runs predicted")
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("=> ");
+        Predicting(ProgressBar::with_draw_target(None, target).with_style(style))
+    }
+
+    pub fn done(&self, done: usize, all: usize) {
+        self.0.set_length(all as u64);
+        self.0.set_position(done as u64);
+    }
+
+    pub fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,272 @@
+//! A TCP connection between the client and a server: two ends, each a sender and a receiver. Pure; time
+//! is handed in.
+
+use std::collections::VecDeque;
+
+use super::receiver::{Receiver, Told};
+use super::sender::Sender;
+use super::sender::control::Control;
+use crate::link::line::Nanos;
+use crate::units::LinkId;
+
+/// Headers of a segment as Ethernet frame: Ethernet's 14 bytes, IPv4's 20, TCP's 32 with timestamps.
+const HEADER_BYTES: u32 = 66;
+/// The frame of a SYN, and of its answer.
+const SYN_BYTES: u32 = 74;
+/// A SYN is sent again after this time, and then after twice as long.
+const SYN_TIMEOUT: Nanos = 1_000_000_000;
+
+/// What a packet carries.
+#[derive(Clone, Copy, Debug)]
+pub enum Content {
+    Syn,
+    /// Data, or none of it, and what its receiver is told.
+    Segment {
+        number: u32,
+        end: u64,
+        bytes: u16,
+        told: Told,
+    },
+}
+
+/// A packet of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    /// Which of the run's connections, and how often that was opened before.
+    pub connection: usize,
+    pub generation: u32,
+    pub to_client: bool,
+    pub sent: Nanos,
+    pub content: Content,
+}
+
+impl Packet {
+    /// Bytes as Ethernet frame.
+    pub fn frame(&self) -> u32 {
+        match self.content {
+            Content::Syn => SYN_BYTES,
+            Content::Segment { bytes, .. } => HEADER_BYTES + u32::from(bytes),
+        }
+    }
+}
+
+/// One end.
+#[derive(Clone, Debug)]
+pub struct End {
+    pub sender: Sender,
+    receiver: Receiver,
+    /// The receiver has told nothing yet of what it has room for.
+    told_at: Nanos,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Closed,
+    /// The SYN goes out again at this time, and after that in so long.
+    Opening(Nanos, Nanos),
+    Open,
+}
+
+/// What the connections of a link are made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Making {
+    pub server: Control,
+    /// Sockets begin with BBR, and are paced from then on whatever is chosen.
+    pub paced: bool,
+    pub seed: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Connection {
+    pub link: LinkId,
+    pub generation: u32,
+    making: Making,
+    state: State,
+    began: Nanos,
+    pub ends: [End; 2],
+    /// Requests: where each ends in the client's stream, and how long its answer is.
+    requests: VecDeque<(u64, u64)>,
+    asked: u64,
+    /// Bytes of answers that the client has read.
+    read: u64,
+}
+
+/// The client's end among [`Connection::ends`], and the server's.
+pub const CLIENT: usize = 0;
+pub const SERVER: usize = 1;
+
+impl End {
+    fn new(control: Control, making: Making, seed: u64, now: Nanos, rtt: Nanos) -> End {
+        let sender = Sender::new(control, making.paced, seed, now, rtt);
+        End { sender, receiver: Receiver::new(), told_at: 0 }
+    }
+
+    fn next(&self) -> Nanos {
+        self.sender.timer_at.min(self.sender.paced_until()).min(self.receiver.next())
+    }
+}
+
+impl Connection {
+    pub fn closed(link: LinkId, making: Making) -> Connection {
+        let ends = [CLIENT, SERVER].map(|_| End::new(making.server, making, making.seed, 0, 1));
+        Connection {
+            link,
+            generation: 0,
+            making,
+            state: State::Closed,
+            began: 0,
+            ends,
+            requests: VecDeque::new(),
+            asked: 0,
+            read: 0,
+        }
+    }
+
+    /// Opens at once, with a handshake that took `rtt`.
+    pub fn establish(&mut self, now: Nanos, rtt: Nanos) {
+        let making = self.making;
+        let seed = making.seed.wrapping_add(u64::from(self.generation) << 32);
+        // What the client sends is so little that its congestion control does not matter.
+        self.ends = [Control::Reno, making.server].map(|control| End::new(control, making, seed, now, rtt));
+        self.state = State::Open;
+    }
+
+    /// Begins to open.
+    pub fn open(&mut self, now: Nanos) {
+        self.began = now;
+        self.state = State::Opening(now, SYN_TIMEOUT);
+    }
+
+    /// Forgets the connection; what of it is on its way counts no more.
+    pub fn close(&mut self) {
+        self.generation += 1;
+        self.requests.clear();
+        (self.asked, self.read) = (0, 0);
+        self.state = State::Closed;
+    }
+
+    /// The client asks for something whose answer has so many bytes.
+    pub fn ask(&mut self, now: Nanos, request: u64, answer: u64) {
+        self.asked += request;
+        self.requests.push_back((self.asked, answer));
+        self.ends[CLIENT].sender.offer(now, request);
+    }
+
+    /// When something happens though nothing comes.
+    pub fn next(&self) -> Nanos {
+        match self.state {
+            State::Closed => Nanos::MAX,
+            State::Opening(at, _) => at,
+            State::Open => self.ends[CLIENT].next().min(self.ends[SERVER].next()),
+        }
+    }
+
+    fn packet(&self, to_client: bool, sent: Nanos, content: Content) -> Packet {
+        Packet { connection: 0, generation: self.generation, to_client, sent, content }
+    }
+
+    /// Plays timers that are over.
+    pub fn on_time(&mut self, now: Nanos, send: &mut impl FnMut(Packet)) {
+        match self.state {
+            State::Closed => {}
+            State::Opening(at, wait) if at <= now => {
+                self.state = State::Opening(now + wait, wait * 2);
+                send(self.packet(false, now, Content::Syn));
+            }
+            State::Opening(..) => {}
+            State::Open => {
+                for end in [CLIENT, SERVER] {
+                    if self.ends[end].next() > now {
+                        continue;
+                    }
+                    self.ends[end].receiver.on_time(now);
+                    if let Some(segment) = self.ends[end].sender.on_time(now) {
+                        send(self.segment(now, end, segment));
+                    }
+                    self.send(now, end, send);
+                }
+            }
+        }
+    }
+
+    fn segment(&mut self, now: Nanos, end: usize, segment: super::sender::Segment) -> Packet {
+        let told = self.ends[end].receiver.tell(now, segment.is_new);
+        let super::sender::Segment { number, end: ends, bytes, .. } = segment;
+        self.packet(end == SERVER, now, Content::Segment { number, end: ends, bytes, told })
+    }
+
+    /// Sends what one end may send now.
+    pub fn send(&mut self, now: Nanos, end: usize, send: &mut impl FnMut(Packet)) {
+        if self.state != State::Open {
+            return;
+        }
+        while let Some(segment) = self.ends[end].sender.next_segment(now) {
+            send(self.segment(now, end, segment));
+        }
+        if self.ends[end].receiver.is_due() {
+            let told = self.ends[end].receiver.tell(now, false);
+            send(self.packet(end == SERVER, now, Content::Segment { number: 0, end: 0, bytes: 0, told }));
+        }
+    }
+
+    /// Takes a packet that has come. Returns how many bytes of answers it brings the client; one that
+    /// opens the connection returns the time that took.
+    pub fn take(&mut self, now: Nanos, packet: &Packet, send: &mut impl FnMut(Packet)) -> Came {
+        if packet.generation != self.generation {
+            return Came::Bytes(0);
+        }
+        let (number, ends_at, bytes, told) = match packet.content {
+            Content::Syn if !packet.to_client => {
+                if self.state != State::Open {
+                    send(self.packet(true, now, Content::Syn));
+                }
+                return Came::Bytes(0);
+            }
+            Content::Syn => {
+                if !matches!(self.state, State::Opening(..)) {
+                    return Came::Bytes(0);
+                }
+                let rtt = now - self.began;
+                self.establish(now, rtt);
+                return Came::Open(rtt);
+            }
+            Content::Segment { number, end, bytes, told } => (number, end, bytes, told),
+        };
+        if self.state != State::Open {
+            return Came::Bytes(0);
+        }
+        let at = if packet.to_client { CLIENT } else { SERVER };
+        let end = &mut self.ends[at];
+        let answers = (told.echo > end.told_at).then_some(told.echo);
+        end.told_at = end.told_at.max(told.echo);
+        if bytes > 0 {
+            end.receiver.take(now, number, ends_at, u64::from(bytes), packet.sent, answers);
+        } else {
+            end.receiver.hear(packet.sent);
+        }
+        end.sender.acked(now, &told);
+        let received = end.receiver.received;
+        let mut came = 0;
+        if packet.to_client {
+            came = received - std::mem::replace(&mut self.read, received);
+        } else {
+            while let Some(&(_, answer)) = self.requests.front().filter(|request| request.0 <= received) {
+                self.requests.pop_front();
+                self.ends[SERVER].sender.offer(now, answer);
+            }
+        }
+        // The client looks at what came before it answers; see the caller.
+        if came == 0 {
+            self.send(now, at, send);
+        }
+        Came::Bytes(came)
+    }
+}
+
+/// What a packet brought the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    Bytes(u64),
+    /// The connection is open; its handshake took so long.
+    Open(Nanos),
+}
