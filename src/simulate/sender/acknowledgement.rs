@@ -48,7 +48,6 @@ impl Sender {
             let number = self.first;
             self.first += 1;
             sum.advanced = true;
-            self.acked_bytes = sent.end;
             self.lost -= u32::from(sent.lost);
             self.again -= u32::from(sent.again);
             if sent.sacked {

@@ -26,8 +26,6 @@ use rtt::Rtt;
 
 /// Payload of a full segment at MTU 1500 with TCP's timestamps, bytes.
 pub const MSS: u64 = 1448;
-/// What is on its way at most, bytes: the greatest send buffer of Linux, less what its packets take.
-const MOST_IN_FLIGHT: u64 = 3_600_000;
 /// Linux's timers for losses are no shorter: two ticks of 250 Hz.
 const LEAST_TIMER: Nanos = 8_000_000;
 
@@ -85,7 +83,6 @@ pub struct Sender {
     /// Bytes of the stream that there are to send, that were sent, and up to which the receiver has room.
     offered: u64,
     sent: u64,
-    acked_bytes: u64,
     room_until: u64,
     /// The first segment that is not acknowledged; those from it on.
     first: u32,
@@ -168,7 +165,6 @@ impl Sender {
             rtt: Rtt::new(rtt.max(1)),
             offered: 0,
             sent: 0,
-            acked_bytes: 0,
             room_until: 65_535,
             first: 0,
             segments: VecDeque::new(),
@@ -249,9 +245,7 @@ impl Sender {
 
     fn may_send_new(&self) -> bool {
         let bytes = (self.offered - self.sent).min(MSS);
-        bytes > 0
-            && self.sent + bytes <= self.room_until
-            && self.sent + bytes <= self.acked_bytes + MOST_IN_FLIGHT
+        bytes > 0 && self.sent + bytes <= self.room_until
     }
 
     /// The next segment to go out now, if one may.
