@@ -209,8 +209,8 @@ impl Connection {
         }
     }
 
-    /// Takes a packet that has come. Returns how many bytes of answers it brings the client; one that
-    /// opens the connection returns the time that took.
+    /// Takes a packet that has come; what it lets an end send waits for [`Connection::send`], so that what
+    /// comes together is acknowledged together.
     pub fn take(&mut self, now: Nanos, packet: &Packet, send: &mut impl FnMut(Packet)) -> Came {
         if packet.generation != self.generation {
             return Came::Bytes(0);
@@ -254,10 +254,6 @@ impl Connection {
                 self.requests.pop_front();
                 self.ends[SERVER].sender.offer(now, answer);
             }
-        }
-        // The client looks at what came before it answers; see the caller.
-        if came == 0 {
-            self.send(now, at, send);
         }
         Came::Bytes(came)
     }

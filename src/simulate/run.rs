@@ -5,10 +5,10 @@
 //! client looks again, a link changes.
 
 use super::client::{Client, Wish};
-use super::connection::{CLIENT, Came, Connection, Making, Packet};
+use super::connection::{CLIENT, Came, Connection, Making, Packet, SERVER};
 use super::lookup::Lookup;
 use crate::link::line::Nanos;
-use crate::link::plant::{Arrived, Plant, WAYS};
+use crate::link::plant::{Arrived, Plant, WAYS, Way};
 use crate::link::profile::Profile;
 use crate::units::{Direction, LinkId};
 
@@ -69,6 +69,10 @@ impl Network {
         }
     }
 }
+
+/// The place of the connection on which sizes are looked up, after one for each link.
+const LOOKUP: usize = 2;
+const CONNECTIONS: usize = LOOKUP + 1;
 
 /// The whole of it.
 pub struct Run<'a> {
@@ -156,11 +160,17 @@ impl<'a> Run<'a> {
         plant.advance(now);
         plant.take_lost().for_each(|(.., id)| flying.forget(id));
         for way in WAYS {
+            let mut came = [None; CONNECTIONS];
             while let Some(departure) = self.network.plant.take_due(now, way) {
                 let packet = self.network.flying.take(departure.id);
                 // A damaged packet is dropped by whom it comes to.
                 if departure.damage.is_none() {
-                    self.arrive(way.0, &packet);
+                    *came[packet.connection].get_or_insert(0) += self.arrive(way.0, &packet);
+                }
+            }
+            for (index, bytes) in came.iter().enumerate() {
+                if let Some(bytes) = bytes {
+                    self.answer(index, way, *bytes);
                 }
             }
         }
@@ -178,23 +188,34 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn arrive(&mut self, link: LinkId, packet: &Packet) {
+    /// Takes a packet; returns how many bytes of answers it brings the client.
+    fn arrive(&mut self, link: LinkId, packet: &Packet) -> u64 {
         let (now, index) = (self.now, packet.connection);
         let (connection, network) = (&mut self.connections[index], &mut self.network);
-        let came = connection.take(now, packet, &mut |packet| network.send(now, link, index, packet));
-        match came {
-            Came::Bytes(0) => {}
-            Came::Bytes(bytes) if index == link.index() => {
-                self.client.received(link, now, bytes);
-                self.ask(link);
+        match connection.take(now, packet, &mut |packet| network.send(now, link, index, packet)) {
+            Came::Bytes(bytes) => bytes,
+            Came::Open(rtt) => {
+                if index == link.index() {
+                    self.client.opened(link, now, rtt);
+                }
+                0
             }
-            Came::Bytes(bytes) => self.looked_up(bytes),
-            Came::Open(rtt) if index == link.index() => {
-                self.client.opened(link, now, rtt);
-                self.ask(link);
-            }
-            Came::Open(_) => self.looked_up(0),
         }
+    }
+
+    /// Answers what came on a connection at one time: a server with what it may send, the client with
+    /// requests and acknowledgements.
+    fn answer(&mut self, index: usize, (link, direction): Way, bytes: u64) {
+        if direction == Direction::Up {
+            return self.send(index, SERVER);
+        }
+        if index == LOOKUP {
+            return self.looked_up(bytes);
+        }
+        if bytes > 0 {
+            self.client.received(link, self.now, bytes);
+        }
+        self.ask(link);
     }
 
     /// Does what the client wishes on a link, and lets it acknowledge what it has read.
@@ -208,22 +229,22 @@ impl<'a> Run<'a> {
                 Wish::Open => connection.open(now),
             }
         }
-        self.send(index);
+        self.send(index, CLIENT);
         if std::mem::take(&mut self.client.changed) {
             self.ask(link.other());
         }
     }
 
-    fn send(&mut self, index: usize) {
+    fn send(&mut self, index: usize, end: usize) {
         let (now, network) = (self.now, &mut self.network);
         let connection = &mut self.connections[index];
         let link = connection.link;
-        connection.send(now, CLIENT, &mut |packet| network.send(now, link, index, packet));
+        connection.send(now, end, &mut |packet| network.send(now, link, index, packet));
     }
 
     /// Answers with sizes came, or the connection for them is open.
     fn looked_up(&mut self, bytes: u64) {
-        let (now, index) = (self.now, 2);
+        let (now, index) = (self.now, LOOKUP);
         if let Some(lookup) = &mut self.lookup {
             for (request, answer) in lookup.came(bytes) {
                 self.connections[index].ask(now, request, answer);
@@ -233,6 +254,6 @@ impl<'a> Run<'a> {
                 self.client.learn_sizes();
             }
         }
-        self.send(index);
+        self.send(index, CLIENT);
     }
 }
