@@ -71,7 +71,7 @@ pub struct Share {
 /// after it, as long as `goes_on` says yes, and returns the median's. `None` where a link has no rate or
 /// loses it, where the files can never all arrive, or where not even one run came to its end.
 pub fn predict(setup: &Setup, seeds: usize, goes_on: &impl Fn() -> bool) -> Option<Prediction> {
-    let seeds = if is_chance(setup) { seeds.max(1) as u64 } else { 1 };
+    let seeds = seeds_worth(setup, seeds) as u64;
     let play = |more| predict_one(&Setup { seed: setup.seed.wrapping_add(more), ..*setup }, goes_on);
     let mut runs: Vec<Prediction> = (0..seeds).map_while(play).collect();
     // Of an even number none is in the middle.
@@ -81,17 +81,25 @@ pub fn predict(setup: &Setup, seeds: usize, goes_on: &impl Fn() -> bool) -> Opti
     Some(Prediction { least_ms, most_ms, seeds, ..runs.swap_remove(seeds / 2) })
 }
 
-/// Whether chance decides what a packet meets.
-fn is_chance(setup: &Setup) -> bool {
-    let lossy = |shape: &Shape| {
-        shape.can_lose() || !(shape.jitter.is_zero() && shape.corrupt.is_zero() && shape.reorder.is_zero())
-    };
+/// So many seeds are enough where delays vary and nothing is lost.
+const SEEDS_OF_JITTER: usize = 3;
+
+/// How many of `most` seeds are worth playing: one where chance decides nothing.
+fn seeds_worth(setup: &Setup, most: usize) -> usize {
     let first = setup.profiles.iter().flatten();
     let later = setup.changes.iter().filter_map(|change| match &change.to {
         To::Profile(profile) => Some(&**profile),
         To::Clear => None,
     });
-    first.chain(later).any(|profile| lossy(&profile.down) || lossy(&profile.up))
+    let shapes: Vec<&Shape> = first.chain(later).flat_map(|profile| [&profile.down, &profile.up]).collect();
+    let lossy = |shape: &&Shape| shape.can_lose() || !shape.corrupt.is_zero() || !shape.reorder.is_zero();
+    if shapes.iter().any(lossy) {
+        most.max(1)
+    } else if shapes.iter().any(|shape| !shape.jitter.is_zero()) {
+        most.clamp(1, SEEDS_OF_JITTER)
+    } else {
+        1
+    }
 }
 
 fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction> {
