@@ -67,13 +67,24 @@ pub struct Share {
     pub last_byte_ms: Option<f64>,
 }
 
+/// After so many seeds no more are played where all are alike to this share.
+const FIRST_SEEDS: usize = 3;
+const ALIKE: f64 = 0.02;
+
 /// Predicts a run. Where chance decides, it plays up to `seeds` runs, under the setup's seed and those
 /// after it, as long as `goes_on` says yes, and returns the median's. `None` where a link has no rate or
 /// loses it, where the files can never all arrive, or where not even one run came to its end.
 pub fn predict(setup: &Setup, seeds: usize, goes_on: &impl Fn() -> bool) -> Option<Prediction> {
-    let seeds = seeds_worth(setup, seeds) as u64;
-    let play = |more| predict_one(&Setup { seed: setup.seed.wrapping_add(more), ..*setup }, goes_on);
-    let mut runs: Vec<Prediction> = (0..seeds).map_while(play).collect();
+    let seeds = if is_chance(setup) { seeds.max(1) as u64 } else { 1 };
+    let mut runs: Vec<Prediction> = Vec::new();
+    for more in 0..seeds {
+        let seed = setup.seed.wrapping_add(more);
+        if agree(&runs) {
+            break;
+        }
+        let Some(run) = predict_one(&Setup { seed, ..*setup }, goes_on) else { break };
+        runs.push(run);
+    }
     // Of an even number none is in the middle.
     runs.truncate(runs.len().saturating_sub(1) / 2 * 2 + 1);
     runs.sort_by(|a, b| a.elapsed_ms.total_cmp(&b.elapsed_ms));
@@ -81,25 +92,25 @@ pub fn predict(setup: &Setup, seeds: usize, goes_on: &impl Fn() -> bool) -> Opti
     Some(Prediction { least_ms, most_ms, seeds, ..runs.swap_remove(seeds / 2) })
 }
 
-/// So many seeds are enough where delays vary and nothing is lost.
-const SEEDS_OF_JITTER: usize = 3;
-
-/// How many of `most` seeds are worth playing: one where chance decides nothing.
-fn seeds_worth(setup: &Setup, most: usize) -> usize {
+/// Whether chance decides what a packet meets.
+fn is_chance(setup: &Setup) -> bool {
+    let varies = |shape: &Shape| {
+        let still = shape.jitter.is_zero() && shape.corrupt.is_zero() && shape.reorder.is_zero();
+        shape.can_lose() || !still
+    };
     let first = setup.profiles.iter().flatten();
     let later = setup.changes.iter().filter_map(|change| match &change.to {
         To::Profile(profile) => Some(&**profile),
         To::Clear => None,
     });
-    let shapes: Vec<&Shape> = first.chain(later).flat_map(|profile| [&profile.down, &profile.up]).collect();
-    let lossy = |shape: &&Shape| shape.can_lose() || !shape.corrupt.is_zero() || !shape.reorder.is_zero();
-    if shapes.iter().any(lossy) {
-        most.max(1)
-    } else if shapes.iter().any(|shape| !shape.jitter.is_zero()) {
-        most.clamp(1, SEEDS_OF_JITTER)
-    } else {
-        1
-    }
+    first.chain(later).any(|profile| varies(&profile.down) || varies(&profile.up))
+}
+
+/// Whether the first runs are so near to each other that more of them would say the same.
+fn agree(runs: &[Prediction]) -> bool {
+    let times = || runs.iter().map(|run| run.elapsed_ms);
+    let (least, most) = (times().fold(f64::INFINITY, f64::min), times().fold(0.0, f64::max));
+    runs.len() == FIRST_SEEDS && most - least < ALIKE * least
 }
 
 fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction> {
