@@ -1,4 +1,5 @@
-//! From a run's options to how long it takes: builds the model, plays it, adds it up. Pure.
+//! From a run's options to how long it takes: builds the model, plays it, adds it up. Pure but for the
+//! threads on which several seeds are played.
 
 use serde::Serialize;
 
@@ -74,15 +75,26 @@ const ALIKE: f64 = 0.02;
 /// Predicts a run. Where chance decides, it plays up to `seeds` runs, under the setup's seed and those
 /// after it, as long as `goes_on` says yes, and returns the median's. `None` where a link has no rate or
 /// loses it, where the files can never all arrive, or where not even one run came to its end.
-pub fn predict(setup: &Setup, seeds: usize, goes_on: &impl Fn() -> bool) -> Option<Prediction> {
+pub fn predict(setup: &Setup, seeds: usize, goes_on: &(impl Fn() -> bool + Sync)) -> Option<Prediction> {
     let seeds = if is_chance(setup) { seeds.max(1) as u64 } else { 1 };
-    let mut runs: Vec<Prediction> = Vec::new();
-    for more in 0..seeds {
-        let seed = setup.seed.wrapping_add(more);
-        if agree(&runs) {
+    let play = |more| predict_one(&Setup { seed: setup.seed.wrapping_add(more), ..*setup }, goes_on);
+    let first = seeds.min(FIRST_SEEDS as u64);
+    let mut runs: Vec<Prediction> = std::thread::scope(|scope| {
+        let spawn = |more| std::thread::Builder::new().spawn_scoped(scope, move || play(more));
+        let others: Vec<_> = (1..first).map(|more| (more, spawn(more))).collect();
+        let own = play(0);
+        // Where the system refuses a thread, this one does its work.
+        let others = others.into_iter().map(|(more, thread)| match thread {
+            Ok(thread) => thread.join().expect("no prediction panics"),
+            Err(_) => play(more),
+        });
+        std::iter::once(own).chain(others).map_while(|run| run).collect()
+    });
+    for more in first..seeds {
+        if runs.len() < FIRST_SEEDS || agree(&runs) {
             break;
         }
-        let Some(run) = predict_one(&Setup { seed, ..*setup }, goes_on) else { break };
+        let Some(run) = play(more) else { break };
         runs.push(run);
     }
     // Of an even number none is in the middle.
