@@ -5,11 +5,12 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::nfqueue::Busy;
@@ -107,6 +108,21 @@ pub fn path() -> PathBuf {
     std::env::var_os("TWINLINK_CONTROL").map_or("/run/twinlink/control.sock".into(), PathBuf::from)
 }
 
+/// Checks that what is at `path` belongs to root or to this user, so that nobody else answers for a client.
+///
+/// # Errors
+/// It belongs to another user.
+pub fn check_owner(path: &Path) -> Result<()> {
+    let Ok(there) = path.symlink_metadata() else { return Ok(()) };
+    ensure!(
+        [0, rustix::process::geteuid().as_raw()].contains(&there.uid()),
+        "{} belongs to another user (uid {}): remove it, or set TWINLINK_CONTROL to another path",
+        path.display(),
+        there.uid()
+    );
+    Ok(())
+}
+
 /// Asks the running client. `None` where none listens.
 ///
 /// # Errors
@@ -114,6 +130,7 @@ pub fn path() -> PathBuf {
 pub fn ask(request: &Request) -> Result<Option<Vec<Row>>> {
     let path = path();
     let shown = path.display().to_string();
+    check_owner(&path).context("cannot reach the running client")?;
     let stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
         // A socket file whose client is dead refuses.
@@ -193,6 +210,24 @@ mod tests {
             let mut request = good.clone();
             *request.pointer_mut(&format!("{down}/{place}")).expect(place) = bad;
             assert!(check(&request).is_err(), "{place}");
+        }
+    }
+
+    #[test]
+    fn a_socket_of_another_user_is_not_talked_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        check_owner(&socket).unwrap();
+        let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        check_owner(&socket).unwrap();
+        // Only root can make one of another user.
+        if std::os::unix::fs::lchown(&socket, Some(65534), Some(65534)).is_ok() {
+            let error = check_owner(&socket).unwrap_err().to_string();
+            assert!(error.contains("another user (uid 65534)"), "{error}");
+            std::fs::remove_file(&socket).unwrap();
+            std::os::unix::fs::symlink(dir.path().join("nothing"), &socket).unwrap();
+            std::os::unix::fs::lchown(&socket, Some(65534), Some(65534)).unwrap();
+            assert!(check_owner(&socket).is_err(), "a link of another user is followed");
         }
     }
 

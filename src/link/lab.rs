@@ -3,11 +3,12 @@
 //!
 //! It looks and refuses; it changes nothing.
 
-use std::os::linux::net::SocketAddrExt;
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::thread::capabilities;
 use serde_json::Value;
 
@@ -95,25 +96,28 @@ pub fn check_tools() -> Result<()> {
 /// Held by the one process that shapes in this network namespace.
 #[derive(Debug)]
 pub struct Lock {
-    _socket: UnixListener,
+    _file: File,
 }
 
-/// Takes the lock: the name of an abstract unix socket, which belongs to a network namespace and
-/// ends with its process, however that ends.
+/// The file that the lock is on. Each network namespace has its own, and only a process with NET_ADMIN in
+/// that namespace can open it, so nobody else can hold the lock. Its content is never read.
+const LOCK: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
+
+/// Takes the lock, which the kernel releases when the process ends, however that ends.
 ///
 /// # Errors
-/// Another process holds it.
+/// Another process holds it, or this one lacks NET_ADMIN.
 pub fn lock() -> Result<Lock> {
-    let address = SocketAddr::from_abstract_name("twinlink/shaper").context("cannot name the lab's lock")?;
-    match UnixListener::bind_addr(&address) {
-        Ok(socket) => Ok(Lock { _socket: socket }),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+    let file = File::open(LOCK).with_context(|| format!("cannot take the lab's lock on {LOCK}"))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Lock { _file: file }),
+        Err(Errno::WOULDBLOCK) => {
             bail!(
                 "cannot shape links: {} already does here: stop it, or wait until it has ended",
                 other_owner()
             )
         }
-        Err(error) => Err(error).context("cannot take the lab's lock"),
+        Err(error) => Err(error).with_context(|| format!("cannot take the lab's lock on {LOCK}")),
     }
 }
 
@@ -136,6 +140,24 @@ mod tests {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let set = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
         assert_eq!(effective_capabilities(), Some(u64::from_str_radix(set.trim(), 16).unwrap()));
+    }
+
+    #[test]
+    fn the_lock_is_held_by_one_and_only_with_net_admin() {
+        if !has_net_admin() {
+            assert!(format!("{:#}", lock().unwrap_err()).contains("cannot take the lab's lock"));
+            return;
+        }
+        // Where another test's network namespace is this one's, its process may hold the lock.
+        let Ok(held) = lock() else { return };
+        let second = lock().unwrap_err().to_string();
+        assert!(second.contains("another twinlink process"), "{second}");
+        drop(held);
+        drop(lock().unwrap());
+        let foreign = std::process::Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "cat", LOCK])
+            .output();
+        assert!(foreign.is_ok_and(|foreign| !foreign.status.success()), "an ordinary user opens {LOCK}");
     }
 
     #[test]

@@ -26,6 +26,8 @@ impl Control {
     /// Opens the socket. One that a killed process left behind is replaced; a live one is an error.
     pub fn open() -> Result<Control> {
         let path = control::path();
+        // One of another user may leave whoever connects waiting.
+        control::check_owner(&path).context("cannot listen for changes of links")?;
         if StdUnixStream::connect(&path).is_ok() {
             anyhow::bail!(
                 "cannot listen on {}: another process that shapes is running here; end it, or set TWINLINK_CONTROL to another path",

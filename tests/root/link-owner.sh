@@ -80,13 +80,7 @@ if ! "$TWINLINK_BIN" doctor --json | jq -e '.checks[] | select(.name == "netem")
     refused "no netem" 'sch_netem' link set a wifi-near
 fi
 link set a rate-20 >/dev/null
-"$PYTHON" -c '
-import socket, sys, time
-lock = socket.socket(socket.AF_UNIX)
-lock.bind("\0twinlink/shaper")
-lock.listen()
-print("locked", flush=True)
-time.sleep(60)' >"$WORK/lock" &
+(flock -n 9 && echo locked && exec sleep 60) >"$WORK/lock" 9</proc/sys/net/ipv4/tcp_fastopen_key &
 holder=$!
 at_exit "kill $holder 2>/dev/null || true"
 eventually 30 grep -q locked "$WORK/lock"
@@ -97,6 +91,31 @@ expect "links that it left" "$(link show --json | jq -c '[.links[].link] | uniqu
 kill "$holder"
 wait "$holder" 2>/dev/null || true
 link clear >/dev/null
+
+echo "== another user neither blocks nor deceives"
+nobody=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+open=$(mktemp -d)
+at_exit "rm -rf '$open'"
+chmod 1777 "$open"
+"${nobody[@]}" "$PYTHON" -c '
+import socket, sys, time
+held = [socket.socket(socket.AF_UNIX) for name in sys.argv[1:]]
+for one, name in zip(held, sys.argv[1:]):
+    one.bind(name.replace("@", "\0"))
+    one.listen(0)
+print("listening", flush=True)
+time.sleep(60)' @twinlink/shaper "$open/control.sock" >"$WORK/foreign" &
+holder=$!
+at_exit "kill $holder 2>/dev/null || true"
+eventually 30 grep -q listening "$WORK/foreign"
+TWINLINK_CONTROL=$open/control.sock refused "another user's control socket" 'another user' link show
+if "${nobody[@]}" flock -n /proc/sys/net/ipv4/tcp_fastopen_key true 2>/dev/null; then
+    fail "an ordinary user can hold the lock"
+fi
+link set a rate-20 >/dev/null || fail "an ordinary user's sockets keep links from being set"
+link clear >/dev/null
+kill "$holder"
+wait "$holder" 2>/dev/null || true
 
 echo "== filters from elsewhere stay"
 tc qdisc add dev eth0 clsact
