@@ -8,15 +8,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use super::exchange::{Allowance, receive, send};
-use super::http::{Answers, Event, MOST_REDIRECTS, Request};
+use super::exchange::{Allowance, TooSlow, receive};
 use super::peer::Peer;
 use super::reach::LONGEST_BACKOFF;
 use super::running;
+use crate::http::answer::MOST_REDIRECTS;
+use crate::http::pipeline::Pipeline;
+use crate::http::reader::Event;
 use crate::tcp;
 
 /// Requests on the way at once, as long as the size of files is not known.
@@ -24,8 +25,6 @@ const DEPTH: usize = 4;
 /// What is asked for ahead once it is: more than any profile's link holds.
 const AHEAD_BYTES: u64 = 8 << 20;
 const DEEPEST: u64 = 256;
-/// A server that sends less than this for as long as it may be silent is silent.
-const LEAST_BYTES: u64 = 1024;
 
 /// A server that sends the files one after another, for as long as it is asked to.
 pub struct Source<'a> {
@@ -69,21 +68,18 @@ impl Source<'_> {
                 if let Some(window) = self.window_bytes {
                     tcp::clamp_window(stream.as_ref(), window).context("cannot bound the receive window")?;
                 }
-                self.pull_on(&stream, &mut next, received, ahead, patience).await
+                self.pull_on(stream, &mut next, received, ahead, patience).await
             };
             let ended = match connection.await {
                 Ok(ended) => ended,
+                Err(error) if ahead && error.is::<TooSlow>() => Ended::Silent,
                 Err(error) => return error,
             };
             if received.body() > before {
                 busy_since = None;
             }
             match ended {
-                Ended::Silent if ahead => ahead = false,
-                Ended::Silent => {
-                    let patience_s = patience.as_secs_f64();
-                    return anyhow!("{} sent less than {LEAST_BYTES} bytes in {patience_s} s", self.peer);
-                }
+                Ended::Silent => ahead = false,
                 Ended::Busy(status, wait) => {
                     let since = *busy_since.get_or_insert_with(running::now);
                     if running::now() + wait >= since + patience {
@@ -103,89 +99,68 @@ impl Source<'_> {
     /// One connection, until it is of no more use. Asks for several files ahead if `ahead`.
     async fn pull_on<'p>(
         &self,
-        stream: &TcpStream,
+        stream: Arc<TcpStream>,
         paths: &mut impl Iterator<Item = &'p String>,
         received: &Received,
         ahead: bool,
         patience: Duration,
     ) -> Result<Ended> {
-        note_mss(stream, &received.mss_bytes);
-        let (mut answers, mut to_send) = (Answers::default(), Vec::new());
+        note_mss(stream.as_ref(), &received.mss_bytes);
+        let mut pipeline = Pipeline::new(stream);
         // Paths asked for, with how many redirects led there.
         let (mut in_flight, mut redirected) = (VecDeque::new(), Vec::new());
         let mut depth = if ahead { DEPTH } else { 1 };
-        let mut buffer = vec![0; 256 * 1024];
-        let (mut closing, lost) = (false, || format!("the connection to {} was lost", self.peer));
-        let (mut due, mut due_bytes) = (running::now() + patience, received.body() + LEAST_BYTES);
-        loop {
-            while in_flight.len() < depth && !closing {
+        let (mut closing, mut ended) = (false, Ended::Closed);
+        let mut fill = |pipeline: &mut Pipeline, in_flight: &mut VecDeque<_>, led: Option<_>, depth| {
+            redirected.extend(led);
+            while in_flight.len() < depth {
                 let (path, hops) = match redirected.pop() {
                     Some(led) => led,
                     None => (paths.next().context("there is no file to ask for")?.clone(), 0),
                 };
-                let (host, congestion) = (self.peer.host.as_str(), self.peer.congestion.as_deref());
-                Request { method: "GET", host, path: &path, from: 0, to: None, if_range: None, congestion }
-                    .render(&mut to_send);
+                pipeline.ask(&self.peer.request("GET", &path));
                 in_flight.push_back((path, hops));
             }
-            let writing =
-                if to_send.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
-            let left = due.saturating_sub(running::now());
-            let ready = running::timeout(left, stream.ready(writing)).await;
-            if received.body() >= due_bytes {
-                (due, due_bytes) = (running::now() + patience, received.body() + LEAST_BYTES);
-            } else if running::now() >= due {
-                return Ok(Ended::Silent);
-            }
-            ready.transpose().with_context(lost)?;
-            match stream.try_write(&to_send) {
-                Ok(written) => drop(to_send.drain(..written)),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error).with_context(lost),
-            }
-            let read = match stream.try_read(&mut buffer) {
-                Ok(0) => return Ok(Ended::Closed),
-                Ok(read) => read,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
-                Err(error) => return Err(error).with_context(lost),
-            };
-            let mut input = &buffer[..read];
-            loop {
-                let Some((path, hops)) = in_flight.front() else {
-                    answers.idle(input)?;
-                    break;
-                };
-                match answers.next(&mut input, false)? {
-                    Event::Head(head) => {
-                        received.head_bytes.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
-                        closing = head.closes;
-                        if head.is_busy() {
-                            return Ok(Ended::Busy(head.status, head.retry_after.unwrap_or_default()));
-                        }
-                        if head.is_redirect() && *hops < MOST_REDIRECTS {
-                            let led = head.redirected(&self.peer.host, path).map_err(|place| {
-                                anyhow!("{} redirects {path} {place}, which is not followed", self.peer)
-                            })?;
-                            redirected.push((led, hops + 1));
-                        } else if head.status != 200 {
-                            bail!(
-                                "{} answered {} to a request for a file of its list",
-                                self.peer,
-                                head.status
-                            );
-                        } else if ahead {
-                            depth = depth_for(head.length);
-                        }
+            anyhow::Ok(())
+        };
+        fill(&mut pipeline, &mut in_flight, None, depth)?;
+        let mut led = None;
+        let mut allowance = Allowance::endless(patience);
+        let pulling = receive(&mut pipeline, false, &mut allowance, |pipeline, event| {
+            let Some((path, hops)) = in_flight.front() else { bail!("it sends bytes that nobody asked for") };
+            match event {
+                Event::Head(head) => {
+                    received.head_bytes.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
+                    closing = head.closes;
+                    if head.is_busy() {
+                        ended = Ended::Busy(head.status, head.retry_after.unwrap_or_default());
+                        return Ok(true);
                     }
-                    Event::Body(body) => {
-                        received.body_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
+                    if head.is_redirect() && *hops < MOST_REDIRECTS {
+                        let path_led = head
+                            .redirected(&self.peer.host, path)
+                            .map_err(|place| anyhow!("it redirects {path} {place}, which is not followed"))?;
+                        led = Some((path_led, hops + 1));
+                    } else if head.status != 200 {
+                        bail!("it answered {} to a request for a file of its list", head.status);
+                    } else if ahead {
+                        depth = depth_for(head.length);
                     }
-                    Event::End if closing => return Ok(Ended::Closed),
-                    Event::End => drop(in_flight.pop_front()),
-                    Event::NeedMore => break,
                 }
+                Event::Body(body) => {
+                    received.body_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
+                }
+                Event::End if closing => return Ok(true),
+                Event::End => {
+                    in_flight.pop_front();
+                    fill(pipeline, &mut in_flight, led.take(), depth)?;
+                }
+                Event::NeedMore => {}
             }
-        }
+            Ok(false)
+        });
+        pulling.await.with_context(|| format!("cannot measure the link to {}", self.peer))?;
+        Ok(ended)
     }
 }
 
@@ -228,15 +203,12 @@ const GLANCE: Duration = Duration::from_millis(2);
 ///
 /// # Errors
 /// It cannot be reached.
-pub async fn open_sink(peer: &Peer, patience: Duration) -> Result<Option<Arc<TcpStream>>> {
-    let stream = peer.connect(patience).await?;
+pub async fn open_sink(peer: &Peer, patience: Duration) -> Result<Option<Pipeline>> {
+    let mut pipeline = Pipeline::new(peer.connect(patience).await?);
     let request = format!("PUT /sink HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", peer.host);
-    let asked = async {
-        send(&stream, request.as_bytes()).await?;
-        status_of(&stream).await
-    };
-    match tokio::time::timeout(patience, asked).await {
-        Ok(Ok(Some(200))) => Ok(Some(stream)),
+    pipeline.queue(request.as_bytes());
+    match tokio::time::timeout(patience, status_of(&mut pipeline)).await {
+        Ok(Ok(Some(200))) => Ok(Some(pipeline)),
         // Servers that take no uploads say so in many ways, some by ending the connection.
         Ok(_) => Ok(None),
         Err(_) => bail!("{peer} did not answer PUT /sink for {} s", patience.as_secs_f64()),
@@ -249,26 +221,30 @@ pub async fn open_sink(peer: &Peer, patience: Duration) -> Result<Option<Arc<Tcp
 /// # Errors
 /// The connection broke, or the server took less than all.
 pub async fn push(
-    stream: &TcpStream,
+    mut pipeline: Pipeline,
     peer: &Peer,
     window_bytes: Option<u64>,
     sent: &Sent,
     stop: &AtomicBool,
 ) -> Result<()> {
-    note_mss(stream, &sent.mss_bytes);
+    let stream = pipeline.stream.clone();
+    note_mss(stream.as_ref(), &sent.mss_bytes);
     let mss = sent.mss_bytes.load(Ordering::Relaxed).max(1);
-    let before = tcp::bytes_acked(stream).context("the kernel does not tell what was acknowledged")?;
+    let before =
+        tcp::bytes_acked(stream.as_ref()).context("the kernel does not tell what was acknowledged")?;
     let mut written = 0u64;
     let mut room = |wrote: u64| {
         written += wrote;
-        let acked = tcp::bytes_acked(stream).map_or(0, |acked| acked.saturating_sub(before));
+        let acked = tcp::bytes_acked(stream.as_ref()).map_or(0, |acked| acked.saturating_sub(before));
         sent.acked_bytes.store(acked, Ordering::Relaxed);
         let on_the_way = written.saturating_sub(acked);
         // Whole segments, so that what is sent is full frames.
         window_bytes.map_or(u64::MAX, |window| window.saturating_sub(on_the_way)) / mss * mss
     };
     while !stop.load(Ordering::Relaxed) {
-        push_body(stream, peer, &mut room, stop).await.with_context(|| format!("cannot upload to {peer}"))?;
+        push_body(&mut pipeline, peer, &mut room, stop)
+            .await
+            .with_context(|| format!("cannot upload to {peer}"))?;
     }
     Ok(())
 }
@@ -276,13 +252,14 @@ pub async fn push(
 /// Sends one chunked body, until it is as long as a server takes or `stop` turns true. `room` is told what
 /// was written last, and says how much more may be.
 async fn push_body(
-    stream: &TcpStream,
+    pipeline: &mut Pipeline,
     peer: &Peer,
     room: &mut impl FnMut(u64) -> u64,
     stop: &AtomicBool,
 ) -> Result<()> {
     let head = format!("PUT /sink HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n", peer.host);
-    send(stream, head.as_bytes()).await?;
+    pipeline.queue(head.as_bytes());
+    pipeline.sent().await?;
     let mut chunk = format!("{CHUNK_BYTES:x}\r\n").into_bytes();
     chunk.resize(chunk.len() + CHUNK_BYTES, 0);
     chunk.extend_from_slice(b"\r\n");
@@ -292,7 +269,7 @@ async fn push_body(
     while !stop.load(Ordering::Relaxed) && body < MOST_BYTES {
         let size = room(wrote).min((many.len() - place) as u64) as usize;
         wrote = 0;
-        match stream.try_write(&many[place..place + size]) {
+        match pipeline.stream.try_write(&many[place..place + size]) {
             Ok(n) if n > 0 => {
                 (wrote, body, place) = (n as u64, body + n as u64, (place + n) % many.len());
                 // Whoever measures runs on this task too.
@@ -306,22 +283,21 @@ async fn push_body(
         sleep(GLANCE).await;
     }
     let rest = (chunk.len() - place % chunk.len()) % chunk.len();
-    let mut end = many[place..place + rest].to_vec();
-    end.extend_from_slice(b"0\r\n\r\n");
-    send(stream, &end).await?;
-    match status_of(stream).await? {
+    pipeline.queue(&many[place..place + rest]);
+    pipeline.queue(b"0\r\n\r\n");
+    match status_of(pipeline).await? {
         Some(200) => Ok(()),
         Some(status) => bail!("it answered {status}"),
         None => bail!("it ended the connection"),
     }
 }
 
-/// Reads one answer whole; its status, or nothing where the connection ends first.
-async fn status_of(stream: &TcpStream) -> Result<Option<u16>> {
-    let (mut answers, mut status) = (Answers::default(), None);
+/// Sends what is queued and reads one answer whole; its status, or nothing where the connection ends first.
+async fn status_of(pipeline: &mut Pipeline) -> Result<Option<u16>> {
+    let mut status = None;
     // The callers have a time limit of their own.
     let mut allowance = Allowance::new(Duration::from_secs(24 * 3600));
-    let whole = receive(stream, &mut answers, false, &mut allowance, |event| {
+    let whole = receive(pipeline, false, &mut allowance, |_, event| {
         if let Event::Head(head) = &event {
             status = Some(head.status);
         }
@@ -332,7 +308,38 @@ async fn status_of(stream: &TcpStream) -> Result<Option<u16>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use super::*;
+    use crate::units::LinkId;
+
+    #[tokio::test]
+    async fn server_that_drops_pipelined_requests_is_asked_one_by_one() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let name = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut packet = [0; 65536];
+                while stream.read(&mut packet).is_ok_and(|read| read > 0) {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n");
+                    let _ = stream.write_all(&[7; 2000]);
+                }
+            }
+        });
+        let peer = Peer::resolve(LinkId::A, &name, None).await.unwrap();
+        let paths = ["/x".to_string()];
+        let source = Source { peer: &peer, paths: &paths, keeps_alive: true, window_bytes: None };
+        let received = Received::default();
+        let enough = async {
+            while received.body() < 20_000 {
+                sleep(GLANCE).await;
+            }
+        };
+        tokio::select! {
+            error = source.pull(&received, Duration::from_millis(300)) => panic!("{error:#}"),
+            () = enough => {}
+        }
+    }
 
     #[test]
     fn enough_is_asked_for_whatever_the_size_of_files() {

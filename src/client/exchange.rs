@@ -1,99 +1,113 @@
-//! Requests whose answers are read one after another: before a transfer and beside it.
+//! Answers that are read for as long as a time allows: single requests before a transfer and beside it, and
+//! measurements.
 
-use std::io;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use tokio::net::TcpStream;
+use anyhow::{Context, Result};
 
-use super::http::{Answers, Event};
 use super::running;
+use crate::http::pipeline::Pipeline;
+use crate::http::reader::Event;
 
-/// Sends all of `bytes`.
-///
-/// # Errors
-/// The connection broke.
-pub async fn send(stream: &TcpStream, mut bytes: &[u8]) -> Result<()> {
-    while !bytes.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error).context("it broke the connection while being asked"),
-        }
-    }
-    Ok(())
-}
-
-/// The time that an exchange may take: as long as a server may be silent, and more for what comes.
+/// The time that answers may take.
 #[derive(Debug)]
 pub struct Allowance {
+    kind: Kind,
     began: Duration,
     patience: Duration,
     bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// As long as a server may be silent, and more for what comes.
+    Exchange,
+    /// For ever, as long as a server is not silent.
+    Stream,
 }
 
 /// What a byte that came adds to the time: this many a second is the least that an exchange goes on with.
 const LEAST_BYTES_PER_S: u64 = 16 * 1024;
 /// No exchange may take longer than this many times a server's silence.
 const MOST_PATIENCES: u32 = 30;
+/// A server that sends less than this for as long as it may be silent is silent.
+const LEAST_BYTES: u64 = 1024;
+
+/// The time that was allowed is used up.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TooSlow(String);
 
 impl Allowance {
+    /// For one exchange with a server that may be silent for `patience`.
     pub fn new(patience: Duration) -> Allowance {
-        Allowance { began: running::now(), patience, bytes: 0 }
+        Allowance { kind: Kind::Exchange, began: running::now(), patience, bytes: 0 }
+    }
+
+    /// For as many answers as come from a server that may be silent for `patience`.
+    pub fn endless(patience: Duration) -> Allowance {
+        Allowance { kind: Kind::Stream, ..Allowance::new(patience) }
+    }
+
+    fn came(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        if self.kind == Kind::Stream && self.bytes >= LEAST_BYTES {
+            (self.began, self.bytes) = (running::now(), 0);
+        }
     }
 
     fn left(&self) -> Duration {
-        let earned = Duration::from_secs_f64(self.bytes as f64 / LEAST_BYTES_PER_S as f64);
-        let longest = self.patience.saturating_mul(MOST_PATIENCES);
-        let deadline = self.began.saturating_add(self.patience.saturating_add(earned).min(longest));
-        deadline.saturating_sub(running::now())
+        let allowed = match self.kind {
+            Kind::Stream => self.patience,
+            Kind::Exchange => {
+                let earned = Duration::from_secs_f64(self.bytes as f64 / LEAST_BYTES_PER_S as f64);
+                self.patience.saturating_add(earned).min(self.patience.saturating_mul(MOST_PATIENCES))
+            }
+        };
+        self.began.saturating_add(allowed).saturating_sub(running::now())
     }
 
-    fn used_up(&self) -> anyhow::Error {
-        match self.bytes {
-            0 => {
-                let patience_s = self.patience.as_secs_f64();
-                anyhow!("it accepted the connection and then did not answer for {patience_s} s")
-            }
-            bytes => {
+    fn used_up(&self) -> TooSlow {
+        let patience_s = self.patience.as_secs_f64();
+        TooSlow(match (self.kind, self.bytes) {
+            (Kind::Stream, _) => format!("it sent less than {LEAST_BYTES} bytes in {patience_s} s"),
+            (_, 0) => format!("it accepted the connection and then did not answer for {patience_s} s"),
+            (_, bytes) => {
                 let took_s = running::now().saturating_sub(self.began).as_secs_f64();
-                anyhow!("it sent {bytes} bytes in {took_s:.1} s and its answer is not complete")
+                format!("it sent {bytes} bytes in {took_s:.1} s and its answer is not complete")
             }
-        }
+        })
     }
 }
 
-/// Hands what comes to `take` until that says that it has had enough. Returns whether it did before the
-/// server ended the connection.
+/// Sends what is queued and hands what comes to `take` until that says that it has had enough; `take` may
+/// ask for more. Returns whether it had enough before the server ended the connection.
 ///
 /// # Errors
-/// The time that is allowed is used up, the connection broke, what came is not HTTP, or `take` fails.
+/// `TooSlow`, or the connection broke, what came is not HTTP, or `take` fails.
 pub async fn receive(
-    stream: &TcpStream,
-    answers: &mut Answers,
+    pipeline: &mut Pipeline,
     head_only: bool,
     allowance: &mut Allowance,
-    mut take: impl FnMut(Event) -> Result<bool>,
+    mut take: impl FnMut(&mut Pipeline, Event) -> Result<bool>,
 ) -> Result<bool> {
+    const BROKE: &str = "it broke the connection";
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let readable = running::timeout(allowance.left(), stream.readable()).await;
-        readable.ok_or_else(|| allowance.used_up())??;
-        let read = match stream.try_read(&mut buffer) {
-            Ok(0) => return Ok(false),
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error).context("it broke the connection"),
+        let readable = running::timeout(allowance.left(), pipeline.readable()).await;
+        readable.ok_or_else(|| allowance.used_up())?.context(BROKE)?;
+        let mut input = match pipeline.read(&mut buffer).context(BROKE)? {
+            Some([]) => return Ok(false),
+            Some(bytes) => bytes,
+            None => continue,
         };
-        allowance.bytes += read as u64;
-        let mut input = &buffer[..read];
+        allowance.came(input.len());
         loop {
-            let event = answers.next(&mut input, head_only)?;
+            let event = pipeline.answers.next(&mut input, head_only)?;
             if event == Event::NeedMore {
                 break;
             }
-            if take(event)? {
+            if take(pipeline, event)? {
                 return Ok(true);
             }
         }

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use unicode_normalization::{UnicodeNormalization, is_nfc, is_nfd};
 
-use super::http;
 use super::store::Digest;
+use crate::http::request::path_of;
 use crate::manifest;
 use crate::units::LinkId;
 
@@ -30,7 +30,7 @@ pub struct Segment {
 impl Segment {
     fn new(name: &str, digest: Option<Digest>) -> Result<Segment> {
         check_name(name)?;
-        Ok(Segment { name: name.to_string(), path: http::path_of(name), digest })
+        Ok(Segment { name: name.to_string(), path: path_of(name), digest })
     }
 }
 

@@ -8,7 +8,6 @@ mod bulk;
 pub mod end;
 mod exchange;
 mod fetch;
-mod http;
 pub mod job;
 mod links;
 pub mod listing;

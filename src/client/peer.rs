@@ -12,12 +12,15 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use super::exchange::{Allowance, receive, send};
-use super::http::{Answers, Event, Head, MOST_REDIRECTS, Request};
+use super::exchange::{Allowance, receive};
 use super::listing::{self, Segment};
 use super::reach::{self, LONGEST_BACKOFF};
 use super::running;
 use super::store::Digest;
+use crate::http::answer::{AnswerHead, MOST_REDIRECTS};
+use crate::http::pipeline::Pipeline;
+use crate::http::reader::Event;
+use crate::http::request::Request;
 use crate::units::LinkId;
 use crate::{record, sender, tcp};
 
@@ -66,7 +69,7 @@ pub struct Introduction {
 
 /// The answer to a GET: its body as far as it was read, and why that ended early.
 struct Got {
-    head: Head,
+    head: AnswerHead,
     body: Vec<u8>,
     problem: Option<anyhow::Error>,
 }
@@ -105,6 +108,12 @@ impl Peer {
         Ok(Arc::new(stream))
     }
 
+    /// A request for the whole of a file.
+    pub fn request<'a>(&'a self, method: &'a str, path: &'a str) -> Request<'a> {
+        let congestion = self.congestion.as_deref();
+        Request { method, host: &self.host, path, from: 0, to: None, if_range: None, congestion }
+    }
+
     fn not_connected(&self, error: &io::Error) -> anyhow::Error {
         let hint = match error.kind() {
             io::ErrorKind::ConnectionRefused => "; is a server running there?",
@@ -128,7 +137,7 @@ impl Peer {
         let (mut path, mut redirects, mut notes) = (LIST_PATH.to_string(), 0, Vec::new());
         loop {
             let stream = reach::await_server(self, patience).await?;
-            let got = self.get(&stream, &path, patience).await.with_context(unusable)?;
+            let got = self.get(stream.clone(), &path, patience).await.with_context(unusable)?;
             let head = &got.head;
             if head.is_busy() {
                 let status = head.status;
@@ -246,21 +255,16 @@ impl Peer {
         heads: &AtomicU64,
         sizes: &mut Vec<Option<u64>>,
     ) -> Result<()> {
-        let stream = self.connect(patience).await?;
+        let mut pipeline = Pipeline::new(self.connect(patience).await?);
         let (first, others) = segments.split_at(segments.len().min(1));
-        let (mut answers, mut allowance) = (Answers::default(), Allowance::new(patience));
+        let mut allowance = Allowance::new(patience);
         // So few that neither side's buffers fill while the other waits.
         for some in [first].into_iter().chain(others.chunks(64)).filter(|some| !some.is_empty()) {
-            let mut out = Vec::new();
             for segment in some {
-                let (host, path) = (self.host.as_str(), segment.path.as_str());
-                let congestion = self.congestion.as_deref();
-                Request { method: "HEAD", host, path, from: 0, to: None, if_range: None, congestion }
-                    .render(&mut out);
+                pipeline.ask(&self.request("HEAD", &segment.path));
             }
-            send(&stream, &out).await?;
             let mut due = some.len();
-            let all = receive(&stream, &mut answers, true, &mut allowance, |event| {
+            let all = receive(&mut pipeline, true, &mut allowance, |_, event| {
                 match event {
                     Event::Head(head) => {
                         heads.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
@@ -279,16 +283,13 @@ impl Peer {
     }
 
     /// One GET, whole in memory. Reading ends early where the body cannot be a list.
-    async fn get(&self, stream: &TcpStream, path: &str, patience: Duration) -> Result<Got> {
-        let mut out = Vec::new();
-        let congestion = self.congestion.as_deref();
-        Request { method: "GET", host: &self.host, path, from: 0, to: None, if_range: None, congestion }
-            .render(&mut out);
-        send(stream, &out).await?;
-        let (mut answers, mut found, mut body) = (Answers::default(), None, Vec::new());
+    async fn get(&self, stream: Arc<TcpStream>, path: &str, patience: Duration) -> Result<Got> {
+        let mut pipeline = Pipeline::new(stream);
+        pipeline.ask(&self.request("GET", path));
+        let (mut found, mut body) = (None, Vec::new());
         let (mut growing, mut problem) = (listing::Growing::default(), None);
         let mut allowance = Allowance::new(patience);
-        let whole = receive(stream, &mut answers, false, &mut allowance, |event| {
+        let whole = receive(&mut pipeline, false, &mut allowance, |_, event| {
             match event {
                 // What comes with another status is of no use.
                 Event::Head(head) => {
@@ -307,7 +308,7 @@ impl Peer {
         });
         let whole = whole.await?;
         match found {
-            Some(head) if whole || answers.ended_well() => Ok(Got { head, body, problem }),
+            Some(head) if whole || pipeline.answers.ended_well() => Ok(Got { head, body, problem }),
             Some(_) => bail!("it closed the connection in the middle of its list"),
             None => bail!("it closed the connection without an answer"),
         }
@@ -375,7 +376,7 @@ fn with_port(name: &str) -> Result<String> {
 }
 
 /// What a server asks for that is busy.
-pub fn busy(head: &Head) -> String {
+pub fn busy(head: &AnswerHead) -> String {
     head.retry_after
         .map_or_else(String::new, |wait| format!(" and asks to wait {} s (Retry-After)", wait.as_secs_f64()))
 }

@@ -9,10 +9,12 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::exchange::{Allowance, receive, send};
-use super::http::{Answers, Event, Request};
+use super::exchange::{Allowance, receive};
 use super::peer::Peer;
 use super::running;
+use crate::http::pipeline::Pipeline;
+use crate::http::reader::Event;
+use crate::http::request::Request;
 
 /// How long after one attempt the next begins beside it.
 const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
@@ -120,15 +122,9 @@ pub async fn second_connection(peer: Peer, path: String, at: u64) -> Arc<TcpStre
 }
 
 async fn answers(peer: &Peer, path: &str, at: u64) -> Result<()> {
-    let stream = open(peer, ATTEMPT).await?;
-    let mut out = Vec::new();
-    let congestion = peer.congestion.as_deref();
-    Request { method: "GET", host: &peer.host, path, from: at, to: Some(at + 1), if_range: None, congestion }
-        .render(&mut out);
-    send(&stream, &out).await?;
-    let mut answers = Answers::default();
+    let mut pipeline = Pipeline::new(open(peer, ATTEMPT).await?);
+    pipeline.ask(&Request { from: at, to: Some(at + 1), ..peer.request("GET", path) });
     let mut allowance = Allowance::new(Duration::from_secs(2));
-    receive(&stream, &mut answers, false, &mut allowance, |event| Ok(matches!(event, Event::Head(_))))
-        .await?;
+    receive(&mut pipeline, false, &mut allowance, |_, event| Ok(matches!(event, Event::Head(_)))).await?;
     Ok(())
 }

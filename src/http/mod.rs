@@ -1,10 +1,16 @@
 //! HTTP/1.1 (RFC 9110, RFC 9112), as server and client share it.
 //!
-//! [`head`] reads the heads of requests and answers and decides how each is framed, [`body`] takes the bodies
-//! of requests apart, [`range`] and [`target`] read what their names say. All of these are pure: no socket, no
-//! clock, and however the bytes are cut, they mean the same. Nothing here knows of a file.
+//! For the server, [`head`] reads the heads of requests and decides how each is framed, and [`body`] takes their
+//! bodies apart. For the client, [`request`] renders heads, [`answer`] reads those of answers, [`reader`] tells
+//! answers apart in a stream of bytes, and [`pipeline`] is a connection. Both use [`range`] and [`target`]. All but
+//! the pipeline are pure: no socket, no clock, and however the bytes are cut, they mean the same. Nothing here
+//! knows of a file.
 
+pub mod answer;
 pub mod body;
 pub mod head;
+pub mod pipeline;
 pub mod range;
+pub mod reader;
+pub mod request;
 pub mod target;

@@ -1,5 +1,8 @@
-//! What a request asks of a representation: the byte range, and the validators that it depends on
-//! (RFC 9110, sections 13 and 14). Pure: header values in, a decision out; no file, no socket.
+//! Ranges: what a request asks of a representation, with the validators that it depends on, and what an answer
+//! says it brings (RFC 9110, sections 13 and 14). Pure: header values in, a decision out; no file, no socket.
+
+/// The largest size of a file that is believed: 8 TiB, so that the sum over a million files is a `u64`.
+const MAX_FILE_BYTES: u64 = 1 << 43;
 
 /// What is to be sent of a representation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,41 @@ pub fn names_etag(list: &str, etag: &str, weak_too: bool) -> bool {
     list.split(',').map(str::trim).any(|tag| {
         tag == "*" || tag == etag || (weak_too && tag.strip_prefix("W/").is_some_and(|tag| tag == etag))
     })
+}
+
+/// `bytes first-last/total`; `total` is `None` for `*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContentRange {
+    pub first: u64,
+    pub last: u64,
+    pub total: Option<u64>,
+}
+
+/// Where the body of an answer lies in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    pub from: u64,
+    /// One past the body's last byte, where the head tells.
+    pub to: Option<u64>,
+    /// The size of the file, where the head tells.
+    pub total_bytes: Option<u64>,
+}
+
+/// Reads digits alone, no sign, and no size beyond that of any file.
+pub(super) fn file_size(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|&number| digits && number <= MAX_FILE_BYTES)
+}
+
+/// Reads `bytes 7-9/10` (RFC 9110, section 14.4).
+pub(super) fn content_range(value: &str) -> Option<ContentRange> {
+    let (unit, rest) = value.split_once(' ')?;
+    let (range, total) = rest.trim_start().split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last) = (file_size(first)?, file_size(last)?);
+    let total = if total == "*" { None } else { Some(file_size(total)?) };
+    let possible = first <= last && total.is_none_or(|total| last < total);
+    (possible && unit.eq_ignore_ascii_case("bytes")).then_some(ContentRange { first, last, total })
 }
 
 #[cfg(test)]

@@ -37,6 +37,45 @@ pub fn target<'a>(method: &str, text: &'a str) -> Option<Target<'a>> {
     Some(Target::Path(path.strip_prefix('/').unwrap_or(path)))
 }
 
+/// Resolves a redirect (RFC 3986, section 5.3); `None` where it leads to another host, port or scheme.
+pub fn same_host(host: &str, path: &str, location: &str) -> Option<String> {
+    let location = location.split('#').next()?;
+    let folder = path.rfind('/').map_or("/", |slash| &path[..=slash]);
+    let target = if location.starts_with("//") {
+        format!("http:{location}")
+    } else if location.starts_with('/') {
+        format!("http://{host}{location}")
+    } else if location.starts_with('?') {
+        format!("http://{host}{}{location}", path.split('?').next()?)
+    } else if location.split(['/', '?']).next()?.contains(':') {
+        location.to_string()
+    } else {
+        format!("http://{host}{folder}{location}")
+    };
+    let target = absolute(&target)?;
+    let same = host_and_port(target.authority)? == host_and_port(host)?;
+    let plain = target.scheme.eq_ignore_ascii_case("http");
+    let path = if target.rest.starts_with('/') { target.rest.into() } else { format!("/{}", target.rest) };
+    (same && plain && path.bytes().all(may_stand_in_path)).then_some(path)
+}
+
+/// Takes an authority apart: the host in lower case, and the port.
+fn host_and_port(authority: &str) -> Option<(String, u16)> {
+    let colon = authority.rfind(':').filter(|_| !authority.ends_with(']'));
+    let (host, port) = authority.split_at(colon.unwrap_or(authority.len()));
+    let port = match port.get(1..).unwrap_or_default() {
+        "" => 80,
+        port => port.parse().ok()?,
+    };
+    let is_host = !host.is_empty() && !host.contains('@') && host.bytes().all(may_stand_in_path);
+    is_host.then(|| (host.to_ascii_lowercase(), port))
+}
+
+/// Whether a byte of a redirect may be sent in a request line.
+fn may_stand_in_path(byte: u8) -> bool {
+    !byte.is_ascii_control() && !b" \"<>\\^`".contains(&byte)
+}
+
 /// Decodes `%41` to `A`; nothing where the escapes or the text are malformed.
 pub fn percent_decoded(path: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(path.len());

@@ -17,17 +17,18 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, sleep_until};
 
-use super::http::{Answers, NotHttp, Request};
 use super::job::{Failure, InFlight, Job, Order};
 use super::peer::{Introduction, Peer, rtt_of};
 use super::pipe::Pipe;
 use super::reach::{self, FIRST_BACKOFF, LONGEST_BACKOFF};
 use super::running;
 use super::schedule::{LEAST_STALL, Next};
+use crate::http::answer::NotHttp;
+use crate::http::pipeline::Pipeline;
+use crate::http::request::Request;
 use crate::units::LinkId;
 
 /// Large enough that a read costs little beside its copy, small enough for a core's cache.
@@ -77,11 +78,9 @@ impl From<NotHttp> for Broken {
 }
 
 struct Connection {
-    stream: Arc<TcpStream>,
+    http: Pipeline,
     /// Its silence counts from here on at the earliest, in running time.
     due: Duration,
-    answers: Answers,
-    to_send: Vec<u8>,
     in_flight: VecDeque<InFlight>,
     /// A request that the scheduler has handed out, and that is not to follow those in flight.
     held: Option<InFlight>,
@@ -237,10 +236,8 @@ impl Fetcher {
         gauge.connections.fetch_add(1, Ordering::Relaxed);
         *gauge.socket() = Some(stream.clone());
         let mut connection = Connection {
-            stream,
+            http: Pipeline::new(stream),
             due,
-            answers: Answers::default(),
-            to_send: Vec::new(),
             in_flight: VecDeque::new(),
             held: None,
             pipelined: false,
@@ -296,20 +293,15 @@ impl Fetcher {
                 second = None;
                 continue;
             }
-            self.flush(connection)?;
-            let interest = if connection.to_send.is_empty() {
-                Interest::READABLE
-            } else {
-                Interest::READABLE | Interest::WRITABLE
-            };
+            connection.http.flush().map_err(|error| self.lost(connection, &error))?;
             let stalls = job.schedule(|scheduler, _| scheduler.stalls_at(link));
             let patience = running::now() + self.patience().saturating_sub(silent_for(&job, link));
             let now = Instant::now();
             let stalls =
                 stalls.map(|at| job.moment(at)).map(|at| if at > now { at } else { now + LOOK_AGAIN });
             tokio::select! {
-                ready = connection.stream.ready(interest) => {
-                    ready.map_err(|error| self.lost(connection, &error))?;
+                readable = connection.http.readable() => {
+                    readable.map_err(|error| self.lost(connection, &error))?;
                     self.read(connection)?;
                 }
                 () = changed => {}
@@ -400,16 +392,12 @@ impl Fetcher {
             request.requested = Instant::now();
             let (path, _) = self.path_of(request.part.segment);
             let whole = request.whole;
-            Request {
-                method: "GET",
-                host: &self.peer.host,
-                path: &path,
+            connection.http.ask(&Request {
                 from: if whole { 0 } else { request.part.from },
                 to: request.part.to.filter(|_| !whole),
                 if_range: request.etag.as_deref(),
-                congestion: self.peer.congestion.as_deref(),
-            }
-            .render(&mut connection.to_send);
+                ..self.peer.request("GET", &path)
+            });
             connection.in_flight.push_back(request);
         };
         self.job.gauge(link).in_flight.store(connection.in_flight.len() as u64, Ordering::Relaxed);
@@ -424,28 +412,16 @@ impl Fetcher {
         }
     }
 
-    /// Sends what can be sent now; several requests go out in one write.
-    fn flush(&self, connection: &mut Connection) -> Result<(), Broken> {
-        while !connection.to_send.is_empty() {
-            match connection.stream.try_write(&connection.to_send) {
-                Ok(written) => drop(connection.to_send.drain(..written)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(self.lost(connection, &error)),
-            }
-        }
-        Ok(())
-    }
-
     /// Reads what is there, once; more makes the socket readable again.
     fn read(&mut self, connection: &mut Connection) -> Result<(), Broken> {
         if let Some(outcome) = self.pull(connection) {
             return outcome;
         }
         let mut buffer = std::mem::take(&mut self.buffer);
-        let outcome = match connection.stream.try_read(&mut buffer) {
-            Ok(0) => self.ended(connection),
-            Ok(read) => self.take(connection, &buffer[..read]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        let outcome = match connection.http.read(&mut buffer) {
+            Ok(Some([])) => self.ended(connection),
+            Ok(Some(bytes)) => self.take(connection, bytes),
+            Ok(None) => Ok(()),
             Err(error) => Err(self.lost(connection, &error)),
         };
         self.buffer = buffer;

@@ -8,13 +8,15 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use tokio::io::Interest;
 
-use super::super::http::{Event, Head, MOST_REDIRECTS, NotHttp, Placed};
 use super::super::job::{Body, Failure, InFlight, Order};
 use super::super::peer::busy;
 use super::super::pipe::Pipe;
 use super::super::store::{Digest, Incoming};
 use super::check::{self, Check};
 use super::{Broken, Connection, Fetcher, PIPED_BYTES};
+use crate::http::answer::{AnswerHead, MOST_REDIRECTS, NotHttp};
+use crate::http::range::Placed;
+use crate::http::reader::Event;
 use crate::sender;
 
 /// A body of no use is read to its end up to this size, so that the connection can be kept.
@@ -41,9 +43,9 @@ impl Fetcher {
         let now = Instant::now();
         loop {
             if connection.in_flight.is_empty() {
-                return Ok(connection.answers.idle(input)?);
+                return Ok(connection.http.answers.idle(input)?);
             }
-            match connection.answers.next(&mut input, false)? {
+            match connection.http.answers.next(&mut input, false)? {
                 Event::Head(head) => self.on_head(connection, &head, now)?,
                 Event::Body(body) => {
                     *payload += body.len() as u64;
@@ -71,7 +73,7 @@ impl Fetcher {
     /// Moves what is there of a body from the socket into its file without a copy of it in this program,
     /// where that is worth it; `None` where it has to be read.
     pub(super) fn pull(&mut self, connection: &mut Connection) -> Option<Result<(), Broken>> {
-        let left = connection.answers.body_left();
+        let left = connection.http.answers.body_left();
         connection.in_flight.front()?.incoming.as_ref()?;
         if left < PIPED_BYTES {
             return None;
@@ -89,14 +91,14 @@ impl Fetcher {
         connection: &mut Connection,
         left: u64,
     ) -> Result<(), Broken> {
-        let stream = &connection.stream;
+        let stream = &connection.http.stream;
         let bytes = match stream.try_io(Interest::READABLE, || pipe.fill(stream, left)) {
             Ok(0) => return self.ended(connection),
             Ok(bytes) => bytes as u64,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(self.lost(connection, &error)),
         };
-        connection.answers.skip_body(bytes);
+        connection.http.answers.skip_body(bytes);
         if self.on_body(connection, Piece::Piped(pipe))? {
             self.progressed();
         }
@@ -105,7 +107,12 @@ impl Fetcher {
         self.take(connection, &[])
     }
 
-    fn on_head(&mut self, connection: &mut Connection, head: &Head, now: Instant) -> Result<(), Broken> {
+    fn on_head(
+        &mut self,
+        connection: &mut Connection,
+        head: &AnswerHead,
+        now: Instant,
+    ) -> Result<(), Broken> {
         let job = &self.job;
         job.received_head(head.head_bytes);
         job.gauge(self.peer.link).head_bytes.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
@@ -143,7 +150,7 @@ impl Fetcher {
     }
 
     /// Decides what an answer is good for, by its head.
-    fn judge(&mut self, connection: &mut Connection, head: &Head) -> Result<Answer, Broken> {
+    fn judge(&mut self, connection: &mut Connection, head: &AnswerHead) -> Result<Answer, Broken> {
         let Some(request) = connection.in_flight.front() else { return Err(NotHttp::Unasked.into()) };
         let (link, index) = (self.peer.link, request.part.segment);
         let job = self.job.clone();
@@ -248,7 +255,7 @@ impl Fetcher {
     }
 
     /// Finds where the body of an answer lies in its file, or says why it is not what was asked for.
-    fn place(&self, request: &InFlight, head: &Head, known: Option<u64>) -> Result<Placed, String> {
+    fn place(&self, request: &InFlight, head: &AnswerHead, known: Option<u64>) -> Result<Placed, String> {
         let (peer, name) = (&self.peer, &self.job.segments[request.part.segment].name);
         let (from, to) = if request.whole { (0, None) } else { (request.part.from, request.part.to) };
         head.place(from, to, known).map_err(|found| match request.whole {
@@ -378,7 +385,7 @@ impl Fetcher {
 
     /// The server ended the connection.
     pub(super) fn ended(&mut self, connection: &mut Connection) -> Result<(), Broken> {
-        if connection.answers.ended_well() {
+        if connection.http.answers.ended_well() {
             // A body without a stated length ends with its connection.
             self.on_end(connection)?;
             return Err(Broken::Closed);
@@ -439,7 +446,7 @@ enum Answer {
 }
 
 /// Has the body of an answer thrown away; a long one ends with its connection.
-fn pass_over(connection: &mut Connection, head: &Head) -> Result<(), Broken> {
+fn pass_over(connection: &mut Connection, head: &AnswerHead) -> Result<(), Broken> {
     let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
     request.passed_over = true;
     match head.length {
@@ -449,7 +456,7 @@ fn pass_over(connection: &mut Connection, head: &Head) -> Result<(), Broken> {
 }
 
 /// The digest of the whole file that an answer's head promises.
-fn promised(head: &Head) -> Option<Digest> {
+fn promised(head: &AnswerHead) -> Option<Digest> {
     head.sha256_base64.as_deref().and_then(Digest::from_base64)
 }
 

@@ -244,10 +244,10 @@ impl Prober {
     /// `None` where the server has no such way.
     async fn up(&self, link: LinkId, rtt_s: f64, rows: Option<&(Row, Option<Row>)>) -> Result<Option<Found>> {
         let peer = self.peers.get(link);
-        let Some(stream) = bulk::open_sink(peer, self.patience).await? else { return Ok(None) };
+        let Some(pipeline) = bulk::open_sink(peer, self.patience).await? else { return Ok(None) };
         let (sent, stop) = (Sent::default(), AtomicBool::new(false));
         let seen = || (sent.acked_bytes.load(Ordering::Relaxed), sent.mss_bytes.load(Ordering::Relaxed));
-        let pushing = bulk::push(&stream, peer, window_bytes(rows), &sent, &stop);
+        let pushing = bulk::push(pipeline, peer, window_bytes(rows), &sent, &stop);
         tokio::pin!(pushing);
         let found = tokio::select! {
             ended = &mut pushing => match ended {
