@@ -13,11 +13,12 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use crate::record::spool::Spool;
+use crate::log::spool::Spool;
 use crate::results::page_for_people;
 
+use crate::commands::{doctor, init};
 use crate::text::{print, tell, visible};
-use crate::{client, doctor, init, lab, link, report, segments, server, simulate, sweep};
+use crate::{client, lab, report, segments, server, simulate, sweep};
 
 /// A two-server, one-client network lab
 #[derive(Parser)]
@@ -30,38 +31,38 @@ struct Cli {
 #[derive(clap::Subcommand)]
 enum Command {
     /// Run the whole lab here, without Docker and without root: two servers, and the client or a command
-    Lab(lab::Args),
+    Lab(lab::LabArgs),
     /// Serve a folder of segments
-    Server(server::Args),
+    Server(server::ServerArgs),
     /// Fetch all segments from two servers at once
-    Client(client::Args),
+    Client(client::ClientArgs),
     /// Do an experiment: many runs in a random order, each with its own links and schedule
-    Sweep(sweep::Args),
+    Sweep(sweep::SweepArgs),
     /// Write an experiment and a profile to start from
-    Init(init::Args),
+    Init(init::InitArgs),
     /// Predict how long a run would take, in virtual time
-    Simulate(simulate::Args),
+    Simulate(simulate::SimulateArgs),
     /// Set, show and clear link profiles
     #[command(subcommand)]
-    Link(Link),
+    Link(LinkArgs),
     /// Write a set of sample segments
-    Segments(segments::Args),
+    Segments(segments::SegmentsArgs),
     /// Compare runs: a verdict, a page, tables and a summary from logs
-    Report(report::Args),
+    Report(report::ReportArgs),
     /// Say what this host can do, and what to do about the rest
-    Doctor(doctor::Args),
+    Doctor(doctor::DoctorArgs),
     /// Print what makes a shell complete twinlink's commands, as in: source <(twinlink completions bash)
     Completions { shell: clap_complete::Shell },
     /// Ask a server whether it is ready (for health checks)
-    Health(server::health::Args),
+    Health(crate::commands::health::HealthArgs),
 }
 
 #[derive(clap::Subcommand)]
-enum Link {
+enum LinkArgs {
     #[command(flatten)]
-    Shape(link::command::Command),
+    Shape(crate::commands::link::LinkCommand),
     /// Measure both links, each way, and hold them against their profiles
-    Probe(client::probe::command::Args),
+    Probe(crate::commands::probe::ProbeArgs),
 }
 
 impl Command {
@@ -84,19 +85,19 @@ impl Command {
             Command::Init(args) => init::main(args),
             Command::Simulate(args) => simulate::main(args),
             Command::Completions { shell } => completions(shell),
-            Command::Link(Link::Shape(command)) => link::command::main(command),
-            Command::Link(Link::Probe(args)) => client::probe::command::main(&args),
+            Command::Link(LinkArgs::Shape(command)) => crate::commands::link::main(command),
+            Command::Link(LinkArgs::Probe(args)) => crate::commands::probe::main(&args),
             Command::Segments(args) => segments::main(args),
             Command::Report(args) => report::main(args),
             Command::Doctor(args) => doctor::main(args),
-            Command::Health(args) => server::health::main(args),
+            Command::Health(args) => crate::commands::health::main(args),
         }
         .map(|()| ExitCode::SUCCESS)
     }
 }
 
 /// Checks what the client is told, so that a mistake shows before anything is built, then runs the lab.
-fn run_lab(mut args: lab::Args) -> Result<ExitCode> {
+fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
     args.fill_in_links();
     let first = args.command.first().map(|word| word.to_string_lossy());
     if let Some(word) = first.filter(|word| !args.exec && !word.starts_with('-')) {
@@ -114,7 +115,7 @@ fn run_lab(mut args: lab::Args) -> Result<ExitCode> {
         let line = std::iter::once("twinlink".into()).chain(arguments);
         match Cli::try_parse_from(spell_out_probe(line)).map(|cli| cli.command) {
             Ok(Command::Client(client)) => {
-                client::Asked::load(&client)?;
+                client::LinkSetup::load(&client)?;
                 if client.results.is_none() && client.log.is_none() {
                     args.command.extend(["--results".into(), "results".into()]);
                 }

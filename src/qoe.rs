@@ -5,7 +5,7 @@
 //! segment is missing, and goes on as soon as that one has come. It never skips, and its buffer has no
 //! upper end. An initialization segment (`init.mp4`) carries no film: it only has to be there first.
 
-use crate::record::Qoe;
+use crate::log::schema::Qoe;
 
 /// How the film is cut and when the player starts.
 #[derive(Clone, Copy, Debug, PartialEq)]

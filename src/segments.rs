@@ -45,7 +45,7 @@ const LARGEST_PPM: u64 = 1_196_500;
 const SIZES_STREAM: u64 = u64::MAX;
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub struct SegmentsArgs {
     /// Folder to write them to, created if missing
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
@@ -62,7 +62,7 @@ pub struct Args {
 
 /// Writes the set that the arguments ask for. A file that is there already is left alone when it is
 /// exactly what would be written, and is an error, before anything is written, when it is not.
-pub fn main(args: Args) -> Result<()> {
+pub fn main(args: SegmentsArgs) -> Result<()> {
     let set = Set::new(args.count, args.mean_size, args.seed)?;
     set.write(&args.dir).with_context(|| format!("cannot write the segments to {}", args.dir.display()))?;
     print(&format!("{} segments, {} bytes, in {}\n", set.sizes.len(), set.bytes(), args.dir.display()))

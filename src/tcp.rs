@@ -6,7 +6,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use crate::record;
+use crate::log::schema;
 
 /// The kernel's `struct tcp_info` up to `tcpi_rcv_ooopack` (include/uapi/linux/tcp.h, Linux 5.4);
 /// libc's own stops at 2.6.37. Newer kernels only append, older ones fill less and say so.
@@ -68,11 +68,11 @@ pub const CONGESTION_CONTROLS: [&str; 3] = ["cubic", "bbr", "reno"];
 ///
 /// # Errors
 /// When the descriptor is not a TCP socket.
-pub fn read(socket: &impl AsRawFd) -> io::Result<record::TcpInfo> {
+pub fn read(socket: &impl AsRawFd) -> io::Result<schema::TcpInfo> {
     let (raw, filled) = read_raw(socket.as_raw_fd())?;
     let us = |value: u32| f64::from(value) / 1e3;
     let has = |end: usize| filled >= end;
-    Ok(record::TcpInfo {
+    Ok(schema::TcpInfo {
         rtt_ms: us(raw.rtt),
         rtt_var_ms: us(raw.rttvar),
         min_rtt_ms: min_rtt_ms(&raw, filled),
@@ -100,13 +100,13 @@ pub fn has_timestamps(socket: &impl AsRawFd) -> io::Result<bool> {
 ///
 /// # Errors
 /// When the descriptor is not a TCP socket.
-pub fn read_sender(socket: &impl AsRawFd) -> io::Result<record::Sender> {
+pub fn read_sender(socket: &impl AsRawFd) -> io::Result<schema::Sender> {
     let (raw, filled) = read_raw(socket.as_raw_fd())?;
     let has = |end: usize| filled >= end;
     let kbit = |bytes_per_s: u64| bytes_per_s.saturating_mul(8) / 1000;
     let busy = |us: u64| has(mem::offset_of!(RawTcpInfo, delivered)).then_some(us as f64 / 1e3);
     let paced = has(mem::offset_of!(RawTcpInfo, max_pacing_rate)) && raw.pacing_rate != u64::MAX;
-    Ok(record::Sender {
+    Ok(schema::Sender {
         congestion_control: congestion_control(socket),
         rtt_ms: f64::from(raw.rtt) / 1e3,
         rtt_var_ms: f64::from(raw.rttvar) / 1e3,

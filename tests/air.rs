@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use proptest::prelude::*;
-use twinlink::link::air::Air;
-use twinlink::link::line::Nanos;
-use twinlink::link::scenario::Scenario;
+use twinlink::config::channel::ChannelConfig;
+use twinlink::emulate::channel::SharedChannel;
+use twinlink::emulate::delay_line::Nanos;
 use twinlink::units::{Direction, LinkId};
 
 const SECOND: Nanos = 1_000_000_000;
@@ -17,8 +17,8 @@ const A_DOWN: Way = (LinkId::A, Direction::Down);
 const B_DOWN: Way = (LinkId::B, Direction::Down);
 const A_UP: Way = (LinkId::A, Direction::Up);
 
-fn air(text: &str) -> Air {
-    Air::new(&Scenario::parse("test", text).unwrap(), 1, false)
+fn air(text: &str) -> SharedChannel {
+    SharedChannel::new(&ChannelConfig::parse("test", text).unwrap(), 1, false)
 }
 
 /// A scenario with two stations as servers and, if `client` is given, the client as a third.
@@ -31,7 +31,7 @@ fn scenario(channel: &str, a: &str, b: &str, client: Option<&str>) -> String {
 }
 
 /// Keeps the given ways full of full frames for `seconds`; gives what each carried in bit/s.
-fn saturate(air: &mut Air, ways: &[Way], seconds: u64) -> Vec<f64> {
+fn saturate(air: &mut SharedChannel, ways: &[Way], seconds: u64) -> Vec<f64> {
     let mut carried = vec![0u64; ways.len()];
     let (mut now, mut id) = (0, 0);
     while now < seconds * SECOND {
@@ -180,7 +180,7 @@ fn play(text: &str, packets: &[(Nanos, usize, u32)]) -> (Told, u64) {
     let ways = [A_DOWN, A_UP, B_DOWN, (LinkId::B, Direction::Up)];
     let mut air = air(text);
     let (mut now, mut departed, mut dropped, mut lost) = (0, Vec::new(), Vec::new(), Vec::new());
-    let mut collect = |air: &mut Air, now: Nanos| {
+    let mut collect = |air: &mut SharedChannel, now: Nanos| {
         for (index, way) in ways.iter().enumerate() {
             while let Some(departure) = air.take_due(now, way.0, way.1) {
                 departed.push((index, departure.id, departure.at));

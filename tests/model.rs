@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use twinlink::link::line::Nanos;
-use twinlink::link::model::{Cause, Delay as Spent, Departure, Link};
-use twinlink::link::profile::{Distribution, GilbertElliott, Loss, Queue, Shape};
+use twinlink::config::profile::{Distribution, GilbertElliott, Loss, Queue, Shape};
+use twinlink::emulate::delay_line::Nanos;
+use twinlink::emulate::link::{Cause, DelayStage as Spent, Departure, LinkModel};
 use twinlink::units::{Delay, Direction, LinkId, Percent, Rate};
 
 const MS: Nanos = 1_000_000;
@@ -26,8 +26,8 @@ fn shape(kbit: u64, delay_us: u64, queue: Queue) -> Shape {
     }
 }
 
-fn link(shape: &Shape, seed: u64) -> Link {
-    Link::new(shape, Spent::Here, seed, LinkId::A, Direction::Down)
+fn link(shape: &Shape, seed: u64) -> LinkModel {
+    LinkModel::new(shape, Spent::Here, seed, LinkId::A, Direction::Down)
 }
 
 /// A packet that comes `gap` after the one before it.
@@ -40,7 +40,7 @@ struct Outcome {
     departed: Vec<Departure>,
 }
 
-fn collect(link: &mut Link, until: Nanos, outcome: &mut Outcome) {
+fn collect(link: &mut LinkModel, until: Nanos, outcome: &mut Outcome) {
     while let Some(departure) = link.take_due(until) {
         outcome.departed.push(departure);
     }
@@ -48,9 +48,9 @@ fn collect(link: &mut Link, until: Nanos, outcome: &mut Outcome) {
 
 /// Plays arrivals; before the n-th one, `change` may act on the link.
 fn play(
-    link: &mut Link,
+    link: &mut LinkModel,
     arrivals: &[Arrival],
-    mut change: impl FnMut(usize, &mut Link, Nanos),
+    mut change: impl FnMut(usize, &mut LinkModel, Nanos),
 ) -> (Nanos, Outcome) {
     let (mut now, mut outcome) = (0, Outcome::default());
     for (n, &(gap, bytes)) in arrivals.iter().enumerate() {
@@ -231,15 +231,15 @@ proptest! {
         let down = shape(kbit, delay_us, Queue::Packets(10));
         let up = shape(kbit, back_us, Queue::Packets(10));
         let now = 5 * MS;
-        let mut both = Link::new(&down, Spent::HereAnd(&up), 1, LinkId::A, Direction::Down);
+        let mut both = LinkModel::new(&down, Spent::HereAnd(&up), 1, LinkId::A, Direction::Down);
         prop_assert_eq!(both.arrive(now, 0, bytes), Ok(now + (delay_us + back_us) * 1000));
-        let mut elsewhere = Link::new(&up, Spent::Elsewhere, 1, LinkId::A, Direction::Up);
+        let mut elsewhere = LinkModel::new(&up, Spent::Elsewhere, 1, LinkId::A, Direction::Up);
         prop_assert_eq!(elsewhere.arrive(now, 0, bytes), Ok(now));
     }
 }
 
 /// Sends full frames twice as fast as the rate for `seconds`.
-fn saturate(shape: &Shape, seconds: u64) -> (Link, Outcome) {
+fn saturate(shape: &Shape, seconds: u64) -> (LinkModel, Outcome) {
     let gap = shape.rate.time_for(1514).as_nanos() as Nanos / 2;
     let arrivals: Vec<Arrival> = (0..seconds * 1_000 * MS / gap).map(|_| (gap, 1514)).collect();
     let mut link = link(shape, 1);
@@ -315,7 +315,7 @@ fn reordering_overtakes_with_a_delay_of_the_other_way_behind_it() {
     let down = Shape { reorder: Percent::new(4.0), ..shape(100_000, 50_000, Queue::Packets(100_000)) };
     let up = shape(10_000, 30_000, Queue::Packets(100));
     let up = Shape { jitter: Delay::from_millis(3), ..up };
-    let mut link = Link::new(&down, Spent::HereAnd(&up), 1, LinkId::A, Direction::Down);
+    let mut link = LinkModel::new(&down, Spent::HereAnd(&up), 1, LinkId::A, Direction::Down);
     let arrivals: Vec<Arrival> = (0..20_000).map(|_| (MS, 1000)).collect();
     let (_, mut outcome) = play(&mut link, &arrivals, |_, _, _| ());
     collect(&mut link, Nanos::MAX, &mut outcome);

@@ -4,20 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use twinlink::link::line::Nanos;
-use twinlink::link::model::{Cause, Delay as Spent, Departure, Link};
-use twinlink::link::profile::{Loss, Queue, Shape};
-use twinlink::link::trace::{Step, Trace};
+use twinlink::config::profile::{Loss, Queue, Shape};
+use twinlink::config::trace::{Trace, TraceStep};
+use twinlink::emulate::delay_line::Nanos;
+use twinlink::emulate::link::{Cause, DelayStage as Spent, Departure, LinkModel};
 use twinlink::units::{Delay, Direction, LinkId, Percent, Rate};
 
 const MS: Nanos = 1_000_000;
 const S: Nanos = 1_000_000_000;
 
-fn step(at: Nanos, kbit: u64) -> Step {
-    Step { at, rate: Rate::from_bits_per_s(kbit * 1000), delay: None, loss: None }
+fn step(at: Nanos, kbit: u64) -> TraceStep {
+    TraceStep { at, rate: Rate::from_bits_per_s(kbit * 1000), delay: None, loss: None }
 }
 
-fn trace(looped: bool, steps: Vec<Step>, length: Nanos) -> Arc<Trace> {
+fn trace(looped: bool, steps: Vec<TraceStep>, length: Nanos) -> Arc<Trace> {
     Arc::new(Trace::new("t".into(), looped, steps, length).unwrap())
 }
 
@@ -38,13 +38,13 @@ fn shape(delay_ms: u64, queue: Queue, trace: Arc<Trace>) -> Shape {
     }
 }
 
-fn played(shape: &Shape, at: Nanos) -> Link {
-    let mut link = Link::new(shape, Spent::Here, 1, LinkId::A, Direction::Down);
+fn played(shape: &Shape, at: Nanos) -> LinkModel {
+    let mut link = LinkModel::new(shape, Spent::Here, 1, LinkId::A, Direction::Down);
     link.play(at, shape, None);
     link
 }
 
-fn drain(link: &mut Link) -> Vec<Departure> {
+fn drain(link: &mut LinkModel) -> Vec<Departure> {
     std::iter::from_fn(|| link.take_due(Nanos::MAX - 1)).collect()
 }
 
@@ -132,7 +132,7 @@ fn in_an_outage_packets_wait_and_are_dropped_when_the_queue_is_full() {
 fn what_is_queued_when_a_trace_begins_is_served_at_its_rates() {
     let trace = trace(false, vec![step(0, 1_000), step(S, 0), step(2 * S, 10_000)], 4 * S);
     let shape = shape(0, Queue::Packets(1000), trace);
-    let mut link = Link::new(&shape, Spent::Here, 1, LinkId::A, Direction::Down);
+    let mut link = LinkModel::new(&shape, Spent::Here, 1, LinkId::A, Direction::Down);
     // Until then 1250 bytes take 1 ms.
     (0..300).for_each(|id| {
         link.arrive(0, id, 1250).unwrap();
@@ -158,7 +158,7 @@ fn an_outage_without_end_holds_until_the_link_is_changed() {
 
 #[test]
 fn delay_and_loss_follow_the_trace_too() {
-    let with = |at, delay_ms, loss: f64| Step {
+    let with = |at, delay_ms, loss: f64| TraceStep {
         delay: Some(Delay::from_millis(delay_ms)),
         loss: Some(Percent::new(loss)),
         ..step(at, 10_000)

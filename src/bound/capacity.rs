@@ -2,7 +2,7 @@
 
 /// A rate from a moment on.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
+pub struct RateStep {
     /// Since its course began (s).
     pub at_s: f64,
     pub bytes_per_s: f64,
@@ -14,7 +14,7 @@ pub struct Step {
 #[derive(Clone, Debug)]
 pub struct Course {
     /// Ascending, the first at 0.
-    steps: Vec<Step>,
+    steps: Vec<RateStep>,
     /// Bytes up to the beginning of each step.
     sums: Vec<f64>,
     period_s: Option<f64>,
@@ -22,9 +22,9 @@ pub struct Course {
 
 impl Course {
     /// `period_s` is when the steps come again; `None` where the last one holds.
-    pub fn new(steps: Vec<Step>, period_s: Option<f64>) -> Course {
+    pub fn new(steps: Vec<RateStep>, period_s: Option<f64>) -> Course {
         let mut sums = Vec::with_capacity(steps.len());
-        let (mut sum, mut last) = (0.0, Step { at_s: 0.0, bytes_per_s: 0.0, behind_s: 0.0 });
+        let (mut sum, mut last) = (0.0, RateStep { at_s: 0.0, bytes_per_s: 0.0, behind_s: 0.0 });
         for &step in &steps {
             sum += last.bytes_per_s * (step.at_s - last.at_s);
             sums.push(sum);
@@ -35,7 +35,7 @@ impl Course {
 
     /// A rate that does not change.
     pub fn steady(bytes_per_s: f64, behind_s: f64) -> Course {
-        Course::new(vec![Step { at_s: 0.0, bytes_per_s, behind_s }], None)
+        Course::new(vec![RateStep { at_s: 0.0, bytes_per_s, behind_s }], None)
     }
 
     /// Bytes that the bottleneck passes on from the course's beginning to `t` (s).
@@ -43,7 +43,7 @@ impl Course {
         let within = |t: f64| {
             let place = self.steps.partition_point(|step| step.at_s <= t);
             let Some(index) = place.checked_sub(1) else { return 0.0 };
-            let Step { at_s, bytes_per_s, .. } = self.steps[index];
+            let RateStep { at_s, bytes_per_s, .. } = self.steps[index];
             // No time is infinite here, but a rate of 0 and a late end must not make NaN.
             self.sums[index] + if bytes_per_s > 0.0 { bytes_per_s * (t - at_s) } else { 0.0 }
         };
@@ -57,7 +57,7 @@ impl Course {
     }
 
     /// The steps that overlap a time, each with its end; those of a course that comes again, again.
-    fn steps_between(&self, from: f64, to: f64) -> impl Iterator<Item = (Step, f64)> + '_ {
+    fn steps_between(&self, from: f64, to: f64) -> impl Iterator<Item = (RateStep, f64)> + '_ {
         let (lap, lap_s) = match self.period_s {
             Some(period) => ((from / period).floor().max(0.0), period),
             None => (0.0, f64::INFINITY),
@@ -71,7 +71,7 @@ impl Course {
                 self.steps
                     .iter()
                     .zip(ends)
-                    .map(move |(step, end)| (Step { at_s: step.at_s + start, ..*step }, end + start))
+                    .map(move |(step, end)| (RateStep { at_s: step.at_s + start, ..*step }, end + start))
             })
             .filter(move |(step, end)| *end > from && step.at_s < to)
     }
@@ -130,7 +130,7 @@ impl Course {
 
 /// A course for as long as it holds.
 #[derive(Clone, Debug)]
-struct Piece {
+struct CapacityPiece {
     /// From when on it holds, and when its first step began; seconds from the first request.
     from_s: f64,
     began_s: f64,
@@ -143,7 +143,7 @@ struct Piece {
 #[derive(Clone, Debug, Default)]
 pub struct Capacity {
     /// Ascending.
-    pieces: Vec<Piece>,
+    pieces: Vec<CapacityPiece>,
 }
 
 impl Capacity {
@@ -154,12 +154,12 @@ impl Capacity {
     /// From `from_s` on (s from the first request; negative before it) another course holds, of which
     /// the first step began at `began_s`, and `credit_bytes` pass at once.
     pub fn then(mut self, from_s: f64, began_s: f64, credit_bytes: f64, course: Course) -> Capacity {
-        self.pieces.push(Piece { from_s, began_s, credit_bytes, course });
+        self.pieces.push(CapacityPiece { from_s, began_s, credit_bytes, course });
         self
     }
 
     /// The pieces with the times at which they hold, from `from` on.
-    fn held(&self, from: f64) -> impl Iterator<Item = (&Piece, f64, f64)> {
+    fn held(&self, from: f64) -> impl Iterator<Item = (&CapacityPiece, f64, f64)> {
         let ends = self.pieces.iter().skip(1).map(|piece| piece.from_s).chain([f64::INFINITY]);
         let starts = self.pieces.iter().enumerate();
         let starts = starts.map(move |(index, piece)| if index == 0 { from } else { piece.from_s.max(from) });

@@ -1,10 +1,10 @@
 //! From a link's shapes to the path that the bound computes with. Pure.
 
 use super::Path;
-use super::capacity::{Capacity, Course, Step};
-use crate::link::chance::deviation;
-use crate::link::profile::{Distribution, FRAME, Shape};
-use crate::link::trace::is_outage;
+use super::capacity::{Capacity, Course, RateStep};
+use crate::config::profile::{Distribution, FRAME, Shape};
+use crate::config::trace::is_outage;
+use crate::emulate::rng::deviation;
 use crate::units::Delay;
 
 /// The shapes of a link from a moment on.
@@ -18,12 +18,12 @@ pub struct Stage {
     pub up: Shape,
     /// Whether the rates are those of the traces.
     pub played: bool,
-    pub shaper: Shaper,
+    pub shaper: ShaperFacts,
 }
 
 /// The facts of a shaper that a bound depends on.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Shaper {
+pub enum ShaperFacts {
     /// The userspace model: a packet passes the bottleneck when its service begins, and both delays of
     /// the link are behind the one on the way down.
     Model,
@@ -33,7 +33,7 @@ pub enum Shaper {
 
 /// Segments as TCP sends them on a link.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Segment {
+pub struct TcpSegments {
     /// Payload of a full one, bytes.
     pub mss_bytes: f64,
     pub ipv6: bool,
@@ -41,9 +41,9 @@ pub struct Segment {
     pub timestamps: bool,
 }
 
-impl Segment {
+impl TcpSegments {
     /// What TCP sends over Ethernet with IPv4, where nothing else is known.
-    pub const USUAL: Segment = Segment { mss_bytes: 1448.0, ipv6: false, timestamps: true };
+    pub const USUAL: TcpSegments = TcpSegments { mss_bytes: 1448.0, ipv6: false, timestamps: true };
 
     /// The share of a frame that is payload: a segment travels with TCP's 20 bytes of header and 12 of
     /// timestamps, IP's 20 (40 for IPv6), and Ethernet's 14. 1448 / 1514 at MTU 1500.
@@ -79,8 +79,8 @@ impl Stage {
     /// beside that shape's own delay.
     fn course(&self, shape: &Shape, share: f64, more_s: f64) -> Course {
         let behind = |delay: Delay| match self.shaper {
-            Shaper::Model => least_s(shape, delay) + more_s,
-            Shaper::Tbf { .. } => 0.0,
+            ShaperFacts::Model => least_s(shape, delay) + more_s,
+            ShaperFacts::Tbf { .. } => 0.0,
         };
         let Some(trace) = shape.trace.as_ref().filter(|_| self.played) else {
             return Course::steady(shape.rate.bytes_per_s() * share, behind(shape.delay));
@@ -89,10 +89,10 @@ impl Stage {
         let steps = trace.steps().iter().zip(trace.durations()).map(|(step, lasts)| {
             let bytes_per_s = match self.shaper {
                 // tbf knows no outage: a kilobit a second and one full frame pass instead.
-                Shaper::Tbf { .. } if is_outage(step.rate) => 125.0 + FRAME as f64 / seconds(lasts),
+                ShaperFacts::Tbf { .. } if is_outage(step.rate) => 125.0 + FRAME as f64 / seconds(lasts),
                 _ => step.rate.bytes_per_s(),
             };
-            Step {
+            RateStep {
                 at_s: seconds(step.at),
                 bytes_per_s: bytes_per_s * share,
                 behind_s: behind(step.delay.unwrap_or(shape.delay)),
@@ -116,7 +116,7 @@ pub fn better(first: &Stage, second: Stage) -> Stage {
 fn capacity(stages: &[Stage], share: f64, course: impl Fn(&Stage) -> Course) -> Capacity {
     stages.iter().enumerate().fold(Capacity::default(), |capacity, (index, stage)| {
         let again = match stage.shaper {
-            Shaper::Tbf { burst_bytes } if index > 0 => burst_bytes * share,
+            ShaperFacts::Tbf { burst_bytes } if index > 0 => burst_bytes * share,
             _ => 0.0,
         };
         capacity.then(stage.from_s, stage.began_s, again, course(stage))
@@ -125,7 +125,7 @@ fn capacity(stages: &[Stage], share: f64, course: impl Fn(&Stage) -> Course) -> 
 
 /// The path of a link whose shapes these are, one after another; `None` where there are none, or where
 /// its way up never lets a request pass.
-pub fn path(stages: &[Stage], segment: Segment) -> Option<Path> {
+pub fn path(stages: &[Stage], segment: TcpSegments) -> Option<Path> {
     let first = stages.first()?;
     let share = segment.payload_share();
     let up = capacity(stages, 1.0, |stage| stage.course(&stage.up, 1.0, 0.0));
@@ -136,12 +136,12 @@ pub fn path(stages: &[Stage], segment: Segment) -> Option<Path> {
         .map(Stage::least_delays_s)
         .fold((f64::MAX, f64::MAX), |least, delays| (delays.0.min(least.0), delays.1.min(least.1)));
     let opens_s = match first.shaper {
-        Shaper::Model => up.opens(0.0)?,
-        Shaper::Tbf { .. } => up.opens(up_s)? + down_s,
+        ShaperFacts::Model => up.opens(0.0)?,
+        ShaperFacts::Tbf { .. } => up.opens(up_s)? + down_s,
     };
     let credit_bytes = match first.shaper {
-        Shaper::Model => segment.mss_bytes,
-        Shaper::Tbf { burst_bytes } => (burst_bytes * share).max(segment.mss_bytes),
+        ShaperFacts::Model => segment.mss_bytes,
+        ShaperFacts::Tbf { burst_bytes } => (burst_bytes * share).max(segment.mss_bytes),
     };
     Some(Path {
         capacity: capacity(stages, share, |stage| stage.course(&stage.down, share, stage.least_delays_s().1)),

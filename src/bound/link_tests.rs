@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use super::*;
 use crate::bound::bound_s;
-use crate::link::plant::Plant;
-use crate::link::profile::Profile;
-use crate::link::trace::{Step as TraceStep, Trace};
+use crate::bound::link::*;
+use crate::config::profile::Profile;
+use crate::config::trace::{Trace, TraceStep};
+use crate::emulate::emulator::Emulator;
 use crate::units::{Direction, LinkId, Rate};
 
 const FIRST_REQUEST: u64 = 1_000_000_000;
@@ -44,24 +44,24 @@ fn traced(rate: &str, delay: &str, steps: &[(u64, u64, Option<u64>)], loop_ms: O
 
 fn stage(from_s: f64, profile: &Profile) -> Stage {
     let (down, up) = (profile.down.clone(), profile.up.clone());
-    Stage { from_s, began_s: from_s, down, up, played: true, shaper: Shaper::Model }
+    Stage { from_s, began_s: from_s, down, up, played: true, shaper: ShaperFacts::Model }
 }
 
 /// A link: its profile at first, and others from a time (ms) on.
-type Course<'a> = (&'a Profile, &'a [(u64, Profile)]);
+type TestCourse<'a> = (&'a Profile, &'a [(u64, Profile)]);
 
-fn bound(links: [Course; 2], bytes: f64) -> f64 {
-    let path = |(first, later): Course| {
+fn bound(links: [TestCourse; 2], bytes: f64) -> f64 {
+    let path = |(first, later): TestCourse| {
         let later = later.iter().map(|(at_ms, profile)| stage(*at_ms as f64 / 1e3, profile));
         let stages: Vec<Stage> = std::iter::once(stage(0.0, first)).chain(later).collect();
-        path(&stages, Segment::USUAL).unwrap()
+        path(&stages, TcpSegments::USUAL).unwrap()
     };
     bound_s(&links.map(path), bytes).unwrap()
 }
 
 /// When (s) the model has brought so many bytes, if there is always something to bring.
-fn fastest(links: [Course; 2], bytes: f64, seed: u64) -> f64 {
-    let mut plant = Plant::new(None, seed);
+fn fastest(links: [TestCourse; 2], bytes: f64, seed: u64) -> f64 {
+    let mut plant = Emulator::new(None, seed);
     let mut changes: Vec<(u64, LinkId, &Profile)> = Vec::new();
     for (link, (first, later)) in LinkId::BOTH.into_iter().zip(links) {
         changes.push((FIRST_REQUEST, link, first));
@@ -97,7 +97,7 @@ fn fastest(links: [Course; 2], bytes: f64, seed: u64) -> f64 {
 }
 
 /// The bound is below what is fastest, and no further than half a percent and `slack_s`.
-fn holds(links: [Course; 2], bytes: f64, slack_s: f64) {
+fn holds(links: [TestCourse; 2], bytes: f64, slack_s: f64) {
     for seed in 1..=3 {
         let (bound, fastest) = (bound(links, bytes), fastest(links, bytes, seed));
         assert!(bound <= fastest + 1e-6, "{bytes} bytes: the bound is {bound}, and they came in {fastest}");
@@ -175,18 +175,18 @@ fn bound_waits_for_the_way_up() {
     let mut closed = plain("10mbit", "20ms");
     let steps = [(0, 0, None), (300, 10, None)];
     closed.up.trace = traced("10mbit", "20ms", &steps, None).down.trace;
-    let path = path(&[stage(0.0, &closed)], Segment::USUAL).unwrap();
+    let path = path(&[stage(0.0, &closed)], TcpSegments::USUAL).unwrap();
     assert!((path.first_byte_s() - 0.34).abs() < 1e-9);
 }
 
 #[test]
 fn tbf_lets_its_bucket_pass_at_once_and_once_more_after_a_change() {
     let profile = plain("1mbit", "20ms");
-    let shaper = Shaper::Tbf { burst_bytes: 3000.0 };
+    let shaper = ShaperFacts::Tbf { burst_bytes: 3000.0 };
     let first = Stage { shaper, ..stage(0.0, &profile) };
     let again = Stage { shaper, ..stage(1.0, &profile) };
-    let at = |stages: &[Stage], t| path(stages, Segment::USUAL).unwrap().delivered(t);
-    let share = Segment::USUAL.payload_share();
+    let at = |stages: &[Stage], t| path(stages, TcpSegments::USUAL).unwrap().delivered(t);
+    let share = TcpSegments::USUAL.payload_share();
     assert_eq!(at(std::slice::from_ref(&first), 0.039), 0.0);
     assert!((at(std::slice::from_ref(&first), 2.04) - (3000.0 + 250_000.0) * share).abs() < 1.0);
     assert!((at(&[first, again], 2.04) - (6000.0 + 250_000.0) * share).abs() < 1.0);
@@ -194,7 +194,7 @@ fn tbf_lets_its_bucket_pass_at_once_and_once_more_after_a_change() {
 
 #[test]
 fn headers_without_timestamps_leave_more_payload() {
-    let bare = Segment { mss_bytes: 1460.0, ipv6: false, timestamps: false };
+    let bare = TcpSegments { mss_bytes: 1460.0, ipv6: false, timestamps: false };
     assert_eq!(bare.payload_share(), 1460.0 / 1514.0);
-    assert_eq!(Segment::USUAL.payload_share(), 1448.0 / 1514.0);
+    assert_eq!(TcpSegments::USUAL.payload_share(), 1448.0 / 1514.0);
 }

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::probe;
-use super::schedule::{Pipeline, Schedule};
-use crate::link::Choice;
-use crate::record::Stdout;
+use crate::log::schema::Stdout;
+use crate::measure;
+use crate::schedule::{Pipeline, Schedule};
+use crate::shape::BackendChoice;
 use crate::tcp;
 use crate::units::{Delay, Percent};
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub struct ClientArgs {
     /// The two servers, a and b: host or host:port (4455 where no port is given)
     #[arg(value_names = ["SERVER_A", "SERVER_B"], num_args = 2, required = true)]
     pub servers: Vec<String>,
@@ -36,7 +36,7 @@ pub struct Args {
     pub script: Option<PathBuf>,
     /// What shapes the links
     #[arg(long, env = "TWINLINK_BACKEND", value_enum, default_value = "auto")]
-    pub backend: Choice,
+    pub backend: BackendChoice,
     /// Folder for the files, created if missing; without it they are verified and deleted
     #[arg(long, env = "TWINLINK_OUT", value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -54,7 +54,7 @@ pub struct Args {
     pub congestion: Option<String>,
     /// Measure the links before the run: off, on (a link that is not what its profile says ends the run; --probe alone means this), or warn (it is logged, and the run goes on)
     #[arg(long, env = "TWINLINK_PROBE", value_enum, default_value = "off", default_missing_value = "on", num_args = 0..=1)]
-    pub probe: probe::When,
+    pub probe: measure::When,
     /// Do not check digests
     #[arg(long, env = "TWINLINK_NO_VERIFY", value_parser = clap::builder::FalseyValueParser::new())]
     pub no_verify: bool,
@@ -90,7 +90,7 @@ fn playing_time(text: &str) -> Result<Delay, String> {
     if time.is_zero() { Err("a segment plays for some time; write 4s, say".into()) } else { Ok(time) }
 }
 
-impl Args {
+impl ClientArgs {
     /// The schedule, told how the film of these files is cut and played.
     pub fn schedule_of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Schedule {
         let leading = names.into_iter().take_while(|name| !crate::qoe::is_media(name)).count();
@@ -102,11 +102,11 @@ impl Args {
     ///
     /// # Errors
     /// The names are no arguments, as where one begins with a dash.
-    pub fn plain(servers: [String; 2]) -> Result<Args> {
-        let command = <Args as clap::Args>::augment_args(clap::Command::new("client"));
+    pub fn plain(servers: [String; 2]) -> Result<ClientArgs> {
+        let command = <ClientArgs as clap::Args>::augment_args(clap::Command::new("client"));
         let command = command.mut_args(|arg| arg.env(None::<&str>));
         let words = ["client".to_string()].into_iter().chain(servers);
         let matches = command.try_get_matches_from(words).context("the servers' names make no sense")?;
-        Ok(<Args as clap::FromArgMatches>::from_arg_matches(&matches)?)
+        Ok(<ClientArgs as clap::FromArgMatches>::from_arg_matches(&matches)?)
     }
 }

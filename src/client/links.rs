@@ -9,18 +9,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::Asked;
+use super::LinkSetup;
+use crate::bound;
 use crate::bound::link::Stage;
-use crate::bound::{self, Path, Segment};
-use crate::link::control::{Request, Row};
-use crate::link::nfqueue::Busy;
-use crate::link::profile::{Loss, Profile, Shape};
-use crate::link::replay::Stepped;
-use crate::link::scenario::Scenario;
-use crate::link::script::{Change, To};
-use crate::link::tc::render::burst_bytes;
-use crate::link::{Applied, Backend, Choice, Counters, Shaper, Wanted};
-use crate::record::{self, Airtime, Event, Fault, Log};
+use crate::bound::{Path, TcpSegments};
+use crate::config::channel::ChannelConfig;
+use crate::config::profile::{Loss, Profile, Shape};
+use crate::config::script::{Change, To};
+use crate::log::schema;
+use crate::log::schema::{Airtime, Event, Fault, Log};
+use crate::shape::active_trace::Stepped;
+use crate::shape::control::client::{ControlRequest, Row};
+use crate::shape::netem::tc::render::burst_bytes;
+use crate::shape::userspace::nfqueue::Busy;
+use crate::shape::{ActiveShaping, Backend, BackendChoice, Counters, Shaper, ShapingRequest};
 use crate::units::{Delay, Direction, LinkId};
 
 pub struct Links {
@@ -33,14 +35,14 @@ pub struct Links {
 }
 
 /// What all counters said at one time.
-pub struct Reading {
+pub struct CounterReading {
     counters: Vec<(LinkId, Direction, Counters)>,
     airtimes: Vec<Airtime>,
     on_air: [bool; 2],
 }
 
-impl Reading {
-    pub fn shaping(&self, link: LinkId, direction: Direction) -> Option<record::Shaping> {
+impl CounterReading {
+    pub fn shaping(&self, link: LinkId, direction: Direction) -> Option<schema::Shaping> {
         self.counters(link, direction).map(shaping_record)
     }
 
@@ -90,10 +92,10 @@ impl Shapes {
     /// As the bound sees them, in force from a moment on.
     fn stage(&self, from: Instant, first_request: Instant) -> Stage {
         let shaper = match self.backend {
-            Backend::Userspace => bound::link::Shaper::Model,
+            Backend::Userspace => bound::link::ShaperFacts::Model,
             Backend::Netem => {
                 let fastest = Shape { rate: self.down.greatest_rate(), ..self.down.clone() };
-                bound::link::Shaper::Tbf { burst_bytes: burst_bytes(&fastest) as f64 }
+                bound::link::ShaperFacts::Tbf { burst_bytes: burst_bytes(&fastest) as f64 }
             }
         };
         let since_first = |at: Instant| seconds_between(first_request, at);
@@ -107,17 +109,17 @@ impl Shapes {
 impl Links {
     /// Shapes both links, or those for which there is a profile. Logs nothing yet.
     pub fn start(
-        asked: Asked,
+        asked: LinkSetup,
         servers: [IpAddr; 2],
-        choice: Choice,
+        choice: BackendChoice,
         seed: u64,
         log: Arc<Log>,
     ) -> Result<Links> {
-        let wanted: Vec<Wanted> = LinkId::BOTH
+        let wanted: Vec<ShapingRequest> = LinkId::BOTH
             .into_iter()
             .zip(asked.profiles)
             .filter_map(|(link, profile)| {
-                Some(Wanted { link, server: servers[link.index()], profile: profile? })
+                Some(ShapingRequest { link, server: servers[link.index()], profile: profile? })
             })
             .collect();
         let shaper = match &asked.air {
@@ -141,7 +143,7 @@ impl Links {
     }
 
     /// Everything in force, a row per link and direction.
-    pub fn applied(&self) -> Vec<Applied> {
+    pub fn applied(&self) -> Vec<ActiveShaping> {
         self.shaper().applied().to_vec()
     }
 
@@ -200,18 +202,18 @@ impl Links {
             return Ok(());
         }
         let applied = self.applied();
-        let of_way = |row: &&Applied| (row.link, row.direction) == (stepped.link, stepped.direction);
+        let of_way = |row: &&ActiveShaping| (row.link, row.direction) == (stepped.link, stepped.direction);
         let Some(applied) = applied.iter().find(of_way) else { return Ok(()) };
         let at = stepped.planned + stepped.late.unwrap_or_default();
         let during = applied.asked.during(&stepped.step);
-        let step = record::Link {
+        let step = schema::Link {
             link: stepped.link,
             direction: stepped.direction,
             backend: applied.backend.to_string(),
             why: "a step of its trace".into(),
             profile: Some(applied.profile.clone()),
             // The queue stays what it is in bytes, so its time is that at the profile's own rate.
-            asked: Some(record::LinkShape {
+            asked: Some(schema::LinkShape {
                 rate_kbit: during.rate.kbit(),
                 delay_ms: during.delay.ms(),
                 jitter_ms: during.jitter.ms(),
@@ -234,8 +236,8 @@ impl Links {
         Ok(())
     }
 
-    fn log_applied(&self, applied: &Applied, action: &str) -> Result<()> {
-        self.log.write(Event::Link(Box::new(record::Link {
+    fn log_applied(&self, applied: &ActiveShaping, action: &str) -> Result<()> {
+        self.log.write(Event::Link(Box::new(schema::Link {
             link: applied.link,
             direction: applied.direction,
             backend: applied.backend.to_string(),
@@ -250,7 +252,7 @@ impl Links {
     }
 
     fn log_unshaped(&self, link: LinkId, direction: Direction, action: &str) -> Result<()> {
-        self.log.write(Event::Link(Box::new(record::Link {
+        self.log.write(Event::Link(Box::new(schema::Link {
             link,
             direction,
             backend: "none".into(),
@@ -265,8 +267,8 @@ impl Links {
     }
 
     /// Puts another profile on a link while the run goes on.
-    pub fn change(&self, link: LinkId, profile: Profile) -> Result<Vec<Applied>> {
-        let wanted = Wanted { link, server: self.servers[link.index()], profile };
+    pub fn change(&self, link: LinkId, profile: Profile) -> Result<Vec<ActiveShaping>> {
+        let wanted = ShapingRequest { link, server: self.servers[link.index()], profile };
         let began = Instant::now();
         let changed = self.shaper().change(&wanted)?;
         self.remember_from(began);
@@ -295,11 +297,11 @@ impl Links {
     }
 
     /// Does what a command asks over the control socket, and tells what is in force then.
-    pub fn act(&self, request: Request) -> Result<Vec<Row>> {
+    pub fn act(&self, request: ControlRequest) -> Result<Vec<Row>> {
         match request {
-            Request::Set { link, profile } => drop(self.change(link, *profile)?),
-            Request::Show => {}
-            Request::Clear { link } => self.clear(link)?,
+            ControlRequest::Set { link, profile } => drop(self.change(link, *profile)?),
+            ControlRequest::Show => {}
+            ControlRequest::Clear { link } => self.clear(link)?,
         }
         self.rows()
     }
@@ -310,12 +312,13 @@ impl Links {
     }
 
     /// Reads all counters, and logs as faults what went wrong with the shaping since the last time.
-    pub fn read(&self) -> Result<Reading> {
+    pub fn read(&self) -> Result<CounterReading> {
         let mut shaper = self.shaper();
         let counters = shaper.counters()?;
         let airtime = |busy: &Busy| Airtime { station: busy.station.clone(), busy_pct: busy.share * 100.0 };
         let on_air = LinkId::BOTH.map(|link| shaper.air().is_some_and(|air| air.link(link).is_some()));
-        let reading = Reading { counters, airtimes: shaper.air_busy().iter().map(airtime).collect(), on_air };
+        let reading =
+            CounterReading { counters, airtimes: shaper.air_busy().iter().map(airtime).collect(), on_air };
         let steps = shaper.take_steps();
         let faults = shaper.take_faults();
         drop(shaper);
@@ -349,7 +352,7 @@ impl Links {
     }
 
     /// The scenario of the shared channel, if the links are on one.
-    pub fn air(&self) -> Option<Scenario> {
+    pub fn air(&self) -> Option<ChannelConfig> {
         self.shaper().air().cloned()
     }
 
@@ -372,7 +375,7 @@ impl Links {
     }
 
     /// The links as the bound sees them; `None` where one of them is or was unshaped.
-    pub fn paths(&self, first_request: Instant, segments: [Segment; 2]) -> Option<Vec<Path>> {
+    pub fn paths(&self, first_request: Instant, segments: [TcpSegments; 2]) -> Option<Vec<Path>> {
         let history = self.history.lock().expect("nobody panics while holding the history");
         let air = self.air();
         LinkId::BOTH
@@ -419,14 +422,14 @@ fn seconds_between(from: Instant, to: Instant) -> f64 {
 const SHORTEST_LOGGED: Duration = Duration::from_millis(100);
 
 /// A shape with units in the keys, for the log.
-pub fn shape_record(shape: &Shape) -> record::LinkShape {
+pub fn shape_record(shape: &Shape) -> schema::LinkShape {
     let loss_model = match shape.loss {
         Loss::Random(share) if share.is_zero() => None,
         Loss::Random(_) => Some("random"),
         Loss::GilbertElliott(_) => Some("gilbert-elliott"),
     };
     let distribution = shape.distribution.and_then(|d| serde_json::to_value(d).ok());
-    record::LinkShape {
+    schema::LinkShape {
         rate_kbit: shape.rate.kbit(),
         delay_ms: shape.delay.ms(),
         jitter_ms: shape.jitter.ms(),
@@ -437,7 +440,7 @@ pub fn shape_record(shape: &Shape) -> record::LinkShape {
         reorder_pct: shape.reorder.percent(),
         duplicate_pct: shape.duplicate.percent(),
         corrupt_pct: shape.corrupt.percent(),
-        trace: shape.trace.as_ref().map(|trace| record::LinkTrace {
+        trace: shape.trace.as_ref().map(|trace| schema::LinkTrace {
             file: trace.file().to_string(),
             looped: trace.looped(),
             steps: trace.steps().len() as u64,
@@ -449,10 +452,10 @@ pub fn shape_record(shape: &Shape) -> record::LinkShape {
 }
 
 /// Counters as the samples carry them.
-pub fn shaping_record(counters: &Counters) -> record::Shaping {
+pub fn shaping_record(counters: &Counters) -> schema::Shaping {
     let queue_ms =
         counters.rate_kbit.filter(|&rate| rate > 0.0).map(|rate| counters.queue_bytes as f64 * 8.0 / rate);
-    record::Shaping {
+    schema::Shaping {
         rate_kbit: counters.rate_kbit,
         packets: counters.packets,
         bytes: counters.bytes,

@@ -1,30 +1,27 @@
 //! The client: fetches every segment from both servers at once and logs how it went.
 //!
-//! This module is the recipe of a run. [`schedule`] decides what is fetched where (pure), [`fetch`]
+//! This module is the recipe of a run. [`schedule`] decides what is fetched where (pure), [`worker`]
 //! moves it, [`store`] keeps it, [`links`] shapes the way, [`finish`](end) adds it up.
 
-mod args;
-mod bulk;
-pub mod end;
-mod exchange;
-mod fetch;
-pub mod job;
-mod links;
-pub mod listing;
-mod peer;
-mod pipe;
-mod prepare;
-pub mod probe;
-mod progress;
-mod reach;
-mod reconcile;
-mod running;
-mod sampler;
-pub mod schedule;
-mod scripted;
+pub(crate) mod args;
+pub(crate) mod exchange;
+pub mod finish;
+pub(crate) mod links;
+pub(crate) mod origin;
+pub(crate) mod prepare;
+pub(crate) mod progress;
+pub(crate) mod reach;
+pub(crate) mod running;
+pub(crate) mod sampler;
+pub(crate) mod scripted;
 pub mod signals;
-mod store;
-pub mod throughput;
+pub(crate) mod splice;
+pub(crate) mod store;
+pub mod transfer;
+pub mod verify;
+pub(crate) mod worker;
+
+use crate::measure::reconciliation;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,32 +31,34 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, bail};
 use tokio::task::JoinSet;
 
-use crate::bound::Segment;
-use crate::link::listen::Control;
-use crate::link::profile::Profile;
-use crate::link::scenario::{self, Scenario};
-use crate::link::script::Script;
-use crate::link::{Choice, Counters};
-use crate::record::{self, Cell, Event, Log, PerLink, RunEnd, Stdout};
+use crate::bound::TcpSegments;
+use crate::config::channel;
+use crate::config::channel::ChannelConfig;
+use crate::config::profile::Profile;
+use crate::config::script::Script;
+use crate::log::schema;
+use crate::log::schema::{Cell, Event, Log, PerLink, RunEnd, Stdout};
+use crate::measure::{Prober, When};
 use crate::results;
+use crate::shape::control::server::ControlServer;
+use crate::shape::{BackendChoice, Counters};
 use crate::text::print;
 use crate::units::{Direction, LinkId};
-pub use args::Args;
-use fetch::{Fetcher, LinkEnd};
-use job::{Failure, Job};
-use links::{Links, Reading};
-use peer::Peer;
+pub use args::ClientArgs;
+use links::{CounterReading, Links};
+use origin::Origin;
 use prepare::{Ready, prepare};
-use probe::{Prober, When};
 use progress::Bars;
 use sampler::Sampler;
 use signals::Signals;
+use transfer::{Failure, Transfer};
+use worker::{Fetcher, LinkEnd};
 
 /// One run, from the command line to the exit code.
 ///
 /// `afterwards` is told the run's folder under `--results`, however the run went.
-pub fn main(args: Args, afterwards: impl FnOnce(&Path)) -> Result<()> {
-    let asked = Asked::load(&args)?;
+pub fn main(args: ClientArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
+    let asked = LinkSetup::load(&args)?;
     let (log, folder) = open_log(&args)?;
     let outcome = runtime()?.block_on(run(args, asked, log));
     if let Some(folder) = folder {
@@ -76,28 +75,28 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
 
 /// How the links are to be shaped. Bad profiles are errors before anything is touched.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct LinkSetup {
     pub profiles: [Option<Profile>; 2],
-    pub air: Option<Scenario>,
+    pub air: Option<ChannelConfig>,
     /// What changes during the run.
     pub script: Option<Script>,
 }
 
-impl Asked {
-    pub fn load(args: &Args) -> Result<Asked> {
-        let air = args.air.as_deref().map(Scenario::load).transpose()?;
-        let profiles = scenario::profiles(air.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
+impl LinkSetup {
+    pub fn load(args: &ClientArgs) -> Result<LinkSetup> {
+        let air = args.air.as_deref().map(ChannelConfig::load).transpose()?;
+        let profiles = channel::profiles(air.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
         let script = args.script.as_deref().map(Script::load).transpose()?;
         let changed = script.iter().flat_map(Script::links);
         for link in changed {
-            if args.backend == Choice::None {
+            if args.backend == BackendChoice::None {
                 bail!("the script changes link {link}, and --backend none shapes nothing: leave one out");
             }
             if air.as_ref().is_some_and(|air| air.link(link).is_some()) {
                 bail!("the script changes link {link}, which is on the air and follows its scenario");
             }
         }
-        Ok(Asked { profiles, air, script })
+        Ok(LinkSetup { profiles, air, script })
     }
 
     /// Whether any link is asked to be shaped.
@@ -112,8 +111,8 @@ impl Asked {
 
 /// A run, before it begins.
 pub struct Run<'a> {
-    pub args: &'a Args,
-    pub asked: Asked,
+    pub args: &'a ClientArgs,
+    pub asked: LinkSetup,
     pub log: Arc<Log>,
     /// Where the run stands in an experiment.
     pub cell: Option<Cell>,
@@ -122,18 +121,18 @@ pub struct Run<'a> {
 }
 
 /// A run that is over: its last record, and why it failed if it did.
-pub struct Ended {
+pub struct FinishedRun {
     pub record: RunEnd,
     /// What measuring the links before the transfer took.
     pub probe_ms: f64,
     pub outcome: Result<(), Failure>,
 }
 
-async fn run(args: Args, asked: Asked, log: Arc<Log>) -> Result<()> {
+async fn run(args: ClientArgs, asked: LinkSetup, log: Arc<Log>) -> Result<()> {
     let names = asked.names();
     let mut signals = Signals::listen()?;
     let run = Run { args: &args, asked, log, cell: None, bars: true };
-    let Ended { record, outcome, .. } = one_run(run, &mut signals).await?;
+    let FinishedRun { record, outcome, .. } = one_run(run, &mut signals).await?;
     if progress::on_terminal() {
         let servers = PerLink { a: args.servers[0].clone(), b: args.servers[1].clone() };
         let summary = progress::summary(&record, &servers, names.each_ref().map(Option::as_deref));
@@ -146,8 +145,8 @@ async fn run(args: Args, asked: Asked, log: Arc<Log>) -> Result<()> {
 ///
 /// # Errors
 /// The last record cannot be written; how the run itself went is in what is returned.
-pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> Result<Ended> {
-    let mut ends = end::Ends::default();
+pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> Result<FinishedRun> {
+    let mut ends = finish::RunFacts::default();
     let (args, log) = (run.args, run.log.clone());
     // Dropping the work on a signal clears the links: their owner clears them when it goes.
     let outcome = tokio::select! {
@@ -155,13 +154,13 @@ pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> Result<Ended> {
         interrupted = signals.next() => Err(interrupted),
     };
     let outcome = unshape(ends.links.clone(), outcome).await;
-    let record = end::close(&log, args, &mut ends, &outcome)?;
-    Ok(Ended { record, probe_ms: ends.probe_ms, outcome })
+    let record = finish::close(&log, args, &mut ends, &outcome)?;
+    Ok(FinishedRun { record, probe_ms: ends.probe_ms, outcome })
 }
 
 /// Takes the shaping away, however the run went. Failing at it is a failure of the run, unless there
 /// is one already.
-async fn unshape(links: Option<Arc<Links>>, outcome: Result<(), Failure>) -> Result<(), Failure> {
+pub(crate) async fn unshape(links: Option<Arc<Links>>, outcome: Result<(), Failure>) -> Result<(), Failure> {
     let Some(links) = links else { return outcome };
     let finished = blocking(move || links.finish()).await;
     if let (Err(_), Err(failure)) = (&outcome, &finished) {
@@ -171,7 +170,7 @@ async fn unshape(links: Option<Arc<Links>>, outcome: Result<(), Failure>) -> Res
 }
 
 /// Runs what waits for tc, or for the shaper's thread, off the threads that move packets.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await.map_err(|error| Failure::new("internal", error))?;
@@ -179,13 +178,13 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// The log, and the run's own folder if it has one.
-fn open_log(args: &Args) -> Result<(Arc<Log>, Option<PathBuf>)> {
-    let run = record::new_run_id();
+fn open_log(args: &ClientArgs) -> Result<(Arc<Log>, Option<PathBuf>)> {
+    let run = schema::new_run_id();
     let results = args.results.as_deref().filter(|_| args.log.is_none());
     let folder = results.map(|dir| results::new_folder(dir, &run)).transpose()?;
     let file = match (&folder, &args.log) {
         (Some(folder), _) => Some(folder.create_new(results::LOG)?),
-        (None, log) => log.as_deref().map(record::create_log_file).transpose()?,
+        (None, log) => log.as_deref().map(schema::create_log_file).transpose()?,
     };
     let stdout = if progress::on_terminal() { Stdout::Nothing } else { args.stdout };
     let folder = folder.map(|folder| folder.path().to_path_buf());
@@ -193,14 +192,14 @@ fn open_log(args: &Args) -> Result<(Arc<Log>, Option<PathBuf>)> {
     Ok((Arc::new(Log::new(run, file, stdout)?.with_page(page)), folder))
 }
 
-async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
+async fn whole_run(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<(), Failure> {
     let (args, bars, names) = (run.args, run.bars, run.asked.names());
     let script = run.asked.script.clone().unwrap_or_default();
     let ready = prepare(run, ends).await?;
     if bars && progress::on_terminal() {
         progress::tell_links(&ready.links.applied());
     }
-    let control = Control::open().inspect_err(|error| {
+    let control = ControlServer::open().inspect_err(|error| {
         // Who shapes nothing will hardly miss it.
         if ready.links.applied().is_empty() {
             tracing::debug!("links cannot be set during this run: {error:#}");
@@ -240,7 +239,7 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
         let ipv6 = ready.peers.get(link).address.ip().to_canonical().is_ipv6();
         let timestamps = !gauge.no_timestamps.load(Ordering::Relaxed);
         let mss_bytes = gauge.mss_bytes();
-        (mss_bytes > 0.0).then_some(Segment { mss_bytes, ipv6, timestamps })
+        (mss_bytes > 0.0).then_some(TcpSegments { mss_bytes, ipv6, timestamps })
     });
     outcome?;
     let after = read(&ready.links).await?;
@@ -254,19 +253,19 @@ async fn whole_run(run: Run<'_>, ends: &mut end::Ends) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn read(links: &Arc<Links>) -> Result<Reading, Failure> {
+async fn read(links: &Arc<Links>) -> Result<CounterReading, Failure> {
     let links = links.clone();
     blocking(move || links.read()).await
 }
 
 /// Whether what a link's shaper counted between two readings is what the application received.
-fn reconciled(ready: &Ready, link: LinkId, readings: [&Reading; 2]) -> Option<record::Reconciled> {
+fn reconciled(ready: &Ready, link: LinkId, readings: [&CounterReading; 2]) -> Option<schema::Reconciled> {
     let [before, after] = readings.map(|reading| reading.counters(link, Direction::Down));
     let (before, after) = (before?, after?);
     let gauge = ready.job.gauge(link);
     let drops = |counters: &Counters| counters.dropped_queue + counters.dropped_loss.unwrap_or_default();
     let (spoilt, in_flight_bytes) = ready.links.spoilt_and_held(link)?;
-    Some(reconcile::reconcile(&reconcile::Counts {
+    Some(reconciliation::reconcile(&reconciliation::Counts {
         received_bytes: gauge.bytes() + gauge.head_bytes.load(Ordering::Relaxed),
         // Counters that went back are of a link that was set up anew.
         shaper_bytes: after.bytes.checked_sub(before.bytes)?,
@@ -319,7 +318,7 @@ async fn probe_links(ready: &Ready, when: When) -> Result<(), Failure> {
 }
 
 /// Logs each time in which this process did not run for longer than 1 s.
-async fn tell_of_standstills(job: &Job) {
+async fn tell_of_standstills(job: &Transfer) {
     let mut told = running::stood_still();
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -334,7 +333,7 @@ async fn tell_of_standstills(job: &Job) {
     }
 }
 
-async fn learn_sizes(job: &Job, peer: &Peer) {
+async fn learn_sizes(job: &Transfer, peer: &Origin) {
     // They pass the shaper as all others do.
     let heads = &job.gauge(peer.link).head_bytes;
     let sizes = peer.sizes(&job.segments, job.give_up, heads).await;
@@ -355,7 +354,7 @@ async fn transfer(ready: &Ready) -> Result<(), Failure> {
     blocking(move || links.play()).await?;
     // Neither counts as away while its task has yet to begin.
     for (link, stream) in [(LinkId::A, &a), (LinkId::B, &b)] {
-        let rtt = peer::rtt_of(stream).unwrap_or_default();
+        let rtt = origin::rtt_of(stream).unwrap_or_default();
         ready.job.schedule(|scheduler, now| scheduler.opened(link, now, rtt));
     }
     let mut at_work = JoinSet::new();

@@ -6,38 +6,41 @@ use std::sync::atomic::AtomicU64;
 
 use anyhow::anyhow;
 
-use super::job::{Failure, Job};
 use super::links::Links;
-use super::peer::{self, Introduction, Peer, Refused};
-use super::schedule::{Schedule, Scheduler};
+use super::origin;
+use super::origin::{Origin, Refused, ServerCapabilities};
 use super::store::Store;
-use super::{Args, Asked, Run, blocking, end, listing, reach};
-use crate::doctor;
-use crate::record::{self, Event, Log, PerLink};
+use super::transfer::{Failure, Transfer};
+use super::{ClientArgs, LinkSetup, Run, blocking, finish, reach};
+use crate::commands::doctor;
+use crate::log::schema;
+use crate::log::schema::{Event, Log, PerLink};
+use crate::manifest;
+use crate::schedule::{Schedule, Scheduler};
 use crate::units::LinkId;
 
 /// What a run has once everything before its first request is done.
 pub struct Ready {
     pub links: Arc<Links>,
-    pub peers: PerLink<Peer>,
-    pub introductions: PerLink<Introduction>,
-    pub job: Arc<Job>,
+    pub peers: PerLink<Origin>,
+    pub introductions: PerLink<ServerCapabilities>,
+    pub job: Arc<Transfer>,
 }
 
 /// Everything before the first request, from looking the servers up to their lists. Each step's
 /// result goes into the log even if a later step fails.
-pub async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failure> {
+pub async fn prepare(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<Ready, Failure> {
     let Run { args, asked, log, cell, .. } = run;
-    let start = record::RunStart { cell, ..first_record(args, asked.shapes(), &log) };
-    let end::Ends { start: first, links: shaped, senders, .. } = ends;
+    let start = schema::RunStart { cell, ..first_record(args, asked.shapes(), &log) };
+    let finish::RunFacts { start: first, links: shaped, senders, .. } = ends;
     let start = first.insert(Box::new(start));
     let prepared = async {
         let unreachable = |error: anyhow::Error| {
             Failure::new(if error.is::<Refused>() { "congestion" } else { "unreachable" }, error)
         };
-        args.congestion.as_deref().map_or(Ok(()), peer::may_use).map_err(unreachable)?;
+        args.congestion.as_deref().map_or(Ok(()), origin::may_use).map_err(unreachable)?;
         let resolve =
-            |link: LinkId| Peer::resolve(link, &args.servers[link.index()], args.congestion.clone());
+            |link: LinkId| Origin::resolve(link, &args.servers[link.index()], args.congestion.clone());
         let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;
         let patience = args.give_up.0;
         let picked = tokio::try_join!(reach::pick_address(a, patience), reach::pick_address(b, patience));
@@ -52,7 +55,7 @@ pub async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failur
         *senders = [&start.servers.a, &start.servers.b]
             .map(|server| server.congestion_control.as_deref()?.parse().ok());
         no_list(args, &ia, &ib).map_or(Ok(()), Err)?;
-        let segments = listing::agree(args.files.as_deref(), ia.list.clone(), ib.list.clone())
+        let segments = manifest::agree(args.files.as_deref(), ia.list.clone(), ib.list.clone())
             .map_err(|error| Failure::new("lists_differ", error))?;
         start.congestion_control = ia.congestion_control.clone();
         start.files = Some(segments.len() as u64);
@@ -71,7 +74,7 @@ pub async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failur
         let schedule = args.schedule_of(segments.iter().map(|segment| segment.name.as_str()));
         let mut scheduler = Scheduler::new(&schedule, args.pipeline, sizes);
         scheduler.set_least_share(args.least_rate.probability());
-        let job = Arc::new(Job::new(segments, scheduler, store, log.clone(), patience));
+        let job = Arc::new(Transfer::new(segments, scheduler, store, log.clone(), patience));
         if args.resume {
             let found = job.clone();
             let mut cancel = CancelOnDrop(Some(job.clone()));
@@ -109,7 +112,7 @@ pub async fn prepare(run: Run<'_>, ends: &mut end::Ends) -> Result<Ready, Failur
 }
 
 /// Ends the check of earlier files where nobody waits for it any more, as after SIGTERM.
-struct CancelOnDrop(Option<Arc<Job>>);
+struct CancelOnDrop(Option<Arc<Transfer>>);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
@@ -121,7 +124,7 @@ impl Drop for CancelOnDrop {
 
 /// Neither server has a list, nobody says what to fetch, and at least one answers oddly: its answers to
 /// made-up names would be stored.
-fn no_list(args: &Args, a: &Introduction, b: &Introduction) -> Option<Failure> {
+fn no_list(args: &ClientArgs, a: &ServerCapabilities, b: &ServerCapabilities) -> Option<Failure> {
     let notes: Vec<&str> = [a, b].into_iter().flat_map(|i| &i.notes).map(String::as_str).collect();
     if a.list.is_some() || b.list.is_some() || args.files.is_some() || notes.is_empty() {
         return None;
@@ -131,9 +134,9 @@ fn no_list(args: &Args, a: &Introduction, b: &Introduction) -> Option<Failure> {
 }
 
 pub async fn shape(
-    args: &Args,
-    asked: Asked,
-    peers: [&Peer; 2],
+    args: &ClientArgs,
+    asked: LinkSetup,
+    peers: [&Origin; 2],
     log: &Arc<Log>,
 ) -> Result<Arc<Links>, Failure> {
     let servers = peers.map(|peer| peer.address.ip());
@@ -141,8 +144,8 @@ pub async fn shape(
     blocking(move || Links::start(asked, servers, choice, seed, log).map(Arc::new)).await
 }
 
-fn first_record(args: &Args, shapes: bool, log: &Log) -> record::RunStart {
-    let unknown = |name: &String| record::Server {
+fn first_record(args: &ClientArgs, shapes: bool, log: &Log) -> schema::RunStart {
+    let unknown = |name: &String| schema::Server {
         name: name.clone(),
         address: None,
         software: None,
@@ -151,7 +154,7 @@ fn first_record(args: &Args, shapes: bool, log: &Log) -> record::RunStart {
         rtt_ms: None,
         congestion_control: None,
     };
-    record::RunStart {
+    schema::RunStart {
         version: env!("CARGO_PKG_VERSION").into(),
         command_line: std::env::args().collect(),
         kernel: doctor::kernel(),
@@ -172,7 +175,7 @@ fn first_record(args: &Args, shapes: bool, log: &Log) -> record::RunStart {
     }
 }
 
-fn describe(server: &mut record::Server, introduction: &Introduction) {
+fn describe(server: &mut schema::Server, introduction: &ServerCapabilities) {
     server.software = introduction.software.clone();
     server.http_version = Some(introduction.http_version.clone());
     server.digests = Some(introduction.list.is_some());

@@ -6,10 +6,10 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::job::Job;
-use super::peer::Peer;
-use crate::link::Applied;
-use crate::record::{PerLink, RunEnd};
+use super::origin::Origin;
+use super::transfer::Transfer;
+use crate::log::schema::{PerLink, RunEnd};
+use crate::shape::ActiveShaping;
 use crate::text::tell;
 use crate::text::visible;
 use crate::units::{Direction, LinkId};
@@ -20,7 +20,7 @@ pub fn on_terminal() -> bool {
 }
 
 /// Tells a person, on stderr, what carries each link, and why that does.
-pub fn tell_links(applied: &[Applied]) {
+pub fn tell_links(applied: &[ActiveShaping]) {
     for row in applied.iter().filter(|row| row.direction == Direction::Down) {
         tell(&format!("link {}: {}, carried by {}: {}", row.link, row.profile, row.backend, row.why));
     }
@@ -33,7 +33,7 @@ pub struct Bars {
 
 impl Bars {
     /// Bars for a run of `files` segments; hidden ones where nobody is looking, or unless `shown`.
-    pub fn new(shown: bool, peers: &PerLink<&Peer>, files: u64, profiles: [Option<&str>; 2]) -> Bars {
+    pub fn new(shown: bool, peers: &PerLink<&Origin>, files: u64, profiles: [Option<&str>; 2]) -> Bars {
         let shown = shown && on_terminal();
         let target =
             if shown { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
@@ -51,7 +51,7 @@ impl Bars {
     }
 
     /// Shows how far each link has come.
-    pub fn update(&self, job: &Job, goodput_kbit: [f64; 2]) {
+    pub fn update(&self, job: &Transfer, goodput_kbit: [f64; 2]) {
         for link in LinkId::BOTH {
             let gauge = job.gauge(link);
             let bar = &self.bars[link.index()];

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::exchange::{Allowance, receive};
-use super::peer::Peer;
+use super::origin::Origin;
 use super::running;
 use crate::http::pipeline::Pipeline;
 use crate::http::reader::Event;
@@ -28,7 +28,7 @@ pub const LONGEST_BACKOFF: Duration = Duration::from_millis(250);
 ///
 /// # Errors
 /// An attempt was refused, or none succeeded within `patience` of running time.
-pub async fn open(peer: &Peer, patience: Duration) -> Result<Arc<TcpStream>> {
+pub async fn open(peer: &Origin, patience: Duration) -> Result<Arc<TcpStream>> {
     let mut attempts = JoinSet::new();
     let attempt = ATTEMPT.min(patience);
     let opening = async {
@@ -57,13 +57,13 @@ pub async fn open(peer: &Peer, patience: Duration) -> Result<Arc<TcpStream>> {
 ///
 /// # Errors
 /// None answers within `patience` of running time.
-pub async fn pick_address(mut peer: Peer, patience: Duration) -> Result<Peer> {
+pub async fn pick_address(mut peer: Origin, patience: Duration) -> Result<Origin> {
     if peer.addresses.len() < 2 {
         return Ok(peer);
     }
     let mut attempts = JoinSet::new();
     for (place, &address) in peer.addresses.iter().enumerate() {
-        let one = Peer { address, ..peer.clone() };
+        let one = Origin { address, ..peer.clone() };
         attempts.spawn(async move {
             sleep(NEXT_ATTEMPT * place as u32).await;
             (address, await_server(&one, patience).await)
@@ -86,7 +86,7 @@ pub async fn pick_address(mut peer: Peer, patience: Duration) -> Result<Peer> {
 ///
 /// # Errors
 /// No attempt succeeded within `patience` of running time.
-pub async fn await_server(peer: &Peer, patience: Duration) -> Result<Arc<TcpStream>> {
+pub async fn await_server(peer: &Origin, patience: Duration) -> Result<Arc<TcpStream>> {
     let deadline = running::now() + patience;
     let (mut backoff, mut said) = (FIRST_BACKOFF, false);
     loop {
@@ -108,7 +108,7 @@ pub async fn await_server(peer: &Peer, patience: Duration) -> Result<Arc<TcpStre
 
 /// Tries a server from which nothing comes by a second connection until it answers a request for one
 /// byte, `at`, of a file; then opens the connection to go on with.
-pub async fn second_connection(peer: Peer, path: String, at: u64) -> Arc<TcpStream> {
+pub async fn second_connection(peer: Origin, path: String, at: u64) -> Arc<TcpStream> {
     let mut backoff = FIRST_BACKOFF;
     loop {
         if let Ok(()) = answers(&peer, &path, at).await
@@ -121,7 +121,7 @@ pub async fn second_connection(peer: Peer, path: String, at: u64) -> Arc<TcpStre
     }
 }
 
-async fn answers(peer: &Peer, path: &str, at: u64) -> Result<()> {
+async fn answers(peer: &Origin, path: &str, at: u64) -> Result<()> {
     let mut pipeline = Pipeline::new(open(peer, ATTEMPT).await?);
     pipeline.ask(&Request { from: at, to: Some(at + 1), ..peer.request("GET", path) });
     let mut allowance = Allowance::new(Duration::from_secs(2));

@@ -8,16 +8,16 @@ use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::blocking;
-use super::job::{Failure, Job};
-use super::links::{Links, Reading};
+use super::links::{CounterReading, Links};
 use super::progress::{Bars, SAMPLE_EVERY};
-use crate::record::{Event, Sample};
+use super::transfer::{Failure, Transfer};
+use crate::log::schema::{Event, Sample};
 use crate::tcp;
 use crate::units::{Direction, LinkId};
 
 /// What the last sample of each link saw.
 pub struct Sampler {
-    job: Arc<Job>,
+    job: Arc<Transfer>,
     links: Arc<Links>,
     before: [(Instant, u64); 2],
     taken: u64,
@@ -27,7 +27,7 @@ pub struct Sampler {
 const LEAST_SPAN: Duration = Duration::from_millis(20);
 
 impl Sampler {
-    pub fn new(job: Arc<Job>, links: Arc<Links>) -> Sampler {
+    pub fn new(job: Arc<Transfer>, links: Arc<Links>) -> Sampler {
         Sampler { job, links, before: [(Instant::now(), 0); 2], taken: 0 }
     }
 
@@ -63,7 +63,11 @@ impl Sampler {
     }
 }
 
-fn log(job: &Job, reading: &Reading, before: &mut [(Instant, u64); 2]) -> Result<[f64; 2], Failure> {
+fn log(
+    job: &Transfer,
+    reading: &CounterReading,
+    before: &mut [(Instant, u64); 2],
+) -> Result<[f64; 2], Failure> {
     let mut goodputs = [0.0; 2];
     for link in LinkId::BOTH {
         let gauge = job.gauge(link);

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, sleep_until};
 
 use super::blocking;
-use super::job::{Failure, Job};
 use super::links::Links;
-use crate::link::script::{Change, Script, To};
+use super::transfer::{Failure, Transfer};
+use crate::config::script::{Change, Script, To};
 
 /// A change that takes effect later than this is a fault.
 const LATE: Duration = Duration::from_millis(100);
@@ -19,7 +19,7 @@ const LATE: Duration = Duration::from_millis(100);
 const GLANCE: Duration = Duration::from_millis(1);
 
 /// Plays the script until it is dropped; returns only when a change failed.
-pub async fn play(script: Script, job: Arc<Job>, links: Arc<Links>) -> Failure {
+pub async fn play(script: Script, job: Arc<Transfer>, links: Arc<Links>) -> Failure {
     for change in script.changes {
         let due = first_request(&job).await + change.after.0;
         sleep_until(due.into()).await;
@@ -30,7 +30,7 @@ pub async fn play(script: Script, job: Arc<Job>, links: Arc<Links>) -> Failure {
     std::future::pending().await
 }
 
-async fn first_request(job: &Job) -> Instant {
+async fn first_request(job: &Transfer) -> Instant {
     loop {
         if let Some(at) = job.totals().first_request {
             return at;
@@ -39,7 +39,7 @@ async fn first_request(job: &Job) -> Instant {
     }
 }
 
-async fn apply(change: &Change, due: Instant, job: &Job, links: &Arc<Links>) -> Result<(), Failure> {
+async fn apply(change: &Change, due: Instant, job: &Transfer, links: &Arc<Links>) -> Result<(), Failure> {
     let (links, link, to) = (links.clone(), change.link, change.to.clone());
     let changing = move || match to {
         To::Profile(profile) => links.change(link, *profile).map(drop),

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, anyhow};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::job::Failure;
+use super::transfer::Failure;
 
 pub struct Signals {
     interrupt: Signal,

@@ -17,9 +17,9 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::pipe::Pipe;
-use super::schedule::Ranges;
+use super::splice::Pipe;
 use crate::results::Folder;
+use crate::schedule::Ranges;
 
 /// A SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl std::fmt::Debug for Digest {
 }
 
 /// The folder inside `--out` where files stand until they are complete and checked. No list can name it.
-pub const WORK: &str = crate::manifest::WORK_FOLDER;
+pub const WORK: &str = crate::manifest::name::WORK_FOLDER;
 
 /// The largest note that is read, bytes: some hundred thousand ranges.
 const LARGEST_NOTE: u64 = 4 << 20;
@@ -215,8 +215,8 @@ impl Store {
         }
         // The run was killed between the last byte of the file and its check.
         match self.finish(&self.incoming(part, self.parts.join(name), bytes), name, expected)? {
-            Verdict::Wrong { .. } => Ok(Earlier::Nothing),
-            Verdict::Right | Verdict::Unchecked => Ok(Earlier::Complete(bytes)),
+            FileVerdict::Wrong { .. } => Ok(Earlier::Nothing),
+            FileVerdict::Right | FileVerdict::Unchecked => Ok(Earlier::Complete(bytes)),
         }
     }
 
@@ -268,16 +268,16 @@ impl Store {
     ///
     /// # Errors
     /// It cannot be read or renamed, or something of its name has appeared in the folder.
-    pub fn finish(&self, incoming: &Incoming, name: &str, expected: Option<Digest>) -> Result<Verdict> {
+    pub fn finish(&self, incoming: &Incoming, name: &str, expected: Option<Digest>) -> Result<FileVerdict> {
         let verdict = match expected.filter(|_| self.verify) {
             Some(expected) => {
                 let actual = self.digest(incoming)?;
                 if actual != expected {
-                    return Ok(Verdict::Wrong { expected, actual });
+                    return Ok(FileVerdict::Wrong { expected, actual });
                 }
-                Verdict::Right
+                FileVerdict::Right
             }
-            _ => Verdict::Unchecked,
+            _ => FileVerdict::Unchecked,
         };
         let _noting = self.noting();
         let another = || format!("cannot finish {name}: {} is another file now", incoming.part.display());
@@ -384,7 +384,7 @@ impl Note {
 
 /// What a complete file turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum FileVerdict {
     Right,
     Wrong {
         expected: Digest,
@@ -394,13 +394,13 @@ pub enum Verdict {
     Unchecked,
 }
 
-impl Verdict {
+impl FileVerdict {
     /// For the log: null where nothing was checked.
     pub fn ok(self) -> Option<bool> {
         match self {
-            Verdict::Right => Some(true),
-            Verdict::Wrong { .. } => Some(false),
-            Verdict::Unchecked => None,
+            FileVerdict::Right => Some(true),
+            FileVerdict::Wrong { .. } => Some(false),
+            FileVerdict::Unchecked => None,
         }
     }
 }
@@ -550,7 +550,7 @@ mod tests {
     fn names_that_look_like_working_files_are_names_like_others() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("mine.part"), "mine").unwrap();
-        let long = "n".repeat(crate::manifest::LONGEST_NAME_BYTES);
+        let long = "n".repeat(crate::manifest::name::LONGEST_NAME_BYTES);
         let all = ["x", "x.part", "x.part.json", "x.part.json.a", "parts", "note.new", &long];
         let store = Store::open(Some(dir.path()), true, all).unwrap();
         store.check_names(all).unwrap();
@@ -561,7 +561,7 @@ mod tests {
         }
         for (name, incoming) in all.iter().zip(&begun) {
             let right = Some(sha256(name.as_bytes()));
-            assert_eq!(store.finish(incoming, name, right).unwrap(), Verdict::Right);
+            assert_eq!(store.finish(incoming, name, right).unwrap(), FileVerdict::Right);
         }
         drop(store);
         for name in all {
@@ -681,7 +681,7 @@ mod tests {
         incoming.write_at(0, b"hello").unwrap();
         incoming.file.set_len(1 << 30).unwrap();
         let verdict = store.finish(&incoming, "x", Some(sha256(b"hello"))).unwrap();
-        assert!(matches!(verdict, Verdict::Wrong { .. }));
+        assert!(matches!(verdict, FileVerdict::Wrong { .. }));
     }
 
     #[test]
@@ -744,13 +744,13 @@ mod tests {
         assert_eq!(incoming.write_at(0, b"hello ").unwrap(), 9);
         assert_eq!(incoming.write_at(9, b"ld").unwrap(), 11);
         assert!(!dir.path().join("x").exists());
-        assert_eq!(store.finish(&incoming, "x", Some(sha256(b"hello world"))).unwrap(), Verdict::Right);
+        assert_eq!(store.finish(&incoming, "x", Some(sha256(b"hello world"))).unwrap(), FileVerdict::Right);
         assert_eq!(fs::read(dir.path().join("x")).unwrap(), b"hello world");
 
         let incoming = store.begin("y").unwrap();
         incoming.write_at(0, b"spoiled").unwrap();
         let verdict = store.finish(&incoming, "y", Some(sha256(b"right"))).unwrap();
-        assert!(matches!(verdict, Verdict::Wrong { .. }));
+        assert!(matches!(verdict, FileVerdict::Wrong { .. }));
         assert!(!dir.path().join("y").exists());
         assert!(store.part("y").exists());
     }
@@ -764,7 +764,7 @@ mod tests {
         let incoming = store.begin("x").unwrap();
         early.write_at(4, b"late").unwrap();
         assert_eq!(incoming.write_at(0, b"whole").unwrap(), 5);
-        assert_eq!(store.finish(&incoming, "x", Some(sha256(b"whole"))).unwrap(), Verdict::Right);
+        assert_eq!(store.finish(&incoming, "x", Some(sha256(b"whole"))).unwrap(), FileVerdict::Right);
         assert_eq!(fs::read(dir.path().join("x")).unwrap(), b"whole");
     }
 
@@ -782,7 +782,7 @@ mod tests {
         assert_eq!(store.earlier("x", digest).unwrap(), Earlier::Part(11, ranges));
         let incoming = store.go_on("x", 5).unwrap();
         assert_eq!(incoming.write_at(0, b"hello ").unwrap(), 11);
-        assert_eq!(store.finish(&incoming, "x", digest).unwrap(), Verdict::Right);
+        assert_eq!(store.finish(&incoming, "x", digest).unwrap(), FileVerdict::Right);
         assert_eq!(store.earlier("x", digest).unwrap(), Earlier::Complete(11));
         assert!(store.earlier("x", Some(sha256(b"another"))).is_err());
         drop(store);
@@ -806,7 +806,7 @@ mod tests {
         let again = store.begin("wrong").unwrap();
         assert_eq!(again.write_at(0, b"other words").unwrap(), 11);
         let verdict = store.finish(&again, "wrong", Some(sha256(b"other words"))).unwrap();
-        assert_eq!(verdict, Verdict::Right);
+        assert_eq!(verdict, FileVerdict::Right);
         drop(store);
         assert_eq!(names(dir.path()), ["right", "wrong"]);
     }
@@ -829,7 +829,7 @@ mod tests {
         incoming.hash();
         assert_eq!(incoming.left_to_hash(), step as u64, "a whole step of what came in order is hashed");
         incoming.write_at(3 * step as u64 / 2, &bytes[3 * step / 2..2 * step]).unwrap();
-        assert_eq!(store.finish(&incoming, "x", Some(sha256(&bytes))).unwrap(), Verdict::Right);
+        assert_eq!(store.finish(&incoming, "x", Some(sha256(&bytes))).unwrap(), FileVerdict::Right);
         assert_eq!(incoming.left_to_hash(), 0);
     }
 

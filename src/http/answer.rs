@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::head::Options;
 use super::range::{ContentRange, Placed, content_range, file_size};
 use super::target::same_host;
-use crate::sender;
+use crate::sender_report;
 
 const MAX_HEADERS: usize = 64;
 /// How many bytes of empty lines may stand before a status line.
@@ -32,7 +32,7 @@ pub struct AnswerHead {
     /// The sha-256 of the whole file in base64, from `Repr-Digest`.
     pub sha256_base64: Option<String>,
     pub server: Option<String>,
-    /// What the server tells of its sending end (`crate::sender`).
+    /// What the server tells of its sending end (`crate::sender_report`).
     pub sender: Option<String>,
     pub location: Option<String>,
     /// How long the server asks to wait before the next request.
@@ -188,7 +188,7 @@ fn understand(response: &httparse::Response, head_bytes: usize) -> Result<Answer
             }
             "etag" if value.starts_with('"') => head.etag = Some(value.to_string()),
             "repr-digest" => head.sha256_base64 = sha256_of_digest(value),
-            sender::HEADER => head.sender = Some(value.to_string()),
+            sender_report::HEADER => head.sender = Some(value.to_string()),
             "server" => head.server = Some(value.to_string()),
             "location" => head.location = Some(value.to_string()),
             "retry-after" => head.retry_after = retry_after(value, SystemTime::now()),

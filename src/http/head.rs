@@ -28,7 +28,7 @@ pub struct RequestHead {
     /// The lists of all lines.
     pub if_match: Option<String>,
     pub if_none_match: Option<String>,
-    /// The value of `Twinlink-Sender` (`crate::sender`).
+    /// The value of `Twinlink-Sender` (`crate::sender_report`).
     pub sender: Option<String>,
 }
 
@@ -84,7 +84,7 @@ pub fn parse_request(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>, Refus
             "if-range" => drop(head.if_range.get_or_insert_with(|| ascii(value))),
             "if-match" => append(&mut head.if_match, value),
             "if-none-match" => append(&mut head.if_none_match, value),
-            crate::sender::HEADER => drop(head.sender.get_or_insert_with(|| ascii(value))),
+            crate::sender_report::HEADER => drop(head.sender.get_or_insert_with(|| ascii(value))),
             _ => {}
         }
     }

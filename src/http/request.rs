@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::sender;
+use crate::sender_report;
 
 /// A request without a body.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ impl Request<'_> {
                 let _ = write!(text, "If-Range: {etag}\r\n");
             }
         }
-        let _ = write!(text, "Twinlink-Sender: {}\r\n", sender::ask(self.congestion));
+        let _ = write!(text, "Twinlink-Sender: {}\r\n", sender_report::ask(self.congestion));
         text.push_str("User-Agent: twinlink/");
         text.push_str(env!("CARGO_PKG_VERSION"));
         text.push_str("\r\nAccept-Encoding: identity\r\n\r\n");

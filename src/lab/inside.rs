@@ -12,10 +12,11 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, isatty, setsid};
 
 use super::network::{self, Network};
-use super::servers::{self, Server};
-use super::signals::Signals;
+use super::servers;
+use super::servers::LabServer;
+use super::signals::LabSignals;
 use super::{Plan, namespaces};
-use crate::link::tc::run;
+use crate::shape::netem::tc::run;
 
 /// A large folder takes its time to be read.
 const UNTIL_READY: Duration = Duration::from_secs(120);
@@ -26,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const ONE_SIGNAL: Duration = Duration::from_millis(250);
 
 /// The whole of it; returns the command's exit code.
-pub fn run(plan: &Plan, signals: &Signals) -> Result<u8> {
+pub fn run(plan: &Plan, signals: &LabSignals) -> Result<u8> {
     namespaces::mount_own_folders()?;
     let network = network::build(plan.ipv6)?;
     namespaces::mount_hosts(&network::hosts_file(&network, plan.ipv6))?;
@@ -43,7 +44,11 @@ pub fn run(plan: &Plan, signals: &Signals) -> Result<u8> {
 }
 
 /// Waits until all servers answer. Returns the signal that ended the waiting.
-fn await_servers(servers: &mut [Server], network: &Network, signals: &Signals) -> Result<Option<Signal>> {
+fn await_servers(
+    servers: &mut [LabServer],
+    network: &Network,
+    signals: &LabSignals,
+) -> Result<Option<Signal>> {
     let began = Instant::now();
     for index in 0..servers.len() {
         while !servers[index].is_ready(&network.client)? {
@@ -60,7 +65,12 @@ fn await_servers(servers: &mut [Server], network: &Network, signals: &Signals) -
     Ok(None)
 }
 
-fn run_command(plan: &Plan, network: &Network, servers: &mut [Server], signals: &Signals) -> Result<u8> {
+fn run_command(
+    plan: &Plan,
+    network: &Network,
+    servers: &mut [LabServer],
+    signals: &LabSignals,
+) -> Result<u8> {
     let mut command = network.client.command(&plan.command[0]);
     command.args(&plan.command[1..]);
     set_environment(&mut command, plan, network);
@@ -112,7 +122,7 @@ fn set_environment(command: &mut Command, plan: &Plan, network: &Network) {
 }
 
 /// Collects the children that have ended, with their exit codes.
-fn reap(servers: &mut [Server]) -> Result<Vec<(Pid, u8)>> {
+fn reap(servers: &mut [LabServer]) -> Result<Vec<(Pid, u8)>> {
     let mut ended = Vec::new();
     loop {
         let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -130,7 +140,7 @@ fn reap(servers: &mut [Server]) -> Result<Vec<(Pid, u8)>> {
 }
 
 /// Ends the servers: asks, then insists.
-fn end(servers: &mut [Server], signals: &Signals) -> Result<()> {
+fn end(servers: &mut [LabServer], signals: &LabSignals) -> Result<()> {
     let began = Instant::now();
     reap(servers)?;
     for server in servers.iter().filter(|server| !server.has_ended) {

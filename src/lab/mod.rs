@@ -8,13 +8,13 @@
 //! one go the namespaces and mounts, because nothing else holds them. The third deletes the lab's
 //! temporary files ([`scratch`]).
 
-mod inside;
-mod namespaces;
-mod network;
-mod samples;
-mod scratch;
-mod servers;
-mod signals;
+pub(crate) mod inside;
+pub(crate) mod namespaces;
+pub(crate) mod network;
+pub(crate) mod samples;
+pub(crate) mod scratch;
+pub(crate) mod servers;
+pub(crate) mod signals;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -29,12 +29,12 @@ use nix::unistd::{ForkResult, Pid, fork};
 use crate::text::tell;
 pub use namespaces::attempt;
 use scratch::Scratch;
-use signals::Signals;
+use signals::LabSignals;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(override_usage = "twinlink lab [OPTIONS] [-- CLIENT-OPTIONS…]
        twinlink lab [OPTIONS] --exec COMMAND…")]
-pub struct Args {
+pub struct LabArgs {
     /// Folder that both servers serve; without it 160 sample segments, made once in the user's cache folder
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -64,7 +64,7 @@ pub struct Args {
 /// The links of a lab that was started without an option of the client.
 const DEFAULT_LINKS: [&str; 4] = ["--link-a", "wifi-near", "--link-b", "lte-medium"];
 
-impl Args {
+impl LabArgs {
     /// Gives the client the links that it has when nothing else is asked for.
     pub fn fill_in_links(&mut self) {
         let named = ["TWINLINK_LINK_A", "TWINLINK_LINK_B", "TWINLINK_AIR"].map(std::env::var_os);
@@ -82,11 +82,11 @@ impl Args {
 }
 
 /// A lab that is about to be built: every path is absolute, every folder was found.
-struct Plan {
+pub(crate) struct Plan {
     /// The program itself.
     program: PathBuf,
     command: Vec<OsString>,
-    servers: Option<servers::Wanted>,
+    servers: Option<servers::ServerRequest>,
     ipv6: bool,
     scratch: PathBuf,
 }
@@ -96,7 +96,7 @@ struct Plan {
 ///
 /// # Errors
 /// A folder is missing, the kernel refuses a namespace, or a server does not get ready.
-pub fn main(args: Args) -> Result<ExitCode> {
+pub fn main(args: LabArgs) -> Result<ExitCode> {
     let program = std::env::current_exe().context("cannot find the program itself")?;
     let command = match args.client_arguments() {
         Some(arguments) => std::iter::once(program.clone().into()).chain(arguments).collect(),
@@ -106,9 +106,9 @@ pub fn main(args: Args) -> Result<ExitCode> {
     let data_b = args.data_b.as_deref().map(folder).transpose()?;
     let logs = args.server_logs.as_deref().map(log_folder).transpose()?;
     let scratch = Scratch::new()?;
-    let signals = Signals::block()?;
+    let signals = LabSignals::block()?;
     let servers =
-        args.servers.is_none().then_some(servers::Wanted { data, data_b, command: args.server, logs });
+        args.servers.is_none().then_some(servers::ServerRequest { data, data_b, command: args.server, logs });
     let plan = Plan { program, command, servers, ipv6: args.ipv6, scratch: scratch.path().to_path_buf() };
     namespaces::enter()?;
     let lifeline = namespaces::Lifeline::new()?;
@@ -127,7 +127,7 @@ pub fn main(args: Args) -> Result<ExitCode> {
 }
 
 /// Passes signals on to the lab's first process until that has ended; returns its exit code.
-fn supervise(first: Pid, signals: &Signals) -> Result<u8> {
+fn supervise(first: Pid, signals: &LabSignals) -> Result<u8> {
     loop {
         let Some(received) = signals.wait(None)? else { continue };
         match received.signal {

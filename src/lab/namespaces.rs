@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{getegid, geteuid, pipe2};
 
-use crate::link::lab;
+use crate::shape::guard;
 
 const CAP_NET_ADMIN: u64 = 1 << 12;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -31,7 +31,7 @@ pub fn enter() -> Result<()> {
     let own = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     let needed = CAP_NET_ADMIN | CAP_SYS_ADMIN;
     let (uid, gid) = (geteuid(), getegid());
-    let is_rootless = lab::effective_capabilities().is_none_or(|set| set & needed != needed);
+    let is_rootless = guard::effective_capabilities().is_none_or(|set| set & needed != needed);
     if is_rootless {
         unshare(own | CloneFlags::CLONE_NEWUSER).map_err(refusal)?;
         // Without this the kernel lets no ordinary user map a group.

@@ -12,7 +12,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::signals;
-use crate::link::tc::run::{self, Tool};
+use crate::shape::netem::tc::run;
+use crate::shape::netem::tc::run::Tool;
 
 /// The port that servers listen on.
 pub const PORT: u16 = 4455;

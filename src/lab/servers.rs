@@ -14,10 +14,10 @@ use nix::unistd::{Pid, setsid};
 
 use super::network::{Host, Network, PORT};
 use super::samples;
-use crate::server::health;
+use crate::commands::health;
 
 /// What is to be started.
-pub struct Wanted {
+pub struct ServerRequest {
     /// What both serve; the sample segments where nothing is said.
     pub data: Option<PathBuf>,
     /// What server b serves, where it differs.
@@ -29,7 +29,7 @@ pub struct Wanted {
 }
 
 /// A server that was started.
-pub struct Server {
+pub struct LabServer {
     pub name: &'static str,
     pub pid: Pid,
     pub has_ended: bool,
@@ -44,12 +44,12 @@ pub struct Server {
 /// # Errors
 /// There are no segments and none can be made, a log cannot be written, or the program cannot be started.
 pub fn start(
-    wanted: &Wanted,
+    wanted: &ServerRequest,
     network: &Network,
     program: &Path,
     scratch: &Path,
     ipv6: bool,
-) -> Result<Vec<Server>> {
+) -> Result<Vec<LabServer>> {
     let data = wanted.data.clone().map_or_else(|| samples::folder(scratch), Ok)?;
     let both = [(&network.server_a, &data), (&network.server_b, wanted.data_b.as_ref().unwrap_or(&data))];
     both.into_iter()
@@ -79,7 +79,7 @@ pub fn start(
             let pid = spawn(host, &line, &log)?;
             let address = SocketAddr::new(address.parse()?, PORT);
             let is_own = wanted.command.is_none();
-            Ok(Server { name: host.name, pid, has_ended: false, log, address, is_own })
+            Ok(LabServer { name: host.name, pid, has_ended: false, log, address, is_own })
         })
         .collect()
 }
@@ -104,12 +104,12 @@ fn fill_in(command: &str, data: &Path, address: &str, name: &str) -> String {
         .replace("{NAME}", name)
 }
 
-impl Server {
+impl LabServer {
     /// Returns true if it answers, asked from `client`.
     pub fn is_ready(&self, client: &Host) -> Result<bool> {
         client.within(|| {
             if self.is_own {
-                health::main(health::Args { server: self.address.to_string() }).is_ok()
+                health::main(health::HealthArgs { server: self.address.to_string() }).is_ok()
             } else {
                 TcpStream::connect_timeout(&self.address, Duration::from_secs(2)).is_ok()
             }

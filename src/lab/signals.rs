@@ -11,29 +11,29 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 /// Signals that a lab passes on to its command, unless it was started with them ignored.
 const PASSED_ON: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
-pub struct Signals {
+pub struct LabSignals {
     file: SignalFd,
 }
 
-pub struct Received {
+pub struct ReceivedSignal {
     pub signal: Signal,
     /// The kernel sent it to all of the terminal's foreground processes.
     pub from_terminal: bool,
 }
 
-impl Signals {
+impl LabSignals {
     /// Blocks the signals, here and in every child process that is not [`reset`].
-    pub fn block() -> Result<Signals> {
+    pub fn block() -> Result<LabSignals> {
         let mut set = SigSet::empty();
         set.add(Signal::SIGCHLD);
         PASSED_ON.into_iter().filter(|&signal| !is_ignored(signal)).for_each(|signal| set.add(signal));
         set.thread_block().context("cannot block signals")?;
         let file = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
-        Ok(Signals { file: file.context("cannot listen for signals")? })
+        Ok(LabSignals { file: file.context("cannot listen for signals")? })
     }
 
     /// Returns the next signal; none when `patience` is over. Without patience it waits as long as it takes.
-    pub fn wait(&self, patience: Option<Duration>) -> Result<Option<Received>> {
+    pub fn wait(&self, patience: Option<Duration>) -> Result<Option<ReceivedSignal>> {
         let timeout = patience.map_or(PollTimeout::NONE, |patience| {
             PollTimeout::try_from(patience.as_millis()).unwrap_or(PollTimeout::MAX)
         });
@@ -43,7 +43,7 @@ impl Signals {
         }
         let Some(info) = self.file.read_signal().context("cannot read a signal")? else { return Ok(None) };
         let signal = Signal::try_from(info.ssi_signo as i32).context("cannot tell which signal came")?;
-        Ok(Some(Received { signal, from_terminal: info.ssi_code == libc::SI_KERNEL }))
+        Ok(Some(ReceivedSignal { signal, from_terminal: info.ssi_code == libc::SI_KERNEL }))
     }
 }
 

@@ -3,15 +3,15 @@
 
 use std::fmt::Write;
 
-use super::compare::{Cell, Place, Study};
+use super::compare::{Condition, Entrant, Study};
 use super::plot::{escape, stacked};
 use super::stats;
 use super::words::{seconds, short};
 use crate::units::LinkId;
 
 /// The time of each schedule as a bar, with its interval, and the bound as a line.
-pub fn bars(place: &Place) -> String {
-    let top = |cell: &Cell| cell.elapsed_ms.map(|time| time.high.max(time.median));
+pub fn bars(place: &Condition) -> String {
+    let top = |cell: &Entrant| cell.elapsed_ms.map(|time| time.high.max(time.median));
     let longest = place.cells.iter().filter_map(top).fold(0.0, f64::max);
     let bound = stats::median(place.cells.iter().filter_map(|cell| cell.bound_ms));
     let at = |ms: f64| if longest > 0.0 { ms / longest * 100.0 } else { 0.0 };
@@ -51,7 +51,7 @@ pub fn bars(place: &Place) -> String {
 }
 
 /// The numbers of a place.
-pub fn table(place: &Place) -> String {
+pub fn table(place: &Condition) -> String {
     let mut rows = String::new();
     for (index, cell) in place.cells.iter().enumerate() {
         let dash = |text: Option<String>| text.unwrap_or_else(|| "–".into());
@@ -94,9 +94,9 @@ pub fn table(place: &Place) -> String {
 pub type Field = (String, Option<f64>);
 
 /// Schedules by places; places where nothing has a value are left out, and so is an empty matrix.
-pub fn matrix(study: &Study, of: impl Fn(&Place, &Cell) -> Option<Field>) -> Option<String> {
-    let field = |place: &Place, label: &str| place.cell(label).and_then(|cell| of(place, cell));
-    let places: Vec<&Place> = study
+pub fn matrix(study: &Study, of: impl Fn(&Condition, &Entrant) -> Option<Field>) -> Option<String> {
+    let field = |place: &Condition, label: &str| place.cell(label).and_then(|cell| of(place, cell));
+    let places: Vec<&Condition> = study
         .places
         .iter()
         .filter(|place| study.labels.iter().any(|label| field(place, label).is_some()))
@@ -165,10 +165,10 @@ pub fn predictions(study: &Study) -> Option<String> {
 }
 
 pub fn viewers(study: &Study) -> Option<String> {
-    let some = |cell: &Cell| cell.median(|end| end.qoe.as_ref()?.startup_delay_ms);
+    let some = |cell: &Entrant| cell.median(|end| end.qoe.as_ref()?.startup_delay_ms);
     matrix(study, |_, cell| {
         let startup = some(cell)?;
-        let of = |field: fn(&crate::record::Qoe) -> Option<f64>| {
+        let of = |field: fn(&crate::log::schema::Qoe) -> Option<f64>| {
             cell.median(|end| field(end.qoe.as_ref()?)).unwrap_or(0.0)
         };
         let count = of(|qoe| Some(qoe.rebuffer_count as f64));
@@ -190,12 +190,12 @@ pub fn viewers(study: &Study) -> Option<String> {
 
 /// How long segments took from their request to their last byte, on each link: 5 to 95 %, the middle
 /// half, the median.
-pub fn segment_times(place: &Place) -> Option<String> {
-    let times = |cell: &Cell, link: LinkId| {
+pub fn segment_times(place: &Condition) -> Option<String> {
+    let times = |cell: &Entrant, link: LinkId| {
         let segments = cell.all_runs().flat_map(|run| &run.segments).filter(|segment| segment.link == link);
         stats::sorted(segments.map(|segment| segment.done_ms - segment.requested_ms))
     };
-    let spans: Vec<(&Cell, [Option<[f64; 5]>; 2])> = place
+    let spans: Vec<(&Entrant, [Option<[f64; 5]>; 2])> = place
         .cells
         .iter()
         .map(|cell| {

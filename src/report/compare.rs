@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::load::Loaded;
-use super::run::{Group, Run, Sweep};
+use super::run::{Group, LoggedRun, SweepFile};
 use super::split::{self, Split};
 use super::stats::{self, Difference, Estimate};
 use super::words;
-use crate::record::{PerLink, RunEnd};
+use crate::log::schema::{PerLink, RunEnd};
 use crate::units::{Direction, LinkId};
 
 /// The chance in every interval starts here, so that a report made twice says the same.
@@ -27,29 +27,29 @@ pub struct Study<'a> {
     pub group: &'a Group,
     /// The labels of all cells, in the order of the tables.
     pub labels: Vec<String>,
-    pub places: Vec<Place<'a>>,
+    pub places: Vec<Condition<'a>>,
     /// What went wrong in the experiment beside its runs.
     pub faults: Vec<String>,
 }
 
 /// One condition of the links.
 #[derive(Clone, Debug, Serialize)]
-pub struct Place<'a> {
+pub struct Condition<'a> {
     pub condition: String,
     /// "shared" or "independent".
     pub channel: String,
-    pub cells: Vec<Cell<'a>>,
+    pub cells: Vec<Entrant<'a>>,
     /// Index of the cell with the least median time.
     pub best: Option<usize>,
     /// What each link carried by itself and beside the other, where that was measured.
-    pub throughput: Option<Throughput>,
+    pub throughput: Option<MedianThroughput>,
     /// The best ratio against the ratio of the measured throughputs.
     pub split: Option<Split>,
 }
 
 /// Medians over the blocks, kbit/s of payload.
 #[derive(Clone, Debug, Serialize)]
-pub struct Throughput {
+pub struct MedianThroughput {
     /// "alone": each while the other rested; "probe": the probes before the runs.
     pub source: &'static str,
     pub alone_kbit: PerLink<f64>,
@@ -59,20 +59,20 @@ pub struct Throughput {
 
 /// One way to do it in a place, and how its repetitions went.
 #[derive(Clone, Debug, Serialize)]
-pub struct Cell<'a> {
+pub struct Entrant<'a> {
     pub label: String,
     pub schedule: String,
     pub pipeline: String,
     pub congestion: Option<String>,
     #[serde(skip)]
-    pub runs: Vec<Done<'a>>,
+    pub runs: Vec<CompleteRun<'a>>,
     /// Runs that ended without every file, or never.
     #[serde(skip)]
-    pub failed: Vec<&'a Run>,
+    pub failed: Vec<&'a LoggedRun>,
     pub failures: usize,
     /// Runs that fetched everything but met faults meanwhile, and so say nothing of their profile.
     #[serde(skip)]
-    pub faulty: Vec<&'a Run>,
+    pub faulty: Vec<&'a LoggedRun>,
     pub left_out: usize,
     /// Why these failed, the most frequent reason first.
     pub reasons: Vec<Reason>,
@@ -97,25 +97,25 @@ pub struct Reason {
 
 /// A run that fetched everything.
 #[derive(Clone, Copy, Debug)]
-pub struct Done<'a> {
-    pub run: &'a Run,
+pub struct CompleteRun<'a> {
+    pub run: &'a LoggedRun,
     pub end: &'a RunEnd,
     pub elapsed_ms: f64,
     pub block: Option<u64>,
 }
 
-impl Place<'_> {
+impl Condition<'_> {
     pub fn name(&self) -> String {
         let shared = if self.channel == "shared" { ", shared channel" } else { "" };
         format!("{}{shared}", self.condition)
     }
 
-    pub fn cell(&self, label: &str) -> Option<&Cell<'_>> {
+    pub fn cell(&self, label: &str) -> Option<&Entrant<'_>> {
         self.cells.iter().find(|cell| cell.label == label)
     }
 }
 
-impl<'a> Cell<'a> {
+impl<'a> Entrant<'a> {
     /// The median of what the runs' ends say; of those that say it.
     pub fn median(&self, of: impl Fn(&RunEnd) -> Option<f64>) -> Option<f64> {
         stats::median(self.runs.iter().filter_map(|done| of(done.end)))
@@ -123,24 +123,24 @@ impl<'a> Cell<'a> {
 
     /// The run whose time is nearest to the median: the one to look at. Where none was complete, the
     /// one that came furthest.
-    pub fn representative(&self) -> Option<&'a Run> {
+    pub fn representative(&self) -> Option<&'a LoggedRun> {
         let Some(middle) = self.elapsed_ms.map(|estimate| estimate.median) else {
             let apart = self.failed.iter().chain(&self.faulty);
             return apart.max_by_key(|run| run.segments.len()).copied();
         };
-        let far = |done: &&Done| (done.elapsed_ms - middle).abs();
+        let far = |done: &&CompleteRun| (done.elapsed_ms - middle).abs();
         self.runs.iter().min_by(|x, y| far(x).total_cmp(&far(y))).map(|done| done.run)
     }
 
-    pub fn all_runs(&self) -> impl Iterator<Item = &'a Run> {
+    pub fn all_runs(&self) -> impl Iterator<Item = &'a LoggedRun> {
         let apart = self.failed.iter().chain(&self.faulty).copied();
         self.runs.iter().map(|done| done.run).chain(apart)
     }
 }
 
 /// How much longer the cell `x` takes than `y`: block by block where both ran in the same blocks.
-pub fn difference(x: &Cell, y: &Cell) -> Option<Difference> {
-    let by_block = |cell: &Cell| -> BTreeMap<u64, f64> {
+pub fn difference(x: &Entrant, y: &Entrant) -> Option<Difference> {
+    let by_block = |cell: &Entrant| -> BTreeMap<u64, f64> {
         cell.runs.iter().filter_map(|done| Some((done.block?, done.elapsed_ms))).collect()
     };
     let (bx, by) = (by_block(x), by_block(y));
@@ -148,7 +148,7 @@ pub fn difference(x: &Cell, y: &Cell) -> Option<Difference> {
     if !pairs.is_empty() {
         return stats::paired(&pairs, SEED);
     }
-    let times = |cell: &Cell| -> Vec<f64> { cell.runs.iter().map(|done| done.elapsed_ms).collect() };
+    let times = |cell: &Entrant| -> Vec<f64> { cell.runs.iter().map(|done| done.elapsed_ms).collect() };
     stats::unpaired(&times(x), &times(y), SEED)
 }
 
@@ -160,7 +160,7 @@ pub fn studies(loaded: &Loaded, with_faulty: bool) -> Vec<Study<'_>> {
 
 /// What tells a run's cell apart from others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
+pub struct CellKey {
     pub condition: String,
     pub channel: String,
     pub schedule: String,
@@ -169,15 +169,15 @@ pub struct Key {
 }
 
 fn study(group: &Group, with_faulty: bool) -> Study<'_> {
-    let mut runs: Vec<(Key, Option<u64>, &Run)> =
+    let mut runs: Vec<(CellKey, Option<u64>, &LoggedRun)> =
         group.runs.iter().filter_map(|run| key(run).map(|(key, block)| (key, block, run))).collect();
     tell_sizes_apart(&mut runs);
-    let several = |of: fn(&Key) -> Option<&str>| {
+    let several = |of: fn(&CellKey) -> Option<&str>| {
         runs.iter().map(|(key, _, _)| of(key)).collect::<BTreeSet<_>>().len() > 1
     };
     let (pipelines, congestions) =
         (several(|key| Some(&key.pipeline)), several(|key| key.congestion.as_deref()));
-    let label = |key: &Key| {
+    let label = |key: &CellKey| {
         let mut label = key.schedule.clone();
         if pipelines {
             label += &format!(", pipeline {}", key.pipeline);
@@ -190,13 +190,13 @@ fn study(group: &Group, with_faulty: bool) -> Study<'_> {
 
     // Places and cells keep the order in which an experiment's author thinks: that of first mention,
     // which the order of runs hides; so places go by name, and schedules by the share of link a.
-    let mut places: BTreeMap<(String, String), BTreeMap<Key, Cell>> = BTreeMap::new();
+    let mut places: BTreeMap<(String, String), BTreeMap<CellKey, Entrant>> = BTreeMap::new();
     for (key, block, run) in &runs {
         let place = places.entry((key.condition.clone(), key.channel.clone())).or_default();
-        let cell = place.entry(key.clone()).or_insert_with(|| Cell::new(label(key), key));
+        let cell = place.entry(key.clone()).or_insert_with(|| Entrant::new(label(key), key));
         cell.add(run, *block, with_faulty);
     }
-    let mut labels: Vec<(Order, String)> = runs
+    let mut labels: Vec<(EntrantOrder, String)> = runs
         .iter()
         .map(|(key, _, _)| (order(key), label(key)))
         .collect::<BTreeSet<_>>()
@@ -204,12 +204,12 @@ fn study(group: &Group, with_faulty: bool) -> Study<'_> {
         .collect();
     labels.dedup_by(|x, y| x.1 == y.1);
     let labels: Vec<String> = labels.into_iter().map(|(_, label)| label).collect();
-    let mut places: Vec<Place> = places
+    let mut places: Vec<Condition> = places
         .into_iter()
         .map(|((condition, channel), cells)| place(group, condition, channel, cells.into_values(), &labels))
         .collect();
     places.sort_by(|x, y| {
-        let by = |place: &Place| (place.channel.clone(), distance(&place.condition));
+        let by = |place: &Condition| (place.channel.clone(), distance(&place.condition));
         let number = first_number(&x.condition).total_cmp(&first_number(&y.condition));
         by(x).cmp(&by(y)).then(number).then_with(|| x.condition.cmp(&y.condition))
     });
@@ -233,7 +233,7 @@ fn title(group: &Group) -> String {
     if let Some(start) = group.sweep.as_ref().and_then(|sweep| sweep.starts.first()) {
         return start.experiment.clone();
     }
-    match (group.runs.iter().find_map(Run::experiment), &group.runs[..]) {
+    match (group.runs.iter().find_map(LoggedRun::experiment), &group.runs[..]) {
         (Some(name), _) => name.into(),
         (None, [run]) => format!("run {}", run.name),
         (None, runs) => format!("{} runs", runs.len()),
@@ -241,19 +241,19 @@ fn title(group: &Group) -> String {
 }
 
 /// Where in the tables a cell comes: ratios by the share of link a, then the rest by name.
-type Order = (u64, String, u64, Option<String>);
+type EntrantOrder = (u64, String, u64, Option<String>);
 
-fn order(key: &Key) -> Order {
+fn order(key: &CellKey) -> EntrantOrder {
     let share = split::share_a(&key.schedule).map_or(u64::MAX, |share| (share * 1e9) as u64);
     let depth = key.pipeline.parse().unwrap_or(u64::MAX);
     (share, key.schedule.clone(), depth, key.congestion.clone())
 }
 
 /// Which cell a run is, and its block. None for a run that did not even begin.
-pub fn key(run: &Run) -> Option<(Key, Option<u64>)> {
+pub fn key(run: &LoggedRun) -> Option<(CellKey, Option<u64>)> {
     let start = run.start.as_ref()?;
     if let Some(cell) = &start.cell {
-        let key = Key {
+        let key = CellKey {
             condition: cell.condition.clone(),
             channel: cell.channel.clone(),
             schedule: cell.schedule.clone(),
@@ -263,7 +263,7 @@ pub fn key(run: &Run) -> Option<(Key, Option<u64>)> {
         return Some((key, Some(cell.block)));
     }
     let changed = run.links.iter().any(|link| matches!(link.data.action.as_str(), "changed" | "cleared"));
-    let key = Key {
+    let key = CellKey {
         condition: format!(
             "{} and {}{}",
             profile(run, LinkId::A),
@@ -279,15 +279,15 @@ pub fn key(run: &Run) -> Option<(Key, Option<u64>)> {
 }
 
 /// The profile that a link began with, "unshaped" for none.
-pub fn profile(run: &Run, link: LinkId) -> &str {
+pub fn profile(run: &LoggedRun, link: LinkId) -> &str {
     let mut records = run.links.iter().map(|timed| &timed.data);
     let first = records.find(|record| record.link == link && record.direction == Direction::Down);
     first.and_then(|record| record.profile.as_deref()).unwrap_or("unshaped")
 }
 
 /// Runs of different lists of files are not compared with each other.
-fn tell_sizes_apart(runs: &mut [(Key, Option<u64>, &Run)]) {
-    let files = |run: &Run| run.start.as_ref().and_then(|start| start.files);
+fn tell_sizes_apart(runs: &mut [(CellKey, Option<u64>, &LoggedRun)]) {
+    let files = |run: &LoggedRun| run.start.as_ref().and_then(|start| start.files);
     let sizes: BTreeSet<u64> = runs.iter().filter_map(|(_, _, run)| files(run)).collect();
     if sizes.len() > 1 {
         for (key, block, run) in runs {
@@ -298,9 +298,9 @@ fn tell_sizes_apart(runs: &mut [(Key, Option<u64>, &Run)]) {
     }
 }
 
-impl<'a> Cell<'a> {
-    fn new(label: String, key: &Key) -> Cell<'a> {
-        Cell {
+impl<'a> Entrant<'a> {
+    fn new(label: String, key: &CellKey) -> Entrant<'a> {
+        Entrant {
             label,
             schedule: key.schedule.clone(),
             pipeline: key.pipeline.clone(),
@@ -320,16 +320,16 @@ impl<'a> Cell<'a> {
         }
     }
 
-    fn add(&mut self, run: &'a Run, block: Option<u64>, with_faulty: bool) {
+    fn add(&mut self, run: &'a LoggedRun, block: Option<u64>, with_faulty: bool) {
         let complete = run.end.as_ref().filter(|end| end.exit == "ok");
         match complete.and_then(|end| Some((end, end.elapsed_ms?))) {
             Some(_) if !with_faulty && run.met().next().is_some() => self.faulty.push(run),
-            Some((end, elapsed_ms)) => self.runs.push(Done { run, end, elapsed_ms, block }),
+            Some((end, elapsed_ms)) => self.runs.push(CompleteRun { run, end, elapsed_ms, block }),
             None => self.failed.push(run),
         }
     }
 
-    fn sum_up(&mut self, sweep: Option<&Sweep>) {
+    fn sum_up(&mut self, sweep: Option<&SweepFile>) {
         let times: Vec<f64> = self.runs.iter().map(|done| done.elapsed_ms).collect();
         self.failures = self.failed.len();
         self.left_out = self.faulty.len();
@@ -344,7 +344,7 @@ impl<'a> Cell<'a> {
 }
 
 /// Why runs failed: as they say themselves, else as their experiment does.
-fn reasons(failed: &[&Run], sweep: Option<&Sweep>) -> Vec<Reason> {
+fn reasons(failed: &[&LoggedRun], sweep: Option<&SweepFile>) -> Vec<Reason> {
     let mut reasons: Vec<Reason> = Vec::new();
     for run in failed {
         let cell_end = || sweep?.cells.iter().find(|end| end.run == run.name);
@@ -364,13 +364,13 @@ fn place<'a>(
     group: &Group,
     condition: String,
     channel: String,
-    cells: impl Iterator<Item = Cell<'a>>,
+    cells: impl Iterator<Item = Entrant<'a>>,
     labels: &[String],
-) -> Place<'a> {
-    let mut cells: Vec<Cell> = cells.collect();
+) -> Condition<'a> {
+    let mut cells: Vec<Entrant> = cells.collect();
     cells.sort_by_key(|cell| labels.iter().position(|label| *label == cell.label));
     cells.iter_mut().for_each(|cell| cell.sum_up(group.sweep.as_ref()));
-    let time = |cell: &Cell| cell.elapsed_ms.map(|estimate| estimate.median);
+    let time = |cell: &Entrant| cell.elapsed_ms.map(|estimate| estimate.median);
     let best = (0..cells.len())
         .filter_map(|index| Some((index, time(&cells[index])?)))
         .min_by(|x, y| x.1.total_cmp(&y.1))
@@ -382,11 +382,11 @@ fn place<'a>(
     }
     let throughput = throughput(group, &condition, &channel, &cells);
     let split = split::split(&cells, throughput.as_ref());
-    Place { condition, channel, cells, best, throughput, split }
+    Condition { condition, channel, cells, best, throughput, split }
 }
 
 /// What the links carried: as the experiment measured it, else as the probes before the runs did.
-fn throughput(group: &Group, condition: &str, channel: &str, cells: &[Cell]) -> Option<Throughput> {
+fn throughput(group: &Group, condition: &str, channel: &str, cells: &[Entrant]) -> Option<MedianThroughput> {
     let measured: Vec<_> = group
         .sweep
         .iter()
@@ -400,7 +400,7 @@ fn throughput(group: &Group, condition: &str, channel: &str, cells: &[Cell]) -> 
         let together =
             |link| stats::median(measured.iter().filter_map(|record| *record.together_kbit.get(link)));
         let together_kbit = both(&together);
-        return Some(Throughput { source: "alone", alone_kbit, together_kbit, n: measured.len() });
+        return Some(MedianThroughput { source: "alone", alone_kbit, together_kbit, n: measured.len() });
     }
     let runs = || cells.iter().flat_map(|cell| cell.runs.iter().map(|done| done.run));
     let probed = |link: LinkId| {
@@ -409,5 +409,5 @@ fn throughput(group: &Group, condition: &str, channel: &str, cells: &[Cell]) -> 
         stats::median(down.filter_map(|probe| probe.goodput_kbit))
     };
     let n = runs().filter(|run| !run.probes.is_empty()).count();
-    Some(Throughput { source: "probe", alone_kbit: both(&probed)?, together_kbit: None, n })
+    Some(MedianThroughput { source: "probe", alone_kbit: both(&probed)?, together_kbit: None, n })
 }

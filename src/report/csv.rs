@@ -10,9 +10,10 @@ use anyhow::Result;
 
 use super::compare;
 use super::load::Loaded;
-use super::run::{Run, Timed};
-use crate::record::{
-    self, Fault, Link, LinkTotals, Part, Probe, RunEnd, Sample, Segment, Server, Shaping, TcpInfo, Throughput,
+use super::run::{LoggedRun, Timed};
+use crate::log::schema;
+use crate::log::schema::{
+    Fault, Link, LinkTotals, Part, Probe, RunEnd, Sample, Segment, Server, Shaping, TcpInfo, Throughput,
 };
 use crate::results::Folder;
 use crate::text::visible;
@@ -27,7 +28,7 @@ pub fn write(loaded: &Loaded, dir: &Folder) -> Result<()> {
     let of_run = |run| (run, run);
     table(dir, "runs.csv", RUNS, runs().map(of_run))?;
     table(dir, "segments.csv", SEGMENTS, runs().flat_map(|run| run.segments.iter().map(move |s| (run, s))))?;
-    let parts: Vec<((&Run, &Segment), &Part)> = runs()
+    let parts: Vec<((&LoggedRun, &Segment), &Part)> = runs()
         .flat_map(|run| run.segments.iter().map(move |segment| (run, segment)))
         .flat_map(|of| of.1.parts.iter().map(move |part| (of, part)))
         .collect();
@@ -76,37 +77,37 @@ fn or_empty<T: Display>(value: Option<T>) -> String {
     value.map_or(String::new(), |value| text(&value.to_string()))
 }
 
-fn end<T: Display>(run: &Run, of: impl Fn(&RunEnd) -> Option<T>) -> String {
+fn end<T: Display>(run: &LoggedRun, of: impl Fn(&RunEnd) -> Option<T>) -> String {
     or_empty(run.end.as_ref().and_then(of))
 }
 
-fn start<T: Display>(run: &Run, of: impl Fn(&record::RunStart) -> Option<T>) -> String {
+fn start<T: Display>(run: &LoggedRun, of: impl Fn(&schema::RunStart) -> Option<T>) -> String {
     or_empty(run.start.as_ref().and_then(of))
 }
 
-fn cell<T: Display>(run: &Run, of: impl Fn(&record::Cell) -> T) -> String {
+fn cell<T: Display>(run: &LoggedRun, of: impl Fn(&schema::Cell) -> T) -> String {
     start(run, |start| start.cell.as_ref().map(&of))
 }
 
-fn totals<T: Display>(run: &Run, link: LinkId, of: impl Fn(&LinkTotals) -> Option<T>) -> String {
+fn totals<T: Display>(run: &LoggedRun, link: LinkId, of: impl Fn(&LinkTotals) -> Option<T>) -> String {
     end(run, |end| of(end.links.get(link)))
 }
 
-fn qoe<T: Display>(run: &Run, of: impl Fn(&record::Qoe) -> Option<T>) -> String {
+fn qoe<T: Display>(run: &LoggedRun, of: impl Fn(&schema::Qoe) -> Option<T>) -> String {
     end(run, |end| end.qoe.as_ref().and_then(&of))
 }
 
 /// What the first record of a link's way down says.
-fn first_down<T: Display>(run: &Run, link: LinkId, of: impl Fn(&Link) -> T) -> String {
+fn first_down<T: Display>(run: &LoggedRun, link: LinkId, of: impl Fn(&Link) -> T) -> String {
     let mut records = run.links.iter().map(|timed| &timed.data);
     or_empty(records.find(|record| record.link == link && record.direction == Direction::Down).map(of))
 }
 
-fn server<T: Display>(run: &Run, link: LinkId, of: impl Fn(&Server) -> Option<T>) -> String {
+fn server<T: Display>(run: &LoggedRun, link: LinkId, of: impl Fn(&Server) -> Option<T>) -> String {
     start(run, |start| of(start.servers.get(link)))
 }
 
-const RUNS: &[Column<Run, Run>] = &[
+const RUNS: &[Column<LoggedRun, LoggedRun>] = &[
     ("run", |r, _| text(&r.name)),
     ("experiment", |r, _| cell(r, |c| c.experiment.clone())),
     ("index", |r, _| cell(r, |c| c.index)),
@@ -160,7 +161,7 @@ const RUNS: &[Column<Run, Run>] = &[
     ("log", |r, _| text(&r.path.display().to_string())),
 ];
 
-const SEGMENTS: &[Column<Run, Segment>] = &[
+const SEGMENTS: &[Column<LoggedRun, Segment>] = &[
     ("run", |r, _| text(&r.name)),
     ("name", |_, s| text(&s.name)),
     ("index", |_, s| s.index.to_string()),
@@ -175,7 +176,7 @@ const SEGMENTS: &[Column<Run, Segment>] = &[
 ];
 
 /// Columns of `parts.csv`; a function, because a constant's types cannot name how long a run lives.
-fn part_columns<'a>() -> [Column<(&'a Run, &'a Segment), Part>; 8] {
+fn part_columns<'a>() -> [Column<(&'a LoggedRun, &'a Segment), Part>; 8] {
     [
         ("run", |of, _| text(&of.0.name)),
         ("name", |of, _| text(&of.1.name)),
@@ -206,7 +207,7 @@ fn busy(sample: &Timed<Sample>, station: &str) -> String {
     or_empty(stations.into_iter().find(|busy| busy.station == station).map(|busy| busy.busy_pct))
 }
 
-const SAMPLES: &[Column<Run, Timed<Sample>>] = &[
+const SAMPLES: &[Column<LoggedRun, Timed<Sample>>] = &[
     ("run", |r, _| text(&r.name)),
     ("t_ms", |_, s| s.at_ms.to_string()),
     ("link", |_, s| s.data.link.to_string()),
@@ -242,11 +243,11 @@ const SAMPLES: &[Column<Run, Timed<Sample>>] = &[
     ("air_busy_server_b_pct", |_, s| busy(s, "server-b")),
 ];
 
-fn asked<T: Display>(link: &Timed<Link>, of: impl Fn(&record::LinkShape) -> Option<T>) -> String {
+fn asked<T: Display>(link: &Timed<Link>, of: impl Fn(&schema::LinkShape) -> Option<T>) -> String {
     or_empty(link.data.asked.as_ref().and_then(of))
 }
 
-const LINKS: &[Column<Run, Timed<Link>>] = &[
+const LINKS: &[Column<LoggedRun, Timed<Link>>] = &[
     ("run", |r, _| text(&r.name)),
     ("t_ms", |_, l| l.at_ms.to_string()),
     ("link", |_, l| l.data.link.to_string()),
@@ -269,7 +270,7 @@ const LINKS: &[Column<Run, Timed<Link>>] = &[
     ("late_ms", |_, l| or_empty(l.data.late_ms)),
 ];
 
-const PROBES: &[Column<Run, Probe>] = &[
+const PROBES: &[Column<LoggedRun, Probe>] = &[
     ("run", |r, _| text(&r.name)),
     ("link", |_, p| p.link.to_string()),
     ("direction", |_, p| p.direction.to_string()),

@@ -4,10 +4,10 @@
 use std::fmt::Write;
 
 use super::charts;
-use super::compare::{Cell, Place, Study};
+use super::compare::{Condition, Entrant, Study};
 use super::load::{Loaded, Problem};
 use super::plot::escape;
-use super::run::Run;
+use super::run::LoggedRun;
 use super::setting;
 use super::timeline::{self, Detail};
 use super::words::{self, mbit, seconds, short};
@@ -54,7 +54,7 @@ pub fn page(loaded: &Loaded, studies: &[Study]) -> String {
 }
 
 fn subtitle(loaded: &Loaded, studies: &[Study]) -> String {
-    let runs: Vec<&Run> = loaded.runs().collect();
+    let runs: Vec<&LoggedRun> = loaded.runs().collect();
     let mut when: Vec<&str> =
         runs.iter().filter_map(|run| Some(run.start.as_ref()?.wall_clock.as_str())).collect();
     when.sort_unstable();
@@ -107,7 +107,7 @@ fn section_of(study: &Study, named: bool) -> String {
     for place in &study.places {
         let said: String =
             words::verdict(place).iter().map(|sentence| format!("<p>{}</p>", escape(sentence))).collect();
-        let met = place.cells.iter().flat_map(Cell::all_runs).any(|run| run.met().next().is_some());
+        let met = place.cells.iter().flat_map(Entrant::all_runs).any(|run| run.met().next().is_some());
         let class = if met { " faulty" } else { "" };
         let _ = write!(text, "<div class=\"verdict{class}\"><h3>{}</h3>{said}</div>", escape(&place.name()));
     }
@@ -136,7 +136,7 @@ fn section_of(study: &Study, named: bool) -> String {
 }
 
 /// What a single run came to, in figures and in words.
-fn one_run(run: &Run) -> String {
+fn one_run(run: &LoggedRun) -> String {
     let mut text = String::from("<div class=\"facts\">");
     let mut fact = |value: Option<String>, what: &str| {
         if let Some(value) = value {
@@ -236,7 +236,7 @@ fn throughputs(study: &Study) -> String {
 
 /// A timeline for each cell's median run, as many as the page can bear.
 fn timelines(studies: &[Study]) -> String {
-    let cells: Vec<(&Study, &Place, usize, &Cell)> = studies
+    let cells: Vec<(&Study, &Condition, usize, &Entrant)> = studies
         .iter()
         .flat_map(|study| study.places.iter().map(move |place| (study, place)))
         .flat_map(|(study, place)| {

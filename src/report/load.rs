@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::run::{Group, Line, Run, Sweep};
+use super::run::{Group, LogLine, LoggedRun, SweepFile};
 use super::{SUMMARY, TABLES};
-use crate::record::SCHEMA;
+use crate::log::schema::SCHEMA;
 use crate::results::PAGE;
 use crate::text::visible;
 
@@ -36,7 +36,7 @@ pub struct Loaded {
     pub groups: Vec<Group>,
     pub problems: Vec<Problem>,
     /// Runs without an experiment's folder around them.
-    alone: Vec<Run>,
+    alone: Vec<LoggedRun>,
     /// Logs already read, so that a folder named twice counts once.
     seen: HashSet<PathBuf>,
     /// Logs that were found, those read already among them.
@@ -74,7 +74,7 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded> {
 }
 
 impl Loaded {
-    pub fn runs(&self) -> impl Iterator<Item = &Run> {
+    pub fn runs(&self) -> impl Iterator<Item = &LoggedRun> {
         self.groups.iter().flat_map(|group| &group.runs)
     }
 
@@ -95,7 +95,7 @@ impl Loaded {
         for folder in listed {
             self.run_or_experiment(&folder);
         }
-        let of: BTreeSet<_> = self.alone[before..].iter().map(Run::experiment).collect();
+        let of: BTreeSet<_> = self.alone[before..].iter().map(LoggedRun::experiment).collect();
         if of.len() > 1 {
             let of: Vec<&str> = of.into_iter().map(|name| name.unwrap_or("no experiment")).collect();
             let what =
@@ -122,7 +122,7 @@ impl Loaded {
     /// Runs that lie anywhere without an experiment around them are compared with each other, unless
     /// they say that they are of different experiments.
     fn group_alone(&mut self) {
-        let mut groups: BTreeMap<Option<String>, Vec<Run>> = BTreeMap::new();
+        let mut groups: BTreeMap<Option<String>, Vec<LoggedRun>> = BTreeMap::new();
         for run in self.alone.drain(..) {
             groups.entry(run.experiment().map(str::to_string)).or_default().push(run);
         }
@@ -154,7 +154,7 @@ impl Loaded {
     }
 
     /// What an experiment's file promises against what lies in its folder.
-    fn check_experiment(&mut self, path: &Path, sweep: &Sweep, runs: &mut Vec<Run>) {
+    fn check_experiment(&mut self, path: &Path, sweep: &SweepFile, runs: &mut Vec<LoggedRun>) {
         self.keep_last_tries(sweep, runs);
         for end in &sweep.cells {
             let (cell, folder) = (&end.cell, path.join("runs").join(&end.run));
@@ -194,7 +194,7 @@ impl Loaded {
 
     /// Of a cell that was tried again, only the run of its last end counts, and what the others lack is
     /// no problem: neither those that failed nor those that were killed.
-    fn keep_last_tries(&mut self, sweep: &Sweep, runs: &mut Vec<Run>) {
+    fn keep_last_tries(&mut self, sweep: &SweepFile, runs: &mut Vec<LoggedRun>) {
         runs.retain_mut(|run| {
             let cell = run.start.as_ref().and_then(|start| start.cell.as_ref());
             let Some(last) = sweep.cells.iter().find(|end| Some(&end.cell) == cell) else { return true };
@@ -206,9 +206,9 @@ impl Loaded {
         });
     }
 
-    fn run(&mut self, path: &Path) -> Option<Run> {
+    fn run(&mut self, path: &Path) -> Option<LoggedRun> {
         let text = self.text(path)?;
-        let mut run = Run { path: path.into(), ..Run::default() };
+        let mut run = LoggedRun { path: path.into(), ..LoggedRun::default() };
         self.lines(path, &text, |line| {
             if run.name.is_empty() {
                 run.name = line.run.to_string();
@@ -228,13 +228,13 @@ impl Loaded {
         Some(run)
     }
 
-    fn sweep(&mut self, path: &Path) -> Option<Sweep> {
+    fn sweep(&mut self, path: &Path) -> Option<SweepFile> {
         if !path.is_file() {
             self.problem(path, "missing: what the experiment measured beside its runs is not known");
             return None;
         }
         let text = self.text(path)?;
-        let mut sweep = Sweep { path: path.into(), ..Sweep::default() };
+        let mut sweep = SweepFile { path: path.into(), ..SweepFile::default() };
         self.lines(path, &text, |line| {
             if sweep.name.is_empty() {
                 sweep.name = line.run.to_string();
@@ -265,7 +265,7 @@ impl Loaded {
         &mut self,
         path: &Path,
         text: &str,
-        mut take: impl FnMut(Line) -> serde_json::Result<()>,
+        mut take: impl FnMut(LogLine) -> serde_json::Result<()>,
     ) -> Option<()> {
         if text.trim().is_empty() {
             self.problem(path, "empty");
@@ -274,7 +274,7 @@ impl Loaded {
         let mut bad = Bad::default();
         let mut lines = text.lines().enumerate().peekable();
         while let Some((index, text_line)) = lines.next() {
-            let line = match serde_json::from_str::<Line>(text_line) {
+            let line = match serde_json::from_str::<LogLine>(text_line) {
                 Ok(line) => line,
                 // A process that is killed leaves half a line at the end.
                 Err(_) if lines.peek().is_none() && !text.ends_with('\n') => {

@@ -5,20 +5,20 @@
 //! and [`html`] (with [`charts`], [`timeline`], [`setting`] and [`plot`]) render, each one thing. It knows neither the client nor the links: logs are the
 //! contract. A report is derived, so making it again replaces it; logs are never touched.
 
-mod charts;
-mod compare;
-mod csv;
-mod html;
-mod load;
-mod plot;
-mod run;
-mod setting;
-mod split;
-mod stats;
-mod summary;
-mod table;
-mod timeline;
-mod words;
+pub(crate) mod charts;
+pub(crate) mod compare;
+pub(crate) mod csv;
+pub(crate) mod html;
+pub(crate) mod load;
+pub(crate) mod plot;
+pub(crate) mod run;
+pub(crate) mod setting;
+pub(crate) mod split;
+pub(crate) mod stats;
+pub(crate) mod summary;
+pub(crate) mod table;
+pub(crate) mod timeline;
+pub(crate) mod words;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ use crate::text::{print, visible};
 use load::Loaded;
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub struct ReportArgs {
     /// A run's folder, a folder of results, an experiment's folder, or a log
     #[arg(required = true, value_name = "DIR")]
     pub paths: Vec<PathBuf>,
@@ -44,7 +44,7 @@ pub struct Args {
 }
 
 /// The command: what could be used is reported, what could not is named, and then the exit code says so.
-pub fn main(args: Args) -> Result<()> {
+pub fn main(args: ReportArgs) -> Result<()> {
     let loaded = load::load(&args.paths)?;
     if loaded.runs().next().is_none() {
         let named: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();

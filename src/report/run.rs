@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::qoe::{self, Arrival, Playback, Rule};
-use crate::record::{
+use crate::log::schema::{
     CellEnd, Fault, Link, Probe, RunEnd, RunStart, Sample, Segment, SweepEnd, SweepStart, Throughput,
 };
+use crate::qoe::{self, Arrival, Playback, Rule};
 use crate::units::LinkId;
 
 /// A record and when it was written, in ms since the run's start.
@@ -22,7 +22,7 @@ pub struct Timed<T> {
 
 /// One run, as far as its log tells.
 #[derive(Clone, Debug, Default)]
-pub struct Run {
+pub struct LoggedRun {
     pub name: String,
     pub path: PathBuf,
     pub start: Option<RunStart>,
@@ -38,7 +38,7 @@ pub struct Run {
 
 /// What an experiment's own file tells, beside its runs.
 #[derive(Clone, Debug, Default)]
-pub struct Sweep {
+pub struct SweepFile {
     pub name: String,
     pub path: PathBuf,
     /// One for each call: an experiment that was resumed has several.
@@ -54,13 +54,13 @@ pub struct Sweep {
 /// Runs that belong together: an experiment's, or all that lie without one around them.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
-    pub sweep: Option<Sweep>,
-    pub runs: Vec<Run>,
+    pub sweep: Option<SweepFile>,
+    pub runs: Vec<LoggedRun>,
 }
 
 /// A line, its data not looked at yet: an unknown event must not fail, and most time goes into data.
 #[derive(Deserialize)]
-pub struct Line<'a> {
+pub struct LogLine<'a> {
     #[serde(borrow)]
     pub schema: Cow<'a, str>,
     t_ns: u64,
@@ -72,7 +72,7 @@ pub struct Line<'a> {
     data: &'a RawValue,
 }
 
-impl Line<'_> {
+impl LogLine<'_> {
     fn data<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
         serde_json::from_str(self.data.get())
     }
@@ -82,7 +82,7 @@ impl Line<'_> {
     }
 }
 
-impl Run {
+impl LoggedRun {
     /// Adds what a viewer would have met where the log, being older, does not say it.
     pub fn complete(&mut self) {
         let played = self.playback();
@@ -149,7 +149,7 @@ impl Run {
     }
 
     /// Keeps what a report needs; a version may gain events, so others are no mistake.
-    pub fn take(&mut self, line: Line) -> serde_json::Result<()> {
+    pub fn take(&mut self, line: LogLine) -> serde_json::Result<()> {
         match &*line.event {
             "run_start" => self.start = Some(line.data()?),
             "run_end" => self.end = Some(line.data()?),
@@ -169,8 +169,8 @@ pub fn drops(sample: &Sample) -> u64 {
     sample.down.as_ref().map_or(0, |down| down.dropped_queue.saturating_add(down.dropped_loss.unwrap_or(0)))
 }
 
-impl Sweep {
-    pub fn take(&mut self, line: Line) -> serde_json::Result<()> {
+impl SweepFile {
+    pub fn take(&mut self, line: LogLine) -> serde_json::Result<()> {
         match &*line.event {
             "sweep_start" => {
                 self.starts.push(line.data()?);

@@ -6,10 +6,10 @@ use std::fmt::Write;
 use super::compare;
 use super::load::Loaded;
 use super::plot::escape;
-use super::run::Run;
+use super::run::LoggedRun;
 use super::stats;
 use super::words::{mbit, short};
-use crate::record::{Link, Probe, RunStart};
+use crate::log::schema::{Link, Probe, RunStart};
 use crate::units::{Direction, LinkId};
 
 pub fn markup(loaded: &Loaded) -> String {
@@ -17,11 +17,11 @@ pub fn markup(loaded: &Loaded) -> String {
 }
 
 /// What tells one row of the table from another.
-type Key = (String, LinkId, Direction, String);
+type SettingKey = (String, LinkId, Direction, String);
 
 /// Each link as it was asked for, beside what the probes found: medians over the runs.
 fn links(loaded: &Loaded) -> String {
-    let mut rows: BTreeMap<Key, (&Link, Vec<&Probe>, usize)> = BTreeMap::new();
+    let mut rows: BTreeMap<SettingKey, (&Link, Vec<&Probe>, usize)> = BTreeMap::new();
     for run in loaded.runs() {
         let condition = compare::key(run).map_or(String::new(), |(key, _)| key.condition);
         for link in run.links.iter().map(|timed| &timed.data).filter(|link| link.action == "set") {
@@ -108,7 +108,7 @@ fn environment(loaded: &Loaded) -> String {
     fact("version", starts(&|start| Some(start.version.clone())));
     fact("commit", starts(&|start| start.commit.clone()));
     fact("kernel", starts(&|start| Some(start.kernel.clone())));
-    let backends = |run: &Run| {
+    let backends = |run: &LoggedRun| {
         run.links.iter().map(|link| format!("{}: {}", link.data.backend, link.data.why)).collect::<Vec<_>>()
     };
     fact("backend", loaded.runs().flat_map(backends).collect());
@@ -133,7 +133,7 @@ fn environment(loaded: &Loaded) -> String {
     text + "</dl></section>"
 }
 
-fn senders(run: &Run) -> Option<String> {
+fn senders(run: &LoggedRun) -> Option<String> {
     let [a, b] = LinkId::BOTH.map(|link| run.sender_congestion(link));
     a.or(b).map(|_| format!("a: {}, b: {}", a.unwrap_or("unknown"), b.unwrap_or("unknown")))
 }

@@ -3,8 +3,10 @@
 
 use serde::Serialize;
 
-use super::compare::{self, Cell, Throughput};
-use super::stats::{self, Difference, Line};
+use super::compare;
+use super::compare::{Entrant, MedianThroughput};
+use super::stats;
+use super::stats::{Difference, LineFit};
 
 /// The best ratio that was tried, against the one that the throughputs name.
 #[derive(Clone, Debug, Serialize)]
@@ -23,7 +25,7 @@ pub struct Split {
     /// The oracle: the schedule in fixed proportion to the measured rates, where it was run, against `best`.
     pub exact: Option<Exact>,
     /// Time (ms) as a straight line over the share of files from link a (percent).
-    pub line: Option<Line>,
+    pub line: Option<LineFit>,
     /// Whether a ratio that leaves one link out was among them.
     pub end_tried: bool,
     /// What both carried together over the better one alone: 1 where they share one resource, more
@@ -48,15 +50,15 @@ pub fn share_a(schedule: &str) -> Option<f64> {
 }
 
 /// Compares the ratios of a place; none with fewer than three, or without throughputs.
-pub fn split(cells: &[Cell], throughput: Option<&Throughput>) -> Option<Split> {
+pub fn split(cells: &[Entrant], throughput: Option<&MedianThroughput>) -> Option<Split> {
     let throughput = throughput?;
-    let all: Vec<(f64, &Cell, f64)> = cells
+    let all: Vec<(f64, &Entrant, f64)> = cells
         .iter()
         .filter_map(|cell| Some((share_a(&cell.schedule)?, cell, cell.elapsed_ms?.median)))
         .collect();
     let (_, best, _) = *all.iter().min_by(|x, y| x.2.total_cmp(&y.2))?;
     // Only the ratio may differ between what is compared here.
-    let same = |cell: &Cell| (&cell.pipeline, &cell.congestion) == (&best.pipeline, &best.congestion);
+    let same = |cell: &Entrant| (&cell.pipeline, &cell.congestion) == (&best.pipeline, &best.congestion);
     let alike: Vec<_> = all.into_iter().filter(|(_, cell, _)| same(cell)).collect();
     let alone = &throughput.alone_kbit;
     if alike.len() < 3 || !(alone.a > 0.0 && alone.b > 0.0) {

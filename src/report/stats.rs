@@ -116,7 +116,7 @@ impl Chance {
 
 /// How well a straight line through the points explains them: the share of the variance of `y` that
 /// it takes away (R²), and its slope. None where a line says nothing.
-pub fn line(points: &[(f64, f64)]) -> Option<Line> {
+pub fn line(points: &[(f64, f64)]) -> Option<LineFit> {
     let n = points.len() as f64;
     if points.len() < 3 {
         return None;
@@ -125,11 +125,11 @@ pub fn line(points: &[(f64, f64)]) -> Option<Line> {
     let (mx, my) = (mean(|p| p.0), mean(|p| p.1));
     let sum = |of: &dyn Fn(f64, f64) -> f64| points.iter().map(|p| of(p.0 - mx, p.1 - my)).sum::<f64>();
     let (xx, yy, xy) = (sum(&|x, _| x * x), sum(&|_, y| y * y), sum(&|x, y| x * y));
-    (xx > 0.0 && yy > 0.0).then(|| Line { slope: xy / xx, r_squared: xy * xy / (xx * yy) })
+    (xx > 0.0 && yy > 0.0).then(|| LineFit { slope: xy / xx, r_squared: xy * xy / (xx * yy) })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Line {
+pub struct LineFit {
     pub slope: f64,
     pub r_squared: f64,
 }

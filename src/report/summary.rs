@@ -7,17 +7,17 @@ use super::load::Problem;
 use super::words;
 
 #[derive(Serialize)]
-struct Summary<'a> {
+struct SummaryFile<'a> {
     /// Name and version of this file's form; a version may gain fields.
     schema: &'static str,
     studies: &'a [Study<'a>],
-    verdicts: Vec<Verdict>,
+    verdicts: Vec<SummaryVerdict>,
     /// What could not be used.
     problems: &'a [Problem],
 }
 
 #[derive(Serialize)]
-struct Verdict {
+struct SummaryVerdict {
     study: String,
     condition: String,
     channel: String,
@@ -29,13 +29,13 @@ pub fn json(studies: &[Study], problems: &[Problem]) -> serde_json::Result<Strin
     let verdicts = studies
         .iter()
         .flat_map(|study| study.places.iter().map(move |place| (study, place)))
-        .map(|(study, place)| Verdict {
+        .map(|(study, place)| SummaryVerdict {
             study: study.title.clone(),
             condition: place.condition.clone(),
             channel: place.channel.clone(),
             words: words::verdict(place),
         })
         .collect();
-    let summary = Summary { schema: "twinlink-summary/1", studies, verdicts, problems };
+    let summary = SummaryFile { schema: "twinlink-summary/1", studies, verdicts, problems };
     Ok(serde_json::to_string_pretty(&summary)? + "\n")
 }

@@ -7,9 +7,9 @@
 use std::fmt::Write;
 
 use super::plot::{Panel, escape};
-use super::run::{Run, drops};
+use super::run::{LoggedRun, drops};
 use super::words::{self, mbit, seconds, short};
-use crate::record::{Part, Sample, Shaping};
+use crate::log::schema::{Part, Sample, Shaping};
 use crate::units::LinkId;
 
 /// How much of a run is drawn.
@@ -23,7 +23,7 @@ pub struct Detail {
 
 /// One step of time on one link.
 #[derive(Clone, Copy, Debug, Default)]
-struct Step {
+struct TimelineStep {
     samples: u32,
     goodput_kbit: f64,
     queue_ms: f64,
@@ -33,7 +33,7 @@ struct Step {
 }
 
 /// The timeline as markup; of a run that sent no request, or got nothing for it, what happened in words.
-pub fn markup(run: &Run, detail: Detail) -> String {
+pub fn markup(run: &LoggedRun, detail: Detail) -> String {
     let first_ms = run.first_request_ms();
     let length_s = first_ms.map_or(0.0, |first_ms| (last_ms(run, first_ms) - first_ms) / 1e3);
     let Some(first_ms) = first_ms.filter(|_| length_s > 0.0) else {
@@ -42,7 +42,7 @@ pub fn markup(run: &Run, detail: Detail) -> String {
         let marks = list(&marks(run, first_ms.unwrap_or(0.0), f64::INFINITY));
         return format!("<p class=\"note\">Nothing was transferred: {}</p>{marks}", escape(&why));
     };
-    let view = View { run, first_ms, length_s, marks: marks(run, first_ms, length_s) };
+    let view = TimelineView { run, first_ms, length_s, marks: marks(run, first_ms, length_s) };
     let wanted = ((length_s * 10.0).ceil() as usize).clamp(1, detail.most);
     let steps = LinkId::BOTH.map(|link| view.steps(link, wanted));
     let mut text = String::new();
@@ -62,7 +62,7 @@ pub fn markup(run: &Run, detail: Detail) -> String {
 }
 
 /// When the transfer ended: with its last file, and where that is not all of them, with its last sample.
-fn last_ms(run: &Run, first_ms: f64) -> f64 {
+fn last_ms(run: &LoggedRun, first_ms: f64) -> f64 {
     let done = run.segments.iter().map(|segment| segment.done_ms).fold(first_ms, f64::max);
     let complete = run.end.as_ref().is_some_and(|end| end.elapsed_ms.is_some());
     let sampled = run.samples.last().filter(|_| !complete);
@@ -76,7 +76,7 @@ struct Mark {
     what: String,
 }
 
-fn marks(run: &Run, first_ms: f64, length_s: f64) -> Vec<Mark> {
+fn marks(run: &LoggedRun, first_ms: f64, length_s: f64) -> Vec<Mark> {
     let faults = run
         .faults
         .iter()
@@ -102,14 +102,14 @@ fn marks(run: &Run, first_ms: f64, length_s: f64) -> Vec<Mark> {
     marks
 }
 
-struct View<'a> {
-    run: &'a Run,
+struct TimelineView<'a> {
+    run: &'a LoggedRun,
     first_ms: f64,
     length_s: f64,
     marks: Vec<Mark>,
 }
 
-impl View<'_> {
+impl TimelineView<'_> {
     fn panel(&self, title: &str, height_px: u32, y_max: f64) -> Panel {
         Panel::new(title, height_px, self.length_s, y_max)
     }
@@ -122,9 +122,9 @@ impl View<'_> {
         panel.markup(alt, names, x_unit)
     }
 
-    fn steps(&self, link: LinkId, count: usize) -> Vec<Step> {
+    fn steps(&self, link: LinkId, count: usize) -> Vec<TimelineStep> {
         let width_s = self.length_s / count as f64;
-        let mut steps = vec![Step::default(); count];
+        let mut steps = vec![TimelineStep::default(); count];
         let told = self.senders_tell();
         let mut before: Option<&Sample> = None;
         let mut rate_kbit = None;
@@ -159,13 +159,17 @@ impl View<'_> {
         self.run.samples.iter().any(|sample| sample.data.sender.is_some())
     }
 
-    fn moments<'s>(&self, steps: &'s [Step], of: impl Fn(&Step) -> f64 + 's) -> Vec<(f64, f64)> {
+    fn moments<'s>(
+        &self,
+        steps: &'s [TimelineStep],
+        of: impl Fn(&TimelineStep) -> f64 + 's,
+    ) -> Vec<(f64, f64)> {
         let width_s = self.length_s / steps.len() as f64;
         let at = move |index: usize| (index as f64 + 0.5) * width_s;
         steps.iter().enumerate().map(|(index, step)| (at(index), of(step))).collect()
     }
 
-    fn goodput(&self, steps: &[Vec<Step>; 2]) -> String {
+    fn goodput(&self, steps: &[Vec<TimelineStep>; 2]) -> String {
         let [a, b] = [0, 1].map(|link| self.moments(&steps[link], |step| step.goodput_kbit / 1e3));
         let both: Vec<(f64, f64)> = a.iter().zip(&b).map(|(a, b)| (a.0, a.1 + b.1)).collect();
         let ground: Vec<(f64, f64)> = a.iter().map(|point| (point.0, 0.0)).collect();
@@ -211,7 +215,7 @@ impl View<'_> {
         self.finish(panel, &alt, &[], None)
     }
 
-    fn queue(&self, steps: &[Vec<Step>; 2]) -> String {
+    fn queue(&self, steps: &[Vec<TimelineStep>; 2]) -> String {
         let lines = [0, 1].map(|link| self.moments(&steps[link], |step| step.queue_ms));
         let highest = |line: &[(f64, f64)]| line.iter().map(|point| point.1).fold(0.0, f64::max);
         let most = lines.each_ref().map(|line| highest(line));
@@ -227,9 +231,9 @@ impl View<'_> {
     }
 
     /// Drops downward from the middle line's sight: bars up for link a's, then b's on top of them.
-    fn losses(&self, steps: &[Vec<Step>; 2]) -> String {
+    fn losses(&self, steps: &[Vec<TimelineStep>; 2]) -> String {
         let width_s = self.length_s / steps[0].len() as f64;
-        let total = |of: fn(&Step) -> u64| [0, 1].map(|link| steps[link].iter().map(of).sum::<u64>());
+        let total = |of: fn(&TimelineStep) -> u64| [0, 1].map(|link| steps[link].iter().map(of).sum::<u64>());
         let (drops, resent) = (total(|step| step.drops), total(|step| step.resent));
         let told = self.senders_tell();
         let alt = format!(
@@ -253,7 +257,7 @@ impl View<'_> {
         for (class, link) in [("a", 0), ("b", 1)] {
             // Side by side, so that neither link hides the other.
             let left = |index: usize| (index as f64 + 0.5 * link as f64) * width_s;
-            let some = |of: fn(&Step) -> u64| {
+            let some = |of: fn(&TimelineStep) -> u64| {
                 let counted = steps[link].iter().map(of).enumerate();
                 counted.filter(|(_, count)| *count > 0).collect::<Vec<_>>()
             };
@@ -380,11 +384,11 @@ fn list(marks: &[Mark]) -> String {
 }
 
 /// Means where a step has several samples; where it has none, as the step before.
-fn fill(steps: &mut [Step]) {
-    let mut before = Step::default();
+fn fill(steps: &mut [TimelineStep]) {
+    let mut before = TimelineStep::default();
     for step in steps {
         if step.samples == 0 {
-            *step = Step { drops: 0, resent: 0, ..before };
+            *step = TimelineStep { drops: 0, resent: 0, ..before };
         } else {
             step.goodput_kbit /= f64::from(step.samples);
         }

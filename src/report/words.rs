@@ -1,15 +1,15 @@
 //! The verdict in words, from what was compared. Pure: the same sentences go to the terminal, the page
 //! and the summary.
 
-use super::compare::{Cell, Place, Throughput};
-use super::run::{Run, drops};
+use super::compare::{Condition, Entrant, MedianThroughput};
+use super::run::{LoggedRun, drops};
 use super::split::Split;
 use super::stats::{Difference, ENOUGH, Estimate};
-use crate::record::Fault;
+use crate::log::schema::Fault;
 use crate::units::LinkId;
 
 /// What a place's runs say.
-pub fn verdict(place: &Place) -> Vec<String> {
+pub fn verdict(place: &Condition) -> Vec<String> {
     let mut said = Vec::new();
     if let Some(best) = place.best {
         said.push(winner(place, &place.cells[best]));
@@ -24,12 +24,12 @@ pub fn verdict(place: &Place) -> Vec<String> {
     said
 }
 
-fn winner(place: &Place, best: &Cell) -> String {
+fn winner(place: &Condition, best: &Entrant) -> String {
     let mut text = time(best);
     if let Some(efficiency) = best.efficiency {
         text += &format!(", {:.1} % of what the bound allows", efficiency * 100.0);
     }
-    let mut others: Vec<(&Cell, &Difference)> =
+    let mut others: Vec<(&Entrant, &Difference)> =
         place.cells.iter().filter_map(|cell| Some((cell, cell.against_best.as_ref()?))).collect();
     others.sort_by(|x, y| x.1.pct.median.total_cmp(&y.1.pct.median));
     let Some((next, by)) = others.first() else {
@@ -66,7 +66,7 @@ fn judged(by: &Difference) -> &'static str {
 }
 
 /// Says where there are too few repetitions to say more.
-fn few(place: &Place) -> Option<String> {
+fn few(place: &Condition) -> Option<String> {
     let counts = || place.cells.iter().map(|cell| cell.runs.len());
     let (least, most) = (counts().min()?, counts().max()?);
     if most < ENOUGH {
@@ -78,7 +78,7 @@ fn few(place: &Place) -> Option<String> {
     })
 }
 
-fn broken(place: &Place) -> Option<String> {
+fn broken(place: &Condition) -> Option<String> {
     let broken: Vec<String> = place
         .cells
         .iter()
@@ -92,7 +92,7 @@ fn broken(place: &Place) -> Option<String> {
 }
 
 /// What ended a cell's runs: each word, how often where there are several, and what was said first.
-fn why(cell: &Cell) -> String {
+fn why(cell: &Entrant) -> String {
     let several = cell.reasons.len() > 1;
     let said = cell.reasons.iter().map(|reason| {
         let times = if several { format!("{} × ", reason.runs) } else { String::new() };
@@ -104,7 +104,7 @@ fn why(cell: &Cell) -> String {
 }
 
 /// How many runs met faults, and the first of them.
-fn faulty(place: &Place) -> Option<String> {
+fn faulty(place: &Condition) -> Option<String> {
     let runs = || place.cells.iter().flat_map(|cell| cell.all_runs().map(move |run| (cell, run)));
     let met = || runs().filter(|(_, run)| !run.faults.is_empty());
     // A run's name begins with its time.
@@ -132,7 +132,7 @@ fn what(fault: &Fault) -> String {
 }
 
 /// The course's second question.
-fn ratio(place: &Place, split: &Split, throughput: &Throughput) -> String {
+fn ratio(place: &Condition, split: &Split, throughput: &MedianThroughput) -> String {
     let alone = &throughput.alone_kbit;
     let how = if throughput.source == "alone" { "Measured alone" } else { "Probed" };
     let mut text = format!(
@@ -162,7 +162,7 @@ fn ratio(place: &Place, split: &Split, throughput: &Throughput) -> String {
 }
 
 /// Why the throughputs' ratio is, or is not, where the least time is.
-fn reason(place: &Place, split: &Split, throughput: &Throughput) -> String {
+fn reason(place: &Condition, split: &Split, throughput: &MedianThroughput) -> String {
     let straight = split.line.filter(|line| line.r_squared > 0.9);
     if place.channel != "shared" {
         let later = split.a_ends_later_ms.filter(|_| split.regret.is_some());
@@ -221,7 +221,7 @@ fn reason(place: &Place, split: &Split, throughput: &Throughput) -> String {
 }
 
 /// Where the time of a single run went, beyond its summary.
-pub fn explain(run: &Run) -> Vec<String> {
+pub fn explain(run: &LoggedRun) -> Vec<String> {
     let Some(end) = &run.end else {
         let mut said = vec![format!("The run never ended; {} segments came.", run.segments.len())];
         said.extend(faults(run));
@@ -286,7 +286,7 @@ pub fn explain(run: &Run) -> Vec<String> {
 }
 
 /// How many faults a single run met, and the first of them.
-fn faults(run: &Run) -> Option<String> {
+fn faults(run: &LoggedRun) -> Option<String> {
     let first = what(&run.faults.first()?.data);
     Some(match run.faults.len() {
         1 => format!("One fault: {first}."),
@@ -296,7 +296,7 @@ fn faults(run: &Run) -> Option<String> {
 
 /// The drops of the transfer. The shaper counts from when the link was set, so what it had dropped
 /// before, a probe's packets, stands in the sample that was taken as the transfer began.
-fn dropped(run: &Run, link: LinkId) -> Option<String> {
+fn dropped(run: &LoggedRun, link: LinkId) -> Option<String> {
     let first_request_ms = run.first_request_ms()?;
     let of_link = || run.samples.iter().filter(|sample| sample.data.link == link);
     let before =
@@ -307,7 +307,7 @@ fn dropped(run: &Run, link: LinkId) -> Option<String> {
 }
 
 /// A cell's time with its interval.
-fn time(cell: &Cell) -> String {
+fn time(cell: &Entrant) -> String {
     let Some(Estimate { n, median, low, high }) = cell.elapsed_ms else { return "no time".into() };
     if n < 2 {
         return seconds(median);
@@ -356,11 +356,12 @@ pub fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::PerLink;
-    use crate::report::stats::{self, Line};
+    use crate::log::schema::PerLink;
+    use crate::report::stats;
+    use crate::report::stats::LineFit;
 
-    fn place(channel: &str) -> Place<'static> {
-        Place {
+    fn place(channel: &str) -> Condition<'static> {
+        Condition {
             condition: "near".into(),
             channel: channel.into(),
             cells: Vec::new(),
@@ -379,15 +380,15 @@ mod tests {
             best: "ratio=1:0".into(),
             regret: stats::paired(&[(1.3, 1.0); 5], 1),
             exact: None,
-            line: Some(Line { slope: -1.0, r_squared }),
+            line: Some(LineFit { slope: -1.0, r_squared }),
             end_tried: true,
             adds_up: Some(adds_up),
             a_ends_later_ms: Some(-500.0),
         }
     }
 
-    fn throughput(together: f64) -> Throughput {
-        Throughput {
+    fn throughput(together: f64) -> MedianThroughput {
+        MedianThroughput {
             source: "alone",
             alone_kbit: PerLink { a: 40e3, b: 20e3 },
             together_kbit: Some(PerLink { a: together / 2.0, b: together / 2.0 }),

@@ -11,14 +11,14 @@ use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Limits;
-use super::journal::{Connection, InFlight};
+use super::access_log::{ConnectionLog, RequestLog};
+use super::catalog::Catalog;
+use super::congestion::Sending;
 use super::respond::{self, Answer, Body, Resource, Sunk};
-use super::sending::Sending;
 use super::socket::{Socket, Wait, unacknowledged};
-use super::table::Table;
 use crate::http::body::{BadChunk, BodyReader, Framing, Taken};
 use crate::http::head::{HEAD_TOO_LARGE, Refusal, RequestHead, parse_request};
-use crate::sender;
+use crate::sender_report;
 
 /// How often a closing connection looks whether the server is about to end.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -32,8 +32,8 @@ const BODY_READ_BYTES: usize = 64 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What all connections share.
-pub struct Shared {
-    pub table: Table,
+pub struct ServerState {
+    pub table: Catalog,
     pub limits: Limits,
 }
 
@@ -41,8 +41,8 @@ pub struct Shared {
 /// nothing more is answered.
 pub async fn serve(
     tcp: TcpStream,
-    connection: Arc<Connection>,
-    shared: Arc<Shared>,
+    connection: Arc<ConnectionLog>,
+    shared: Arc<ServerState>,
     stop: watch::Receiver<bool>,
 ) {
     // An answer's last packet must not wait for an acknowledgement. That this fails only on a
@@ -95,8 +95,8 @@ struct Conversation<'a> {
     input: Vec<u8>,
     used: usize,
     sending: Sending,
-    connection: &'a Arc<Connection>,
-    shared: &'a Shared,
+    connection: &'a Arc<ConnectionLog>,
+    shared: &'a ServerState,
     stop: watch::Receiver<bool>,
 }
 
@@ -183,7 +183,7 @@ impl Conversation<'_> {
             other => respond::other(&other),
         };
         if let Some(report) = report {
-            answer = answer.header(sender::HEADER, report);
+            answer = answer.header(sender_report::HEADER, report);
         }
         answer.closes |= request.closes || *self.stop.borrow() || body.left() > UNWANTED_BYTES;
         // A client that was not told to go on may send its body or leave it out.
@@ -199,7 +199,7 @@ impl Conversation<'_> {
         answer: &Answer<'_>,
         minor_version: u8,
         head_only: bool,
-        in_flight: &mut InFlight,
+        in_flight: &mut RequestLog,
     ) -> io::Result<()> {
         let mut head = answer.head(minor_version).into_bytes();
         let bytes = if head_only { 0 } else { answer.body.len() };
@@ -245,7 +245,7 @@ impl Conversation<'_> {
         &mut self,
         request: &RequestHead,
         body: &mut BodyReader,
-        in_flight: &mut InFlight,
+        in_flight: &mut RequestLog,
     ) -> io::Result<(Sunk, u64)> {
         let limits = &self.shared.limits;
         if matches!(request.framing, Framing::Length(bytes) if bytes > limits.sink_bytes) {

@@ -6,16 +6,14 @@
 //! sends, `connection` puts these together, and `journal` keeps the log. Nothing here shapes traffic, and
 //! nothing here knows of the client.
 
-mod connection;
-mod file;
-pub mod folder;
-pub mod health;
-mod journal;
-mod places;
-mod respond;
-mod sending;
-mod socket;
-pub mod table;
+pub(crate) mod access_log;
+pub mod catalog;
+pub(crate) mod congestion;
+pub(crate) mod connection;
+pub(crate) mod file;
+pub(crate) mod places;
+pub(crate) mod respond;
+pub(crate) mod socket;
 
 use std::future::Future;
 use std::io::ErrorKind;
@@ -32,14 +30,15 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::record::{self, Event, Log, ServeStart, Stdout};
-use connection::Shared;
-use journal::{Connection, Journal};
+use crate::log::schema;
+use crate::log::schema::{Event, Log, ServeStart, Stdout};
+use access_log::{AccessLog, ConnectionLog};
+pub use catalog::Catalog;
+use connection::ServerState;
 use places::Places;
-pub use table::Table;
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub struct ServerArgs {
     /// Folder whose files are served; where it holds none, the samples are
     #[arg(long, env = "TWINLINK_DATA", default_value = "/data", value_name = "DIR")]
     pub data: PathBuf,
@@ -91,9 +90,9 @@ impl Default for Limits {
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub fn main(args: Args) -> Result<()> {
-    let table = Table::choose(&args.data, args.samples.as_deref())?;
-    let log = Arc::new(Log::new(record::new_run_id(), None, Stdout::Samples)?);
+pub fn main(args: ServerArgs) -> Result<()> {
+    let table = Catalog::choose(&args.data, args.samples.as_deref())?;
+    let log = Arc::new(Log::new(schema::new_run_id(), None, Stdout::Samples)?);
     let runtime = crate::runtime::multi_thread(std::thread::available_parallelism().map_or(1, |n| n.get()))?;
     runtime.block_on(async {
         let shutdown = shutdown_signal().context("cannot listen for signals")?;
@@ -124,13 +123,13 @@ fn shutdown_signal() -> Result<impl Future<Output = &'static str>> {
 /// When the listener has no address. What fails later concerns one connection and ends in the log.
 pub async fn run(
     listener: TcpListener,
-    table: Table,
+    table: Catalog,
     limits: Limits,
     log: Arc<Log>,
     shutdown: impl Future<Output = &'static str>,
 ) -> Result<()> {
     let wall_clock = log.wall_clock();
-    let journal = Journal::start(log);
+    let journal = AccessLog::start(log);
     journal.write(Event::ServeStart(ServeStart {
         version: env!("CARGO_PKG_VERSION").to_string(),
         listen: listener.local_addr().context("cannot tell the address of the listener")?.to_string(),
@@ -141,10 +140,10 @@ pub async fn run(
     }));
     let finish = limits.finish;
     let (stop, stopping) = watch::channel(false);
-    let mut front = Front {
+    let mut front = Acceptor {
         places: Places::new(limits.connections),
         refusals: Arc::new(Semaphore::new(limits.connections)),
-        shared: Arc::new(Shared { table, limits }),
+        shared: Arc::new(ServerState { table, limits }),
         journal: journal.clone(),
         stopping,
         tasks: JoinSet::new(),
@@ -171,11 +170,11 @@ pub async fn run(
 }
 
 /// Where connections come in and where they are kept.
-struct Front {
+struct Acceptor {
     places: Arc<Places>,
     refusals: Arc<Semaphore>,
-    shared: Arc<Shared>,
-    journal: Arc<Journal>,
+    shared: Arc<ServerState>,
+    journal: Arc<AccessLog>,
     stopping: watch::Receiver<bool>,
     tasks: JoinSet<()>,
     accepted: u64,
@@ -183,14 +182,14 @@ struct Front {
     starved: bool,
 }
 
-impl Front {
+impl Acceptor {
     /// Serves the connection, or answers 503 where every place is busy. Above as many refusals at once
     /// it closes without an answer.
     fn take(&mut self, tcp: TcpStream, peer: SocketAddr) {
         self.accepted += 1;
         self.starved = false;
         let stop = self.stopping.clone();
-        let connection = Arc::new(Connection::new(peer, self.accepted, self.journal.clone()));
+        let connection = Arc::new(ConnectionLog::new(peer, self.accepted, self.journal.clone()));
         if let Some(place) = self.places.take(connection.clone()) {
             let shared = self.shared.clone();
             self.tasks.spawn(async move {

@@ -11,16 +11,16 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::journal::Connection;
+use super::access_log::ConnectionLog;
 
 pub struct Places {
     limit: usize,
     per_address: usize,
-    taken: Mutex<HashMap<u64, Arc<Connection>>>,
+    taken: Mutex<HashMap<u64, Arc<ConnectionLog>>>,
 }
 
 /// A place in use; free again when this is dropped.
-pub struct Place {
+pub struct ConnectionPlace {
     places: Arc<Places>,
     number: u64,
 }
@@ -32,7 +32,7 @@ impl Places {
 
     /// Takes a place for a connection, if need be that of an idle one, which is told to close.
     /// Returns nothing where every connection that could make room is busy.
-    pub fn take(self: &Arc<Places>, connection: Arc<Connection>) -> Option<Place> {
+    pub fn take(self: &Arc<Places>, connection: Arc<ConnectionLog>) -> Option<ConnectionPlace> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let address = connection.peer.ip().to_canonical();
         let of_address = taken.values().filter(|other| other.peer.ip().to_canonical() == address).count();
@@ -43,7 +43,7 @@ impl Places {
         }
         let number = connection.number;
         taken.insert(number, connection);
-        Some(Place { places: self.clone(), number })
+        Some(ConnectionPlace { places: self.clone(), number })
     }
 
     /// Tells one idle connection to close, for its descriptors.
@@ -52,15 +52,15 @@ impl Places {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         self.places.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
     }
 }
 
 /// Frees the place of an idle connection, of one address if that is given; nothing where none is idle.
-fn close_idle(taken: &mut HashMap<u64, Arc<Connection>>, address: Option<IpAddr>) -> Option<()> {
-    let of = |connection: &Connection| connection.peer.ip().to_canonical();
+fn close_idle(taken: &mut HashMap<u64, Arc<ConnectionLog>>, address: Option<IpAddr>) -> Option<()> {
+    let of = |connection: &ConnectionLog| connection.peer.ip().to_canonical();
     let mut held: HashMap<IpAddr, usize> = HashMap::new();
     for connection in taken.values() {
         *held.entry(of(connection)).or_default() += 1;
@@ -78,14 +78,18 @@ fn close_idle(taken: &mut HashMap<u64, Arc<Connection>>, address: Option<IpAddr>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Log, Stdout};
-    use crate::server::journal::Journal;
+    use crate::log::schema::{Log, Stdout};
+    use crate::server::access_log::AccessLog;
     use std::net::SocketAddr;
 
-    fn connect(places: &Arc<Places>, number: u64, address: &str) -> (Arc<Connection>, Option<Place>) {
+    fn connect(
+        places: &Arc<Places>,
+        number: u64,
+        address: &str,
+    ) -> (Arc<ConnectionLog>, Option<ConnectionPlace>) {
         let log = Arc::new(Log::new("test".into(), None, Stdout::Nothing).unwrap());
         let peer = SocketAddr::new(address.parse().unwrap(), 1000 + number as u16);
-        let connection = Arc::new(Connection::new(peer, number, Journal::start(log)));
+        let connection = Arc::new(ConnectionLog::new(peer, number, AccessLog::start(log)));
         let place = places.take(connection.clone());
         (connection, place)
     }

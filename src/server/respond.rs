@@ -7,8 +7,8 @@ use std::fmt::{Display, Write};
 use std::io;
 use std::time::SystemTime;
 
+use super::catalog::{Catalog, CatalogContent, CatalogEntry};
 use super::file::{OpenFile, is_shortage};
-use super::table::{Content, Entry, Table};
 use crate::http::head::RequestHead;
 use crate::http::range::{Selection, names_etag, select};
 use crate::http::target::{Target, percent_decoded, target};
@@ -18,7 +18,7 @@ const RETRY_AFTER_S: u32 = 1;
 
 /// What a request is about.
 pub enum Resource<'a> {
-    Entry(&'a Entry),
+    Entry(&'a CatalogEntry),
     Health,
     Sink,
     /// The method is not one that the resource takes; what it takes instead.
@@ -127,7 +127,7 @@ fn reason(status: u16) -> &'static str {
 }
 
 /// Finds what a request is about. The query is ignored.
-pub fn resource<'a>(table: &'a Table, request: &RequestHead) -> Resource<'a> {
+pub fn resource<'a>(table: &'a Catalog, request: &RequestHead) -> Resource<'a> {
     if request.minor_version > 0 && request.hosts != 1 {
         return Resource::Bad("an HTTP/1.1 request has exactly one Host header");
     }
@@ -154,7 +154,7 @@ pub fn resource<'a>(table: &'a Table, request: &RequestHead) -> Resource<'a> {
 }
 
 /// The answer to GET or HEAD of a file or of the list of digests.
-pub fn entry<'a>(entry: &'a Entry, request: &RequestHead) -> Answer<'a> {
+pub fn entry<'a>(entry: &'a CatalogEntry, request: &RequestHead) -> Answer<'a> {
     let tagged = |status| Answer::new(status).header("ETag", &entry.etag).header("Accept-Ranges", "bytes");
     let etag = entry.etag.as_str();
     if request.if_match.as_deref().is_some_and(|tags| !names_etag(tags, etag, false)) {
@@ -206,10 +206,10 @@ pub fn entry<'a>(entry: &'a Entry, request: &RequestHead) -> Answer<'a> {
 }
 
 /// HEAD opens the file too, so that it says what GET would.
-fn body(entry: &Entry, from: u64, to: u64) -> io::Result<Body<'_>> {
+fn body(entry: &CatalogEntry, from: u64, to: u64) -> io::Result<Body<'_>> {
     match &entry.content {
-        Content::Memory(bytes) => Ok(Body::Memory(&bytes[from as usize..to as usize])),
-        Content::File(file) => Ok(Body::File(file.open()?, from, to)),
+        CatalogContent::Memory(bytes) => Ok(Body::Memory(&bytes[from as usize..to as usize])),
+        CatalogContent::File(file) => Ok(Body::File(file.open()?, from, to)),
     }
 }
 

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::client::schedule::{Next, Outlook, Pipeline, Schedule, Scheduler};
-use crate::link::line::Nanos;
+use crate::emulate::delay_line::Nanos;
+use crate::schedule::{Next, Outlook, Pipeline, Schedule, Scheduler};
 use crate::units::LinkId;
 
 /// The head of an answer of twinlink's server, bytes.
@@ -23,7 +23,7 @@ const LEAST_WAIT: Nanos = 1_000;
 
 /// A request that is not answered in full.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct SimulatedRequest {
     segment: usize,
     from: u64,
     length: u64,
@@ -32,7 +32,7 @@ struct Asked {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum State {
+enum SimulatedState {
     Open,
     /// Closed, and opened again when there is work, not before this time.
     Closed(Nanos),
@@ -42,8 +42,8 @@ enum State {
 /// One link's side.
 #[derive(Clone, Debug)]
 pub struct Side {
-    asked: VecDeque<Asked>,
-    state: State,
+    asked: VecDeque<SimulatedRequest>,
+    state: SimulatedState,
     /// When the scheduler is to be asked again though nothing came.
     wake: Nanos,
     pub bytes: u64,
@@ -90,7 +90,7 @@ impl<'a> Client<'a> {
         }
         let side = |_| Side {
             asked: VecDeque::new(),
-            state: State::Open,
+            state: SimulatedState::Open,
             wake: 0,
             bytes: 0,
             files: 0,
@@ -125,8 +125,8 @@ impl<'a> Client<'a> {
         let side = &mut self.sides[link.index()];
         side.wake = Nanos::MAX;
         match side.state {
-            State::Opening => return None,
-            State::Closed(until) => {
+            SimulatedState::Opening => return None,
+            SimulatedState::Closed(until) => {
                 if until > now {
                     side.wake = until;
                     return None;
@@ -134,10 +134,10 @@ impl<'a> Client<'a> {
                 if self.scheduler.outlook(link) != Outlook::Work {
                     return None;
                 }
-                side.state = State::Opening;
+                side.state = SimulatedState::Opening;
                 return Some(Wish::Open);
             }
-            State::Open => {}
+            SimulatedState::Open => {}
         }
         if self.scheduler.is_stalled(link, clock(now)) {
             return Some(self.close(link, now + BACKOFF));
@@ -150,7 +150,7 @@ impl<'a> Client<'a> {
             Next::Request(part) => {
                 let length = part.to.unwrap_or(self.sizes[part.segment]) - part.from;
                 let (segment, from, head_left) = (part.segment, part.from, ANSWER_HEAD_BYTES);
-                side.asked.push_back(Asked { segment, from, length, head_left, left: length });
+                side.asked.push_back(SimulatedRequest { segment, from, length, head_left, left: length });
                 let whole = part.from == 0 && part.to.is_none();
                 Some(Wish::Ask(if whole { REQUEST_BYTES } else { RANGE_REQUEST_BYTES }, head_left + length))
             }
@@ -170,14 +170,14 @@ impl<'a> Client<'a> {
         self.scheduler.lost(link);
         let side = &mut self.sides[link.index()];
         side.asked.clear();
-        (side.state, side.wake) = (State::Closed(until), until);
+        (side.state, side.wake) = (SimulatedState::Closed(until), until);
         self.changed = true;
         Wish::Close
     }
 
     /// The connection that was wished for is open; its handshake took `rtt`.
     pub fn opened(&mut self, link: LinkId, now: Nanos, rtt: Nanos) {
-        self.sides[link.index()].state = State::Open;
+        self.sides[link.index()].state = SimulatedState::Open;
         self.scheduler.opened(link, clock(now), clock(rtt));
     }
 
@@ -193,7 +193,7 @@ impl<'a> Client<'a> {
             let body = asked.left.min(bytes - head);
             asked.left -= body;
             bytes -= head + body;
-            let Asked { segment, from, length, left, .. } = *asked;
+            let SimulatedRequest { segment, from, length, left, .. } = *asked;
             if head > 0 {
                 self.scheduler.head(link, from, Some(length), Some(self.sizes[segment]));
             }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::receiver::{Receiver, Told};
 use super::sender::Sender;
 use super::sender::control::Control;
-use crate::link::line::Nanos;
+use crate::emulate::delay_line::Nanos;
 use crate::units::LinkId;
 
 /// Headers of a segment as Ethernet frame: Ethernet's 14 bytes, IPv4's 20, TCP's 32 with timestamps.

@@ -1,27 +1,28 @@
 //! `twinlink simulate`: how long a run would take, in virtual time.
 //!
 //! The scheduler is the client's own, the links and the shared channel are the shaper's own model of
-//! them (`crate::link::plant`), and TCP is played segment by segment ([`connection`], with a [`sender`] and
+//! them (`crate::emulate::emulator`), and TCP is played segment by segment ([`connection`], with a [`sender`] and
 //! a [`receiver`] at each end). Everything below this module is pure: no clock, no file, no socket. What
 //! the model leaves out stands in `docs/simulation.md`.
 
-mod client;
-mod connection;
-mod lookup;
+pub(crate) mod client;
+pub(crate) mod connection;
+pub(crate) mod lookup;
 pub mod predict;
-mod receiver;
-mod run;
-mod sender;
+pub(crate) mod receiver;
+pub(crate) mod run;
+pub(crate) mod sender;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::client::{self as client_role, Asked, listing};
+use crate::client::LinkSetup;
+use crate::manifest::folder;
 use crate::segments::Set;
-use crate::server::folder;
 use crate::text::print;
 use crate::units::ByteCount;
+use crate::{client as client_role, manifest};
 pub use predict::{Prediction, Setup, predict};
 pub use sender::control::Control;
 
@@ -29,9 +30,9 @@ pub use sender::control::Control;
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 #[command(mut_arg("servers", |servers| servers.required(false).hide(true)))]
-pub struct Args {
+pub struct SimulateArgs {
     #[command(flatten)]
-    pub client: client_role::Args,
+    pub client: client_role::ClientArgs,
     /// Folder whose files are fetched, for their sizes; without it the built-in sample's
     #[arg(long, env = "TWINLINK_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -48,11 +49,11 @@ const SEEDS: usize = 9;
 ///
 /// # Errors
 /// Options that make no sense, and links without a rate.
-pub fn main(args: Args) -> Result<()> {
+pub fn main(args: SimulateArgs) -> Result<()> {
     if let Some(server) = args.client.servers.first() {
         bail!("a simulation needs no servers: leave {server} out, and say --data DIR for the files' sizes");
     }
-    let asked = Asked::load(&args.client)?;
+    let asked = LinkSetup::load(&args.client)?;
     let sizes = sizes(args.data.as_deref(), args.client.files.as_deref())?;
     let congestion = match &args.client.congestion {
         Some(name) => name.parse().map_err(anyhow::Error::msg)?,
@@ -98,7 +99,7 @@ pub fn sizes(data: Option<&Path>, pattern: Option<&str>) -> Result<Vec<u64>> {
             let mut found = folder::list(data)?;
             ensure!(!found.is_empty(), "{} holds no file that a server would serve", data.display());
             folder::sort(&mut found, &folder::read_list(data));
-            let size = |file: folder::Found| {
+            let size = |file: folder::FolderFile| {
                 let metadata = std::fs::metadata(&file.path)
                     .with_context(|| format!("cannot examine {}", file.path.display()))?;
                 Ok((file.name, metadata.len()))
@@ -113,15 +114,15 @@ pub fn sizes(data: Option<&Path>, pattern: Option<&str>) -> Result<Vec<u64>> {
     let Some(pattern) = pattern else { return Ok(all.into_iter().map(|file| file.1).collect()) };
     let sizes: std::collections::HashMap<String, u64> = all.into_iter().collect();
     let whence = data.map_or("the built-in sample".into(), |data| data.display().to_string());
-    let size = |wanted: listing::Segment| {
+    let size = |wanted: manifest::ManifestEntry| {
         sizes.get(&wanted.name).copied().with_context(|| {
             format!("--files asks for {}, which is not in {whence}: name the folder with --data", wanted.name)
         })
     };
-    listing::expand(pattern)?.into_iter().map(size).collect()
+    manifest::expand(pattern)?.into_iter().map(size).collect()
 }
 
-fn text(args: &Args, congestion: Control, prediction: &Prediction) -> String {
+fn text(args: &SimulateArgs, congestion: Control, prediction: &Prediction) -> String {
     let links = [("a", &prediction.links.a), ("b", &prediction.links.b)].map(|(id, link)| {
         let done = link.last_byte_ms.map_or("-".into(), |ms| format!("{:.3} s", ms / 1e3));
         let rate = link.goodput_kbit.map_or("-".into(), |kbit| format!("{:.2} Mbit/s", kbit / 1e3));

@@ -5,16 +5,18 @@ use serde::Serialize;
 
 use super::client::{ANSWER_HEAD_BYTES, Client};
 use super::connection::Making;
-use super::run::{Change, Run};
+use super::run::{Change, SimulatedRun};
 use super::sender::control::Control;
-use crate::bound::{self, Path, Segment};
-use crate::client::schedule::{Pipeline, Schedule};
-use crate::link::line::Nanos;
-use crate::link::plant::Plant;
-use crate::link::profile::{Profile, Shape};
-use crate::link::scenario::Scenario;
-use crate::link::script::{self, To};
-use crate::record::PerLink;
+use crate::bound;
+use crate::bound::{Path, TcpSegments};
+use crate::config::channel::ChannelConfig;
+use crate::config::profile::{Profile, Shape};
+use crate::config::script;
+use crate::config::script::To;
+use crate::emulate::delay_line::Nanos;
+use crate::emulate::emulator::Emulator;
+use crate::log::schema::PerLink;
+use crate::schedule::{Pipeline, Schedule};
 use crate::units::LinkId;
 
 /// What is to be predicted.
@@ -22,7 +24,7 @@ use crate::units::LinkId;
 pub struct Setup<'a> {
     /// By [`LinkId::index`]; those of links on the air are what the scenario says.
     pub profiles: &'a [Option<Profile>; 2],
-    pub air: Option<&'a Scenario>,
+    pub air: Option<&'a ChannelConfig>,
     /// What changes during the run, in the order of its times.
     pub changes: &'a [script::Change],
     pub schedule: &'a Schedule,
@@ -149,8 +151,8 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
     changes.sort_by_key(|change| change.at);
     let client = Client::new(setup.schedule, setup.pipeline, setup.sizes, rtt);
     let looks_up = client.needs_sizes();
-    let plant = Plant::new(setup.air, setup.seed);
-    let mut run = Run::new(plant, profiles, changes, client, LinkId::BOTH.map(making), rtt);
+    let plant = Emulator::new(setup.air, setup.seed);
+    let mut run = SimulatedRun::new(plant, profiles, changes, client, LinkId::BOTH.map(making), rtt);
     if looks_up {
         run.look_up(setup.sizes.len(), making(LinkId::A));
     }
@@ -207,11 +209,11 @@ fn path(setup: &Setup, link: LinkId, stages: &[Stage]) -> Option<Path> {
                 down: Shape { rate: most.unwrap_or(down.rate), ..down },
                 up,
                 played: true,
-                shaper: bound::link::Shaper::Model,
+                shaper: bound::link::ShaperFacts::Model,
             }
         })
         .collect();
-    bound::link::path(&stages, Segment::USUAL)
+    bound::link::path(&stages, TcpSegments::USUAL)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-use super::*;
-use crate::link::profile::load;
+use crate::config::profile::load;
+use crate::simulate::predict::*;
 use crate::units::Delay;
 use proptest::prelude::*;
 

@@ -1,7 +1,7 @@
 //! A receiver: puts segments in order, acknowledges them as Linux does, and opens its window. Pure.
 
 use super::sender::MSS;
-use crate::link::line::Nanos;
+use crate::emulate::delay_line::Nanos;
 
 /// Blocks in an acknowledgement: three fit beside the timestamps (RFC 2018).
 pub const BLOCKS: usize = 3;

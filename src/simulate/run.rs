@@ -1,15 +1,15 @@
 //! A run in virtual time: two servers, two links, the client. Pure and deterministic.
 //!
-//! The links are the lab's own model of them ([`Plant`]), with a virtual clock in place of the shaper's
+//! The links are the lab's own model of them ([`Emulator`]), with a virtual clock in place of the shaper's
 //! thread. Nothing moves but at events: a packet leaves a link, a timer of a connection is over, the
 //! client looks again, a link changes.
 
 use super::client::{Client, Wish};
 use super::connection::{CLIENT, Came, Connection, Making, Packet, SERVER};
 use super::lookup::Lookup;
-use crate::link::line::Nanos;
-use crate::link::plant::{Arrived, Plant, WAYS, Way};
-use crate::link::profile::Profile;
+use crate::config::profile::Profile;
+use crate::emulate::delay_line::Nanos;
+use crate::emulate::emulator::{Arrived, Emulator, WAYS, Way};
 use crate::units::{Direction, LinkId};
 
 /// A link becomes another.
@@ -53,7 +53,7 @@ impl Flying {
 
 /// The network: what packets go through.
 struct Network {
-    plant: Plant,
+    plant: Emulator,
     flying: Flying,
 }
 
@@ -75,7 +75,7 @@ const LOOKUP: usize = 2;
 const CONNECTIONS: usize = LOOKUP + 1;
 
 /// The whole of it.
-pub struct Run<'a> {
+pub struct SimulatedRun<'a> {
     network: Network,
     /// By link, and the one on which sizes are looked up.
     connections: Vec<Connection>,
@@ -85,17 +85,17 @@ pub struct Run<'a> {
     pub now: Nanos,
 }
 
-impl<'a> Run<'a> {
+impl<'a> SimulatedRun<'a> {
     /// A run that begins with these profiles, each link's connection open with its idle round trip.
     /// `changes` are in the order of their times.
     pub fn new(
-        mut plant: Plant,
+        mut plant: Emulator,
         profiles: [&Profile; 2],
         mut changes: Vec<Change<'a>>,
         client: Client<'a>,
         making: [Making; 2],
         rtt: [Nanos; 2],
-    ) -> Run<'a> {
+    ) -> SimulatedRun<'a> {
         for link in LinkId::BOTH {
             plant.set(0, link, profiles[link.index()]);
             plant.play(0, link, profiles[link.index()]);
@@ -107,7 +107,7 @@ impl<'a> Run<'a> {
         }
         changes.reverse();
         let network = Network { plant, flying: Flying::default() };
-        Run { network, connections, lookup: None, client, changes, now: 0 }
+        SimulatedRun { network, connections, lookup: None, client, changes, now: 0 }
     }
 
     /// Has the sizes of so many files looked up on a connection of its own to server a.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::OFlags;
 
 use super::experiment::Experiment;
-use crate::record::{Cell, Event, Record, Throughput};
+use crate::log::schema::{Cell, Event, Record, Throughput};
 use crate::results;
 
 const COPY: &str = "experiment.toml";
@@ -19,43 +19,48 @@ const RUNS: &str = "runs";
 
 /// A folder that an experiment is being done in.
 #[derive(Debug)]
-pub struct Folder {
+pub struct ExperimentFolder {
     pub dir: PathBuf,
     /// Its name, under which the experiment's records stand.
     pub name: String,
-    pub done: Done,
+    pub done: CompletedRuns,
     /// Keeps others from going on in it at the same time.
     _held: results::Folder,
 }
 
 /// What an earlier call has left.
 #[derive(Clone, Debug, Default)]
-pub struct Done {
+pub struct CompletedRuns {
     /// Cells that ended well.
     pub complete: Vec<Cell>,
     pub measured: Vec<Throughput>,
 }
 
-impl Folder {
+impl ExperimentFolder {
     /// Makes a folder for `experiment` in `results`.
     ///
     /// # Errors
     /// It cannot be made or written, or exists.
-    pub fn create(results: &Path, name: String, experiment: &Experiment) -> Result<Folder> {
+    pub fn create(results: &Path, name: String, experiment: &Experiment) -> Result<ExperimentFolder> {
         let dir = results::new_folder(results, &name)?;
         let mut copy = dir.create_new(COPY)?;
         copy.write_all(experiment.text.as_bytes())
             .with_context(|| format!("cannot write {}", dir.join(COPY).display()))?;
         dir.new_child(RUNS.as_ref())?;
         dir.lock()?;
-        Ok(Folder { dir: dir.path().to_path_buf(), name, done: Done::default(), _held: dir })
+        Ok(ExperimentFolder {
+            dir: dir.path().to_path_buf(),
+            name,
+            done: CompletedRuns::default(),
+            _held: dir,
+        })
     }
 
     /// Opens `dir` to go on with `experiment`, or the newest folder in `results` that holds it.
     ///
     /// # Errors
     /// There is none, or it holds another experiment.
-    pub fn find(results: &Path, dir: Option<&Path>, experiment: &Experiment) -> Result<Folder> {
+    pub fn find(results: &Path, dir: Option<&Path>, experiment: &Experiment) -> Result<ExperimentFolder> {
         let dir = match dir {
             Some(dir) => {
                 let copy = dir.join(COPY);
@@ -78,7 +83,7 @@ impl Folder {
         let held = results::Folder::open(&dir)?;
         held.lock().context("cannot go on")?;
         let done = done(&held)?;
-        Ok(Folder { dir, name, done, _held: held })
+        Ok(ExperimentFolder { dir, name, done, _held: held })
     }
 
     /// Opens the experiment's own log to add to it.
@@ -112,12 +117,12 @@ fn newest(results: &Path, experiment: &Experiment) -> Result<PathBuf> {
 
 /// Reads what is complete, and cuts off a last line that a killed process left unfinished, so that
 /// the next record starts on a line of its own.
-fn done(folder: &results::Folder) -> Result<Done> {
+fn done(folder: &results::Folder) -> Result<CompletedRuns> {
     let path = folder.join(LOG);
     let shown = path.display();
     let mut bytes = Vec::new();
     // It was killed before its first record.
-    let Some(mut file) = folder.open_file(LOG, OFlags::RDWR)? else { return Ok(Done::default()) };
+    let Some(mut file) = folder.open_file(LOG, OFlags::RDWR)? else { return Ok(CompletedRuns::default()) };
     file.read_to_end(&mut bytes).with_context(|| format!("cannot read {shown}"))?;
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     if whole < bytes.len() {
@@ -128,8 +133,8 @@ fn done(folder: &results::Folder) -> Result<Done> {
 }
 
 /// Reads the records of an experiment, whole lines of them.
-fn parse(text: &[u8]) -> Result<Done> {
-    let mut done = Done::default();
+fn parse(text: &[u8]) -> Result<CompletedRuns> {
+    let mut done = CompletedRuns::default();
     for (number, line) in (1..).zip(text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())) {
         let record: Record =
             serde_json::from_slice(line).with_context(|| format!("line {number} is no record of its log"))?;
@@ -145,7 +150,7 @@ fn parse(text: &[u8]) -> Result<Done> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{CellEnd, Log, Stdout};
+    use crate::log::schema::{CellEnd, Log, Stdout};
     use crate::sweep::plan;
 
     fn experiment(repetitions: u64) -> Experiment {
@@ -174,7 +179,7 @@ mod tests {
         let results = tempfile::tempdir().unwrap();
         let experiment = experiment(3);
         let cells = plan::order(&experiment);
-        let folder = Folder::create(results.path(), "one".into(), &experiment).unwrap();
+        let folder = ExperimentFolder::create(results.path(), "one".into(), &experiment).unwrap();
         let log = Log::new("one".into(), Some(folder.log().unwrap()), Stdout::Nothing).unwrap();
         log.write(end(&cells[0], "ok")).unwrap();
         log.write(end(&cells[1], "server_away")).unwrap();
@@ -183,7 +188,7 @@ mod tests {
         let path = folder.dir.join(LOG);
         let whole = fs::read(&path).unwrap();
         fs::write(&path, [&whole[..], b"{\"schema\":\"twinl"].concat()).unwrap();
-        let again = || Folder::find(results.path(), None, &experiment);
+        let again = || ExperimentFolder::find(results.path(), None, &experiment);
         let error = format!("{:#}", again().unwrap_err());
         assert!(error.contains("is in use by"), "{error}");
         let dir = folder.dir.clone();
@@ -198,10 +203,11 @@ mod tests {
     fn the_newest_folder_with_the_same_experiment_is_found_and_no_other() {
         let results = tempfile::tempdir().unwrap();
         for (name, repetitions) in [("1", 3), ("2", 3), ("3", 4)] {
-            Folder::create(results.path(), name.into(), &experiment(repetitions)).unwrap();
+            ExperimentFolder::create(results.path(), name.into(), &experiment(repetitions)).unwrap();
         }
-        let find =
-            |dir: Option<&Path>, repetitions| Folder::find(results.path(), dir, &experiment(repetitions));
+        let find = |dir: Option<&Path>, repetitions| {
+            ExperimentFolder::find(results.path(), dir, &experiment(repetitions))
+        };
         assert_eq!(find(None, 3).unwrap().name, "2");
         let error = find(None, 5).unwrap_err().to_string();
         assert!(error.contains("nothing to resume"), "{error}");
@@ -216,10 +222,11 @@ mod tests {
     #[test]
     fn a_folder_is_never_used_twice_and_a_broken_log_is_named() {
         let results = tempfile::tempdir().unwrap();
-        let dir = Folder::create(results.path(), "1".into(), &experiment(1)).unwrap().dir;
-        assert!(Folder::create(results.path(), "1".into(), &experiment(1)).is_err());
+        let dir = ExperimentFolder::create(results.path(), "1".into(), &experiment(1)).unwrap().dir;
+        assert!(ExperimentFolder::create(results.path(), "1".into(), &experiment(1)).is_err());
         fs::write(dir.join(LOG), "{}\n").unwrap();
-        let error = format!("{:#}", Folder::find(results.path(), None, &experiment(1)).unwrap_err());
+        let error =
+            format!("{:#}", ExperimentFolder::find(results.path(), None, &experiment(1)).unwrap_err());
         assert!(error.contains("sweep.jsonl") && error.contains("line 1"), "{error}");
     }
 }

@@ -5,11 +5,11 @@
 //! it is. Nothing here moves a packet or evaluates a result.
 
 pub mod experiment;
-mod folder;
-mod outlook;
-mod plan;
-mod progress;
-mod run;
+pub(crate) mod folder;
+pub(crate) mod outlook;
+pub(crate) mod plan;
+pub(crate) mod progress;
+pub(crate) mod run;
 
 use std::path::{Path, PathBuf};
 
@@ -17,15 +17,15 @@ use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::client;
-use crate::client::probe::When;
-use crate::link::Choice;
-use crate::record;
+use crate::log::schema;
+use crate::measure::When;
+use crate::shape::BackendChoice;
 use crate::units::Delay;
 use experiment::Experiment;
-use folder::Folder;
+use folder::ExperimentFolder;
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub struct SweepArgs {
     /// A .toml file, or the name of an experiment in ./experiments or built in: course-quick, rtt and others
     #[arg(value_name = "EXPERIMENT")]
     pub experiment: PathBuf,
@@ -49,7 +49,7 @@ pub struct Args {
     pub results: PathBuf,
     /// What shapes the links
     #[arg(long, env = "TWINLINK_BACKEND", value_enum, default_value = "auto")]
-    pub backend: Choice,
+    pub backend: BackendChoice,
     /// How long a server may be away before a run gives it up
     #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME")]
     pub give_up: Delay,
@@ -58,14 +58,14 @@ pub struct Args {
 /// The experiment, from the command line to the exit code.
 ///
 /// `afterwards` is told the experiment's folder, however the experiment went.
-pub fn main(args: Args, afterwards: impl FnOnce(&Path)) -> Result<()> {
+pub fn main(args: SweepArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
     let experiment = Experiment::find(&args.experiment)?;
     if args.dry_run {
         return print(&listing(&experiment, args.data.as_deref())?);
     }
     let folder = match &args.resume {
-        Some(dir) => Folder::find(&args.results, dir.as_deref(), &experiment)?,
-        None => Folder::create(&args.results, record::new_run_id(), &experiment)?,
+        Some(dir) => ExperimentFolder::find(&args.results, dir.as_deref(), &experiment)?,
+        None => ExperimentFolder::create(&args.results, schema::new_run_id(), &experiment)?,
     };
     let end = client::runtime()?.block_on(run::all(&args, &experiment, &folder));
     afterwards(&folder.dir);
@@ -97,7 +97,7 @@ fn listing(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
     }
     let cells = plan::order(experiment);
     let progress = progress::Predicting::new();
-    let outlook = outlook::Outlook::new(experiment, data, &cells, |done, all| progress.done(done, all))?;
+    let outlook = outlook::Predictions::new(experiment, data, &cells, |done, all| progress.done(done, all))?;
     progress.finish();
     let mut total_s = Some(0.0);
     for cell in &cells {

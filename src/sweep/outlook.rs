@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Result;
 
 use super::experiment::{Experiment, Policy};
-use crate::client::schedule::Schedule;
-use crate::record::Cell;
+use crate::log::schema::Cell;
+use crate::schedule::Schedule;
 use crate::simulate::{self, Setup};
 
 /// Seeds that are played where losses decide.
@@ -32,13 +32,13 @@ pub struct Seconds {
 }
 
 /// Predictions, each made once: repetitions are predicted alike.
-pub struct Outlook<'a> {
+pub struct Predictions<'a> {
     experiment: &'a Experiment,
     sizes: Vec<u64>,
     known: HashMap<Kind, Option<Seconds>>,
 }
 
-impl<'a> Outlook<'a> {
+impl<'a> Predictions<'a> {
     /// Predicts every kind of these cells, on all cores, and calls `tell` with how many are done and how
     /// many there are.
     ///
@@ -49,9 +49,9 @@ impl<'a> Outlook<'a> {
         data: Option<&Path>,
         cells: &[Cell],
         tell: impl Fn(usize, usize) + Sync,
-    ) -> Result<Outlook<'a>> {
+    ) -> Result<Predictions<'a>> {
         let sizes = simulate::sizes(data, experiment.files.as_deref())?;
-        let mut outlook = Outlook { experiment, sizes, known: HashMap::new() };
+        let mut outlook = Predictions { experiment, sizes, known: HashMap::new() };
         let mut seen = HashSet::new();
         let kinds: Vec<&Cell> = cells.iter().filter(|cell| seen.insert(kind(cell))).collect();
         let (next, known) = (AtomicUsize::new(0), Mutex::new(HashMap::new()));

@@ -8,11 +8,11 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::experiment::Experiment;
-use crate::record::{Cell, Throughput};
+use crate::log::schema::{Cell, Throughput};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step {
+pub enum PlanStep {
     /// Measure what the links of this cell's condition carry, before the first run under it in a block.
     Measure(Cell),
     Run(Cell),
@@ -45,7 +45,7 @@ fn shuffle(cells: &mut [Cell], seed: u64, block: u64) {
 }
 
 /// What is left to do where `complete` cells have been done and `measured` conditions measured.
-pub fn steps(experiment: &Experiment, complete: &[Cell], measured: &[Throughput]) -> Vec<Step> {
+pub fn steps(experiment: &Experiment, complete: &[Cell], measured: &[Throughput]) -> Vec<PlanStep> {
     let mut steps = Vec::new();
     let mut known: Vec<_> =
         measured.iter().map(|m| (m.block, m.condition.clone(), m.channel.clone())).collect();
@@ -56,9 +56,9 @@ pub fn steps(experiment: &Experiment, complete: &[Cell], measured: &[Throughput]
         let place = (cell.block, cell.condition.clone(), cell.channel.clone());
         if experiment.throughput.is_some() && !known.contains(&place) {
             known.push(place);
-            steps.push(Step::Measure(cell.clone()));
+            steps.push(PlanStep::Measure(cell.clone()));
         }
-        steps.push(Step::Run(cell));
+        steps.push(PlanStep::Run(cell));
     }
     steps
 }
@@ -123,10 +123,10 @@ mod tests {
     fn what_is_complete_is_not_planned_again_and_a_condition_is_measured_once_a_block() {
         let experiment = experiment(2, 3);
         let all = order(&experiment);
-        let measures = |steps: &[Step]| {
+        let measures = |steps: &[PlanStep]| {
             steps
                 .iter()
-                .filter_map(|s| if let Step::Measure(cell) = s { Some(cell.clone()) } else { None })
+                .filter_map(|s| if let PlanStep::Measure(cell) = s { Some(cell.clone()) } else { None })
                 .collect::<Vec<_>>()
         };
         let fresh = steps(&experiment, &[], &[]);
@@ -134,11 +134,11 @@ mod tests {
         assert_eq!(measures(&fresh).iter().map(|c| (c.block, &c.condition)).collect::<HashSet<_>>().len(), 4);
         // The measurement of a condition comes right before the first run that it is for.
         for (step, after) in fresh.iter().zip(&fresh[1..]) {
-            if let (Step::Measure(cell), Step::Run(run)) = (step, after) {
+            if let (PlanStep::Measure(cell), PlanStep::Run(run)) = (step, after) {
                 assert_eq!(cell, run);
             }
         }
-        let null = || crate::record::PerLink { a: None, b: None };
+        let null = || crate::log::schema::PerLink { a: None, b: None };
         let known = Throughput {
             experiment: "x".into(),
             condition: all[0].condition.clone(),
@@ -148,9 +148,9 @@ mod tests {
             together_kbit: null(),
         };
         let rest = steps(&experiment, &all[..5], &[known]);
-        let runs: Vec<_> = rest.iter().filter(|s| matches!(s, Step::Run(_))).collect();
+        let runs: Vec<_> = rest.iter().filter(|s| matches!(s, PlanStep::Run(_))).collect();
         assert_eq!(runs.len(), 7);
-        assert_eq!(*runs[0], Step::Run(all[5].clone()));
+        assert_eq!(*runs[0], PlanStep::Run(all[5].clone()));
         assert!(measures(&rest).iter().all(|cell| cell.block == 1 || cell.condition != all[0].condition));
         assert_eq!(steps(&experiment, &all, &[]), []);
     }

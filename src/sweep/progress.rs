@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::record::{Cell, CellEnd};
+use crate::log::schema::{Cell, CellEnd};
 
 /// Whether a person is looking.
 pub fn on_terminal() -> bool {

@@ -8,23 +8,27 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 
-use super::Args;
+use super::SweepArgs;
 use super::experiment::{Condition, Experiment, Policy};
-use super::folder::Folder;
-use super::plan::{self, Step};
+use super::folder::ExperimentFolder;
+use super::plan;
+use super::plan::PlanStep;
 use super::progress::{self, Progress};
+use crate::client;
 use crate::client::signals::Signals;
-use crate::client::{self, Ended, Run, throughput};
-use crate::doctor;
-use crate::record::{
-    self, Cell, CellEnd, Event, Fault, Log, PerLink, Stdout, SweepEnd, SweepStart, Throughput,
+use crate::client::{FinishedRun, Run};
+use crate::commands::doctor;
+use crate::log::schema;
+use crate::log::schema::{
+    Cell, CellEnd, Event, Fault, Log, PerLink, Stdout, SweepEnd, SweepStart, Throughput,
 };
+use crate::measure::throughput;
 
 /// An experiment under way.
 struct Sweep<'a> {
-    args: &'a Args,
+    args: &'a SweepArgs,
     experiment: &'a Experiment,
-    folder: &'a Folder,
+    folder: &'a ExperimentFolder,
     log: Arc<Log>,
     signals: Signals,
     progress: Progress,
@@ -45,7 +49,7 @@ enum Then {
 ///
 /// # Errors
 /// The experiment's own log, or that of a run, cannot be written. How the runs went is in the record.
-pub async fn all(args: &Args, experiment: &Experiment, folder: &Folder) -> Result<SweepEnd> {
+pub async fn all(args: &SweepArgs, experiment: &Experiment, folder: &ExperimentFolder) -> Result<SweepEnd> {
     let stdout = if progress::on_terminal() { Stdout::Nothing } else { Stdout::Records };
     let page = crate::results::page_for_people(&folder.dir);
     let log = Arc::new(Log::new(folder.name.clone(), Some(folder.log()?), stdout)?.with_page(Some(page)));
@@ -76,7 +80,7 @@ pub async fn all(args: &Args, experiment: &Experiment, folder: &Folder) -> Resul
     sweep.close(cells, interrupted)
 }
 
-fn start(log: &Log, args: &Args, experiment: &Experiment, skipped: u64) -> SweepStart {
+fn start(log: &Log, args: &SweepArgs, experiment: &Experiment, skipped: u64) -> SweepStart {
     SweepStart {
         version: env!("CARGO_PKG_VERSION").into(),
         experiment: experiment.name.clone(),
@@ -93,17 +97,17 @@ fn start(log: &Log, args: &Args, experiment: &Experiment, skipped: u64) -> Sweep
 }
 
 impl Sweep<'_> {
-    async fn step(&mut self, step: Step) -> Result<Then> {
+    async fn step(&mut self, step: PlanStep) -> Result<Then> {
         match step {
-            Step::Measure(cell) => self.measure(&cell).await,
-            Step::Run(cell) => self.run(cell).await,
+            PlanStep::Measure(cell) => self.measure(&cell).await,
+            PlanStep::Run(cell) => self.run(cell).await,
         }
     }
 
     /// What the client is asked for in a cell, its schedule apart.
-    fn options(&self, cell: &Cell) -> Result<client::Args> {
+    fn options(&self, cell: &Cell) -> Result<client::ClientArgs> {
         let servers = [self.args.server_a.clone(), self.args.server_b.clone()];
-        let mut options = client::Args::plain(servers)?;
+        let mut options = client::ClientArgs::plain(servers)?;
         options.backend = self.args.backend;
         options.give_up = self.args.give_up;
         options.files = self.experiment.files.clone();
@@ -185,7 +189,7 @@ impl Sweep<'_> {
     }
 
     /// All that the client is asked for; `None` where the throughput that it depends on is unknown.
-    fn options_of_run(&self, cell: &Cell) -> Result<Option<client::Args>> {
+    fn options_of_run(&self, cell: &Cell) -> Result<Option<client::ClientArgs>> {
         let wrong = |problem: String| anyhow!("the cell {}: {problem}", cell.index);
         let mut options = self.options(cell)?;
         options.probe = self.experiment.probe;
@@ -206,12 +210,17 @@ impl Sweep<'_> {
         Ok(Some(options))
     }
 
-    async fn transfer(&mut self, cell: &Cell, options: client::Args, began: Instant) -> Result<CellEnd> {
-        let run = record::new_run_id();
+    async fn transfer(
+        &mut self,
+        cell: &Cell,
+        options: client::ClientArgs,
+        began: Instant,
+    ) -> Result<CellEnd> {
+        let run = schema::new_run_id();
         let log = Arc::new(Log::new(run.clone(), Some(self.folder.new_run(&run)?), Stdout::Nothing)?);
         let asked = self.condition(cell)?.asked.clone();
         let run_of_cell = Run { args: &options, asked, log, cell: Some(cell.clone()), bars: false };
-        let Ended { record, probe_ms, .. } = client::one_run(run_of_cell, &mut self.signals).await?;
+        let FinishedRun { record, probe_ms, .. } = client::one_run(run_of_cell, &mut self.signals).await?;
         let took_ms = began.elapsed().as_secs_f64() * 1e3;
         Ok(CellEnd {
             cell: cell.clone(),

@@ -284,7 +284,7 @@ async fn the_log_has_each_request_but_health_checks() {
         ]
     );
     assert!(
-        matches!(&log[0], twinlink::record::Event::ServeStart(start) if start.files == 1 && start.bytes == 3)
+        matches!(&log[0], twinlink::log::schema::Event::ServeStart(start) if start.files == 1 && start.bytes == 3)
     );
     let end = serve_end(&log);
     assert_eq!((end.reason.as_str(), end.requests, end.cut_connections), ("test", 3, 0));

@@ -13,8 +13,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use twinlink::record::{Event, Log, Record, Request, ServeEnd, Stdout, create_log_file};
-use twinlink::server::{Limits, Table, run};
+use twinlink::log::schema::{Event, Log, Record, Request, ServeEnd, Stdout, create_log_file};
+use twinlink::server::{Catalog, Limits, run};
 
 /// Far beyond what anything here takes: a test that waits this long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,7 +47,7 @@ impl Lab {
         for (name, content) in files {
             std::fs::write(dir.path().join("data").join(name), content).unwrap();
         }
-        let table = Table::build(&dir.path().join("data")).unwrap().unwrap();
+        let table = Catalog::build(&dir.path().join("data")).unwrap().unwrap();
         let log = create_log_file(&dir.path().join("log.jsonl")).unwrap();
         let log = Arc::new(Log::new("test".into(), Some(log), Stdout::Nothing).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

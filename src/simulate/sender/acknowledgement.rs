@@ -2,7 +2,7 @@
 
 use super::control::{Ack, Algorithm, RateSample, State};
 use super::{MSS, Sender, Sent, Timer};
-use crate::link::line::Nanos;
+use crate::emulate::delay_line::Nanos;
 use crate::simulate::receiver::Told;
 
 impl Sender {

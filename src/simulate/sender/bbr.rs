@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 
 use super::MSS;
 use super::control::{Ack, FIRST_WINDOW, RateSample, State, Window};
-use crate::link::chance::{Purpose, Stream};
-use crate::link::line::Nanos;
+use crate::emulate::delay_line::Nanos;
+use crate::emulate::rng::{Purpose, Stream};
 use crate::units::{Direction, LinkId};
 
 /// 2 / ln 2: the least gain that doubles the rate each round trip (draft, 4.3.1.1).

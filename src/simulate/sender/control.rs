@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::bbr::Bbr;
 use super::cubic::Cubic;
 use super::reno;
-use crate::link::line::Nanos;
+use crate::emulate::delay_line::Nanos;
 
 /// How a server sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use super::control::State;
 use super::{LEAST_TIMER, Sender, Timer};
-use crate::link::line::Nanos;
+use crate::emulate::delay_line::Nanos;
 
 /// So many segments that came out of order say that one before them is lost.
 const DUPLICATES: u32 = 3;

@@ -4,23 +4,23 @@
 //! As Linux has it: selective acknowledgements (RFC 6675), losses by time (RACK-TLP, RFC 8985), a window
 //! reduced in proportion (RFC 6937), time-outs that are found to be spurious (RFC 5682, RFC 4015).
 
-mod acknowledgement;
-mod bbr;
+pub(crate) mod acknowledgement;
+pub(crate) mod bbr;
 pub mod control;
-mod cubic;
-mod losses;
-mod recovery;
-mod reno;
-mod rtt;
+pub(crate) mod cubic;
+pub(crate) mod losses;
+pub(crate) mod recovery;
+pub(crate) mod reno;
+pub(crate) mod rtt;
 #[cfg(test)]
 mod tests;
-mod timers;
+pub(crate) mod timers;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::receiver::BLOCKS;
-use crate::link::line::Nanos;
+use crate::emulate::delay_line::Nanos;
 use control::{Algorithm, Control, State, Window};
 use rtt::Rtt;
 

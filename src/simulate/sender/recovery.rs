@@ -4,7 +4,7 @@
 use super::acknowledgement::Sum;
 use super::control::State;
 use super::{Recovery, Sender};
-use crate::link::line::Nanos;
+use crate::emulate::delay_line::Nanos;
 use crate::simulate::receiver::Told;
 
 impl Sender {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::receiver::{Receiver, Told};
-use super::*;
+use crate::simulate::receiver::{Receiver, Told};
+use crate::simulate::sender::*;
 
 const MS: Nanos = 1_000_000;
 

@@ -5,7 +5,7 @@ use super::acknowledgement::Sum;
 use super::control::State;
 use super::rtt::LEAST_RTO;
 use super::{LEAST_TIMER, Recovery, Segment, Sender, Timer};
-use crate::link::line::Nanos;
+use crate::emulate::delay_line::Nanos;
 use crate::simulate::receiver::Told;
 
 impl Sender {

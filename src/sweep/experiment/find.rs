@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use super::Experiment;
-use crate::link::profile::load::nearest;
+use crate::config::profile::load::nearest;
 
 macro_rules! built_in {
     ($($name:literal),* $(,)?) => {

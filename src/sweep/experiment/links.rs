@@ -6,10 +6,10 @@ use anyhow::{Result, anyhow, ensure};
 use serde::de::value::MapAccessDeserializer;
 use serde::{Deserialize, Deserializer};
 
-use crate::client::Asked;
-use crate::link::profile::load;
-use crate::link::profile::{Loss, Profile, Queue, Shape};
-use crate::link::scenario::Scenario;
+use crate::client::LinkSetup;
+use crate::config::channel::ChannelConfig;
+use crate::config::profile::load;
+use crate::config::profile::{Loss, Profile, Queue, Shape};
 use crate::units::{Delay, LinkId, Rate};
 
 /// A link as a condition describes it: a profile, and values that take the place of its own in both
@@ -28,28 +28,28 @@ pub struct Changed {
 
 /// The same, which may also be written as the profile's name alone.
 #[derive(Clone, Debug)]
-pub struct Link(Changed);
+pub struct LinkChoice(Changed);
 
 // By hand: an untagged enum would answer every mistake with "did not match any variant".
-impl<'de> Deserialize<'de> for Link {
+impl<'de> Deserialize<'de> for LinkChoice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Link;
+        struct LinkVisitor;
+        impl<'de> serde::de::Visitor<'de> for LinkVisitor {
+            type Value = LinkChoice;
             fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
                 f.write_str(
                     "a profile such as \"wifi-near\" or a table such as \
                      { profile = \"wifi-near\", delay = \"50ms\" }",
                 )
             }
-            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Link, E> {
-                Ok(Link(Changed { profile: name.to_string(), ..Changed::default() }))
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<LinkChoice, E> {
+                Ok(LinkChoice(Changed { profile: name.to_string(), ..Changed::default() }))
             }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Link, A::Error> {
-                Changed::deserialize(MapAccessDeserializer::new(map)).map(Link)
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<LinkChoice, A::Error> {
+                Changed::deserialize(MapAccessDeserializer::new(map)).map(LinkChoice)
             }
         }
-        deserializer.deserialize_any(Visitor)
+        deserializer.deserialize_any(LinkVisitor)
     }
 }
 
@@ -60,8 +60,13 @@ impl<'de> Deserialize<'de> for Link {
 /// # Errors
 /// Nothing is named, something that is named cannot be loaded, or a link on the channel has a
 /// profile too.
-pub fn load(air: Option<&str>, independent: bool, links: [Option<Link>; 2], folder: &Path) -> Result<Asked> {
-    let air = air.map(|name| Scenario::load(&beside(folder, name))).transpose()?;
+pub fn load(
+    air: Option<&str>,
+    independent: bool,
+    links: [Option<LinkChoice>; 2],
+    folder: &Path,
+) -> Result<LinkSetup> {
+    let air = air.map(|name| ChannelConfig::load(&beside(folder, name))).transpose()?;
     ensure!(
         air.is_some() || !independent,
         "independent = true is for the links of a scenario (air); those with profiles are independent"
@@ -84,7 +89,7 @@ pub fn load(air: Option<&str>, independent: bool, links: [Option<Link>; 2], fold
             None => on_air,
         };
     }
-    Ok(Asked { profiles, air: air.filter(|_| !independent), script: None })
+    Ok(LinkSetup { profiles, air: air.filter(|_| !independent), script: None })
 }
 
 impl Changed {

@@ -1,0 +1,227 @@
+//! The end of a run: totals, bound and efficiency, in the log's last record.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::ClientArgs;
+use super::links::Links;
+use super::transfer::{Failure, Totals, Transfer};
+use crate::bound;
+use crate::bound::TcpSegments;
+use crate::log::schema::{Event, Fault, LinkTotals, Log, PerLink, Qoe, Reconciled, RunEnd, RunStart};
+use crate::qoe::{self, Arrival, Rule};
+use crate::simulate;
+use crate::units::LinkId;
+
+/// What a run has gathered for its last record, as far as it came.
+#[derive(Default)]
+pub struct RunFacts {
+    /// The first record, until it has been written.
+    pub start: Option<Box<RunStart>>,
+    pub links: Option<Arc<Links>>,
+    pub job: Option<Arc<Transfer>>,
+    /// Segments as they were on each link, as far as a sample saw them.
+    pub segments: [Option<TcpSegments>; 2],
+    /// What each server said that it sends with.
+    pub senders: [Option<simulate::Control>; 2],
+    pub sync_ms: Option<f64>,
+    pub reconciled: [Option<Reconciled>; 2],
+    /// What measuring the links before the transfer took.
+    pub probe_ms: f64,
+}
+
+/// Writes the last record of a run.
+pub fn close(
+    log: &Log,
+    args: &ClientArgs,
+    ends: &mut RunFacts,
+    outcome: &Result<(), Failure>,
+) -> Result<RunEnd> {
+    // A run that was interrupted while it was prepared has a first record too.
+    if let Some(start) = ends.start.take() {
+        log.write(Event::RunStart(start))?;
+    }
+    let totals = ends.job.as_ref().map(|job| job.totals()).unwrap_or_default();
+    let record = run_end(args, ends, &totals, outcome);
+    for link in LinkId::BOTH {
+        let Some(found) = ends.reconciled[link.index()].filter(|found| !found.ok) else { continue };
+        log.write(Event::Fault(Fault {
+            link: Some(link),
+            segment: None,
+            what: format!(
+                "the shaper let {} bytes pass and the application received {}: {} bytes are unexplained, and {} to {} may be",
+                found.shaper_bytes,
+                found.received_bytes,
+                found.unexplained_bytes,
+                found.allowed_least_bytes,
+                found.allowed_most_bytes
+            ),
+            action: "the result is kept; do not trust it".into(),
+        }))?;
+    }
+    if let Some((elapsed_ms, bounds)) = record.elapsed_ms.zip(bounds(ends, &totals))
+        && elapsed_ms < bounds.credible_ms
+    {
+        log.write(Event::Fault(Fault {
+            link: None,
+            segment: None,
+            what: format!(
+                "the run took {elapsed_ms:.1} ms and the bound is {:.1} ms; clocks and one packet a link explain \
+                 no run below {:.1} ms: a link let more through than its profile says",
+                bounds.plain_ms, bounds.credible_ms
+            ),
+            action: "the result is kept; do not trust it".into(),
+        }))?;
+    }
+    log.write(Event::RunEnd(Box::new(record.clone())))?;
+    Ok(record)
+}
+
+fn run_end(args: &ClientArgs, ends: &RunFacts, totals: &Totals, outcome: &Result<(), Failure>) -> RunEnd {
+    let log = ends.job.as_ref().map(|job| job.log.clone());
+    let since_first = |at: std::time::Instant| {
+        totals.first_request.map(|first| at.saturating_duration_since(first).as_secs_f64() * 1e3)
+    };
+    let elapsed_ms = if outcome.is_ok() { totals.last_file.and_then(since_first) } else { None };
+    let bounds = bounds(ends, totals);
+    let links = |link: LinkId| {
+        let bytes = totals.link_bytes[link.index()];
+        let last_byte_ms = totals.last_byte[link.index()].and_then(since_first);
+        let gauge = ends.job.as_ref().map(|job| job.gauge(link));
+        LinkTotals {
+            bytes,
+            files: gauge.map_or(0, |gauge| gauge.files()),
+            goodput_kbit: last_byte_ms.filter(|&ms| ms > 0.0).map(|ms| bytes as f64 * 8.0 / ms),
+            last_byte_ms,
+            connections: gauge.map_or(0, |gauge| gauge.connections()),
+            reconciled: ends.reconciled[link.index()],
+        }
+    };
+    let mut end = RunEnd {
+        exit: outcome.as_ref().map_or_else(|failure| failure.exit, |()| "ok").to_string(),
+        summary: String::new(),
+        elapsed_ms,
+        first_request_ms: log.zip(totals.first_request).map(|(log, at)| log.ms(at)),
+        files: totals.files,
+        bytes: totals.bytes,
+        bound_ms: bounds.map(|bounds| bounds.plain_ms),
+        bound_tcp_ms: bounds.map(|bounds| bounds.tcp_ms),
+        efficiency: elapsed_ms.zip(bounds).map(|(elapsed, bounds)| bounds.plain_ms / elapsed),
+        predicted_ms: outcome.is_ok().then(|| predicted_ms(args, ends, totals)).flatten(),
+        wasted_bytes: totals.wasted_bytes,
+        dropped_records: 0,
+        resumed_files: args.resume.then_some(totals.resumed_files),
+        resumed_bytes: args.resume.then_some(totals.resumed_bytes),
+        sync_ms: ends.sync_ms,
+        links: PerLink { a: links(LinkId::A), b: links(LinkId::B) },
+        qoe: qoe(args, ends, totals),
+    };
+    let faults = ends.job.as_ref().map(|job| job.log.faults()).unwrap_or_default();
+    end.summary = summary(args, &end, outcome, faults);
+    end
+}
+
+/// The longest that a prediction may hold up the end of a run.
+const PREDICTION_TIME: Duration = Duration::from_millis(140);
+/// Seeds that are played in it where losses decide.
+const PREDICTION_SEEDS: usize = 3;
+
+/// What a simulation of the same run says, with the links as they were when it began and each change as
+/// it came; `None` where a link has no rate, where an earlier run had left something, or where the
+/// simulation takes too long.
+fn predicted_ms(args: &ClientArgs, ends: &RunFacts, totals: &Totals) -> Option<f64> {
+    if totals.resumed_files > 0 || totals.resumed_bytes > 0 {
+        return None;
+    }
+    let (job, links) = (ends.job.as_ref()?, ends.links.as_ref()?);
+    let (profiles, changes) = links.profiles_from(totals.first_request?);
+    let size = |segment| job.schedule(|scheduler, _| scheduler.size(segment));
+    let sizes: Vec<u64> = (0..job.segments.len()).map(size).collect::<Option<_>>()?;
+    let congestion = ends.senders.map(|told| told.unwrap_or_else(simulate::kernels_choice));
+    let air = links.air();
+    let schedule = args.schedule_of(job.segments.iter().map(|segment| segment.name.as_str()));
+    let setup = simulate::Setup {
+        profiles: &profiles,
+        air: air.as_ref(),
+        changes: &changes,
+        schedule: &schedule,
+        pipeline: args.pipeline,
+        sizes: &sizes,
+        congestion,
+        kernel: simulate::kernels_choice(),
+        seed: args.seed,
+    };
+    let began = Instant::now();
+    let in_time = || began.elapsed() < PREDICTION_TIME;
+    simulate::predict(&setup, PREDICTION_SEEDS, &in_time).map(|prediction| prediction.elapsed_ms)
+}
+
+/// What a viewer would have met with the segments as they came; `None` where no film came.
+fn qoe(args: &ClientArgs, ends: &RunFacts, totals: &Totals) -> Option<Qoe> {
+    let (job, first) = (ends.job.as_ref()?, totals.first_request?);
+    let rule = Rule { segment_duration_ms: args.segment_duration.ms(), startup_segments: args.startup };
+    let arrivals = totals.arrivals.iter().map(|&(index, at)| Arrival {
+        index: index as u64,
+        done_ms: at.saturating_duration_since(first).as_secs_f64() * 1e3,
+        media: qoe::is_media(&job.segments[index].name),
+    });
+    qoe::play(arrivals, 0.0, rule).map(|played| played.qoe)
+}
+
+/// The bounds of a run, ms.
+#[derive(Clone, Copy)]
+struct Bounds {
+    plain_ms: f64,
+    /// With slow start.
+    tcp_ms: f64,
+    /// What is below is too fast for the links.
+    credible_ms: f64,
+}
+
+/// `None` where a link has no rate or nothing came.
+fn bounds(ends: &RunFacts, totals: &Totals) -> Option<Bounds> {
+    let links = ends.links.as_ref()?;
+    let paths =
+        links.paths(totals.first_request?, ends.segments.map(|seen| seen.unwrap_or(TcpSegments::USUAL)))?;
+    let bytes = (totals.bytes + totals.head_bytes) as f64;
+    let air = links.air();
+    let (plain, tcp) = bound::bounds_s(&paths, air.as_ref(), bytes)?;
+    let packets: f64 = paths.iter().map(|path| path.mss_bytes).sum();
+    let credible =
+        bound::bounds_s(&paths, air.as_ref(), (bytes - packets).max(0.0)).map_or(0.0, |found| found.0);
+    let tolerance = bound::TOLERANCE_S + links.latest_step_s();
+    Some(Bounds { plain_ms: plain * 1e3, tcp_ms: tcp * 1e3, credible_ms: (credible - tolerance) * 1e3 })
+}
+
+/// One sentence for people.
+fn summary(
+    args: &ClientArgs,
+    end: &RunEnd,
+    outcome: &Result<(), Failure>,
+    faults: (u64, Option<Fault>),
+) -> String {
+    if let Err(failure) = outcome {
+        return format!("{} ended after {} files: {:#}.", args.schedule, end.files, failure.error);
+    }
+    let seconds = end.elapsed_ms.unwrap_or_default() / 1e3;
+    let mbytes = end.bytes as f64 / 1e6;
+    let share = |link: LinkId| end.links.get(link).bytes as f64 * 100.0 / (end.bytes.max(1)) as f64;
+    let mut text = format!(
+        "{} fetched {} files ({mbytes:.1} MB) in {seconds:.3} s, {:.0} % from a and {:.0} % from b",
+        args.schedule,
+        end.files,
+        share(LinkId::A),
+        share(LinkId::B)
+    );
+    if let (Some(bound_ms), Some(efficiency)) = (end.bound_ms, end.efficiency) {
+        text += &format!("; the bound is {:.3} s, efficiency {efficiency:.3}", bound_ms / 1e3);
+    }
+    if let (count, Some(first)) = faults {
+        let link = first.link.map_or(String::new(), |link| format!("on link {link}: "));
+        let count = if count == 1 { "one fault, ".into() } else { format!("{count} faults, the first ") };
+        text += &format!("; {count}{link}{}", first.what);
+    }
+    text + "."
+}

@@ -1,0 +1,401 @@
+//! One server as the client sees it: its address, connecting to it, and what it says of itself
+//! before the transfer.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use sha2::{Digest as _, Sha256};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{sleep, timeout};
+
+use super::exchange::{Allowance, receive};
+use super::reach::{self, LONGEST_BACKOFF};
+use super::running;
+use super::store::Digest;
+use crate::http::answer::{AnswerHead, MOST_REDIRECTS};
+use crate::http::pipeline::Pipeline;
+use crate::http::reader::Event;
+use crate::http::request::Request;
+use crate::log::schema;
+use crate::manifest;
+use crate::manifest::ManifestEntry;
+use crate::units::LinkId;
+use crate::{sender_report, tcp};
+
+/// The port of a server that is named without one.
+pub const DEFAULT_PORT: u16 = 4455;
+const LIST_PATH: &str = "/SHA256SUMS";
+
+/// A server that has been looked up.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    pub link: LinkId,
+    /// As it was written on the command line.
+    pub name: String,
+    pub address: SocketAddr,
+    /// All that its name stands for, that one first.
+    pub addresses: Vec<SocketAddr>,
+    /// For the Host header.
+    pub host: String,
+    pub congestion: Option<String>,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "server {} ({})", self.link, self.host)
+    }
+}
+
+/// What a server said of itself before the transfer.
+#[derive(Clone, Debug)]
+pub struct ServerCapabilities {
+    pub software: Option<String>,
+    pub http_version: String,
+    /// Whether the connection stays open between answers, so that requests can be pipelined.
+    pub keeps_alive: bool,
+    pub list: Option<Vec<ManifestEntry>>,
+    /// What was odd about it, a sentence each.
+    pub notes: Vec<String>,
+    /// The list's digest, which the server sent with it, is right: its answers say what they are of.
+    pub fits: bool,
+    pub rtt: Option<Duration>,
+    /// Of this end of the connection.
+    pub congestion_control: Option<String>,
+    /// Of the server's end; null where it tells nothing.
+    pub sender: Option<schema::Sender>,
+}
+
+/// The answer to a GET: its body as far as it was read, and why that ended early.
+struct Got {
+    head: AnswerHead,
+    body: Vec<u8>,
+    problem: Option<anyhow::Error>,
+}
+
+impl Origin {
+    /// Looks a server up. IPv4 addresses are preferred where there are both.
+    pub async fn resolve(link: LinkId, name: &str, congestion: Option<String>) -> Result<Origin> {
+        let host = with_port(name)?;
+        let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host(&host)
+            .await
+            .with_context(|| {
+                format!("cannot find server {link}: the host of \"{name}\" does not resolve; check its name")
+            })?
+            .collect();
+        addresses.sort_by_key(|address| !address.is_ipv4());
+        let address = *addresses
+            .first()
+            .with_context(|| format!("cannot find server {link}: \"{name}\" has no address"))?;
+        Ok(Origin { link, name: name.to_string(), address, addresses, host, congestion })
+    }
+
+    /// Opens a connection.
+    pub async fn connect(&self, patience: Duration) -> Result<Arc<TcpStream>> {
+        let socket = if self.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = socket.context("cannot make a socket")?;
+        if let Some(name) = &self.congestion {
+            tcp::set_congestion_control(&socket, name)
+                .with_context(|| format!("cannot use the congestion control {name}"))?;
+        }
+        let stream = match timeout(patience, socket.connect(self.address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(self.not_connected(&error)),
+            Err(_) => bail!("could not connect to {self}: no answer for {} s", patience.as_secs_f64()),
+        };
+        stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
+        Ok(Arc::new(stream))
+    }
+
+    /// A request for the whole of a file.
+    pub fn request<'a>(&'a self, method: &'a str, path: &'a str) -> Request<'a> {
+        let congestion = self.congestion.as_deref();
+        Request { method, host: &self.host, path, from: 0, to: None, if_range: None, congestion }
+    }
+
+    fn not_connected(&self, error: &io::Error) -> anyhow::Error {
+        let hint = match error.kind() {
+            io::ErrorKind::ConnectionRefused => "; is a server running there?",
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                "; check its address and the network"
+            }
+            _ => "",
+        };
+        anyhow!("could not connect to {self}: {error}{hint}")
+    }
+
+    /// Asks a server for its list, which also shows whether it speaks HTTP at all, and whether its
+    /// kernel lets it send with the congestion control that was chosen. A server that is busy is asked
+    /// again, for as long as it may be silent.
+    ///
+    /// # Errors
+    /// `Refused` where it does not.
+    pub async fn introduce(&self, patience: Duration) -> Result<ServerCapabilities> {
+        let unusable = || format!("{self} cannot be used");
+        let deadline = running::now() + patience;
+        let (mut path, mut redirects, mut notes) = (LIST_PATH.to_string(), 0, Vec::new());
+        loop {
+            let stream = reach::await_server(self, patience).await?;
+            let got = self.get(stream.clone(), &path, patience).await.with_context(unusable)?;
+            let head = &got.head;
+            if head.is_busy() {
+                let status = head.status;
+                let wait = head.retry_after.unwrap_or_default().max(LONGEST_BACKOFF);
+                let note = busy(head);
+                if running::now() + wait >= deadline {
+                    let patience_s = patience.as_secs_f64();
+                    bail!(
+                        "{self} cannot be used: it answers {status} to GET {LIST_PATH}{note}, and --give-up is {patience_s} s"
+                    );
+                }
+                if notes.is_empty() {
+                    let what = format!("{self} answered {status} to GET {LIST_PATH}{note}");
+                    tracing::warn!("{what}; it is asked again");
+                    notes.push(what);
+                }
+                sleep(wait).await;
+                continue;
+            }
+            if head.is_redirect() && redirects < MOST_REDIRECTS {
+                match head.redirected(&self.host, &path) {
+                    Ok(led) => {
+                        (path, redirects) = (led, redirects + 1);
+                        continue;
+                    }
+                    Err(place) => {
+                        notes.push(format!("{self} redirects {LIST_PATH} {place}, which is not followed"));
+                        return self.introduction(&stream, got, None, notes);
+                    }
+                }
+            }
+            let told = head.sender.as_deref();
+            if let Some(allowed) = told.and_then(sender_report::allowed).filter(|_| head.status == 400) {
+                return Err(self.refused(&allowed).into());
+            }
+            let list = self.list_of(&got, &mut notes).with_context(unusable)?;
+            return self.introduction(&stream, got, list, notes);
+        }
+    }
+
+    /// Reads the list in an answer; `None` where there is none, which is noted unless the server says
+    /// so as servers do.
+    fn list_of(&self, got: &Got, notes: &mut Vec<String>) -> Result<Option<Vec<ManifestEntry>>> {
+        let (head, body) = (&got.head, &got.body);
+        let is_list = manifest::begins_as_list(body);
+        match head.status {
+            200 if is_list && head.encoding.is_none() => {
+                got.problem
+                    .as_ref()
+                    .map_or(Ok(()), |problem| bail!("its SHA256SUMS is too long: {problem}"))?;
+                let text = std::str::from_utf8(body).map_err(|_| anyhow!("its SHA256SUMS is not text"))?;
+                return manifest::parse_sums(text).map(Some);
+            }
+            // Servers without a list say so in different ways.
+            403 | 404 | 405 | 410 => {}
+            200 => {
+                let html = head.media_type.as_deref() == Some("text/html") || body.starts_with(b"<");
+                let what = match &head.encoding {
+                    Some(encoding) => {
+                        format!("with the Content-Encoding {encoding}, which was not asked for")
+                    }
+                    None if html => "with an HTML page, which is no list".to_string(),
+                    None => "with something that is no list".to_string(),
+                };
+                notes.push(format!("{self} answers GET {LIST_PATH} {what}"));
+            }
+            status => notes.push(format!("{self} answered {status} to GET {LIST_PATH}")),
+        }
+        Ok(None)
+    }
+
+    fn introduction(
+        &self,
+        stream: &TcpStream,
+        got: Got,
+        list: Option<Vec<ManifestEntry>>,
+        notes: Vec<String>,
+    ) -> Result<ServerCapabilities> {
+        let Got { head, body, .. } = got;
+        let promised = head.sha256_base64.as_deref().and_then(Digest::from_base64);
+        Ok(ServerCapabilities {
+            software: head.server,
+            http_version: format!("1.{}", head.minor_version),
+            keeps_alive: !head.closes,
+            fits: promised == Some(Digest(Sha256::digest(&body).into())),
+            list,
+            notes,
+            rtt: rtt_of(stream),
+            congestion_control: tcp::congestion_control(stream),
+            sender: head.sender.as_deref().and_then(sender_report::parse),
+        })
+    }
+
+    /// Asks for the sizes of files: of the first alone, of the others many in one go. What cannot be
+    /// learned is `None`: the transfer will show whether that is a fault. The bytes of the answers are
+    /// added to `heads`.
+    pub async fn sizes(
+        &self,
+        segments: &[ManifestEntry],
+        patience: Duration,
+        heads: &AtomicU64,
+    ) -> Vec<Option<u64>> {
+        let mut sizes = Vec::with_capacity(segments.len());
+        if let Err(error) = self.ask_sizes(segments, patience, heads, &mut sizes).await {
+            tracing::debug!("{self} does not say how large its files are: {error:#}");
+        }
+        sizes.resize(segments.len(), None);
+        sizes
+    }
+
+    async fn ask_sizes(
+        &self,
+        segments: &[ManifestEntry],
+        patience: Duration,
+        heads: &AtomicU64,
+        sizes: &mut Vec<Option<u64>>,
+    ) -> Result<()> {
+        let mut pipeline = Pipeline::new(self.connect(patience).await?);
+        let (first, others) = segments.split_at(segments.len().min(1));
+        let mut allowance = Allowance::new(patience);
+        // So few that neither side's buffers fill while the other waits.
+        for some in [first].into_iter().chain(others.chunks(64)).filter(|some| !some.is_empty()) {
+            for segment in some {
+                pipeline.ask(&self.request("HEAD", &segment.path));
+            }
+            let mut due = some.len();
+            let all = receive(&mut pipeline, true, &mut allowance, |_, event| {
+                match event {
+                    Event::Head(head) => {
+                        heads.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
+                        sizes.push(head.length.filter(|_| head.status == 200 && head.encoding.is_none()));
+                    }
+                    Event::End => due -= 1,
+                    Event::Body(_) | Event::NeedMore => {}
+                }
+                Ok(due == 0)
+            });
+            if !all.await? {
+                bail!("it closed the connection");
+            }
+        }
+        Ok(())
+    }
+
+    /// One GET, whole in memory. Reading ends early where the body cannot be a list.
+    async fn get(&self, stream: Arc<TcpStream>, path: &str, patience: Duration) -> Result<Got> {
+        let mut pipeline = Pipeline::new(stream);
+        pipeline.ask(&self.request("GET", path));
+        let (mut found, mut body) = (None, Vec::new());
+        let (mut growing, mut problem) = (manifest::Growing::default(), None);
+        let mut allowance = Allowance::new(patience);
+        let whole = receive(&mut pipeline, false, &mut allowance, |_, event| {
+            match event {
+                // What comes with another status is of no use.
+                Event::Head(head) => {
+                    let over = head.status != 200;
+                    found = Some(*head);
+                    return Ok(over);
+                }
+                Event::Body(bytes) => {
+                    body.extend_from_slice(bytes);
+                    problem = growing.grow(bytes).err();
+                }
+                Event::End => return Ok(true),
+                Event::NeedMore => {}
+            }
+            Ok(problem.is_some())
+        });
+        let whole = whole.await?;
+        match found {
+            Some(head) if whole || pipeline.answers.ended_well() => Ok(Got { head, body, problem }),
+            Some(_) => bail!("it closed the connection in the middle of its list"),
+            None => bail!("it closed the connection without an answer"),
+        }
+    }
+
+    fn refused(&self, allowed: &[&str]) -> Refused {
+        Refused {
+            by: self.to_string(),
+            name: self.congestion.clone().unwrap_or_default(),
+            allowed: list(allowed),
+        }
+    }
+}
+
+/// A congestion control that a kernel does not let a program use.
+#[derive(Debug, thiserror::Error)]
+#[error("{by} cannot use the congestion control {name}: its kernel allows it {allowed}")]
+pub struct Refused {
+    by: String,
+    name: String,
+    allowed: String,
+}
+
+/// Whether this program may use a congestion control on its own sockets.
+///
+/// # Errors
+/// `Refused`, or when sockets cannot be made at all.
+pub fn may_use(congestion: &str) -> Result<()> {
+    let allowed = tcp::usable().context("cannot make a socket")?;
+    if allowed.contains(&congestion) {
+        return Ok(());
+    }
+    Err(Refused { by: "the client".into(), name: congestion.into(), allowed: list(&allowed) }.into())
+}
+
+fn list(names: &[&str]) -> String {
+    if names.is_empty() { "none of those that can be chosen".into() } else { names.join(", ") }
+}
+
+/// The least round trip that the kernel has seen on a connection.
+pub fn rtt_of(stream: &TcpStream) -> Option<Duration> {
+    let info = tcp::read(stream).ok()?;
+    Some(Duration::from_secs_f64(info.min_rtt_ms.unwrap_or(info.rtt_ms) / 1e3))
+}
+
+/// `host`, `host:port`, `1.2.3.4`, `::1` or `[::1]:80`, completed with the default port.
+fn with_port(name: &str) -> Result<String> {
+    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c == '/') {
+        bail!("\"{name}\" is not a server; write host or host:port");
+    }
+    let bare_v6 = name.parse::<std::net::Ipv6Addr>().is_ok();
+    if bare_v6 {
+        return Ok(format!("[{name}]:{DEFAULT_PORT}"));
+    }
+    match name.rsplit_once(':') {
+        Some((_, port)) if !name.ends_with(']') => {
+            let valid = port.parse::<u16>().is_ok_and(|port| port > 0);
+            if !valid {
+                bail!("\"{port}\" in \"{name}\" is not a port; write host:port with a port from 1 to 65535");
+            }
+            Ok(name.to_string())
+        }
+        _ => Ok(format!("{name}:{DEFAULT_PORT}")),
+    }
+}
+
+/// What a server asks for that is busy.
+pub fn busy(head: &AnswerHead) -> String {
+    head.retry_after
+        .map_or_else(String::new, |wait| format!(" and asks to wait {} s (Retry-After)", wait.as_secs_f64()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_named_with_or_without_a_port() {
+        assert_eq!(with_port("server-a").unwrap(), "server-a:4455");
+        assert_eq!(with_port("10.0.0.1:80").unwrap(), "10.0.0.1:80");
+        assert_eq!(with_port("::1").unwrap(), "[::1]:4455");
+        assert_eq!(with_port("[::1]").unwrap(), "[::1]:4455");
+        assert_eq!(with_port("[::1]:80").unwrap(), "[::1]:80");
+        for bad in ["", "host:http", "host:0", "host:70000", "http://host", "a b"] {
+            assert!(with_port(bad).is_err(), "{bad}");
+        }
+    }
+}

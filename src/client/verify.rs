@@ -1,0 +1,114 @@
+//! What has come is checked and given its name, away from the tasks that receive.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::anyhow;
+use tokio::task::spawn_blocking;
+
+use super::origin::Origin;
+use super::store::{FileVerdict, HASH_STEP_BYTES, Incoming};
+use super::transfer::{AnswerOrder, Failure, Finished, Transfer};
+use crate::log::schema;
+
+/// Hashes what has come of a file in order, where it is enough, on a thread for what blocks.
+pub fn hash_behind(incoming: &Arc<Incoming>) {
+    if incoming.may_hash() {
+        let incoming = incoming.clone();
+        spawn_blocking(move || incoming.hash());
+    }
+}
+
+/// A file of which everything has come, and the server that sent the last of it.
+pub struct Check {
+    job: Arc<Transfer>,
+    peer: Origin,
+    index: usize,
+    finished: Finished,
+}
+
+impl Check {
+    pub fn new(job: &Arc<Transfer>, peer: &Origin, index: usize, finished: Finished) -> Check {
+        Check { job: job.clone(), peer: peer.clone(), index, finished }
+    }
+
+    /// Checks at once what takes a single step of hashing, and else on another thread, as soon as one is
+    /// free; then a failure is the job's.
+    pub fn start(self) -> Result<(), Failure> {
+        let incoming = &self.finished.incoming;
+        if incoming.left_to_hash() <= HASH_STEP_BYTES {
+            return self.run();
+        }
+        // A run that goes on after this one was killed meanwhile need not fetch it again.
+        self.job.note_whole(self.index, incoming)?;
+        tokio::spawn(async move {
+            let job = self.job.clone();
+            // The semaphore is never closed.
+            let permit = job.checks.clone().acquire_owned().await;
+            spawn_blocking(move || {
+                let _permit = permit;
+                let job = self.job.clone();
+                self.run().unwrap_or_else(|failure| job.fail(failure));
+            });
+        });
+        Ok(())
+    }
+
+    fn run(self) -> Result<(), Failure> {
+        let Check { job, peer, index, finished } = &self;
+        let segment = &job.segments[*index];
+        let expected = segment.digest.or(finished.promised);
+        let verdict = job
+            .store
+            .finish(&finished.incoming, &segment.name, expected)
+            .map_err(|error| Failure::new("store", error))?;
+        if let FileVerdict::Wrong { expected, actual } = verdict {
+            // Without a digest in its head, it may be the answer to another request.
+            if finished.promised.is_none() {
+                job.order_fails(peer.link);
+            }
+            let what = format!("{peer} sent {} with the digest {actual}, expected {expected}", segment.name);
+            let what = match job.encoding(peer.link, *index) {
+                Some(encoding) => {
+                    format!("{what} (with the Content-Encoding {encoding}, which was not asked for)")
+                }
+                None => what,
+            };
+            if let Some(link) = job.fetch_again(*index, finished) {
+                job.fault(peer.link, what, format!("fetching it again from server {link}"));
+                return Ok(());
+            }
+            let error = anyhow!("{what}; what came is kept as {}", job.store.part(&segment.name).display());
+            job.abandon(peer.link, *index, Failure::new("digest", error));
+            return Ok(());
+        }
+        if verdict == FileVerdict::Right && finished.parts.iter().all(|part| part.link == peer.link) {
+            job.order_fits(peer.link, AnswerOrder::DigestsFit);
+        }
+        let done = Instant::now();
+        self.log(verdict, done)?;
+        job.completed(peer.link, *index, &finished.parts, done);
+        Ok(())
+    }
+
+    fn log(&self, verdict: FileVerdict, done: Instant) -> Result<(), Failure> {
+        let log = &self.job.log;
+        let (parts, done_ms) = (&self.finished.parts, log.ms(done));
+        let earliest = |time: fn(&schema::Part) -> f64| parts.iter().map(time).fold(done_ms, f64::min);
+        let (requested_ms, first_byte_ms) = (earliest(|p| p.requested_ms), earliest(|p| p.first_byte_ms));
+        let (bytes, span_ms) = (self.finished.incoming.written(), done_ms - first_byte_ms);
+        let segment = schema::Segment {
+            name: self.job.segments[self.index].name.clone(),
+            index: self.index as u64,
+            link: self.peer.link,
+            bytes,
+            parts: parts.clone(),
+            requested_ms,
+            first_byte_ms,
+            done_ms,
+            goodput_kbit: (span_ms > 0.0).then(|| bytes as f64 * 8.0 / span_ms),
+            digest_ok: verdict.ok(),
+        };
+        log.write(schema::Event::Segment(segment)).map_err(|error| Failure::new("log", error))
+    }
+}

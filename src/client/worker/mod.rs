@@ -1,0 +1,467 @@
+//! One link at work: a connection at a time, requests pipelined on it, answers into files.
+//!
+//! Asks the [`Transfer`] what to fetch and never decides it. A connection that breaks or stalls gives back
+//! what it owed and is opened again with backoff; a server from which nothing comes for `--give-up` is
+//! given up, or the run, where one link can do without the other, when nothing comes from either.
+
+pub(crate) mod receive;
+
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, sleep_until};
+
+use super::origin::{Origin, ServerCapabilities, rtt_of};
+use super::reach::{self, FIRST_BACKOFF, LONGEST_BACKOFF};
+use super::running;
+use super::splice::Pipe;
+use super::transfer::{AnswerOrder, Failure, InFlight, Transfer};
+use crate::http::answer::NotHttp;
+use crate::http::pipeline::Pipeline;
+use crate::http::request::Request;
+use crate::schedule::{LEAST_STALL, Next};
+use crate::units::LinkId;
+
+/// Large enough that a read costs little beside its copy, small enough for a core's cache.
+const READ_BUFFER_BYTES: usize = 256 * 1024;
+/// A body with at least this much to come goes through a pipe of the kernel.
+const PIPED_BYTES: u64 = 64 * 1024;
+/// How often a link that could be a stalled one is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How long a new connection may take to open, at least, while the other link goes on.
+const LEAST_OPENING: Duration = Duration::from_secs(1);
+
+/// The second connection to a server, while it is tried.
+type Second = Pin<Box<dyn Future<Output = Arc<TcpStream>> + Send>>;
+
+/// How a link's work came to its end.
+#[derive(Debug, PartialEq, Eq)]
+pub enum LinkEnd {
+    /// There is nothing left for it.
+    Finished,
+    /// It was given up, and the other link goes on.
+    GivenUp,
+}
+
+/// Why a connection is of no more use.
+enum Broken {
+    /// The server announced the end after an answer, or nothing more is wanted of what it owes; that
+    /// is no fault.
+    Closed,
+    /// Nothing came on it, and the server answers on another connection.
+    Moved(Arc<TcpStream>, String),
+    /// The server is busy, and may have said for how long.
+    Busy(String, Option<Duration>),
+    Peer(String),
+    Fatal(Failure),
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Broken {
+        Broken::Fatal(failure)
+    }
+}
+
+impl From<NotHttp> for Broken {
+    fn from(error: NotHttp) -> Broken {
+        Broken::Peer(error.to_string())
+    }
+}
+
+struct Connection {
+    http: Pipeline,
+    /// Its silence counts from here on at the earliest, in running time.
+    due: Duration,
+    in_flight: VecDeque<InFlight>,
+    /// A request that the scheduler has handed out, and that is not to follow those in flight.
+    held: Option<InFlight>,
+    /// A request was sent on it behind another.
+    pipelined: bool,
+    /// An answer has begun on it.
+    answered: bool,
+    /// That it breaks is not the fault of the file that is due.
+    excused: bool,
+    /// The server ends the connection after the answer under way.
+    closing: bool,
+}
+
+/// One link's side of a run.
+pub struct Fetcher {
+    job: Arc<Transfer>,
+    peer: Origin,
+    other: Origin,
+    /// Where files are that the server redirects, and how many redirects led there.
+    redirects: HashMap<usize, (String, u32)>,
+    /// When something new last came, or was first due after a time with nothing to do, in running time.
+    last_progress: Duration,
+    /// How often the connection was changed since, for the server's silence.
+    moves: u32,
+    /// Least round trip of the last connection.
+    rtt: Duration,
+    buffer: Vec<u8>,
+    /// Made when it is first of use.
+    pipe: Option<Pipe>,
+}
+
+impl Fetcher {
+    /// Work on the link to `peer`, which said `introduction` of itself, beside that to `other`.
+    pub fn new(
+        job: Arc<Transfer>,
+        peer: Origin,
+        other: Origin,
+        introduction: &ServerCapabilities,
+    ) -> Fetcher {
+        job.schedule(|scheduler, _| scheduler.keeps_alive(peer.link, introduction.keeps_alive));
+        if introduction.fits {
+            job.order_fits(peer.link, AnswerOrder::DigestsFit);
+        }
+        Fetcher {
+            job,
+            peer,
+            other,
+            redirects: HashMap::new(),
+            last_progress: running::now(),
+            moves: 0,
+            rtt: Duration::ZERO,
+            buffer: vec![0; READ_BUFFER_BYTES],
+            pipe: None,
+        }
+    }
+
+    /// Works until there is nothing left for this link, beginning on an open connection.
+    pub async fn run(mut self, open: Arc<TcpStream>) -> Result<LinkEnd, Failure> {
+        let mut ready = Some(open);
+        let mut backoff = FIRST_BACKOFF;
+        self.last_progress = running::now();
+        let mut told = String::new();
+        loop {
+            let before = self.last_progress;
+            let mut pause = None;
+            let problem = match self.attempt(ready.take()).await {
+                Ok(()) => return Ok(LinkEnd::Finished),
+                Err(Broken::Closed) => match self.job.work_left(self.peer.link).await {
+                    true => continue,
+                    false => return Ok(LinkEnd::Finished),
+                },
+                Err(Broken::Fatal(failure)) => return Err(failure),
+                Err(Broken::Moved(stream, problem)) if self.away() < self.job.give_up => {
+                    self.job.fault(self.peer.link, problem, "going on with a new connection".into());
+                    self.moves += 1;
+                    ready = Some(stream);
+                    continue;
+                }
+                Err(Broken::Peer(problem) | Broken::Moved(_, problem)) => problem,
+                Err(Broken::Busy(problem, wait)) => {
+                    pause = wait;
+                    problem
+                }
+            };
+            if self.last_progress > before {
+                backoff = FIRST_BACKOFF;
+                told.clear();
+            }
+            // No longer than the other server may need to be given up, since this one is asked then.
+            let pause = pause.map_or(backoff, |pause: Duration| pause.clamp(backoff, self.job.give_up));
+            if self.away() + pause >= self.job.give_up {
+                return self.give_up(&problem);
+            }
+            // The same problem again is said once.
+            if told != problem {
+                let again = format!("trying again in {} ms and from then on", pause.as_millis());
+                self.job.fault(self.peer.link, problem.clone(), again);
+                told = problem;
+            }
+            sleep(pause).await;
+            backoff = (backoff * 2).min(LONGEST_BACKOFF);
+        }
+    }
+
+    /// How long nothing has come from this server; where the other can do its work, from either.
+    fn away(&self) -> Duration {
+        let other = self.job.schedule(|scheduler, now| {
+            let at = scheduler.heard(self.peer.link.other());
+            scheduler.outlives_a_link().then(|| now.saturating_sub(at))
+        });
+        let own = running::now().saturating_sub(self.last_progress);
+        other.map_or(own, |other| own.min(other))
+    }
+
+    /// Something new came.
+    fn progressed(&mut self) {
+        self.last_progress = running::now();
+        self.moves = 0;
+    }
+
+    fn give_up(&self, problem: &str) -> Result<LinkEnd, Failure> {
+        let link = self.peer.link;
+        let what = format!("{} was away for {:.1} s: {problem}", self.peer, self.job.give_up.as_secs_f64());
+        if self.job.give_up(link) {
+            self.job.fault(link, what, "given up; the other server does the rest".into());
+            return Ok(LinkEnd::GivenUp);
+        }
+        let again = match self.job.came_wrong() {
+            wrong if wrong.is_empty() => String::new(),
+            wrong => format!(", which was to bring again what came wrong: {}", wrong.join(", ")),
+        };
+        Err(Failure::new("server_away", anyhow!("{what}; the run cannot be completed without it{again}")))
+    }
+
+    /// One connection, from opening it until it breaks or there is nothing left to do.
+    async fn attempt(&mut self, ready: Option<Arc<TcpStream>>) -> Result<(), Broken> {
+        let stream = match ready {
+            Some(stream) => stream,
+            None => {
+                let patience = self.job.give_up.saturating_sub(self.away());
+                let patience = match self.job.schedule(|scheduler, _| scheduler.outlives_a_link()) {
+                    true => patience.min(LEAST_OPENING.max(4 * self.rtt)),
+                    false => patience,
+                };
+                let patience = patience.max(Duration::from_millis(100));
+                let opened = reach::open(&self.peer, patience).await;
+                opened.map_err(|error| Broken::Peer(format!("{error:#}")))?
+            }
+        };
+        self.rtt = rtt_of(&stream).unwrap_or(self.rtt);
+        let outlives = self.job.schedule(|scheduler, now| {
+            scheduler.opened(self.peer.link, now, self.rtt);
+            scheduler.outlives_a_link()
+        });
+        // A server that was away for longer than anybody waits may come back, and needs time to answer then.
+        let due = if outlives { running::now() } else { self.last_progress };
+        let gauge = self.job.gauge(self.peer.link);
+        gauge.connections.fetch_add(1, Ordering::Relaxed);
+        *gauge.socket() = Some(stream.clone());
+        let mut connection = Connection {
+            http: Pipeline::new(stream),
+            due,
+            in_flight: VecDeque::new(),
+            held: None,
+            pipelined: false,
+            answered: false,
+            excused: false,
+            closing: false,
+        };
+        let outcome = self.work(&mut connection).await;
+        let gauge = self.job.gauge(self.peer.link);
+        *gauge.socket() = None;
+        *gauge.sender() = None;
+        gauge.in_flight.store(0, Ordering::Relaxed);
+        if let Err(Broken::Fatal(_)) = &outcome {
+            // What was claimed may not be written. It stays claimed, so that no note speaks of it.
+            return outcome;
+        }
+        if let (Err(Broken::Peer(problem)), Some(first)) = (&outcome, connection.in_flight.front())
+            && !connection.excused
+        {
+            self.job.broke_off(self.peer.link, first, first.first_byte.is_some(), problem);
+        }
+        if let Some(first) = connection.in_flight.front() {
+            self.settle_unstated(first)?;
+        }
+        self.job.lost(self.peer.link);
+        for request in connection.in_flight.iter().filter(|request| request.incoming.is_some()) {
+            self.job.note(self.peer.link, request.part.segment)?;
+        }
+        outcome
+    }
+
+    async fn work(&mut self, connection: &mut Connection) -> Result<(), Broken> {
+        let job = self.job.clone();
+        let link = self.peer.link;
+        let mut second: Option<Second> = None;
+        loop {
+            // Being told of a change counts from before the question, so that none is missed.
+            let changed = job.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let ask_again = match self.fill(connection) {
+                Next::Done => return Ok(()),
+                Next::Drop => return Err(Broken::Closed),
+                Next::Wait(at) => at.map(|at| job.moment(at)),
+                Next::Request(_) => None,
+            };
+            if connection.in_flight.is_empty() {
+                tokio::select! {
+                    () = changed => {}
+                    () = until(ask_again) => {}
+                }
+                self.last_progress = running::now();
+                second = None;
+                continue;
+            }
+            connection.http.flush().map_err(|error| self.lost(connection, &error))?;
+            let stalls = job.schedule(|scheduler, _| scheduler.stalls_at(link));
+            let patience = running::now() + self.patience().saturating_sub(silent_for(&job, link));
+            let now = Instant::now();
+            let stalls =
+                stalls.map(|at| job.moment(at)).map(|at| if at > now { at } else { now + LOOK_AGAIN });
+            tokio::select! {
+                readable = connection.http.readable() => {
+                    readable.map_err(|error| self.lost(connection, &error))?;
+                    self.read(connection)?;
+                }
+                () = changed => {}
+                () = until(ask_again) => {}
+                () = until(stalls) => {}
+                () = running::sleep_until(patience), if second.is_none() => {}
+                stream = ready(&mut second) => {
+                    let silent_s = silent_for(&job, link).as_secs_f64();
+                    let what = format!("nothing came from {} for {silent_s:.1} s, and it answers on another connection", self.peer);
+                    return Err(Broken::Moved(stream, what));
+                }
+                () = running::sleep_until(self.last_progress.max(connection.due) + job.give_up) => {
+                    // What is there is read before the deadline is judged.
+                    self.read(connection)?;
+                }
+            }
+            let silent = silent_for(&job, link);
+            if silent < self.patience() {
+                second = None;
+            } else if second.is_none() {
+                let due = job.schedule(|scheduler, _| scheduler.due(link));
+                second = due.map(|(segment, at, _)| {
+                    let path = self.path_of(segment).0.into_owned();
+                    Box::pin(reach::second_connection(self.peer.clone(), path, at)) as Second
+                });
+            }
+            self.check_silence(connection)?;
+        }
+    }
+
+    /// How long nothing may come before the server is tried by a second connection: longer each time.
+    fn patience(&self) -> Duration {
+        LEAST_STALL.max(4 * self.rtt) * 2u32.pow(self.moves.min(6))
+    }
+
+    /// Ends a connection on which nothing has come for too long.
+    fn check_silence(&self, connection: &mut Connection) -> Result<(), Broken> {
+        let link = self.peer.link;
+        let silent = running::now().saturating_sub(self.last_progress.max(connection.due));
+        connection.excused = true;
+        if silent >= self.job.give_up {
+            let patience_s = self.job.give_up.as_secs_f64();
+            return Err(Broken::Peer(format!("nothing came for {patience_s:.1} s")));
+        }
+        if self.job.schedule(|scheduler, now| scheduler.is_stalled(link, now)) {
+            let what = format!(
+                "nothing came from {} for {:.1} s while the other link moved; its work goes there",
+                self.peer,
+                silent.as_secs_f64()
+            );
+            return Err(Broken::Peer(what));
+        }
+        if is_slow(&self.job, link)
+            && let Some((segment, ..)) = self.job.schedule(|scheduler, _| scheduler.due(link))
+        {
+            let name = &self.job.segments[segment].name;
+            let what = format!("{} sends {name} slower than the least rate", self.peer);
+            // A fault has been logged then.
+            let excluded = self.job.too_slow(link, segment, &what);
+            return Err(if excluded { Broken::Closed } else { Broken::Peer(what) });
+        }
+        connection.excused = false;
+        Ok(())
+    }
+
+    /// Puts requests into the connection while there are any to make. Returns why it stopped.
+    fn fill(&mut self, connection: &mut Connection) -> Next {
+        let link = self.peer.link;
+        let stopped = loop {
+            if connection.closing {
+                break Next::Wait(None);
+            }
+            let fits = matches!(self.job.order(link), AnswerOrder::SizesFit | AnswerOrder::DigestsFit);
+            if !connection.in_flight.is_empty() && !fits {
+                break Next::Wait(None);
+            }
+            let next = connection.held.take().map_or_else(|| self.job.next(link, Instant::now()), Ok);
+            let mut request = match next {
+                Ok(request) => request,
+                Err(stopped) => break stopped,
+            };
+            let before = connection.in_flight.iter().map(|request| request.part.segment);
+            if before.len() > 0 && !self.job.may_follow(link, request.part.segment, before) {
+                connection.held = Some(request);
+                break Next::Wait(None);
+            }
+            connection.pipelined |= !connection.in_flight.is_empty();
+            request.requested = Instant::now();
+            let (path, _) = self.path_of(request.part.segment);
+            let whole = request.whole;
+            connection.http.ask(&Request {
+                from: if whole { 0 } else { request.part.from },
+                to: request.part.to.filter(|_| !whole),
+                if_range: request.etag.as_deref(),
+                ..self.peer.request("GET", &path)
+            });
+            connection.in_flight.push_back(request);
+        };
+        self.job.gauge(link).in_flight.store(connection.in_flight.len() as u64, Ordering::Relaxed);
+        stopped
+    }
+
+    /// Where a segment is on the server, and how many redirects led there.
+    fn path_of(&self, segment: usize) -> (Cow<'_, str>, u32) {
+        match self.redirects.get(&segment) {
+            Some((path, hops)) => (path.into(), *hops),
+            None => (self.job.segments[segment].path.as_str().into(), 0),
+        }
+    }
+
+    /// Reads what is there, once; more makes the socket readable again.
+    fn read(&mut self, connection: &mut Connection) -> Result<(), Broken> {
+        if let Some(outcome) = self.pull(connection) {
+            return outcome;
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let outcome = match connection.http.read(&mut buffer) {
+            Ok(Some([])) => self.ended(connection),
+            Ok(Some(bytes)) => self.take(connection, bytes),
+            Ok(None) => Ok(()),
+            Err(error) => Err(self.lost(connection, &error)),
+        };
+        self.buffer = buffer;
+        outcome
+    }
+
+    fn lost(&self, connection: &Connection, error: &io::Error) -> Broken {
+        let during = connection.in_flight.front().map_or(String::new(), |request| {
+            format!(" during {}", self.job.segments[request.part.segment].name)
+        });
+        Broken::Peer(format!("the connection to {} was lost{during}: {error}", self.peer))
+    }
+}
+
+/// Whether what is due on `link` comes so slowly that it counts as silence.
+fn is_slow(job: &Transfer, link: LinkId) -> bool {
+    job.schedule(|scheduler, now| scheduler.is_slow(link, now))
+}
+
+/// How long nothing has come on `link` although something was due.
+fn silent_for(job: &Transfer, link: LinkId) -> Duration {
+    job.schedule(|scheduler, now| now.saturating_sub(scheduler.silent_since(link).unwrap_or(now)))
+}
+
+/// Waits for a second connection; for ever where none is tried.
+async fn ready(second: &mut Option<Second>) -> Arc<TcpStream> {
+    match second {
+        Some(second) => second.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until a moment; for ever without one.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

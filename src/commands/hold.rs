@@ -1,0 +1,192 @@
+//! `twinlink link hold`: shapes links for as long as another program runs, with either backend.
+//!
+//! The userspace backend needs a process that holds the packets; this is one for measurements with
+//! programs of one's own. It does not fetch anything, and writes no log. While the program runs,
+//! `twinlink link set|show|clear` reach it at the control socket.
+
+use std::collections::BTreeMap;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::link::resolve;
+use crate::config::channel;
+use crate::config::channel::ChannelConfig;
+use crate::shape::control::client::{ControlRequest, Row};
+use crate::shape::control::server::ControlServer;
+use crate::shape::{BackendChoice, Counters, Shaper, ShapingRequest};
+use crate::units::{Direction, LinkId};
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct HoldArgs {
+    /// The profile of link a
+    #[arg(long, value_name = "PROFILE", env = "TWINLINK_LINK_A")]
+    link_a: Option<String>,
+    /// The profile of link b
+    #[arg(long, value_name = "PROFILE", env = "TWINLINK_LINK_B")]
+    link_b: Option<String>,
+    /// A scenario that puts links on one wireless channel; they need no profile then
+    #[arg(long, value_name = "SCENARIO", env = "TWINLINK_AIR")]
+    air: Option<String>,
+    /// What carries the links
+    #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
+    backend: BackendChoice,
+    /// Seeds the losses and all other chance
+    #[arg(long, default_value_t = 1, env = "TWINLINK_SEED", value_parser = crate::units::seed)]
+    seed: u64,
+    /// The server at the end of link a
+    #[arg(long, value_name = "HOST", default_value = "server-a")]
+    server_a: String,
+    /// The server at the end of link b
+    #[arg(long, value_name = "HOST", default_value = "server-b")]
+    server_b: String,
+    /// Write what was counted to this file when the program has ended, as JSON
+    #[arg(long, value_name = "FILE")]
+    counters: Option<std::path::PathBuf>,
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+impl HoldArgs {
+    fn server(&self, link: LinkId) -> &str {
+        if link == LinkId::A { &self.server_a } else { &self.server_b }
+    }
+
+    /// The links to shape. One that is on the air has no profile of its own.
+    fn wanted(&self, air: Option<&ChannelConfig>) -> Result<Vec<ShapingRequest>> {
+        let named = [self.link_a.as_deref(), self.link_b.as_deref()];
+        let mut wanted = Vec::new();
+        for (link, profile) in LinkId::BOTH.into_iter().zip(channel::profiles(air, named)?) {
+            if let Some(profile) = profile {
+                wanted.push(ShapingRequest { link, server: resolve(self.server(link))?, profile });
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+/// How late packets left over the whole time, by direction of a link.
+#[derive(Default)]
+struct HoldLateness(BTreeMap<(LinkId, Direction), LateRow>);
+
+#[derive(Serialize)]
+struct LateRow {
+    link: LinkId,
+    direction: Direction,
+    /// Those of the worst second: a mean over seconds would hide it.
+    p50_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+}
+
+impl HoldLateness {
+    fn note(&mut self, rows: &[(LinkId, Direction, Counters)]) {
+        for (link, direction, counters) in rows {
+            let (link, direction) = (*link, *direction);
+            let empty = LateRow { link, direction, p50_ms: 0.0, p99_ms: 0.0, max_ms: 0.0 };
+            let row = self.0.entry((link, direction)).or_insert(empty);
+            let worst = |so_far: f64, now: Option<f64>| now.map_or(so_far, |now| so_far.max(now));
+            row.p50_ms = worst(row.p50_ms, counters.lateness_p50_ms);
+            row.p99_ms = worst(row.p99_ms, counters.lateness_p99_ms);
+            row.max_ms = worst(row.max_ms, counters.lateness_ms);
+        }
+    }
+}
+
+/// Shapes, runs the program, takes the shaping away; fails if the program does.
+pub fn main(args: &HoldArgs) -> Result<()> {
+    let air = args.air.as_deref().map(ChannelConfig::load).transpose()?;
+    let wanted = args.wanted(air.as_ref())?;
+    let runtime = crate::runtime::multi_thread(1)?;
+    let shaper = match &air {
+        Some(air) => Shaper::start_on_air(&wanted, air, args.backend, args.seed)?,
+        None => Shaper::start(&wanted, args.backend, args.seed)?,
+    };
+    for row in shaper.applied() {
+        let (link, direction, profile, why) = (row.link, row.direction, &row.profile, &row.why);
+        tracing::info!("link {link} {direction}: {profile}, {} ({why})", row.backend);
+    }
+    let shaper = Arc::new(Mutex::new(shaper));
+    let mut late = HoldLateness::default();
+    let status = runtime.block_on(async {
+        // Who changes nothing meanwhile will not miss it.
+        match ControlServer::open() {
+            Ok(control) => drop(tokio::spawn(control.serve(acting(args.clone(), shaper.clone())))),
+            Err(error) => tracing::debug!("links cannot be set meanwhile: {error:#}"),
+        }
+        // Traces begin with the program.
+        locked(&shaper).play()?;
+        run(&args.command, &shaper, &mut late).await
+    })?;
+    let mut shaper = locked(&shaper);
+    if let Some(path) = &args.counters {
+        let counted =
+            serde_json::json!({ "links": shaper.rows()?, "lateness": late.0.values().collect::<Vec<_>>() });
+        let text = serde_json::to_string_pretty(&counted)?;
+        crate::results::write_named(path, text.as_bytes())
+            .with_context(|| format!("cannot write the counters to {}", path.display()))?;
+    }
+    if !status.success() {
+        bail!("{} ended with {status}", args.command[0]);
+    }
+    Ok(())
+}
+
+fn locked(shaper: &Mutex<Shaper>) -> MutexGuard<'_, Shaper> {
+    shaper.lock().expect("nobody panics while holding the shaper")
+}
+
+/// What the control socket's requests do.
+fn acting(args: HoldArgs, shaper: Arc<Mutex<Shaper>>) -> impl Fn(ControlRequest) -> Result<Vec<Row>> {
+    move |request| {
+        let mut shaper = locked(&shaper);
+        match request {
+            ControlRequest::Set { link, profile } => {
+                let wanted = ShapingRequest { link, server: resolve(args.server(link))?, profile: *profile };
+                shaper.change(&wanted)?;
+            }
+            ControlRequest::Show => {}
+            ControlRequest::Clear { link } => {
+                LinkId::named(link).try_for_each(|link| shaper.clear_link(link))?;
+            }
+        }
+        shaper.rows()
+    }
+}
+
+/// Runs the program to its end, and tells what goes wrong with the links meanwhile.
+async fn run(command: &[String], shaper: &Mutex<Shaper>, late: &mut HoldLateness) -> Result<ExitStatus> {
+    let mut child = tokio::process::Command::new(&command[0])
+        .args(&command[1..])
+        .stdin(Stdio::inherit())
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("cannot run {}", command[0]))?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    // A terminal interrupts the program as well, so there is nothing to pass on.
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut look = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            status = child.wait() => return status.with_context(|| format!("cannot wait for {}", command[0])),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => if let Some(pid) = child.id() {
+                // SAFETY: a plain system call. The child has not been waited for, so its id is its own.
+                unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
+            },
+            _ = look.tick() => {
+                let mut shaper = locked(shaper);
+                late.note(&shaper.counters()?);
+                shaper.take_steps();
+                for (link, fault) in shaper.take_faults() {
+                    tracing::warn!("link {link} {fault}");
+                }
+            }
+        }
+    }
+}

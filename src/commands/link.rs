@@ -1,0 +1,400 @@
+//! `twinlink link …`: the command-line handles on links.
+//!
+//! Where a client runs, requests go to its control socket, so that a live change has one owner and
+//! is in its log; else they act on the kernel.
+
+use std::net::{IpAddr, ToSocketAddrs};
+
+use anyhow::{Context, Result, bail};
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::hold::{self, HoldArgs};
+use crate::config::profile::load;
+use crate::config::profile::load::ProfileSource;
+use crate::config::profile::{Loss, Profile, Shape};
+use crate::config::trace;
+use crate::shape::control::client;
+use crate::shape::control::client::{ControlRequest, Row};
+use crate::shape::netem::tc::read::Owner;
+use crate::shape::netem::tc::render;
+use crate::shape::netem::tc::render::{Child, DeviceDirection};
+use crate::shape::userspace::nfqueue::Busy;
+use crate::shape::{BackendChoice, Counters, Shaper, ShapingRequest, guard, netem};
+use crate::text::print;
+use crate::units::{Direction, LinkId, Rate};
+
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum LinkCommand {
+    /// Put a profile on a link; it stays until it is cleared
+    Set(SetArgs),
+    /// Shape links for as long as another program runs
+    Hold(HoldArgs),
+    /// Show what is in force, read from the kernel
+    Show {
+        /// One JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the profiles
+    List {
+        /// One JSON array instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take shaping away, from one link or from both
+    Clear { link: Option<LinkId> },
+    /// Print what `set` would run; needs no privilege
+    Plan(PlanArgs),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct SetArgs {
+    /// The link: a or b
+    link: LinkId,
+    /// A profile's name, or the path of a .toml file
+    profile: String,
+    /// The server at the link's end, where no client runs [default: server-a or server-b]
+    #[arg(long, value_name = "HOST")]
+    server: Option<String>,
+    /// What carries the link
+    #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
+    backend: BackendChoice,
+    /// Seeds the losses, where netem can be given a seed (Linux and iproute2 6.6 on)
+    #[arg(long, default_value_t = 1, env = "TWINLINK_SEED", value_parser = crate::units::seed)]
+    seed: u64,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct PlanArgs {
+    /// The link: a or b
+    link: LinkId,
+    /// A profile's name, or the path of a .toml file
+    profile: String,
+    /// The interface that leads to the server
+    #[arg(long, default_value = "DEV", hide_default_value = true)]
+    dev: String,
+    /// The server's address
+    #[arg(long, value_name = "ADDRESS")]
+    server: Option<IpAddr>,
+    /// Seeds the losses, where netem can be given a seed (Linux and iproute2 6.6 on)
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Print all steps of a trace, not only the first
+    #[arg(long)]
+    all: bool,
+}
+
+pub fn main(command: LinkCommand) -> Result<()> {
+    match command {
+        LinkCommand::Set(args) => set(&args),
+        LinkCommand::Hold(args) => hold::main(&args),
+        LinkCommand::Show { json } => print_rows(&show()?, json),
+        LinkCommand::List { json } => list(json),
+        LinkCommand::Clear { link } => clear(link),
+        LinkCommand::Plan(args) => plan(&args),
+    }
+}
+
+fn set(args: &SetArgs) -> Result<()> {
+    let profile = load::load(&args.profile)?;
+    let request = ControlRequest::Set { link: args.link, profile: Box::new(profile.clone()) };
+    if let Some(rows) = client::ask(&request)? {
+        return print_rows(&rows, false);
+    }
+    if args.backend == BackendChoice::None {
+        bail!("cannot set link {}: --backend none shapes nothing; use \"twinlink link clear\"", args.link);
+    }
+    let host = args.server.clone().unwrap_or_else(|| format!("server-{}", args.link));
+    let wanted = ShapingRequest { link: args.link, server: resolve(&host)?, profile };
+    let mut shaper = Shaper::set_for_good(&[], args.backend, args.seed)?;
+    shaper.change(&wanted)?;
+    drop(shaper);
+    print_rows(&show()?, false)
+}
+
+pub fn resolve(host: &str) -> Result<IpAddr> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let found = (bare, 0).to_socket_addrs().with_context(|| {
+        format!("cannot find the address of {host}: name the server at the link's end with --server HOST")
+    })?;
+    found
+        .map(|address| address.ip())
+        .next()
+        .with_context(|| format!("cannot find the address of {host}: it has none"))
+}
+
+fn clear(link: Option<LinkId>) -> Result<()> {
+    if let Some(rows) = client::ask(&ControlRequest::Clear { link })? {
+        return print_rows(&rows, false);
+    }
+    guard::check_privilege()?;
+    let mut shaper = Shaper::set_for_good(&[], BackendChoice::Auto, 0)?;
+    LinkId::named(link).try_for_each(|link| shaper.clear_link(link))?;
+    drop(shaper);
+    print_rows(&show()?, false)
+}
+
+/// What is in force: asked of the running client, else read from the kernel.
+pub fn show() -> Result<Vec<Row>> {
+    match client::ask(&ControlRequest::Show)? {
+        Some(rows) => Ok(rows),
+        None => netem::rows(),
+    }
+}
+
+fn print_rows(rows: &[Row], json: bool) -> Result<()> {
+    if json {
+        return print(&(serde_json::to_string_pretty(&serde_json::json!({ "links": rows }))? + "\n"));
+    }
+    if rows.is_empty() {
+        return print("no link is shaped\n");
+    }
+    let mut table = new_table(&[
+        "link",
+        "profile",
+        "backend",
+        "rate",
+        "delay",
+        "jitter",
+        "loss",
+        "queue",
+        "packets",
+        "bytes",
+        "dropped",
+        "queued",
+        "most queued",
+    ]);
+    for row in rows {
+        let (shape, counters) = (&row.shape, &row.counters);
+        table.add_row([
+            format!("{} {}", row.link, row.direction),
+            row.profile.clone(),
+            serde_json::to_value(row.backend)?.as_str().unwrap_or_default().to_string(),
+            rate_now(row),
+            milliseconds(shape.delay.ms()),
+            milliseconds(shape.jitter.ms()),
+            loss(shape),
+            queue(shape),
+            counters.packets.to_string(),
+            counters.bytes.to_string(),
+            dropped(counters),
+            format!("{} p, {} B", counters.queue_packets, counters.queue_bytes),
+            counters.queue_packets_max.map_or("-".into(), |most| format!("{most} p")),
+        ]);
+    }
+    align(&mut table, 3..=12);
+    let dead = if rows.iter().any(|row| row.owner == "dead") {
+        "A run that was killed left this; the next one, or \"twinlink link clear\", removes it.\n"
+    } else {
+        ""
+    };
+    print(&format!("{table}\n{}{}{dead}", notes(rows), air(rows)))
+}
+
+/// A trace's rate is that of the moment.
+fn rate_now(row: &Row) -> String {
+    match row.counters.rate_kbit.filter(|_| row.trace.is_some()) {
+        Some(0.0) => "outage".into(),
+        Some(kbit) => Rate::from_bits_per_s((kbit * 1e3).round() as u64).to_string(),
+        None => row.shape.rate.to_string(),
+    }
+}
+
+/// Drops by their cause, as far as the backend can tell.
+fn dropped(counters: &Counters) -> String {
+    match (counters.dropped_queue, counters.dropped_loss) {
+        (0, None | Some(0)) => "0".into(),
+        (both, None) => format!("{both} by queue or loss"),
+        (queue, Some(loss)) => format!("{queue} by queue, {loss} by loss"),
+    }
+}
+
+/// Lines about what carries each link and why, and which traces are played.
+fn notes(rows: &[Row]) -> String {
+    let why = |row: &Row| Some(format!("link {} is on {}: {}\n", row.link, row.backend, row.why.as_ref()?));
+    let trace = |row: &Row| {
+        let (link, direction, trace) = (row.link, row.direction, row.trace.as_ref()?);
+        Some(format!("link {link} {direction} follows the trace {trace}: the rate is that of this moment\n"))
+    };
+    let mut lines: Vec<String> = rows.iter().filter_map(why).collect();
+    // Both directions of a link are on the same.
+    lines.dedup();
+    lines.extend(rows.iter().filter_map(trace));
+    lines.concat()
+}
+
+/// A line about the shared channel; empty without one.
+fn air(rows: &[Row]) -> String {
+    let Some(busy) = rows.iter().find_map(|row| row.air.as_ref()) else { return String::new() };
+    let share = |busy: &Busy| format!("{} {:.0} %", busy.station, busy.share * 100.0);
+    format!("on the air since the last reading: {}\n", busy.iter().map(share).collect::<Vec<_>>().join(", "))
+}
+
+fn list(json: bool) -> Result<()> {
+    let profiles = load::list();
+    if json {
+        let entries: Vec<serde_json::Value> = profiles.iter().map(listed).collect();
+        return print(&(serde_json::to_string_pretty(&entries)? + "\n"));
+    }
+    let mut table = new_table(&[
+        "profile",
+        "way",
+        "rate",
+        "delay",
+        "rtt",
+        "jitter",
+        "loss",
+        "queue",
+        "source",
+        "what it is",
+    ]);
+    for (name, source, profile) in &profiles {
+        match profile {
+            Ok(profile) => {
+                for direction in Direction::BOTH {
+                    table.add_row(list_row(name, source, profile, direction));
+                }
+            }
+            Err(error) => {
+                let mut row = vec![String::new(); 10];
+                (row[0], row[1], row[9]) = (name.clone(), "not valid".into(), format!("{error:#}"));
+                table.add_row(row);
+            }
+        }
+    }
+    align(&mut table, 2..=7);
+    print(&format!("{table}\n"))
+}
+
+fn listed((name, source, profile): &(String, ProfileSource, Result<Profile>)) -> serde_json::Value {
+    match profile {
+        Ok(profile) => serde_json::json!({ "name": name, "source": source.to_string(), "profile": profile }),
+        Err(error) => {
+            serde_json::json!({ "name": name, "source": source.to_string(), "error": format!("{error:#}") })
+        }
+    }
+}
+
+fn list_row(name: &str, source: &ProfileSource, profile: &Profile, direction: Direction) -> Vec<String> {
+    let shape = profile.shape(direction);
+    let rate = match &shape.trace {
+        Some(trace) => format!("trace, mean {:.1} mbit", trace.mean_kbit() / 1e3),
+        None => shape.rate.to_string(),
+    };
+    // What is the link's stands in the first of its two rows.
+    let of_link = |text: String| if direction == Direction::Down { text } else { String::new() };
+    vec![
+        of_link(name.to_string()),
+        direction.to_string(),
+        rate,
+        milliseconds(shape.delay.ms()),
+        of_link(milliseconds(profile.down.delay.ms() + profile.up.delay.ms())),
+        milliseconds(shape.jitter.ms()),
+        loss(shape),
+        queue(shape),
+        of_link(source.to_string()),
+        of_link(profile.description.clone()),
+    ]
+}
+
+fn plan(args: &PlanArgs) -> Result<()> {
+    let profile = load::load(&args.profile)?;
+    let server = args.server.map(|server| server.to_canonical());
+    let places = Direction::BOTH.map(|direction| DeviceDirection {
+        link: args.link,
+        direction,
+        dev: args.dev.clone(),
+        server: server.map_or("SERVER".into(), |server| server.to_string()),
+        ipv6: server.is_some_and(|server| server.is_ipv6()),
+    });
+    let shown_steps = if args.all { usize::MAX } else { SHOWN_STEPS };
+    print(&plan_text(&places, &profile, args.seed, shown_steps))
+}
+
+/// The script that `set` amounts to where nothing is shaped yet.
+fn plan_text(places: &[DeviceDirection], profile: &Profile, seed: Option<u64>, shown_steps: usize) -> String {
+    let mut ip = Vec::new();
+    let mut tc = vec![render::add_clsact(&places[0].dev)];
+    let mut redirects = Vec::new();
+    for place in places {
+        let shape = profile.shape(place.direction);
+        let alias = netem::alias(place, shape, &profile.name, Owner::Set, true);
+        ip.extend(render::make_ifb(place, &alias.render()));
+        let seed = seed.map(|seed| render::seed_of(seed, place.link, place.direction));
+        tc.extend(render::set_up(place, shape, Child::needed_by(shape), seed));
+        redirects.push(render::redirect(place));
+    }
+    tc.extend(redirects);
+    let note = if tc.iter().any(|line| line.contains("distribution uniform")) {
+        "# iproute2 ships no table uniform.dist: set hands it one through $TC_LIB_DIR\n"
+    } else {
+        ""
+    };
+    let schedule: String = Direction::BOTH.map(|way| schedule(profile.shape(way), way, shown_steps)).concat();
+    format!(
+        "ip -batch - <<'END'\n{}\nEND\n{note}tc -batch - <<'END'\n{}\nEND\n{schedule}",
+        ip.join("\n"),
+        tc.join("\n")
+    )
+}
+
+/// The steps of a trace that a plan prints where nobody asks for all.
+const SHOWN_STEPS: usize = 20;
+
+/// A direction's trace as comments of a script: who runs it plays no trace.
+fn schedule(shape: &Shape, direction: Direction, shown_steps: usize) -> String {
+    let Some(trace) = &shape.trace else { return String::new() };
+    let length_s = trace.length() as f64 / 1e9;
+    let end = if trace.looped() { "then again" } else { "then its last rate holds" };
+    let mut text = format!(
+        "# {direction} by the trace {}: {} steps in {length_s} s, mean {:.3} Mbit/s, {end}\n",
+        trace.file(),
+        trace.steps().len(),
+        trace.mean_kbit() / 1e3
+    );
+    for step in trace.steps().iter().take(shown_steps) {
+        let rate = if trace::is_outage(step.rate) { "outage".into() } else { step.rate.to_string() };
+        let delay = step.delay.map(|delay| format!(" delay {delay}")).unwrap_or_default();
+        let loss = step.loss.map(|loss| format!(" loss {loss}")).unwrap_or_default();
+        text += &format!("# {:>10.3} s {rate}{delay}{loss}\n", step.at as f64 / 1e9);
+    }
+    let more = trace.steps().len().saturating_sub(shown_steps);
+    if more > 0 {
+        text += &format!("# and {more} more: --all prints them\n");
+    }
+    text
+}
+
+fn new_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
+    table
+}
+
+fn align(table: &mut Table, columns: std::ops::RangeInclusive<usize>) {
+    for column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+fn milliseconds(ms: f64) -> String {
+    if ms == 0.0 { "-".into() } else { format!("{} ms", (ms * 1e3).round() / 1e3) }
+}
+
+fn loss(shape: &Shape) -> String {
+    let mean = shape.loss.mean();
+    if mean.is_zero() {
+        return "-".into();
+    }
+    let share = format!("{}%", (mean.percent() * 1e4).round() / 1e4);
+    match shape.loss {
+        Loss::Random(_) => share,
+        Loss::GilbertElliott(_) => format!("{share} bursts"),
+    }
+}
+
+fn queue(shape: &Shape) -> String {
+    format!("{} ms", (shape.queue_time().as_secs_f64() * 1e3).round())
+}

@@ -1,0 +1,135 @@
+//! `twinlink link probe`: the measurement by itself, with profiles of its own, or of the links as they
+//! are. Fails where a link is not what its profile says.
+
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use comfy_table::{Table, presets};
+
+use crate::client::links::Links;
+use crate::client::origin::Origin;
+use crate::client::signals::Signals;
+use crate::client::{LinkSetup, blocking};
+use crate::commands::link::show;
+use crate::config::channel;
+use crate::config::channel::ChannelConfig;
+use crate::log::schema;
+use crate::log::schema::{Log, PerLink, Probe, Stdout};
+use crate::measure::{Prober, Rows};
+use crate::shape::BackendChoice;
+use crate::text::print;
+use crate::units::{Delay, LinkId};
+use crate::{client, manifest};
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct ProbeArgs {
+    /// The server at the end of link a
+    #[arg(default_value = "server-a")]
+    server_a: String,
+    /// The server at the end of link b
+    #[arg(default_value = "server-b")]
+    server_b: String,
+    /// Shape link a so for as long as it is measured; without any profile the links are measured as they are
+    #[arg(long, value_name = "PROFILE")]
+    link_a: Option<String>,
+    /// Shape link b so
+    #[arg(long, value_name = "PROFILE")]
+    link_b: Option<String>,
+    /// Put links on the wireless channel of this scenario
+    #[arg(long, value_name = "SCENARIO")]
+    air: Option<String>,
+    /// What carries the links
+    #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
+    backend: BackendChoice,
+    /// Seeds the losses and all other chance
+    #[arg(long, default_value_t = 1, env = "TWINLINK_SEED")]
+    seed: u64,
+    /// Files to ask for, as in s{001..160}.m4s; else all in the servers' SHA256SUMS
+    #[arg(long, env = "TWINLINK_FILES", value_name = "PATTERN")]
+    files: Option<String>,
+    /// How long a server may be silent
+    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME")]
+    give_up: Delay,
+    /// One JSON array instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn main(args: &ProbeArgs) -> Result<()> {
+    let air = args.air.as_deref().map(ChannelConfig::load).transpose()?;
+    let profiles = channel::profiles(air.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
+    let probes = client::runtime()?.block_on(run(args, LinkSetup { profiles, air, script: None }))?;
+    let told = if args.json { serde_json::to_string_pretty(&probes)? } else { table(&probes).to_string() };
+    print(&format!("{told}\n"))?;
+    let bad = probes.iter().filter(|probe| probe.ok == Some(false)).count();
+    if bad > 0 {
+        bail!("{bad} of {} directions are not what their profiles say", probes.len());
+    }
+    Ok(())
+}
+
+async fn run(args: &ProbeArgs, asked: LinkSetup) -> Result<Vec<Probe>> {
+    let mut signals = Signals::listen()?;
+    let a = Origin::resolve(LinkId::A, &args.server_a, None).await?;
+    let b = Origin::resolve(LinkId::B, &args.server_b, None).await?;
+    let own = if asked.profiles.iter().any(Option::is_some) {
+        let log = Arc::new(Log::new(schema::new_run_id(), None, Stdout::Nothing)?);
+        let (servers, choice, seed) = ([a.address.ip(), b.address.ip()], args.backend, args.seed);
+        let start = move || Links::start(asked, servers, choice, seed, log).map(Arc::new);
+        Some(blocking(start).await.map_err(|failure| failure.error)?)
+    } else {
+        None
+    };
+    let rows: Rows = match own.clone() {
+        Some(links) => Arc::new(move || links.rows()),
+        None => Arc::new(show),
+    };
+    let found = tokio::select! {
+        found = measure(args, PerLink { a, b }, rows) => found,
+        interrupted = signals.next() => Err(interrupted.error),
+    };
+    if let Some(links) = own {
+        blocking(move || links.finish()).await.map_err(|failure| failure.error)?;
+    }
+    found
+}
+
+async fn measure(args: &ProbeArgs, peers: PerLink<Origin>, rows: Rows) -> Result<Vec<Probe>> {
+    let patience = args.give_up.0;
+    let (a, b) = tokio::try_join!(peers.a.introduce(patience), peers.b.introduce(patience))?;
+    let files = manifest::agree(args.files.as_deref(), a.list.clone(), b.list.clone())?;
+    let paths = files.into_iter().map(|file| file.path).collect();
+    Prober::new(peers, &PerLink { a, b }, paths, rows, patience).measure().await
+}
+
+fn table(probes: &[Probe]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(vec![
+        "link",
+        "round trip",
+        "expected",
+        "rate",
+        "expected",
+        "goodput",
+        "loss",
+        "ok",
+        "verdict",
+    ]);
+    let number = |value: Option<f64>, factor: f64, digits: usize, unit: &str| {
+        value.map_or("-".to_string(), |value| format!("{:.digits$} {unit}", value * factor))
+    };
+    for probe in probes {
+        table.add_row([
+            format!("{} {}", probe.link, probe.direction),
+            number(probe.rtt_ms, 1.0, 1, "ms"),
+            number(probe.rtt_expected_ms, 1.0, 1, "ms"),
+            number(probe.rate_kbit, 1e-3, 3, "Mbit/s"),
+            number(probe.rate_expected_kbit, 1e-3, 3, "Mbit/s"),
+            number(probe.goodput_kbit, 1e-3, 3, "Mbit/s"),
+            number(probe.loss_pct, 1.0, 3, "%"),
+            probe.ok.map_or("-", |ok| if ok { "yes" } else { "NO" }).to_string(),
+            probe.verdict.clone(),
+        ]);
+    }
+    table
+}

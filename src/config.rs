@@ -1,3 +1,0 @@
-//! What people write for the program to read.
-
-pub mod file;

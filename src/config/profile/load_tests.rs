@@ -1,0 +1,214 @@
+use crate::config::profile::load::*;
+
+fn error(text: &str) -> String {
+    let source = ProfileSource::File("x.toml".into());
+    format!("{:#}", parse("x", text, &source).unwrap_err())
+}
+
+/// A valid profile whose [down] has the given lines.
+fn with_down(lines: &str) -> String {
+    format!("description = \"d\"\n[down]\n{lines}\n[up]\nrate = \"1mbit\"\nqueue = \"100ms\"\n")
+}
+
+#[test]
+fn what_is_built_in_is_what_the_folder_holds() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let traces =
+        std::fs::read_dir(root.join("netem/traces")).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut traces: Vec<String> = traces.map(|name| name.into_string().unwrap()).collect();
+    traces.retain(|name| name.ends_with(".csv"));
+    traces.sort();
+    let mut known: Vec<&str> = crate::config::trace::load::BUILT_IN.iter().map(|(name, _)| *name).collect();
+    known.sort();
+    assert_eq!(traces, known);
+    let folder = root.join("netem/profiles");
+    let mut there = names_in(&folder);
+    let mut built_in: Vec<String> = BUILT_IN.iter().map(|(name, _)| name.to_string()).collect();
+    there.sort();
+    built_in.sort();
+    assert!(there.len() >= 16, "only {} profiles found", there.len());
+    assert_eq!(built_in, there);
+}
+
+#[test]
+fn every_built_in_profile_is_valid() {
+    for (name, text) in BUILT_IN {
+        let profile = parse(name, text, &ProfileSource::BuiltIn).unwrap();
+        assert_eq!(profile.name, *name);
+        assert!(!profile.description.is_empty(), "{name} has no description");
+    }
+}
+
+/// Words that name a source in docs/profiles.md's list of sources.
+const SOURCES: &[&str] = &[
+    "GreenLv/Lumos",
+    "WiFiSeer",
+    "WebPageTest",
+    "Lighthouse",
+    "mahimahi",
+    "Ookla",
+    "SIGCOMM 2021",
+    "Sensors 22:8592",
+    "WWW 2024",
+    "CoNEXT 2023",
+];
+
+#[test]
+fn every_value_of_a_built_in_profile_names_its_source() {
+    let documented = include_str!("../../../docs/profiles.md");
+    for source in SOURCES {
+        assert!(documented.contains(source), "docs/profiles.md does not say what {source} is");
+    }
+    let mut values = 0;
+    for (name, text) in BUILT_IN {
+        for line in text.lines().filter(|line| line.contains('=') && !line.starts_with("description")) {
+            let (_, comment) = line.split_once('#').unwrap_or_default();
+            let sourced = comment.contains("judgement") || SOURCES.iter().any(|s| comment.contains(s));
+            assert!(sourced, "{name}: \"{line}\" names no source");
+            values += 1;
+        }
+    }
+    assert!(values > 100, "only {values} values were looked at");
+}
+
+#[test]
+fn a_wrong_profile_is_told_by_file_key_and_what_was_expected() {
+    let cases = [
+        (with_down("rate = \"20\"\nqueue = \"1s\""), "profile x.toml, line 3, down.rate: \"20\" has no unit"),
+        (with_down("rate = \"-2mbit\"\nqueue = \"1s\""), "down.rate: \"-2mbit\" is negative"),
+        (with_down("rate = \"0mbit\"\nqueue = \"1s\""), "a rate of 0"),
+        (with_down("rate = 20\nqueue = \"1s\""), "write rate = \"37mbit\""),
+        (with_down("rate = \"20mbit\""), "[down] has no queue: write queue = \"100ms\""),
+        (with_down("rate = \"1kbit\"\nqueue = \"1s\""), "down.rate: 1kbit is out of range"),
+        (with_down("rate = \"1mbit\"\nqueue = \"0ms\""), "down.queue: \"0ms\" is a queue that holds nothing"),
+        (with_down("rate = \"1mbit\"\nqueue = \"1s\"\nlos = \"1%\""), "did you mean \"loss\"?"),
+        (with_down("rate = \"1mbit\"\nqueue = \"1s\"\nloss = \"1\""), "down.loss: \"1\" has no unit"),
+        (with_down("rate = \"1mbit\"\nqueue = \"1s\"\nloss = 1"), "a percentage such as \"1%\" or a table"),
+        (with_down("rate = \"1mbit\"\nqueue = \"1s\"\nloss = \"100%\""), "less than 100%"),
+        (with_down("rate = \"1mbit\"\nqueue = \"1s\"\nloss = { p = \"1%\" }"), "down.loss has no r"),
+        (
+            with_down("rate = \"1mbit\"\nqueue = \"1s\"\nloss = { p = \"1%\", r = \"0%\" }"),
+            "never leaves the bad",
+        ),
+        (
+            with_down("rate = \"1mbit\"\nqueue = \"1s\"\nloss = { p = \"1%\", q = \"2%\" }"),
+            "[down.loss] has the unknown key \"q\"",
+        ),
+        (with_down("rate = \"1mbit\"\nqueue = \"1s\"\ndelay = \"61s\""), "down.delay: 61s is out of range"),
+        (
+            with_down("rate = \"1mbit\"\nqueue = \"1s\"\ndelay = \"1ms\"\njitter = \"2ms\""),
+            "more than the delay",
+        ),
+        (with_down("rate = \"1mbit\"\nqueue = \"1s\"\ndistribution = \"normal\""), "no jitter"),
+        (
+            with_down("rate = \"1mbit\"\nqueue = \"1s\"\ndistribution = \"gauss\""),
+            "down.distribution: unknown variant",
+        ),
+        (with_down("rate = \"1mbit\"\nqueue = \"1s\"\nreorder = \"1%\""), "give a delay"),
+        ("description = \"d\"\n[down]\nrate = \"1mbit\"\nqueue = \"1s\"\n".into(), "there is no table [up]"),
+        (
+            "name = \"n\"\n".to_string() + &with_down("rate = \"1mbit\"\nqueue = \"1s\""),
+            "unknown key \"name\"",
+        ),
+        (with_down("rate = \"1mbit\"\nqueue = "), "line 4"),
+        ("\u{0}\u{1}".into(), "line 1"),
+    ];
+    for (text, expected) in cases {
+        let error = error(&text);
+        assert!(error.contains(expected), "expected {expected:?} in {error:?}");
+        assert!(!error.contains('\n'), "{error:?} is more than one line");
+        assert!(error.starts_with("profile x.toml, "), "{error:?} does not name the file");
+    }
+}
+
+#[test]
+fn an_unknown_name_lists_the_known_ones_and_suggests_the_nearest() {
+    let error = format!("{:#}", load("wifi-neer").unwrap_err());
+    assert!(error.contains("did you mean wifi-near?"), "{error}");
+    assert!(error.contains("geo, lte-driving"), "{error}");
+    let error = format!("{:#}", load("zzzzzzzzzz").unwrap_err());
+    assert!(!error.contains("did you mean"), "{error}");
+}
+
+/// Writes a profile with that table [trace] and that trace beside it.
+fn with_trace(table: &str, trace: &[u8]) -> Result<Profile> {
+    let dir = tempfile::tempdir().unwrap();
+    let rate = "rate = \"1mbit\"\nqueue = \"100ms\"\n";
+    let text = format!("description = \"d\"\n[down]\n{rate}[up]\n{rate}[trace]\n{table}\n");
+    std::fs::write(dir.path().join("p.toml"), text).unwrap();
+    std::fs::write(dir.path().join("t.csv"), trace).unwrap();
+    std::fs::write(dir.path().join("u.csv"), "0 7\n1 8\n").unwrap();
+    load(dir.path().join("p.toml").to_str().unwrap())
+}
+
+#[test]
+fn a_trace_is_found_beside_its_profile_and_given_to_the_ways_it_is_for() {
+    let file = "file = \"t.csv\"\n";
+    let ways = |table: &str, trace: &str| {
+        let profile = with_trace(&format!("{file}{table}"), trace.as_bytes()).unwrap();
+        let first = |shape: &Shape| shape.trace.as_ref().map(|trace| trace.steps()[0].rate.mbit());
+        (first(&profile.down), first(&profile.up))
+    };
+    let (one, both) = ("0 4\n1 2\n", "DL_bitrate,UL_bitrate\n3000,1000\n5000,2000\n");
+    assert_eq!(ways("", one), (Some(4.0), None));
+    assert_eq!(ways("direction = \"up\"", one), (None, Some(4.0)));
+    assert_eq!(ways("direction = \"both\"", one), (Some(4.0), Some(4.0)));
+    assert_eq!(ways("up_file = \"u.csv\"", one), (Some(4.0), Some(7.0)));
+    assert_eq!(ways("", both), (Some(3.0), Some(1.0)));
+    assert_eq!(ways("direction = \"up\"", both), (None, Some(1.0)));
+    assert_eq!(ways("offset = \"1s\"", one), (Some(2.0), None));
+    assert_eq!(ways("step = \"2s\"\nformat = \"pairs\"\nloop = false", one), (Some(3.0), None));
+}
+
+#[test]
+fn a_wrong_trace_is_told_by_profile_file_and_line() {
+    let file = "file = \"t.csv\"\n";
+    let cases: [(&str, &[u8], &str); 11] = [
+        (file, b"", "trace t.csv, it is empty"),
+        (file, b"0 1\n2 1\n1 1\n", "trace t.csv, line 3: 1 s comes after 2 s"),
+        (file, b"0 0\n1 0\n", "an outage from its beginning to its end"),
+        (file, b"\0\0\0", "line 1: bytes that are no text"),
+        ("file = \"none.csv\"", b"", "cannot read the trace"),
+        ("file = \".\"", b"", "it is a folder"),
+        ("step = \"1s\"", b"", "[trace] has no file"),
+        ("file = \"t.csv\"\nstep = \"1ms\"", b"0 1\n", "trace.step: 1ms is too fine"),
+        ("file = \"t.csv\"\ncolumn = \"x\"", b"0 1\n", "[trace] has the unknown key \"column\""),
+        ("file = \"t.csv\"\nloop = false\noffset = \"9s\"", b"0 1\n1 2\n", "an offset of 9 s leaves nothing"),
+        ("file = \"t.csv\"\nup_file = \"t.csv\"\ndirection = \"up\"", b"0 1\n", "leave direction out"),
+    ];
+    for (table, trace, expected) in cases {
+        let error = format!("{:#}", with_trace(table, trace).unwrap_err());
+        assert!(error.contains(expected), "expected {expected:?} in {error:?}");
+        assert!(error.starts_with("profile ") && !error.contains('\n'), "{error:?}");
+    }
+    let error = error(&with_down("rate = \"1mbit\"\nqueue = \"1s\"\ntrace = \"t.csv\""));
+    assert!(error.contains("a trace has a table of its own"), "{error}");
+}
+
+#[test]
+fn a_trace_beyond_the_bound_is_refused_unread() {
+    let dir = tempfile::tempdir().unwrap();
+    let rate = "rate = \"1mbit\"\nqueue = \"100ms\"\n";
+    let text = format!("description = \"d\"\n[down]\n{rate}[up]\n{rate}[trace]\nfile = \"t.csv\"\n");
+    std::fs::write(dir.path().join("p.toml"), text).unwrap();
+    // A hole costs no room.
+    std::fs::File::create(dir.path().join("t.csv")).unwrap().set_len(100_000_001).unwrap();
+    let error = format!("{:#}", load(dir.path().join("p.toml").to_str().unwrap()).unwrap_err());
+    assert!(error.contains("100000001 bytes are more than it may have"), "{error}");
+}
+
+#[test]
+fn a_profile_goes_through_json_and_back_with_its_name() {
+    for (name, text) in BUILT_IN {
+        let profile = parse(name, text, &ProfileSource::BuiltIn).unwrap();
+        let json = serde_json::to_string(&profile).unwrap();
+        assert_eq!(serde_json::from_str::<Profile>(&json).unwrap(), profile);
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(text in "(.|\n|\\[|=|\"|down|up|rate|queue){0,80}") {
+        let _ = parse("x", &text, &ProfileSource::BuiltIn);
+    }
+}

@@ -1,0 +1,232 @@
+//! The two stages that every modelled link is made of: a bottleneck that serves at a rate, and a
+//! line behind it that delays. Pure; time is handed in.
+
+use std::collections::VecDeque;
+
+use super::rng::{Purpose, Stream, deviation, normal_share};
+use super::service_rate::{ActiveTrace, ServiceRate};
+use crate::config::profile::{Distribution, Shape};
+use crate::units::{Direction, LinkId, Percent, Rate};
+
+/// Nanoseconds since an origin that the caller picks, and that never moves.
+pub type Nanos = u64;
+
+/// The header that Ethernet puts before an IP packet. Rates count frames, not packets.
+pub const ETHERNET_HEADER: u32 = 14;
+
+/// Serves packets one after another at a rate.
+///
+/// A packet leaves when its service *begins*: one that finds the bottleneck idle is not delayed,
+/// and the time that its bits take keeps the next one back. So an idle link adds its delay and
+/// nothing else, like a token bucket that holds one packet, and no window of time ever sees more
+/// than rate × window plus one packet.
+#[derive(Clone, Debug)]
+pub struct Bottleneck {
+    pace: ServiceRate,
+    free_at: Nanos,
+    /// What integer nanoseconds left over, in bits × 10⁹; carried so that no rate drifts.
+    rest: u128,
+    /// When those that wait leave, and their bytes, in order.
+    queue: VecDeque<(Nanos, u32)>,
+    queued_bytes: u64,
+}
+
+impl Bottleneck {
+    pub fn new(rate: Rate) -> Bottleneck {
+        Bottleneck {
+            pace: ServiceRate::Steady(rate),
+            free_at: 0,
+            rest: 0,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+        }
+    }
+
+    /// Packets that wait, and their bytes. The one in service does not wait.
+    pub fn waiting(&mut self, now: Nanos) -> (u64, u64) {
+        while let Some(&(leaves, bytes)) = self.queue.front()
+            && leaves <= now
+        {
+            self.queue.pop_front();
+            self.queued_bytes -= u64::from(bytes);
+        }
+        (self.queue.len() as u64, self.queued_bytes)
+    }
+
+    /// When a packet that comes now leaves; [`Nanos::MAX`] where an outage never ends.
+    pub fn pass(&mut self, now: Nanos, bytes: u32) -> Nanos {
+        self.waiting(now);
+        if self.free_at < now {
+            self.free_at = now;
+            self.rest = 0;
+        }
+        let leaves = self.pace.open_from(self.free_at);
+        let work = bytes as u128 * 8 * 1_000_000_000 + self.rest;
+        (self.free_at, self.rest) = self.pace.finish(leaves, work);
+        if leaves > now {
+            self.queue.push_back((leaves, bytes));
+            self.queued_bytes += u64::from(bytes);
+        }
+        leaves
+    }
+
+    /// Serves at another pace from now on. `next` is when the first of those that wait was to leave,
+    /// if any waits; what is left of that time shrinks or grows with the rate. Those that wait are
+    /// then to pass again, in their order.
+    pub fn change(&mut self, now: Nanos, pace: ServiceRate, next: Option<Nanos>) {
+        let left = self.pace.work(now, next.unwrap_or(self.free_at));
+        self.free_at = if left > 0 { pace.finish(now, left).0 } else { now };
+        self.rest = 0;
+        self.pace = pace;
+        self.queue.clear();
+        self.queued_bytes = 0;
+    }
+}
+
+/// What chance says of one packet's way along a line; drawn on arrival, used when it gets there.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw {
+    jitter: f64,
+    overtakes: bool,
+}
+
+impl Draw {
+    /// Whether the packet skips the line's delay.
+    pub fn overtakes(&self) -> bool {
+        self.overtakes
+    }
+}
+
+/// Jitter as a process in time: at any moment it is spread as its distribution says, and it becomes
+/// another within `correlation`. Packets draw nothing, so a busy link has the jitter of an idle one.
+///
+/// Between two independent normal values the process is x₀ cos φ + x₁ sin φ, φ from 0 to π/2, which
+/// is normal with the same variance all the way.
+#[derive(Clone, Debug)]
+struct JitterProcess {
+    correlation: Nanos,
+    stream: Stream,
+    /// The time of the first packet, from which cells are counted.
+    began: Option<Nanos>,
+    /// A cell and the values at its two ends.
+    cell: Option<(u64, [f64; 2])>,
+}
+
+impl JitterProcess {
+    fn new(stream: Stream) -> JitterProcess {
+        JitterProcess { correlation: 0, stream, began: None, cell: None }
+    }
+
+    /// Changes how fast it changes.
+    fn set(&mut self, correlation: Nanos) {
+        if correlation != self.correlation {
+            (self.correlation, self.began, self.cell) = (correlation, None, None);
+        }
+    }
+
+    /// Where the jitter is in its distribution at a time, 0 to 1; none where each packet draws its own.
+    fn at(&mut self, time: Nanos) -> Option<f64> {
+        if self.correlation == 0 {
+            return None;
+        }
+        let since = time.saturating_sub(*self.began.get_or_insert(time));
+        let cell = since / self.correlation;
+        let ends = match self.cell {
+            Some((known, ends)) if known == cell => ends,
+            _ => [cell, cell + 1].map(|place| deviation(Distribution::Normal, self.stream.unit_at(place))),
+        };
+        self.cell = Some((cell, ends));
+        let angle = (since % self.correlation) as f64 / self.correlation as f64 * std::f64::consts::FRAC_PI_2;
+        Some(normal_share(ends[0] * angle.cos() + ends[1] * angle.sin()))
+    }
+}
+
+/// Delays packets. Keeps their order by letting none leave before one that came earlier (a running
+/// maximum), so that jitter never reorders; a packet that reorders skips the delay and overtakes. A
+/// line of another direction behind this one lets it keep its lead ([`DelayLine::pass_ahead`]).
+#[derive(Clone, Debug)]
+pub struct DelayLine {
+    delay: f64,
+    jitter: f64,
+    /// Where the delay changes with time.
+    played: Option<ActiveTrace>,
+    distribution: Distribution,
+    reorder: Percent,
+    last: Nanos,
+    jitter_stream: Stream,
+    process: JitterProcess,
+    reorder_stream: Stream,
+}
+
+impl DelayLine {
+    pub fn new(shape: &Shape, seed: u64, link: LinkId, direction: Direction) -> DelayLine {
+        let mut line = DelayLine {
+            delay: 0.0,
+            jitter: 0.0,
+            played: None,
+            distribution: Distribution::Uniform,
+            reorder: Percent::ZERO,
+            last: 0,
+            jitter_stream: Stream::new(seed, link, direction, Purpose::Jitter),
+            process: JitterProcess::new(Stream::new(seed, link, direction, Purpose::JitterProcess)),
+            reorder_stream: Stream::new(seed, link, direction, Purpose::Reorder),
+        };
+        line.change(shape, None);
+        line
+    }
+
+    /// Takes over another shape's delay, jitter and reordering for what enters from now on. With
+    /// `began` its trace is played from that time on.
+    pub fn change(&mut self, shape: &Shape, began: Option<Nanos>) {
+        self.delay = shape.delay.0.as_nanos() as f64;
+        self.jitter = shape.jitter.0.as_nanos() as f64;
+        self.process.set(shape.jitter_correlation().as_nanos() as Nanos);
+        self.distribution = shape.distribution.unwrap_or(Distribution::Uniform);
+        self.reorder = shape.reorder;
+        let trace = shape.trace.as_ref().filter(|trace| trace.changes_delay());
+        self.played = trace.zip(began).map(|(trace, began)| ActiveTrace::new(trace, began));
+    }
+
+    /// Delay and jitter of what enters at a time. No packet can arrive before it was sent.
+    fn delay(&self, enters: Nanos) -> (f64, f64) {
+        let step = self.played.as_ref().and_then(|played| played.at(enters).0.delay);
+        let delay = step.map_or(self.delay, |delay| delay.0.as_nanos() as f64);
+        (delay, self.jitter.min(delay))
+    }
+
+    pub fn keeps_order(&self) -> bool {
+        self.reorder.is_zero()
+    }
+
+    pub fn draw(&mut self) -> Draw {
+        Draw { jitter: self.jitter_stream.unit(), overtakes: self.reorder_stream.happens(self.reorder) }
+    }
+
+    /// When a packet that enters at `enters` leaves.
+    pub fn pass(&mut self, enters: Nanos, draw: Draw) -> Nanos {
+        if draw.overtakes {
+            return enters;
+        }
+        self.last = self.last.max(self.leaves(enters, draw));
+        self.last
+    }
+
+    /// When a packet leaves that overtook others on the line before: it waits for none of them, and
+    /// none waits for it.
+    pub fn pass_ahead(&mut self, enters: Nanos, draw: Draw) -> Nanos {
+        self.leaves(enters, draw)
+    }
+
+    fn leaves(&mut self, enters: Nanos, draw: Draw) -> Nanos {
+        let (delay, jitter) = self.delay(enters);
+        let place = if jitter > 0.0 { self.process.at(enters) } else { None };
+        let delay = delay + jitter * deviation(self.distribution, place.unwrap_or(draw.jitter));
+        // A float turned into an integer saturates at 0: no packet leaves before it enters.
+        enters.saturating_add(delay as Nanos)
+    }
+
+    /// Forgets what was planned to leave after `last`.
+    pub fn rewind(&mut self, last: Nanos) {
+        self.last = last;
+    }
+}

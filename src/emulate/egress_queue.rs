@@ -1,0 +1,188 @@
+//! What is behind a bottleneck: the delay lines, and the packets on their way to a departure. Pure.
+//!
+//! Keeps packets in order of departure, and counts how many a direction holds.
+
+use std::collections::VecDeque;
+
+use super::delay_line::{DelayLine, Draw, Nanos};
+use crate::config::profile::Shape;
+use crate::units::{Direction, LinkId};
+
+/// A packet whose time has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Departure {
+    /// What the caller calls the packet.
+    pub id: u32,
+    pub bytes: u32,
+    /// When it should leave.
+    pub at: Nanos,
+    /// A random number for the place of the damage, where the packet is to be damaged.
+    pub damage: Option<u64>,
+}
+
+/// Where a direction's packets spend their delay.
+#[derive(Clone, Copy, Debug)]
+pub enum DelayStage<'a> {
+    /// In this direction, as in nature.
+    Here,
+    /// In the other direction: a packet leaves when it has passed the bottleneck. What a sender's
+    /// own host holds back counts against its socket, and TCP would send too little.
+    Elsewhere,
+    /// Here, and the other direction's delay after it, so that the round trip is right.
+    HereAnd(&'a Shape),
+}
+
+/// What chance says of a packet on this direction's line, and on the other direction's behind it.
+pub type Draws = (Draw, Option<Draw>);
+
+/// A packet that has been given its place in the bottleneck.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    id: u32,
+    pub bytes: u32,
+    /// Leaves the bottleneck.
+    pub out: Nanos,
+    /// Leaves this direction's delay line, wherever that is.
+    through: Nanos,
+    /// Departs.
+    due: Nanos,
+    draws: Draws,
+    damage: Option<u64>,
+}
+
+impl Packet {
+    pub fn new(id: u32, bytes: u32, out: Nanos, draws: Draws, damage: Option<u64>) -> Packet {
+        Packet { id, bytes, out, through: out, due: out, draws, damage }
+    }
+}
+
+/// The delay lines of one direction and the packets in them and in front of them.
+#[derive(Clone, Debug)]
+pub struct Tail {
+    own: DelayLine,
+    other: Option<DelayLine>,
+    delay_elsewhere: bool,
+    /// By departure.
+    packets: VecDeque<Packet>,
+    /// When each packet leaves this direction's delay line, and its bytes, in order; counts what is
+    /// inside.
+    exits: VecDeque<(Nanos, u32)>,
+    bytes_inside: u64,
+}
+
+impl Tail {
+    pub fn new(shape: &Shape, delay: DelayStage, seed: u64, link: LinkId, direction: Direction) -> Tail {
+        let other = match delay {
+            DelayStage::HereAnd(other) => {
+                let back = if direction == Direction::Down { Direction::Up } else { Direction::Down };
+                Some(DelayLine::new(other, seed, link, back))
+            }
+            DelayStage::Here | DelayStage::Elsewhere => None,
+        };
+        Tail {
+            own: DelayLine::new(shape, seed, link, direction),
+            other,
+            delay_elsewhere: matches!(delay, DelayStage::Elsewhere),
+            packets: VecDeque::new(),
+            exits: VecDeque::new(),
+            bytes_inside: 0,
+        }
+    }
+
+    pub fn draw(&mut self) -> Draws {
+        (self.own.draw(), self.other.as_mut().map(DelayLine::draw))
+    }
+
+    /// Sends a packet down the line when it leaves the bottleneck; gives its departure.
+    pub fn file(&mut self, mut packet: Packet) -> Nanos {
+        packet.through = self.own.pass(packet.out, packet.draws.0);
+        packet.due = match (&mut self.other, packet.draws.1) {
+            (Some(line), Some(draw)) if packet.draws.0.overtakes() => line.pass_ahead(packet.through, draw),
+            (Some(line), Some(draw)) => line.pass(packet.through, draw),
+            _ if self.delay_elsewhere => packet.out,
+            _ => packet.through,
+        };
+        let place = self.exits.partition_point(|exit| exit.0 <= packet.through);
+        self.exits.insert(place, (packet.through, packet.bytes));
+        self.bytes_inside += u64::from(packet.bytes);
+        let place = self.packets.partition_point(|other| other.due <= packet.due);
+        self.packets.insert(place, packet);
+        packet.due
+    }
+
+    /// Whether what enters from now on leaves in its order.
+    pub fn keeps_order(&self) -> bool {
+        self.own.keeps_order()
+    }
+
+    /// How many packets this direction holds, its delay line included.
+    pub fn inside(&mut self, now: Nanos) -> u64 {
+        while let Some(&(exit, bytes)) = self.exits.front()
+            && exit <= now
+        {
+            self.exits.pop_front();
+            self.bytes_inside -= u64::from(bytes);
+        }
+        self.exits.len() as u64
+    }
+
+    /// Their bytes.
+    pub fn bytes_inside(&mut self, now: Nanos) -> u64 {
+        self.inside(now);
+        self.bytes_inside
+    }
+
+    pub fn next_departure(&self) -> Option<Nanos> {
+        self.packets.front().map(|packet| packet.due)
+    }
+
+    pub fn take_due(&mut self, now: Nanos) -> Option<Departure> {
+        if self.next_departure()? > now {
+            return None;
+        }
+        let packet = self.packets.pop_front()?;
+        Some(Departure { id: packet.id, bytes: packet.bytes, at: packet.due, damage: packet.damage })
+    }
+
+    /// Changes the lines for what has not entered them yet, and hands that back in its order, to be
+    /// given new places in the bottleneck and filed again. With `began` the shapes' traces are played
+    /// from that time on.
+    pub fn change(
+        &mut self,
+        now: Nanos,
+        shape: &Shape,
+        other: Option<&Shape>,
+        began: Option<Nanos>,
+    ) -> Vec<Packet> {
+        let mut packets: Vec<Packet> = std::mem::take(&mut self.packets).into();
+        packets.sort_by_key(|packet| packet.out);
+        let waiting = packets.split_off(packets.partition_point(|packet| packet.out <= now));
+        self.forget_planned(&waiting);
+        let last = |time: fn(&Packet) -> Nanos| packets.iter().map(time).max().unwrap_or(0);
+        // In a direction whose delay is elsewhere only the exits still know what went before.
+        self.own.rewind(self.exits.back().map_or(0, |exit| exit.0).max(last(|packet| packet.through)));
+        self.own.change(shape, began);
+        if let (Some(line), Some(other)) = (&mut self.other, other) {
+            line.rewind(last(|packet| packet.due));
+            line.change(other, began);
+        }
+        packets.sort_by_key(|packet| packet.due);
+        self.packets = packets.into();
+        waiting
+    }
+
+    /// Takes the planned exits of these packets back.
+    fn forget_planned(&mut self, packets: &[Packet]) {
+        let mut planned: Vec<(Nanos, u32)> = packets.iter().map(|p| (p.through, p.bytes)).collect();
+        planned.sort_unstable();
+        let mut planned = planned.into_iter().peekable();
+        self.exits.make_contiguous().sort_unstable();
+        self.exits.retain(|exit| planned.next_if_eq(exit).is_none());
+        self.bytes_inside = self.exits.iter().map(|exit| u64::from(exit.1)).sum();
+    }
+
+    /// How many packets have not departed yet.
+    pub fn held(&self) -> usize {
+        self.packets.len()
+    }
+}

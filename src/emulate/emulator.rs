@@ -1,0 +1,149 @@
+//! All that is modelled in one network namespace: links of their own, and links that share the air.
+//! Pure; time is handed in, and must not run backwards.
+
+use super::channel::SharedChannel;
+use super::delay_line::Nanos;
+use super::link::{Cause, DelayStage, Departure, LinkModel, Tally};
+use crate::config::channel::ChannelConfig;
+use crate::config::profile::Profile;
+use crate::units::{Direction, LinkId};
+
+/// One direction of a link.
+pub type Way = (LinkId, Direction);
+
+/// The four ways, in the order of [`index_of`].
+pub const WAYS: [Way; 4] = [
+    (LinkId::A, Direction::Down),
+    (LinkId::A, Direction::Up),
+    (LinkId::B, Direction::Down),
+    (LinkId::B, Direction::Up),
+];
+
+/// A way's place in per-way arrays.
+pub fn index_of((link, direction): Way) -> usize {
+    link.index() * 2 + direction as usize
+}
+
+/// The modelled links. What goes up is held for rate and queue alone; its delay is added to what
+/// comes down, so that the round trip is right though no sender's own packets are held for long.
+#[derive(Clone, Debug)]
+pub struct Emulator {
+    own: [Option<LinkModel>; 4],
+    air: Option<SharedChannel>,
+    seed: u64,
+}
+
+impl Emulator {
+    pub fn new(air: Option<&ChannelConfig>, seed: u64) -> Emulator {
+        Emulator {
+            own: [const { None }; 4],
+            air: air.map(|scenario| SharedChannel::new(scenario, seed, true)),
+            seed,
+        }
+    }
+
+    fn on_air(&mut self, link: LinkId) -> Option<&mut SharedChannel> {
+        self.air.as_mut().filter(|air| air.carries(link))
+    }
+
+    /// Sets a link up, or changes it in place. A link on the air keeps to its scenario.
+    pub fn set(&mut self, now: Nanos, link: LinkId, profile: &Profile) {
+        if self.on_air(link).is_some() {
+            return;
+        }
+        for direction in Direction::BOTH {
+            let (shape, other) = match direction {
+                Direction::Down => (&profile.down, Some(&profile.up)),
+                Direction::Up => (&profile.up, None),
+            };
+            match &mut self.own[index_of((link, direction))] {
+                Some(model) => model.change(now, shape, other),
+                empty => {
+                    let delay = other.map_or(DelayStage::Elsewhere, DelayStage::HereAnd);
+                    *empty = Some(LinkModel::new(shape, delay, self.seed, link, direction));
+                }
+            }
+        }
+    }
+
+    /// Plays a link's traces from now on; the profile is the one that it was set up with.
+    pub fn play(&mut self, now: Nanos, link: LinkId, profile: &Profile) {
+        for (direction, other) in [(Direction::Down, Some(&profile.up)), (Direction::Up, None)] {
+            if let Some(model) = &mut self.own[index_of((link, direction))] {
+                model.play(now, profile.shape(direction), other);
+            }
+        }
+    }
+
+    /// Takes a packet of `bytes` (as Ethernet frame) in. A way that is not modelled lets it depart
+    /// at once.
+    ///
+    /// # Errors
+    /// The cause, where the packet is dropped.
+    pub fn arrive(&mut self, now: Nanos, way: Way, id: u32, bytes: u32) -> Result<Arrived, Cause> {
+        if let Some(air) = self.on_air(way.0) {
+            return air.arrive(now, way, id, bytes).map(|()| Arrived::Held);
+        }
+        match &mut self.own[index_of(way)] {
+            Some(model) => model.arrive(now, id, bytes).map(|_| Arrived::Held),
+            None => Ok(Arrived::NotModelled),
+        }
+    }
+
+    /// Whether a way's packets leave in the order in which they came, from now on.
+    pub fn keeps_order(&self, way: Way) -> bool {
+        self.own[index_of(way)].as_ref().is_none_or(LinkModel::keeps_order)
+    }
+
+    /// When something happens next that makes a packet depart or moves it on.
+    pub fn next_event(&self) -> Option<Nanos> {
+        let own = self.own.iter().flatten().filter_map(LinkModel::next_departure).min();
+        let air = self.air.as_ref().and_then(SharedChannel::next_event);
+        own.into_iter().chain(air).min()
+    }
+
+    /// Plays everything up to now; [`Emulator::take_due`] then gives what departs.
+    pub fn advance(&mut self, now: Nanos) {
+        if let Some(air) = &mut self.air {
+            air.advance(now);
+        }
+    }
+
+    pub fn take_due(&mut self, now: Nanos, way: Way) -> Option<Departure> {
+        match self.on_air(way.0) {
+            Some(air) => air.take_due(now, way.0, way.1),
+            None => self.own[index_of(way)].as_mut()?.take_due(now),
+        }
+    }
+
+    /// Hands out the packets that were lost after they were taken in.
+    pub fn take_lost(&mut self) -> impl Iterator<Item = (LinkId, Direction, u32)> + '_ {
+        self.air.as_mut().into_iter().flat_map(SharedChannel::take_lost)
+    }
+
+    /// Takes a link's model away, and forgets what it held. A link on the air stays there.
+    pub fn remove(&mut self, link: LinkId) {
+        for direction in Direction::BOTH {
+            self.own[index_of((link, direction))] = None;
+        }
+    }
+
+    pub fn tally(&mut self, now: Nanos, way: Way) -> Option<Tally> {
+        match self.on_air(way.0) {
+            Some(air) => Some(air.tally(now, way.0, way.1)),
+            None => Some(self.own[index_of(way)].as_mut()?.tally(now)),
+        }
+    }
+
+    /// How long each station and the access point have been on the air since the start.
+    pub fn busy(&self) -> Vec<(&'static str, Nanos)> {
+        self.air.iter().flat_map(SharedChannel::busy).collect()
+    }
+}
+
+/// What became of a packet that was not dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    Held,
+    NotModelled,
+}

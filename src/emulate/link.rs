@@ -1,0 +1,182 @@
+//! One direction of a link as a state machine: a packet goes in, its departure or its drop comes
+//! out. No clock, no socket, no thread: time is handed in, and must not run backwards.
+//!
+//! The order of things, which is also the netem backend's as far as packets can tell:
+//!
+//! 1. **Loss** comes first: a lost packet takes neither queue nor rate.
+//! 2. **Queue.** A packet is dropped where those that wait at the bottleneck fill the queue, counted in
+//!    bytes, or in packets where the profile says packets. The delay line has no limit.
+//! 3. **Bottleneck**, then 4. **delay line** with jitter; see [`super::delay_line`].
+//!
+//! What it does not do: duplicate packets (no backend that holds a kernel's packets can).
+
+use super::delay_line::{Bottleneck, Nanos};
+pub use super::egress_queue::{DelayStage, Departure};
+use super::egress_queue::{Packet, Tail};
+use super::rng::{LossProcess, Purpose, Stream};
+use super::service_rate::{ActiveTrace, ServiceRate};
+use crate::config::profile::{Loss, Queue, Shape};
+use crate::units::{Direction, LinkId, Percent};
+
+/// Why a packet was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Loss,
+    QueueFull,
+}
+
+/// What a direction counted since it was set up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Packets and bytes that departed.
+    pub packets: u64,
+    pub bytes: u64,
+    pub dropped_loss: u64,
+    pub dropped_queue: u64,
+    /// Held now, delay line included.
+    pub held_packets: u64,
+    pub held_bytes: u64,
+    /// Waiting for the bottleneck now.
+    pub waiting_packets: u64,
+    pub waiting_bytes: u64,
+    /// The most that were held at once.
+    pub held_packets_max: u64,
+}
+
+/// When the queue at a bottleneck is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    Packets(u64),
+    Bytes(u64),
+}
+
+impl Limit {
+    pub fn of(shape: &Shape) -> Limit {
+        match shape.queue {
+            Queue::Packets(packets) => Limit::Packets(u64::from(packets)),
+            Queue::Time(_) => Limit::Bytes(shape.queue_bytes()),
+        }
+    }
+
+    /// Returns true if another packet of `bytes` has room beside those that wait.
+    pub fn has_room(self, (packets, waiting_bytes): (u64, u64), bytes: u32) -> bool {
+        match self {
+            Limit::Packets(most) => packets < most,
+            Limit::Bytes(most) => waiting_bytes + u64::from(bytes) <= most,
+        }
+    }
+}
+
+/// One direction of a link.
+#[derive(Clone, Debug)]
+pub struct LinkModel {
+    loss: LossProcess,
+    bottleneck: Bottleneck,
+    tail: Tail,
+    /// Where the loss changes with time.
+    played_loss: Option<ActiveTrace>,
+    corrupt: Percent,
+    corrupt_stream: Stream,
+    limit: Limit,
+    tally: Tally,
+}
+
+impl LinkModel {
+    pub fn new(shape: &Shape, delay: DelayStage, seed: u64, link: LinkId, direction: Direction) -> LinkModel {
+        LinkModel {
+            loss: LossProcess::new(shape, Stream::new(seed, link, direction, Purpose::Loss)),
+            bottleneck: Bottleneck::new(shape.rate),
+            tail: Tail::new(shape, delay, seed, link, direction),
+            played_loss: None,
+            corrupt: shape.corrupt,
+            corrupt_stream: Stream::new(seed, link, direction, Purpose::Corrupt),
+            limit: Limit::of(shape),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Takes a packet of `bytes` (as Ethernet frame) in, and says when it will depart if nothing
+    /// changes.
+    ///
+    /// # Errors
+    /// The cause, where the packet is dropped; the model has then forgotten it.
+    pub fn arrive(&mut self, now: Nanos, id: u32, bytes: u32) -> Result<Nanos, Cause> {
+        if let Some(loss) = self.played_loss.as_ref().and_then(|played| played.at(now).0.loss) {
+            self.loss.change(Loss::Random(loss));
+        }
+        // Everything is drawn for every packet, so that none of its fates moves another's.
+        let lost = self.loss.loses_next(now, bytes);
+        let draws = self.tail.draw();
+        let corrupted = self.corrupt_stream.happens(self.corrupt);
+        let damage = self.corrupt_stream.below(usize::MAX) as u64;
+        if lost {
+            self.tally.dropped_loss += 1;
+            return Err(Cause::Loss);
+        }
+        if !self.limit.has_room(self.bottleneck.waiting(now), bytes) {
+            self.tally.dropped_queue += 1;
+            return Err(Cause::QueueFull);
+        }
+        let out = self.bottleneck.pass(now, bytes);
+        let due = self.tail.file(Packet::new(id, bytes, out, draws, corrupted.then_some(damage)));
+        self.tally.held_packets_max = self.tally.held_packets_max.max(self.tail.inside(now));
+        Ok(due)
+    }
+
+    /// Whether packets leave in the order in which they came.
+    pub fn keeps_order(&self) -> bool {
+        self.tail.keeps_order()
+    }
+
+    /// When the next packet departs.
+    pub fn next_departure(&self) -> Option<Nanos> {
+        self.tail.next_departure()
+    }
+
+    /// Hands out the next packet whose time has come.
+    pub fn take_due(&mut self, now: Nanos) -> Option<Departure> {
+        let departure = self.tail.take_due(now)?;
+        self.tally.packets += 1;
+        self.tally.bytes += u64::from(departure.bytes);
+        Some(departure)
+    }
+
+    /// Puts another profile in force. What is queued stays queued and is served at the new rate;
+    /// what has passed the bottleneck keeps its departure; a lowered limit evicts nothing.
+    pub fn change(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>) {
+        self.put(now, shape, other, None);
+    }
+
+    /// The same, and the traces of the two shapes are played from now on: every step takes effect at
+    /// its own time, with nobody to trigger it. What is in the queue meets the rates of its time.
+    pub fn play(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>) {
+        self.put(now, shape, other, Some(now));
+    }
+
+    fn put(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>, began: Option<Nanos>) {
+        let played = shape.trace.as_ref().zip(began).map(|(trace, began)| ActiveTrace::new(trace, began));
+        self.loss.reshape(shape);
+        self.played_loss = played.clone().filter(|_| shape.trace.as_ref().is_some_and(|t| t.changes_loss()));
+        self.corrupt = shape.corrupt;
+        self.limit = Limit::of(shape);
+        let waiting = self.tail.change(now, shape, other, began);
+        let pace = played.map_or(ServiceRate::Steady(shape.rate), ServiceRate::Played);
+        self.bottleneck.change(now, pace, waiting.first().map(|packet| packet.out));
+        for mut packet in waiting {
+            packet.out = self.bottleneck.pass(now, packet.bytes);
+            self.tail.file(packet);
+        }
+    }
+
+    /// Counts so far, and what is held now.
+    pub fn tally(&mut self, now: Nanos) -> Tally {
+        let (waiting_packets, waiting_bytes) = self.bottleneck.waiting(now);
+        let (held_packets, held_bytes) = (self.tail.inside(now), self.tail.bytes_inside(now));
+        Tally { held_packets, held_bytes, waiting_packets, waiting_bytes, ..self.tally }
+    }
+
+    /// How many packets have not departed yet.
+    pub fn held(&self) -> usize {
+        self.tail.held()
+    }
+}

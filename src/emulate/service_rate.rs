@@ -1,0 +1,86 @@
+//! How fast a bottleneck serves, over time: steadily, or as a trace says that is being played.
+//! Pure; time is handed in.
+
+use std::sync::Arc;
+
+use super::delay_line::Nanos;
+use crate::config::trace::{Trace, TraceStep, is_outage};
+use crate::units::Rate;
+
+/// A trace and the moment at which it began. Every time is counted from there, so that nothing drifts.
+#[derive(Clone, Debug)]
+pub struct ActiveTrace {
+    trace: Arc<Trace>,
+    began: Nanos,
+}
+
+impl ActiveTrace {
+    pub fn new(trace: &Arc<Trace>, began: Nanos) -> ActiveTrace {
+        ActiveTrace { trace: Arc::clone(trace), began }
+    }
+
+    /// What is in force at a time, and until when.
+    pub fn at(&self, now: Nanos) -> (TraceStep, Nanos) {
+        let moment = self.trace.at(now.saturating_sub(self.began));
+        (moment.step, self.began.saturating_add(moment.until))
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum ServiceRate {
+    Steady(Rate),
+    Played(ActiveTrace),
+}
+
+impl ServiceRate {
+    /// The rate at a time, and until when it holds.
+    pub fn at(&self, now: Nanos) -> (Rate, Nanos) {
+        match self {
+            ServiceRate::Steady(rate) => (*rate, Nanos::MAX),
+            ServiceRate::Played(played) => {
+                let (step, until) = played.at(now);
+                (step.rate, until)
+            }
+        }
+    }
+
+    /// The first time from `now` on at which anything is served; [`Nanos::MAX`] if none is.
+    pub fn open_from(&self, mut now: Nanos) -> Nanos {
+        while now < Nanos::MAX {
+            let (rate, until) = self.at(now);
+            if !is_outage(rate) {
+                break;
+            }
+            now = until;
+        }
+        now
+    }
+
+    /// What can be served between two times, in bits × 10⁹.
+    pub fn work(&self, from: Nanos, to: Nanos) -> u128 {
+        let (mut now, mut work) = (from, 0);
+        while now < to {
+            let (rate, until) = self.at(now);
+            let until = until.min(to);
+            work += u128::from(rate.bits_per_s()) * u128::from(until - now);
+            now = until;
+        }
+        work
+    }
+
+    /// When work that begins at `from` is done, and what whole nanoseconds left over of it.
+    pub fn finish(&self, from: Nanos, mut work: u128) -> (Nanos, u128) {
+        let mut now = from;
+        while now < Nanos::MAX {
+            let (rate, until) = self.at(now);
+            let rate = u128::from(rate.bits_per_s());
+            let most = rate * u128::from(until - now);
+            if work < most {
+                return (now + (work / rate) as Nanos, work % rate);
+            }
+            work -= most;
+            now = until;
+        }
+        (now, 0)
+    }
+}

@@ -1,0 +1,622 @@
+//! The log's schema: every record that the lab writes, for writing and for reading back.
+//!
+//! One JSON object a line: `{"schema":"twinlink/1","event":…,"t_ns":…,"run":…,"data":{…}}`.
+//! `t_ns` is monotonic from the run's start. Units are in the keys; what is unknown is null.
+//! `docs/log-schema.md` says what each field means; `docs/log.schema.json` checks real logs.
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::log::writer::{Log, Stdout, create_log_file, new_run_id};
+use crate::units::{Direction, LinkId};
+
+/// The name and version of the schema. Fields may be added to a version; none changes its meaning.
+pub const SCHEMA: &str = "twinlink/1";
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Record {
+    pub schema: String,
+    pub t_ns: u64,
+    pub run: String,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(tag = "event", content = "data", rename_all = "snake_case")]
+pub enum Event {
+    RunStart(Box<RunStart>),
+    Link(Box<Link>),
+    Segment(Segment),
+    Sample(Box<Sample>),
+    Probe(Box<Probe>),
+    Fault(Fault),
+    RunEnd(Box<RunEnd>),
+    SweepStart(Box<SweepStart>),
+    Throughput(Throughput),
+    CellEnd(Box<CellEnd>),
+    SweepEnd(SweepEnd),
+    ServeStart(ServeStart),
+    Request(Request),
+    ServeEnd(ServeEnd),
+}
+
+/// What the run was, before anything happened.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RunStart {
+    pub version: String,
+    pub command_line: Vec<String>,
+    pub kernel: String,
+    /// What the lab can do here: the findings of `twinlink doctor`.
+    pub doctor: serde_json::Value,
+    pub seed: u64,
+    pub schedule: String,
+    /// "auto", or the number of requests in flight per connection.
+    pub pipeline: String,
+    /// Of the client's sockets, which send only requests.
+    pub congestion_control: Option<String>,
+    pub servers: PerLink<Server>,
+    /// How many files there are to fetch; null where the run ended before that was known.
+    pub files: Option<u64>,
+    pub verify: bool,
+    pub sync: bool,
+    /// RFC 3339, UTC, at `t_ns` 0.
+    pub wall_clock: String,
+    /// How long a segment plays, for deadlines and QoE. Added in 0.1.
+    #[serde(default)]
+    pub segment_duration_ms: Option<f64>,
+    /// How many segments a player waits for before it starts. Added in 0.1.
+    #[serde(default)]
+    pub startup_segments: Option<u64>,
+    /// The cell of an experiment that this run is; null for a run of its own. Added in 0.1.
+    #[serde(default)]
+    pub cell: Option<Cell>,
+    /// The commit that the program was built from; null where that was not known. Added in 0.1.
+    #[serde(default)]
+    pub commit: Option<String>,
+}
+
+/// Where a run stands in an experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Cell {
+    /// The experiment's name.
+    pub experiment: String,
+    /// Place in the order of the runs, from 0.
+    pub index: u64,
+    /// Which repetition, from 0: every cell runs once in each block.
+    pub block: u64,
+    /// The links' condition, as in "near"; cells of one condition are compared with each other.
+    pub condition: String,
+    /// "shared" where both links are on one channel, else "independent".
+    pub channel: String,
+    /// The schedule as the experiment names it; "rates=alone" where it is computed from throughputs.
+    pub schedule: String,
+    pub pipeline: String,
+    pub congestion: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PerLink<T> {
+    pub a: T,
+    pub b: T,
+}
+
+impl<T> PerLink<T> {
+    pub fn get(&self, link: LinkId) -> &T {
+        match link {
+            LinkId::A => &self.a,
+            LinkId::B => &self.b,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Server {
+    /// As it was named on the command line.
+    pub name: String,
+    /// The address and port in use; null where the name did not resolve.
+    pub address: Option<String>,
+    /// The `Server` header of its answers.
+    pub software: Option<String>,
+    pub http_version: Option<String>,
+    /// Whether it gave a list of digests.
+    pub digests: Option<bool>,
+    /// Handshake round trip before the transfer, idle.
+    pub rtt_ms: Option<f64>,
+    /// Of its sockets, which send the payload; null where it does not tell. Added in 0.1.
+    #[serde(default)]
+    pub congestion_control: Option<String>,
+}
+
+/// One direction of a link, when it was set, changed or cleared.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Link {
+    pub link: LinkId,
+    pub direction: Direction,
+    /// "netem", "userspace", or "none" for a link that is not shaped.
+    pub backend: String,
+    pub why: String,
+    pub profile: Option<String>,
+    pub asked: Option<LinkShape>,
+    /// What the kernel reports back, as tc prints it.
+    pub kernel: serde_json::Value,
+    /// "set", "changed" or "cleared"; "step" when a step of its trace begins.
+    pub action: String,
+    /// When the step was to begin, on the log's clock, and how late it was; null where it is none, and
+    /// the second where it was left out. Added in 0.1.
+    #[serde(default)]
+    pub planned_ms: Option<f64>,
+    #[serde(default)]
+    pub late_ms: Option<f64>,
+}
+
+/// A profile's direction, with units in the keys.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct LinkShape {
+    pub rate_kbit: f64,
+    /// One way.
+    pub delay_ms: f64,
+    pub jitter_ms: f64,
+    pub distribution: Option<String>,
+    /// Mean share of packets lost, full queues apart.
+    pub loss_pct: f64,
+    /// "random" or "gilbert-elliott"; null without loss.
+    pub loss_model: Option<String>,
+    pub queue_ms: f64,
+    pub reorder_pct: f64,
+    pub duplicate_pct: f64,
+    pub corrupt_pct: f64,
+    /// What changes it over time. Added in 0.1.
+    #[serde(default)]
+    pub trace: Option<LinkTrace>,
+}
+
+/// A trace as a profile has it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct LinkTrace {
+    pub file: String,
+    pub looped: bool,
+    pub steps: u64,
+    pub length_ms: f64,
+    /// Of one lap.
+    pub mean_rate_kbit: f64,
+    pub shortest_step_ms: f64,
+}
+
+/// One file, when it is on disk under its name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Segment {
+    pub name: String,
+    /// Its place in the list, from 0.
+    pub index: u64,
+    /// The link that brought its last byte.
+    pub link: LinkId,
+    pub bytes: u64,
+    pub parts: Vec<Part>,
+    /// When the first request for it was sent.
+    pub requested_ms: f64,
+    pub first_byte_ms: f64,
+    pub done_ms: f64,
+    /// `bytes` over the time from the first byte to done.
+    pub goodput_kbit: Option<f64>,
+    /// Null where there was nothing to check it against.
+    pub digest_ok: Option<bool>,
+}
+
+/// A range of a segment that one answer brought.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Part {
+    pub link: LinkId,
+    pub from_byte: u64,
+    /// One past the last byte.
+    pub to_byte: u64,
+    pub requested_ms: f64,
+    pub first_byte_ms: f64,
+    pub done_ms: f64,
+}
+
+/// The state of one link, every 100 ms.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Sample {
+    pub link: LinkId,
+    /// Payload received on this link since the transfer began.
+    pub bytes: u64,
+    /// Over the time since the last sample.
+    pub goodput_kbit: f64,
+    pub requests_in_flight: u64,
+    pub tcp: Option<TcpInfo>,
+    /// The server's end, as it last told; null before it did and where it does not. Added in 0.1.
+    #[serde(default)]
+    pub sender: Option<Sender>,
+    /// When the answer came that told it. Added in 0.1.
+    #[serde(default)]
+    pub sender_at_ms: Option<f64>,
+    pub down: Option<Shaping>,
+    pub up: Option<Shaping>,
+    /// The stations of the shared channel; null for a link that is not on one. Added in 0.1.
+    #[serde(default)]
+    pub air: Option<Vec<Airtime>>,
+}
+
+/// How busy a station of the shared channel is, or the access point ("ap").
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Airtime {
+    pub station: String,
+    /// Its share of the channel's time since the last sample.
+    pub busy_pct: f64,
+}
+
+/// TCP_INFO of the client's socket. The client receives: loss on the way down is the server's to see.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct TcpInfo {
+    pub rtt_ms: f64,
+    pub rtt_var_ms: f64,
+    /// Least round trip seen; null on kernels before 4.6.
+    pub min_rtt_ms: Option<f64>,
+    /// Receiver-side estimate: the time that a window of data takes.
+    pub rcv_rtt_ms: f64,
+    pub rcv_space_bytes: u64,
+    pub snd_mss_bytes: u64,
+    pub rcv_mss_bytes: u64,
+    pub snd_cwnd_packets: u64,
+    pub retransmits_total: u64,
+    pub bytes_received: Option<u64>,
+    /// Data segments that came out of order: losses or reordering on the way down. Kernel 5.4 on.
+    pub rcv_out_of_order: Option<u64>,
+}
+
+/// TCP_INFO of a server's socket, which sends the payload. Added in 0.1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Sender {
+    pub congestion_control: Option<String>,
+    /// Smoothed, of data and its acknowledgement: it holds the queue of the way down.
+    pub rtt_ms: f64,
+    pub rtt_var_ms: f64,
+    pub min_rtt_ms: Option<f64>,
+    pub snd_mss_bytes: u64,
+    pub snd_cwnd_packets: u64,
+    /// Null as long as nothing has ended the first slow start.
+    pub ssthresh_packets: Option<u64>,
+    pub unacked_packets: u64,
+    pub retransmits_total: u64,
+    /// The kernel's estimate of what the path delivers.
+    pub delivery_rate_kbit: Option<u64>,
+    /// Null where nothing paces.
+    pub pacing_rate_kbit: Option<u64>,
+    /// How long there was something to send, ever; and of that, how long it waited for the client's
+    /// window, and for the server's own buffer.
+    pub busy_ms: Option<f64>,
+    pub rwnd_limited_ms: Option<f64>,
+    pub sndbuf_limited_ms: Option<f64>,
+}
+
+/// Counters of one direction of a link since it was set up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Shaping {
+    pub rate_kbit: Option<f64>,
+    pub packets: u64,
+    pub bytes: u64,
+    pub queue_packets: u64,
+    pub queue_bytes: u64,
+    /// The queue's bytes over the rate.
+    pub queue_ms: Option<f64>,
+    pub dropped_queue: u64,
+    pub dropped_loss: Option<u64>,
+    /// How much too late packets left, at worst since the last sample.
+    pub lateness_ms: Option<f64>,
+    /// The same for half of the packets, and for 99 of 100. Added in 0.1.
+    #[serde(default)]
+    pub lateness_p50_ms: Option<f64>,
+    #[serde(default)]
+    pub lateness_p99_ms: Option<f64>,
+    /// The most packets held at once so far; null where the kernel holds them. Added in 0.1.
+    #[serde(default)]
+    pub queue_packets_max: Option<u64>,
+    /// Mean size of the packets that have left so far, as Ethernet frames; a super-packet counts as one.
+    /// Null while there were none. Added in 0.1.
+    #[serde(default)]
+    pub packet_bytes: Option<f64>,
+}
+
+/// One direction of a link, measured before the transfer and held against its profile.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Probe {
+    pub link: LinkId,
+    pub direction: Direction,
+    /// Idle round trip of the whole link, median of TCP handshakes: the same in both directions.
+    pub rtt_ms: Option<f64>,
+    pub rtt_expected_ms: Option<f64>,
+    /// Of Ethernet frames, to compare with the profile; null where the peer has no such way.
+    pub rate_kbit: Option<f64>,
+    pub rate_expected_kbit: Option<f64>,
+    /// How the rate was found: "shaper" (what the shaper let pass; on a link that TCP does not fill, while
+    /// its bottleneck was busy), or "payload" (goodput and its headers, on a link that is not shaped).
+    #[serde(default)]
+    pub rate_from: Option<String>,
+    /// Of TCP payload, to compare with other tools.
+    pub goodput_kbit: Option<f64>,
+    pub loss_pct: Option<f64>,
+    pub loss_expected_pct: Option<f64>,
+    /// The most by which a packet left the shaper late meanwhile; null where the backend does not say.
+    #[serde(default)]
+    pub late_ms: Option<f64>,
+    /// Whether what was measured is within tolerance; null where nothing could be compared.
+    pub ok: Option<bool>,
+    /// One sentence for people.
+    pub verdict: String,
+    pub took_ms: f64,
+}
+
+/// Something that should not have happened, and what was done about it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Fault {
+    pub link: Option<LinkId>,
+    pub segment: Option<String>,
+    pub what: String,
+    pub action: String,
+}
+
+/// The last record of a run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RunEnd {
+    /// "ok", or a word for what ended the run.
+    pub exit: String,
+    /// One sentence for people.
+    pub summary: String,
+    /// From the first request until the last file is on disk under its name; null if that never was.
+    pub elapsed_ms: Option<f64>,
+    /// When the first request was sent, on the log's clock.
+    pub first_request_ms: Option<f64>,
+    pub files: u64,
+    /// Verified payload, without waste.
+    pub bytes: u64,
+    pub bound_ms: Option<f64>,
+    /// The bound with each link's slow start from ten segments.
+    pub bound_tcp_ms: Option<f64>,
+    /// Bound over elapsed.
+    pub efficiency: Option<f64>,
+    pub predicted_ms: Option<f64>,
+    /// Bytes received and thrown away.
+    pub wasted_bytes: u64,
+    /// Records that stdout did not get, because nobody read it; the file has them.
+    #[serde(default)]
+    pub dropped_records: u64,
+    /// Files that an earlier run had left complete; null without `--resume`. Added in 0.1.
+    #[serde(default)]
+    pub resumed_files: Option<u64>,
+    /// What it had left of these and of others, not part of `bytes`. Added in 0.1.
+    #[serde(default)]
+    pub resumed_bytes: Option<u64>,
+    /// Time that `--sync` took after the last file, not part of `elapsed_ms`.
+    pub sync_ms: Option<f64>,
+    pub links: PerLink<LinkTotals>,
+    /// What a viewer would have met; null where nothing came. Added in 0.1.
+    #[serde(default)]
+    pub qoe: Option<Qoe>,
+}
+
+/// What a viewer would have met who plays the segments in order as they come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Qoe {
+    /// From the first request until the first frame plays; null if it never would.
+    pub startup_delay_ms: Option<f64>,
+    pub rebuffer_count: u64,
+    pub rebuffer_ms: f64,
+    /// CTA-2066: stall time over stall and play time.
+    pub rebuffer_ratio: Option<f64>,
+    /// In the style of ITU-T P.1203: stall time over media time.
+    pub stall_per_media: Option<f64>,
+    pub segment_duration_ms: f64,
+    pub startup_segments: u64,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct LinkTotals {
+    pub bytes: u64,
+    /// Segments whose last byte came on this link.
+    pub files: u64,
+    /// `bytes` over the time from the first request to this link's last byte.
+    pub goodput_kbit: Option<f64>,
+    /// When this link's last byte came, counted from the first request.
+    pub last_byte_ms: Option<f64>,
+    pub connections: u64,
+    /// Null where the link was not shaped all the time. Added in 0.1.
+    #[serde(default)]
+    pub reconciled: Option<Reconciled>,
+}
+
+/// Whether the application's bytes and the shaper's agree, on the way down over the transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Reconciled {
+    /// Bodies and heads of answers that the application received.
+    pub received_bytes: u64,
+    /// Ethernet frames that the shaper let through, and how many they were.
+    pub shaper_bytes: u64,
+    pub shaper_packets: u64,
+    /// Frames without headers, less what was received: what came twice.
+    pub unexplained_bytes: i64,
+    /// What of it may be: the least (below nothing), and the most.
+    pub allowed_least_bytes: i64,
+    pub allowed_most_bytes: i64,
+    /// Whether it is within these two.
+    pub ok: bool,
+}
+
+/// An experiment that begins, or goes on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct SweepStart {
+    pub version: String,
+    pub experiment: String,
+    /// Path of its file, as given; the folder holds a copy.
+    pub file: String,
+    pub description: Option<String>,
+    pub command_line: Vec<String>,
+    pub kernel: String,
+    pub seed: u64,
+    pub cells: u64,
+    pub repetitions: u64,
+    /// Cells that an earlier call had completed.
+    pub skipped: u64,
+    pub wall_clock: String,
+}
+
+/// What each link carried under one condition, measured by an experiment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Throughput {
+    pub experiment: String,
+    pub condition: String,
+    pub channel: String,
+    pub block: u64,
+    /// Goodput of each link while the other rests, kbit/s.
+    pub alone_kbit: PerLink<Option<f64>>,
+    /// Goodput of each link while both are busy, kbit/s.
+    pub together_kbit: PerLink<Option<f64>>,
+}
+
+/// A cell that has ended. Its own log is `runs/<run>/log.jsonl`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct CellEnd {
+    pub cell: Cell,
+    /// The run's name.
+    pub run: String,
+    /// As in `run_end`.
+    pub exit: String,
+    pub summary: String,
+    pub elapsed_ms: Option<f64>,
+    pub bound_ms: Option<f64>,
+    pub efficiency: Option<f64>,
+    pub predicted_ms: Option<f64>,
+    /// What the cell took beside the transfer itself and its probe.
+    pub setup_ms: Option<f64>,
+}
+
+/// The last record of an experiment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct SweepEnd {
+    /// "ok", "failed" where a cell failed, or "interrupted".
+    pub exit: String,
+    pub summary: String,
+    pub cells: u64,
+    pub failed: u64,
+}
+
+/// A server that is ready.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ServeStart {
+    pub version: String,
+    pub listen: String,
+    pub data: String,
+    pub files: u64,
+    pub bytes: u64,
+    pub wall_clock: String,
+}
+
+/// One request that a server answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Request {
+    pub peer: String,
+    /// Counts connections from 1.
+    pub connection: u64,
+    /// Counts requests on the connection from 1.
+    pub request: u64,
+    /// Empty, like the target, where the head could not be read.
+    pub method: String,
+    pub target: String,
+    pub range: Option<String>,
+    /// 0 where the connection ended before there was an answer.
+    pub status: u16,
+    /// Bytes of the answer's body that the kernel took.
+    pub bytes: u64,
+    /// Bytes of the request's own body.
+    pub received_bytes: u64,
+    /// From the request's head to the last byte of the answer handed to the kernel.
+    pub duration_ms: f64,
+    /// Whether the whole body went out.
+    pub complete: bool,
+}
+
+/// A server that has ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ServeEnd {
+    pub reason: String,
+    pub requests: u64,
+    pub bytes: u64,
+    /// Connections that were still busy when the time to finish was over.
+    pub cut_connections: u64,
+    /// Connections turned away because there were too many.
+    pub refused_connections: u64,
+    /// Records lost because the log was not read fast enough.
+    pub dropped_records: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written() {
+        let record = Record {
+            schema: SCHEMA.into(),
+            t_ns: 12,
+            run: "r".into(),
+            event: Event::Fault(Fault {
+                link: Some(LinkId::B),
+                segment: None,
+                what: "w".into(),
+                action: "a".into(),
+            }),
+        };
+        let text = serde_json::to_string(&record).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["schema"], "twinlink/1");
+        assert_eq!(value["event"], "fault");
+        assert_eq!(value["data"]["link"], "b");
+        let back: Record = serde_json::from_str(&text).unwrap();
+        assert!(matches!(back.event, Event::Fault(fault) if fault.what == "w"));
+    }
+
+    /// `docs/log.schema.json` is what these types say. `UPDATE_SCHEMA=1 cargo test schema` writes it.
+    #[test]
+    fn the_published_schema_is_the_one_of_these_types() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/log.schema.json");
+        let mut schema = schemars::schema_for!(Record);
+        schema.insert("title".into(), "A line of a twinlink log".into());
+        let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+        if std::env::var_os("UPDATE_SCHEMA").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &text).unwrap();
+        }
+        let published = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(published == text, "docs/log.schema.json is out of date: UPDATE_SCHEMA=1 cargo test schema");
+    }
+}

@@ -1,0 +1,243 @@
+//! `adaptive`: both links finish at the same moment, whatever they carry.
+//!
+//! **Rule.** Link i carries rᵢ bytes/s ([`Pace`](super::pace)) and can begin on a new request after
+//! eᵢ = max(bytes to come / rᵢ, round trip). With R bytes that nobody was asked for, the time in which
+//! all is done at the earliest is T with Σ rᵢ·(T − eᵢ)⁺ = R, and link i's share is rᵢ·(T − eᵢ)⁺.
+//! - *Depth*: a link is asked for more when what is to come takes less than two round trips + 150 ms,
+//!   so that its server never waits for a request, nor the queue at the bottleneck runs empty. The rate
+//!   for that is what came in the last 250 ms where that is more: in TCP's slow start the mean is behind.
+//! - *Size*: the next whole part while that is at most half of the link's share; else half of the
+//!   share, so that parts shrink geometrically towards the end (guided self-scheduling: Polychronopoulos
+//!   and Kuck, IEEE Trans. Computers 1987), down to what the link brings in 20 ms.
+//! - *Declining*: a link without a share takes nothing: the other drains everything before it could
+//!   bring a byte of use (earliest completion first: Lim et al., CoNEXT 2017). Nor does one take a part
+//!   that cannot be divided, of a server without ranges or of unknown size, if the other is done before.
+//! - *Taking over*: when nothing is left to ask for, a link that runs dry takes the end of the part
+//!   that the other finishes last, in proportion to both rates, if that ends the run earlier by more
+//!   than 30 ms and a tenth of what is left. The other's answer cannot be shortened: what of it comes
+//!   twice is waste, and the first copy counts. [Waste](super::waste) is limited to 2 %.
+//! - *Dropping*: a connection that owes nothing of use for longer than three round trips + 50 ms is
+//!   closed when there is work.
+//!
+//! **Worst case.** Rates that change faster than 1 s, the time that they are averaged over, in opposite
+//! directions right before the end: each link then holds at most what it was asked for ahead, two
+//! round trips + 150 ms at its rate, and the other takes that over. A link that stops costs
+//! max(1 s, 4 round trips) of its own rate before its work moves. One of r/1000 of the other's rate
+//! holds one part until the end and loses all but the beginning of it.
+
+use std::time::Duration;
+
+use super::link_state::OutstandingRequest;
+use super::{Next, PartRequest, Schedule, Scheduler};
+use crate::units::LinkId;
+
+/// How far ahead of running dry a link is asked, beside two round trips (s).
+const AHEAD_S: f64 = 0.15;
+/// The least that is asked for ahead while a link's rate is not known, bytes.
+pub(super) const AHEAD_UNKNOWN: u64 = 256 * 1024;
+/// A part takes at least this long (s), within bounds in bytes.
+const LEAST_PART_S: f64 = 0.02;
+const LEAST_PART_BYTES: (f64, f64) = (8e3, 256e3);
+/// What taking over must gain (s), and as a share of the time that is left.
+const LEAST_GAIN_S: f64 = 0.03;
+const LEAST_GAIN_SHARE: f64 = 0.1;
+/// How often a link with nothing to do looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// One link, as the rule sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LinkView {
+    pub rate: f64,
+    /// When it could begin with something new (s from now).
+    pub starts_s: f64,
+}
+
+impl Scheduler {
+    pub(super) fn next_adaptive(&mut self, link: LinkId, now: Duration) -> Next {
+        if self.wastes_too_much(link, now) {
+            return Next::Drop;
+        }
+        let look_again = Next::Wait(Some(now + LOOK_AGAIN));
+        self.prune(link);
+        let views = self.views(now);
+        let (mine, flow) = (views[link.index()], &self.flows[link.index()]);
+        let wanted = flow.wanted(&self.sizes);
+        if wanted == 0 && !flow.asked.is_empty() {
+            let useless_s = flow.coming(&self.sizes) as f64 / mine.rate;
+            let work = !self.pool.is_empty() || self.worth_taking(link, &views, now).is_some();
+            let reopening_s = 3.0 * flow.rtt.as_secs_f64() + 0.05;
+            return if work && useless_s > reopening_s { Next::Drop } else { look_again };
+        }
+        if !flow.has_room(self.pipeline) || (!flow.asked.is_empty() && !self.runs_low(link, now)) {
+            return Next::Wait(None);
+        }
+        if let Some(part) = self.late_elsewhere(link, &views, now) {
+            return self.take_over(link, part, now);
+        }
+        if self.pool.first(link).is_some() {
+            let Some((place, most)) = self.pick_in_time(link, &views, now) else { return look_again };
+            return self
+                .sized(link, place, most, &views)
+                .map_or(look_again, |part| self.ask_for(link, place, part, now));
+        }
+        match self.worth_taking(link, &views, now) {
+            Some(part) => self.take_over(link, part, now),
+            None => look_again,
+        }
+    }
+
+    /// Whether what is to come is over soon.
+    fn runs_low(&self, link: LinkId, now: Duration) -> bool {
+        let flow = &self.flows[link.index()];
+        let coming = flow.coming(&self.sizes);
+        match flow.latest_rate(now) {
+            // Not below the bandwidth-delay product of the best rate: a loss is not a slower link.
+            Some(rate) => {
+                let ahead = rate * (2.0 * flow.rtt.as_secs_f64() + AHEAD_S);
+                coming as f64 <= ahead.max(flow.best_in_flight())
+            }
+            // What a slow link holds at the start of a film, all of it waits for.
+            None if matches!(self.plan, Schedule::Inorder(_)) => coming < AHEAD_UNKNOWN / 4,
+            None => coming < AHEAD_UNKNOWN,
+        }
+    }
+
+    /// What both links can do. One whose rate is not known counts as the other, or as what it brought in a
+    /// first burst where that is more; one without a connection does nothing.
+    pub(super) fn views(&self, now: Duration) -> [LinkView; 2] {
+        let known = LinkId::BOTH.map(|link| self.flows[link.index()].rate(now));
+        LinkId::BOTH.map(|link| {
+            let flow = &self.flows[link.index()];
+            let as_other = known[link.other().index()].map(|rate| rate.max(flow.burst().unwrap_or_default()));
+            let guess = known[link.index()].or(as_other).unwrap_or(1e6).max(1.0);
+            let rate = if flow.up && !flow.dead { guess } else { 0.0 };
+            let busy_s = flow.coming(&self.sizes) as f64 / guess;
+            LinkView { rate, starts_s: busy_s.max(flow.rtt.as_secs_f64()) }
+        })
+    }
+
+    /// What of the part that waits at `place` `link` should ask for, of at most so many bytes; `None`
+    /// where it had better not.
+    fn sized(
+        &self,
+        link: LinkId,
+        place: usize,
+        most: Option<u64>,
+        views: &[LinkView; 2],
+    ) -> Option<PartRequest> {
+        let (mine, (part, own)) = (views[link.index()], self.pool.get(link, place)?);
+        if own {
+            return Some(part);
+        }
+        let Some(end) = self.sizes.end(&part).filter(|_| self.flows[link.index()].ranges) else {
+            return self.is_worth_it_whole(link, &part, views).then_some(part);
+        };
+        let rest = self.pool.bytes_for(link, &self.sizes);
+        let (size, share) = (end.saturating_sub(part.from), share(link, views, rest));
+        let least = least_part(mine.rate);
+        // One of the two has at least half of the rest, so that one of them takes it.
+        if most.is_none() && share < (least / 2.0).min(rest as f64 / 2.0) {
+            return None;
+        }
+        let most = most.unwrap_or(size).min((share / 2.0).max(least) as u64).min(size);
+        // A rest that is not worth a request of its own goes with it.
+        if size as f64 - most as f64 <= least / 2.0 {
+            return Some(part);
+        }
+        Some(PartRequest { to: Some(part.from + most), ..part })
+    }
+
+    /// Whether `link` should take a part that cannot be divided: not where the other brings all that waits
+    /// before that. That holds of one of the two at most, since all that waits is not less than the part.
+    fn is_worth_it_whole(&self, link: LinkId, part: &PartRequest, views: &[LinkView; 2]) -> bool {
+        let (mine, other) = (views[link.index()], views[link.other().index()]);
+        let rest = self.pool.bytes_for(link.other(), &self.sizes) as f64;
+        let done_s = mine.starts_s + self.sizes.estimate(part) as f64 / mine.rate;
+        other.rate <= 0.0 || done_s <= other.starts_s + rest / other.rate
+    }
+
+    /// Takes `wanted` off the front of what waits at `place`.
+    fn ask_for(&mut self, link: LinkId, place: usize, wanted: PartRequest, now: Duration) -> Next {
+        let Some((whole, own)) = self.pool.take(link, place, &self.sizes) else { return Next::Wait(None) };
+        if let Some(to) = wanted.to.filter(|_| wanted.to != whole.to) {
+            self.pool.put_back(PartRequest { from: to, ..whole }, own.then_some(link), &self.sizes);
+        }
+        self.ask(link, wanted, own, now)
+    }
+
+    /// The end of the other link's last part, where both are done earlier if `link` fetches it.
+    fn worth_taking(&self, link: LinkId, views: &[LinkView; 2], now: Duration) -> Option<PartRequest> {
+        let theirs = &self.flows[link.other().index()];
+        let last = theirs.asked.iter().rev().find(|asked| asked.wanted(&self.sizes) > 0)?;
+        // Of a link that has hardly begun it is not known that it is slow; if it is silent, it stalls.
+        theirs.rate(now)?;
+        self.end_of(link, last, theirs.wanted(&self.sizes), views, now)
+    }
+
+    /// The end of a part that the other link was asked for and of which `owed` bytes with those before
+    /// them are to come, where that is all here earlier if `link` fetches the end.
+    pub(super) fn end_of(
+        &self,
+        link: LinkId,
+        part: &OutstandingRequest,
+        owed: u64,
+        views: &[LinkView; 2],
+        now: Duration,
+    ) -> Option<PartRequest> {
+        let (mine, other) = (views[link.index()], views[link.other().index()]);
+        let (flow, owed) = (&self.flows[link.index()], owed as f64);
+        let (end, most) = (self.sizes.end(&part.part)?, part.wanted(&self.sizes));
+        if part.own || !flow.ranges || !self.may_bring(link, part.part.segment) || most == 0 {
+            return None;
+        }
+        let alone_s = owed / other.rate.max(1.0);
+        let shared_s = (owed + mine.rate * mine.starts_s) / (mine.rate + other.rate);
+        let gain_s = alone_s - shared_s;
+        if gain_s < LEAST_GAIN_S.max(LEAST_GAIN_SHARE * alone_s) {
+            return None;
+        }
+        let least = least_part(mine.rate) as u64;
+        let wanted = ((mine.rate * (shared_s - mine.starts_s)) as u64).max(least);
+        let taken = if wanted + least >= most { most } else { wanted };
+        // More than this link's share may be no gain; two links would take it from each other without end.
+        if mine.starts_s + taken as f64 / mine.rate >= alone_s {
+            return None;
+        }
+        let allowed = self.most_at_risk(link.other(), views, gain_s, now).unwrap_or(taken);
+        let taken = taken.min(allowed);
+        if taken < least.min(most) {
+            return None;
+        }
+        Some(PartRequest { from: end - taken, ..part.part })
+    }
+
+    /// Asks `link` for the end of what the other link was asked for.
+    fn take_over(&mut self, link: LinkId, part: PartRequest, now: Duration) -> Next {
+        let (sizes, theirs) = (&self.sizes, &mut self.flows[link.other().index()].asked);
+        // What was taken over whole before is empty, and may end where another part does.
+        let same = |asked: &&mut OutstandingRequest| {
+            (asked.part.segment, asked.part.to) == (part.segment, part.to) && asked.wanted(sizes) > 0
+        };
+        if let Some(asked) = theirs.iter_mut().rev().find(same) {
+            asked.part.to = Some(part.from);
+        }
+        self.ask(link, part, false, now)
+    }
+}
+
+/// The least that a link of this rate is asked for (bytes/s, bytes).
+pub(super) fn least_part(rate: f64) -> f64 {
+    (rate * LEAST_PART_S).clamp(LEAST_PART_BYTES.0, LEAST_PART_BYTES.1)
+}
+
+/// How many of `rest` bytes `link` brings by the time in which both together have brought them all.
+pub(super) fn share(link: LinkId, views: &[LinkView; 2], rest: u64) -> f64 {
+    let (mine, other) = (views[link.index()], views[link.other().index()]);
+    let rest = rest as f64;
+    if other.rate <= 0.0 {
+        return rest;
+    }
+    // T with both at work, and the link's part of it; where that is negative one of them has none.
+    let both_s = (rest + mine.rate * mine.starts_s + other.rate * other.starts_s) / (mine.rate + other.rate);
+    (mine.rate * (both_s - mine.starts_s)).clamp(0.0, rest)
+}

@@ -1,0 +1,93 @@
+//! What a link carries, averaged for decisions that reach further than the next request.
+//!
+//! An exponentially weighted mean of goodput: Σ bytes·e^(−age/τ) over the *busy* time weighted the
+//! same. Time with nothing asked for, and the wait for a first byte, are left out; silence in the
+//! middle of an answer is not, so that a link that stops is seen to stop.
+
+use std::time::Duration;
+
+/// How long ago counts 1/e as much.
+const TAU_S: f64 = 1.0;
+/// Less busy time than this says more about bursts than about the link.
+const LEAST_S: f64 = 0.02;
+/// A mean over this much busy time is no burst.
+const STEADY_S: f64 = 0.25;
+
+#[derive(Clone, Debug, Default)]
+pub struct Ewma {
+    bytes: f64,
+    busy_s: f64,
+    /// When the sums were last brought up to date, while something is coming.
+    since: Option<Duration>,
+}
+
+impl Ewma {
+    /// `bytes` of payload came in one read.
+    pub fn received(&mut self, now: Duration, bytes: u64) {
+        // What came before the first read of a stretch is not known, so it only starts the clock.
+        if let Some(since) = self.since.replace(now) {
+            let age_s = now.saturating_sub(since).as_secs_f64();
+            let faded = (-age_s / TAU_S).exp();
+            self.bytes = self.bytes * faded + bytes as f64;
+            self.busy_s = self.busy_s * faded + TAU_S * (1.0 - faded);
+        }
+    }
+
+    /// Nothing is due: what follows is a new stretch.
+    pub fn idle(&mut self) {
+        self.since = None;
+    }
+
+    /// Whether the mean is over enough time to say what the link carries, not what one burst did.
+    pub fn is_steady(&self) -> bool {
+        self.busy_s >= STEADY_S
+    }
+
+    /// Bytes per second, once enough has been seen. `due` is when the first byte of an answer should
+    /// have come at the latest, where none has: what passes after it counts as silence.
+    pub fn bytes_per_s(&self, now: Duration, due: Option<Duration>) -> Option<f64> {
+        let silent_s = self.since.or(due).map_or(0.0, |since| now.saturating_sub(since).as_secs_f64());
+        if self.busy_s < LEAST_S {
+            return None;
+        }
+        let faded = (-silent_s / TAU_S).exp();
+        Some(self.bytes * faded / (self.busy_s * faded + TAU_S * (1.0 - faded)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_pause_with_nothing_asked_for_is_left_out() {
+        let mut pace = Ewma::default();
+        (0..500).for_each(|at| pace.received(ms(at), 10_000));
+        assert!((pace.bytes_per_s(ms(499), None).unwrap() - 10e6).abs() < 1e4);
+        pace.idle();
+        assert!((pace.bytes_per_s(ms(5000), None).unwrap() - 10e6).abs() < 1e4);
+        (5000..5500).for_each(|at| pace.received(ms(at), 10_000));
+        assert!((pace.bytes_per_s(ms(5499), None).unwrap() - 10e6).abs() < 1e4);
+    }
+
+    #[test]
+    fn silence_in_an_answer_counts_and_so_does_a_late_first_byte() {
+        let mut pace = Ewma::default();
+        (0..3000).for_each(|at| pace.received(ms(at), 10_000));
+        assert!(pace.bytes_per_s(ms(5999), None).unwrap() < 0.06 * 10e6);
+        pace.idle();
+        assert!(pace.bytes_per_s(ms(9000), Some(ms(6000))).unwrap() < 0.06 * 10e6);
+    }
+
+    #[test]
+    fn one_burst_says_nothing() {
+        let mut pace = Ewma::default();
+        pace.received(ms(0), 500_000);
+        pace.received(ms(1), 500_000);
+        assert_eq!(pace.bytes_per_s(ms(1), None), None);
+    }
+}

@@ -1,0 +1,300 @@
+//! One link in the middle of a run: what it has been asked for, how much of that has come, how fast.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::PartRequest;
+use super::ewma::Ewma;
+use super::policy::Pipeline;
+use super::pool::Sizes;
+use super::windowed::Windowed;
+
+/// A bound on what `auto` asks for ahead, whatever it computes.
+const DEEPEST_AUTO: usize = 256;
+/// What TCP sends before the first acknowledgement: ten segments (RFC 6928).
+const FIRST_WINDOW_BYTES: u64 = 14_480;
+/// A mean over less time is no rate.
+const LEAST_MEAN_S: f64 = 0.25;
+/// How long a silent link may be silent before it counts as stalled, at least.
+pub const LEAST_STALL: Duration = Duration::from_secs(1);
+
+/// How long what came is looked back at, for a link that is slow.
+pub const SLOW_WINDOW: Duration = Duration::from_secs(5);
+/// The same where a link is known to carry more, and the other link may bring the rest at once.
+pub const SHORT_SLOW_WINDOW: Duration = Duration::from_millis(1500);
+/// No link is slow above this rate and a tenth of its own best one, bytes/s: the slowest links in use
+/// (EDGE) carry 30 000.
+const SLOW_BYTES_PER_S: f64 = 8000.0;
+/// How often the bytes that came are noted, for looking back.
+const MARK_EVERY: Duration = Duration::from_millis(100);
+
+/// A request on its way, or being answered.
+#[derive(Clone, Debug)]
+pub struct OutstandingRequest {
+    /// What was asked for; `to` shrinks when the other link takes over its end.
+    pub part: PartRequest,
+    /// Only this link may fetch it.
+    pub own: bool,
+    /// The next byte to come.
+    pub at: u64,
+    /// One past the last byte that comes, as far as it is known.
+    pub ends: Option<u64>,
+    pub requested: Duration,
+    pub answering: bool,
+    /// What still comes of it is of no use.
+    pub void: bool,
+}
+
+impl OutstandingRequest {
+    /// Bytes that are to come and wanted.
+    pub fn wanted(&self, sizes: &Sizes) -> u64 {
+        let from = self.at.max(self.part.from);
+        if self.void { 0 } else { sizes.estimate(&PartRequest { from, ..self.part }) }
+    }
+
+    /// Bytes that are to come, wanted or not.
+    pub fn coming(&self, sizes: &Sizes) -> u64 {
+        self.ends.map_or_else(
+            || sizes.estimate(&PartRequest { from: self.at, to: None, ..self.part }),
+            |ends| ends.saturating_sub(self.at),
+        )
+    }
+}
+
+/// One link's side of a schedule.
+#[derive(Clone, Debug)]
+pub struct LinkState {
+    /// It has a connection.
+    pub up: bool,
+    pub dead: bool,
+    /// The server keeps connections open between answers.
+    pub keeps_alive: bool,
+    /// The server answers ranges with ranges.
+    pub ranges: bool,
+    /// Least round trip seen.
+    pub rtt: Duration,
+    pub asked: VecDeque<OutstandingRequest>,
+    pub pace: Ewma,
+    /// The greatest rate that it has held for a while, bytes/s; 0 before it is known.
+    best_rate: f64,
+    /// Payload that came, and when the first of it did.
+    brought: u64,
+    first_byte: Option<Duration>,
+    goodput: Windowed,
+    /// When a byte last came, or was first due.
+    pub last_byte: Duration,
+    /// When a byte last came.
+    pub heard: Duration,
+    /// Since when it has brought what was due without a pause.
+    moves_since: Duration,
+    /// Since when something has been due without an end, and without a silence of half of [`SLOW_WINDOW`].
+    due_since: Duration,
+    /// The same, without a silence for which it counts as stalled.
+    unbroken_since: Duration,
+    /// What it had brought at these times, the latest last.
+    marks: VecDeque<(Duration, u64)>,
+}
+
+impl Default for LinkState {
+    fn default() -> LinkState {
+        LinkState {
+            up: false,
+            dead: false,
+            keeps_alive: true,
+            ranges: true,
+            rtt: Duration::ZERO,
+            asked: VecDeque::new(),
+            pace: Ewma::default(),
+            best_rate: 0.0,
+            brought: 0,
+            first_byte: None,
+            goodput: Windowed::default(),
+            last_byte: Duration::ZERO,
+            heard: Duration::ZERO,
+            moves_since: Duration::ZERO,
+            due_since: Duration::ZERO,
+            unbroken_since: Duration::ZERO,
+            marks: VecDeque::new(),
+        }
+    }
+}
+
+impl LinkState {
+    pub fn opened(&mut self, now: Duration, rtt: Duration) {
+        self.up = true;
+        self.rtt = rtt;
+        self.last_byte = now;
+        self.moves_since = now;
+        (self.due_since, self.unbroken_since) = (now, now);
+    }
+
+    pub fn ask(&mut self, part: PartRequest, own: bool, now: Duration) {
+        if self.asked.is_empty() {
+            self.last_byte = now;
+            (self.due_since, self.unbroken_since) = (now, now);
+        }
+        let (at, ends) = (part.from, part.to);
+        self.asked.push_back(OutstandingRequest {
+            part,
+            own,
+            at,
+            ends,
+            requested: now,
+            answering: false,
+            void: false,
+        });
+    }
+
+    /// `bytes` of payload came in one read.
+    pub fn received(&mut self, now: Duration, bytes: u64) {
+        if self.pauses(now) {
+            self.moves_since = now;
+        }
+        let silent = now.saturating_sub(self.last_byte);
+        if silent >= self.patience() {
+            self.unbroken_since = now;
+        }
+        if silent >= SLOW_WINDOW / 2 {
+            self.due_since = now;
+        }
+        (self.last_byte, self.heard) = (now, now);
+        if self.marks.back().is_none_or(|&(at, _)| now >= at + MARK_EVERY) {
+            self.marks.push_back((now, self.brought));
+            let old = self.marks.iter().take_while(|(at, _)| *at + SLOW_WINDOW + MARK_EVERY < now).count();
+            self.marks.drain(..old);
+        }
+        self.goodput.received(now, bytes);
+        self.pace.received(now, bytes);
+        self.brought += bytes;
+        self.first_byte.get_or_insert(now);
+        if self.pace.is_steady() {
+            self.best_rate = self.best_rate.max(self.pace.bytes_per_s(now, None).unwrap_or_default());
+        }
+        if self.asked.is_empty() {
+            self.idle();
+        }
+    }
+
+    /// The connection is gone, and with it what was asked for, which is returned.
+    pub fn closed(&mut self) -> VecDeque<OutstandingRequest> {
+        self.up = false;
+        self.idle();
+        std::mem::take(&mut self.asked)
+    }
+
+    fn idle(&mut self) {
+        self.goodput.idle();
+        self.pace.idle();
+    }
+
+    /// Bytes per second that it carries now; `None` while that is not known.
+    pub fn rate(&self, now: Duration) -> Option<f64> {
+        let due = self.asked.front().map(|first| first.requested + 2 * self.rtt + Duration::from_millis(100));
+        self.pace.bytes_per_s(now, due.filter(|&due| due < now))
+    }
+
+    /// Bytes per second of its last burst; `None` where not enough has come.
+    pub fn burst(&self) -> Option<f64> {
+        self.goodput.bytes_per_s()
+    }
+
+    /// The same as the rate, or what it has brought of late where that is more.
+    pub fn latest_rate(&self, now: Duration) -> Option<f64> {
+        let silent = now.saturating_sub(self.heard) > Windowed::WINDOW;
+        let latest = self.burst().filter(|_| !silent).unwrap_or_default();
+        Some(self.rate(now)?.max(latest))
+    }
+
+    /// The mean from the first byte to the last, in bytes per second: what is known of a link whose answers
+    /// each come in one read.
+    pub fn mean_rate(&self) -> Option<f64> {
+        let span_s = self.heard.saturating_sub(self.first_byte?).as_secs_f64();
+        (span_s >= LEAST_MEAN_S).then(|| self.brought as f64 / span_s)
+    }
+
+    /// The bandwidth-delay product of the best rate seen, bytes.
+    pub fn best_in_flight(&self) -> f64 {
+        self.best_rate * self.rtt.as_secs_f64()
+    }
+
+    /// Bytes asked for that are to come and wanted.
+    pub fn wanted(&self, sizes: &Sizes) -> u64 {
+        self.asked.iter().map(|asked| asked.wanted(sizes)).sum()
+    }
+
+    /// Bytes asked for that are to come, wanted or not: what a further request has to wait for.
+    pub fn coming(&self, sizes: &Sizes) -> u64 {
+        self.asked.iter().map(|asked| asked.coming(sizes)).sum()
+    }
+
+    /// Whether another request may go out, as far as the connection and the user's choice go.
+    pub fn has_room(&self, pipeline: Pipeline) -> bool {
+        match pipeline {
+            _ if self.asked.is_empty() => true,
+            _ if !self.keeps_alive => false,
+            Pipeline::Depth(most) => self.asked.len() < most,
+            Pipeline::Auto => self.asked.len() < DEEPEST_AUTO,
+        }
+    }
+
+    /// Whether what is still to come takes less than about one round trip: one and a half of the
+    /// least round trip seen, for the request's own delays, and 10 ms for this machine's. The rate is
+    /// the best one seen, as a link that lost packets or waited for requests carries more than it just
+    /// did. While no rate is known, what may be to come grows as TCP's window does, from ten segments
+    /// by what came, up to `unknown` bytes. `typical` stands for a size that is not known.
+    pub fn runs_dry_soon(&self, sizes: &Sizes, typical: Option<u64>, unknown: u64) -> bool {
+        let mut to_come = 0;
+        for asked in &self.asked {
+            let known = asked.ends.or(sizes.of(asked.part.segment)).map(|ends| ends.saturating_sub(asked.at));
+            let Some(bytes) = known.or(typical) else { return false };
+            to_come += bytes;
+        }
+        let horizon = self.rtt.mul_f64(1.5) + Duration::from_millis(10);
+        match self.goodput.bytes_per_s() {
+            Some(rate) => to_come as f64 <= rate.max(self.best_rate) * horizon.as_secs_f64(),
+            None => to_come <= (FIRST_WINDOW_BYTES + self.brought).min(unknown),
+        }
+    }
+
+    /// From when on silence is a stall; `None` where nothing is due.
+    pub fn stalls_at(&self) -> Option<Duration> {
+        (self.up && !self.asked.is_empty()).then(|| self.last_byte + self.patience())
+    }
+
+    /// How many bytes came from `from` or a little earlier on.
+    fn brought_since(&self, from: Duration) -> u64 {
+        let before = self.marks.iter().rev().find(|(at, _)| *at <= from).or(self.marks.front());
+        self.brought - before.map_or(self.brought, |(_, bytes)| *bytes)
+    }
+
+    /// Whether it brings less than `least_bytes_per_s` although something is due. A link that is slow by
+    /// nature is not: where it brings more than 8 kB/s, it must also bring less than a tenth of what it
+    /// once carried. Nor is one from which nothing comes at all: that is silence. `at_once` judges one that
+    /// carried more by a shorter time.
+    pub fn is_slow(&self, least_bytes_per_s: f64, at_once: bool, now: Duration) -> bool {
+        let least = least_bytes_per_s.min(SLOW_BYTES_PER_S.max(self.best_rate / 10.0));
+        let (window, since) = match at_once && self.best_rate >= 10.0 * least {
+            true => (SHORT_SLOW_WINDOW.max(4 * self.rtt).min(SLOW_WINDOW), self.unbroken_since),
+            false => (SLOW_WINDOW, self.due_since),
+        };
+        let due = self.up && !self.asked.is_empty() && now < self.last_byte + self.patience();
+        let from = now.checked_sub(window).filter(|&from| due && since <= from);
+        let bytes = from.map_or(0, |from| self.brought_since(from));
+        bytes > 0 && (bytes as f64) < least * window.as_secs_f64()
+    }
+
+    /// How long it may be silent while something is due.
+    pub fn patience(&self) -> Duration {
+        LEAST_STALL.max(4 * self.rtt)
+    }
+
+    /// Whether it has been silent for half of that.
+    fn pauses(&self, now: Duration) -> bool {
+        now.saturating_sub(self.last_byte) >= self.patience() / 2
+    }
+
+    /// Since when it has brought what was due, or had nothing due; `None` where it pauses or is away.
+    pub fn moves_since(&self, now: Duration) -> Option<Duration> {
+        (self.up && (self.asked.is_empty() || !self.pauses(now))).then_some(self.moves_since)
+    }
+}

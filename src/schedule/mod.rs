@@ -1,0 +1,562 @@
+//! Which link fetches what next. Pure: no socket, no clock, no tokio.
+//!
+//! A [`Scheduler`] is told what happens (a connection opens, an answer begins, bytes come, a
+//! connection is lost, a link is given up), with the time since the run's start, and says what each
+//! link should ask for and when. It keeps count of every byte: one that comes is either new, and is
+//! never called new again, or waste. `twinlink client` drives it with sockets and `twinlink simulate`
+//! with a model of the links.
+//!
+//! For each request of a link, in this order: [`Scheduler::next`] gives it, [`Scheduler::head`],
+//! any number of [`Scheduler::claim`] (which bytes are new) and [`Scheduler::received`] (how many came
+//! in one read), then [`Scheduler::ended`]. Answers come in the order of the requests. Whoever writes
+//! a file's last byte calls [`Scheduler::completed`].
+
+pub(crate) mod adaptive;
+pub(crate) mod deadline;
+pub(crate) mod ewma;
+pub(crate) mod link_state;
+pub(crate) mod policy;
+pub(crate) mod pool;
+pub(crate) mod ranges;
+pub(crate) mod rates;
+pub(crate) mod ratio;
+pub(crate) mod redundancy;
+#[cfg(test)]
+mod tests;
+pub(crate) mod windowed;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use crate::units::LinkId;
+use deadline::Playhead;
+pub use link_state::LEAST_STALL;
+use link_state::LinkState;
+pub use policy::{Pipeline, Schedule};
+use pool::{PartPool, Sizes};
+pub use ranges::Ranges;
+
+/// Bytes of one segment to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartRequest {
+    /// Place in the list of segments, from 0.
+    pub segment: usize,
+    /// The first byte wanted.
+    pub from: u64,
+    /// One past the last byte wanted; `None` for the end of the file.
+    pub to: Option<u64>,
+}
+
+impl PartRequest {
+    pub fn whole(segment: usize) -> PartRequest {
+        PartRequest { segment, from: 0, to: None }
+    }
+}
+
+/// What a link should do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Request(PartRequest),
+    /// Nothing before something happens, or before this time where there is one.
+    Wait(Option<Duration>),
+    /// Nothing of what this connection still owes is wanted, and there is other work: close it.
+    Drop,
+    /// Nothing any more.
+    Done,
+}
+
+/// What a link without a connection may look forward to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    Work,
+    /// The other link may give something back.
+    Perhaps,
+    Nothing,
+}
+
+/// Bytes that come, told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Where in the file they begin.
+    pub at: u64,
+    /// So many are there already.
+    pub stale: u64,
+    /// So many after them are new; they belong to who asked.
+    pub fresh: u64,
+}
+
+/// The state of a schedule in the middle of a run.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    plan: Schedule,
+    /// Whose list each segment is on; none where whoever has room takes it.
+    owners: Vec<Option<LinkId>>,
+    pipeline: Pipeline,
+    sizes: Sizes,
+    pool: PartPool,
+    flows: [LinkState; 2],
+    player: Playhead,
+    /// Bytes that came although they were there, or came in vain.
+    wasted: u64,
+    /// What has come of segments that are not complete.
+    open: HashMap<usize, Ranges>,
+    complete: Vec<bool>,
+    completed: usize,
+    completed_bytes: u64,
+    /// Segments that a link is not asked for any more.
+    excluded: [HashSet<usize>; 2],
+    /// Segments that no link can bring.
+    abandoned: BTreeSet<usize>,
+    /// A link that brings less than this share of what the other carries is slow.
+    least_share: f64,
+    /// Segments that come last: an answer with them broke off.
+    deferred: HashSet<usize>,
+}
+
+impl Scheduler {
+    /// A scheduler for as many files as there are `sizes`, which are `None` where not known.
+    pub fn new(schedule: &Schedule, pipeline: Pipeline, sizes: Vec<Option<u64>>) -> Scheduler {
+        let segments = sizes.len();
+        let owners = schedule.owners(&sizes);
+        let sizes = Sizes::new(sizes);
+        let mut pool = PartPool::default();
+        for (segment, &owner) in owners.iter().enumerate() {
+            pool.push_back(PartRequest::whole(segment), owner, &sizes);
+        }
+        Scheduler {
+            plan: schedule.clone(),
+            owners,
+            pipeline,
+            sizes,
+            pool,
+            flows: Default::default(),
+            player: Playhead::default(),
+            wasted: 0,
+            open: HashMap::new(),
+            complete: vec![false; segments],
+            completed: 0,
+            completed_bytes: 0,
+            excluded: Default::default(),
+            abandoned: BTreeSet::new(),
+            least_share: 0.0,
+            deferred: HashSet::new(),
+        }
+    }
+
+    /// Sets the share of the other link's rate below which a link counts as slow; 0 for no such share.
+    pub fn set_least_share(&mut self, share: f64) {
+        self.least_share = share;
+    }
+
+    /// Whether it decides by the files' sizes, so that it is to be told them.
+    pub fn needs_sizes(&self) -> bool {
+        self.is_adaptive()
+    }
+
+    /// The sizes of files, as far as they have become known; one that is known already stays.
+    pub fn learn_sizes(&mut self, sizes: &[Option<u64>]) {
+        for (segment, size) in sizes.iter().enumerate() {
+            size.iter().for_each(|&size| self.sizes.learn(segment, size));
+        }
+        self.pool.recount(&self.sizes);
+    }
+
+    /// `link` has a connection, with this round trip (least seen so far).
+    pub fn opened(&mut self, link: LinkId, now: Duration, rtt: Duration) {
+        self.flow(link).opened(now, rtt);
+    }
+
+    /// Whether the server of `link` keeps a connection open after the first answer on it.
+    pub fn keeps_alive(&mut self, link: LinkId, keeps_alive: bool) {
+        self.flow(link).keeps_alive = keeps_alive;
+    }
+
+    /// What `link`, which has a connection, should ask for now.
+    pub fn next(&mut self, link: LinkId, now: Duration) -> Next {
+        if self.is_done() {
+            return Next::Done;
+        }
+        let flow = &self.flows[link.index()];
+        debug_assert!(!flow.dead, "a dead link asks for nothing");
+        if self.is_adaptive() {
+            return self.next_adaptive(link, now);
+        }
+        if !flow.has_room(self.pipeline) {
+            return Next::Wait(None);
+        }
+        let auto = self.pipeline == Pipeline::Auto && !flow.asked.is_empty();
+        let typical = self.completed_bytes.checked_div(self.completed as u64);
+        if auto && !flow.runs_dry_soon(&self.sizes, typical, adaptive::AHEAD_UNKNOWN) {
+            return Next::Wait(None);
+        }
+        self.prune(link);
+        match self.pool.take(link, 0, &self.sizes) {
+            Some((part, own)) => self.ask(link, part, own, now),
+            None => Next::Wait(None),
+        }
+    }
+
+    /// Forgets what waits first and has come meanwhile, from a request that was thought lost or slow.
+    fn prune(&mut self, link: LinkId) {
+        while let Some((part, _)) = self.pool.first(link) {
+            let covered = self.open.get(&part.segment).map_or(0, |have| have.covered_from(part.from));
+            let come = covered > 0 && self.sizes.end(&part).is_some_and(|end| part.from + covered >= end);
+            if !come && !self.complete[part.segment] {
+                return;
+            }
+            self.pool.take(link, 0, &self.sizes);
+        }
+    }
+
+    fn ask(&mut self, link: LinkId, part: PartRequest, own: bool, now: Duration) -> Next {
+        self.flow(link).ask(part, own, now);
+        Next::Request(part)
+    }
+
+    /// The answer that is due on `link` begins with byte `from` of a file of `total` bytes, and its
+    /// body is `length` bytes long, as far as the head says.
+    pub fn head(&mut self, link: LinkId, from: u64, length: Option<u64>, total: Option<u64>) {
+        let Some(asked) = self.flows[link.index()].asked.front_mut() else { return };
+        if let Some(total) = total.filter(|_| !asked.void) {
+            self.sizes.learn(asked.part.segment, total);
+        }
+        let asked_to = asked.ends.or(total);
+        asked.at = from;
+        asked.ends = length.map(|length| from.saturating_add(length));
+        asked.answering = true;
+        let beyond = asked.ends.zip(asked_to).is_some_and(|(ends, asked_to)| ends > asked_to);
+        let ranges = from == asked.part.from && !beyond;
+        if !ranges {
+            // It sends files whole, whatever is asked for.
+            self.flow(link).ranges = false;
+        }
+    }
+
+    /// The server of `link` is not to be asked for ranges any more: it does not answer with them.
+    pub fn sends_whole(&mut self, link: LinkId) {
+        self.flow(link).ranges = false;
+    }
+
+    /// Whether the server of `link` may be asked for ranges.
+    pub fn ranges(&self, link: LinkId) -> bool {
+        self.flows[link.index()].ranges
+    }
+
+    /// Of the next `bytes` that came on `link`: how many are there already, and how many after those
+    /// are new. Both together may be less than `bytes`; then ask again for the rest.
+    pub fn claim(&mut self, link: LinkId, bytes: u64) -> Claim {
+        let Some(asked) = self.flows[link.index()].asked.front_mut() else {
+            return Claim { at: 0, stale: bytes, fresh: 0 };
+        };
+        let at = asked.at;
+        if asked.void || self.complete[asked.part.segment] {
+            asked.at += bytes;
+            self.wasted += if asked.void { 0 } else { bytes };
+            return Claim { at, stale: bytes, fresh: 0 };
+        }
+        let have = self.open.entry(asked.part.segment).or_default();
+        let (stale, fresh) = have.split(at, bytes);
+        have.insert(at + stale, at + stale + fresh);
+        asked.at += stale + fresh;
+        self.wasted += stale;
+        Claim { at, stale, fresh }
+    }
+
+    /// One read brought `bytes` of payload on `link`.
+    pub fn received(&mut self, link: LinkId, now: Duration, bytes: u64) {
+        self.flow(link).received(now, bytes);
+    }
+
+    /// The answer under way on `link` is over. What it did not bring is to be fetched still.
+    pub fn ended(&mut self, link: LinkId) {
+        let Some(asked) = self.flow(link).asked.pop_front() else { return };
+        if asked.part.to.is_none() && !asked.void {
+            self.sizes.learn(asked.part.segment, asked.at);
+        }
+        self.put_back(link, &asked);
+    }
+
+    /// The answer under way on `link` is over, and nothing of it was of use.
+    pub fn passed_over(&mut self, link: LinkId) {
+        if let Some(asked) = self.flow(link).asked.pop_front() {
+            self.put_back(link, &asked);
+        }
+    }
+
+    /// `link` lost its connection: what it still owed is to be fetched still.
+    pub fn lost(&mut self, link: LinkId) {
+        let asked = self.flow(link).closed();
+        for asked in asked.iter().rev() {
+            self.put_back(link, asked);
+        }
+    }
+
+    /// Puts what is missing of a request back.
+    fn put_back(&mut self, link: LinkId, asked: &link_state::OutstandingRequest) {
+        let PartRequest { segment, from, to } = asked.part;
+        if asked.void || self.complete[segment] {
+            return;
+        }
+        let none = Ranges::default();
+        let have = self.open.get(&segment).unwrap_or(&none);
+        let owner = self.owner_of(segment, asked.own.then_some(link));
+        let last = self.deferred.contains(&segment);
+        for (from, to) in have.gaps(from, to.or(self.sizes.of(segment))).into_iter().rev() {
+            let to = to.filter(|&to| Some(to) != self.sizes.of(segment));
+            let part = PartRequest { segment, from, to };
+            if last {
+                self.pool.push_back(part, owner, &self.sizes);
+            } else {
+                self.pool.put_back(part, owner, &self.sizes);
+            }
+        }
+    }
+
+    /// Returns the one link that may fetch a segment, which is `owner` unless a link is excluded.
+    fn owner_of(&self, segment: usize, owner: Option<LinkId>) -> Option<LinkId> {
+        let excluded = |link: &LinkId| self.excluded[link.index()].contains(&segment);
+        LinkId::BOTH.into_iter().find(excluded).map(LinkId::other).or(owner)
+    }
+
+    /// Whether the server of `link` may be asked for a segment.
+    pub fn may_bring(&self, link: LinkId, segment: usize) -> bool {
+        let fixed_to_other = self.owners[segment].is_some_and(|owner| owner != link);
+        let excluded = self.excluded[link.index()].contains(&segment);
+        !(fixed_to_other || excluded || self.flows[link.index()].dead)
+    }
+
+    /// The server of `link` cannot bring a segment: it is not asked for it again, and what it still
+    /// sends of it is of no use. Returns whether the other server may bring it. If not, the segment is
+    /// abandoned, and the others are fetched.
+    pub fn exclude(&mut self, link: LinkId, segment: usize) -> bool {
+        if self.complete[segment] || self.abandoned.contains(&segment) {
+            return self.complete[segment];
+        }
+        self.excluded[link.index()].insert(segment);
+        if self.owners[segment] == Some(link) || !self.may_bring(link.other(), segment) {
+            self.abandon(segment);
+            return false;
+        }
+        let asked = self.flows[link.index()].asked.iter_mut();
+        let asked = asked.filter(|asked| asked.part.segment == segment && !asked.void);
+        let owed: Vec<_> = asked.map(|asked| (asked.clone(), asked.void = true).0).collect();
+        owed.iter().for_each(|asked| self.put_back(link, asked));
+        self.pool.hand_over(|part| part.segment == segment, link.other(), &self.sizes);
+        true
+    }
+
+    /// The server of `link` may be asked for a segment again.
+    pub fn readmit(&mut self, link: LinkId, segment: usize) {
+        self.excluded[link.index()].remove(&segment);
+    }
+
+    /// Gives a segment up: it is fetched from nowhere.
+    pub fn abandon(&mut self, segment: usize) {
+        self.pool.retain(|part| part.segment != segment, &self.sizes);
+        for asked in self.flows.iter_mut().flat_map(|flow| &mut flow.asked) {
+            asked.void |= asked.part.segment == segment;
+        }
+        self.open.remove(&segment);
+        self.abandoned.insert(segment);
+    }
+
+    /// Returns the segments that no link can bring.
+    pub fn abandoned(&self) -> &BTreeSet<usize> {
+        &self.abandoned
+    }
+
+    /// An answer with a segment broke off: the segment is asked for again after all others.
+    pub fn defer(&mut self, segment: usize) {
+        self.deferred.insert(segment);
+        self.pool.move_last(segment, &self.sizes);
+    }
+
+    /// A segment is on disk under its name.
+    pub fn completed(&mut self, segment: usize) {
+        if !std::mem::replace(&mut self.complete[segment], true) {
+            self.completed += 1;
+            self.completed_bytes += self.sizes.of(segment).unwrap_or_default();
+            self.open.remove(&segment);
+        }
+    }
+
+    /// Whether every byte of a segment has come.
+    pub fn is_whole(&self, segment: usize) -> bool {
+        let Some(size) = self.sizes.of(segment) else { return false };
+        let covered = self.open.get(&segment).map_or(0, |have| have.covered_from(0));
+        self.complete[segment] || covered >= size
+    }
+
+    /// What has come of a segment that is not complete, without what requests under way brought on
+    /// the link `but`: its last bytes may not be written yet.
+    pub fn settled(&self, segment: usize, but: LinkId) -> Ranges {
+        let mut settled = self.open.get(&segment).cloned().unwrap_or_default();
+        for asked in self.flows[but.index()].asked.iter().filter(|asked| asked.part.segment == segment) {
+            settled = settled
+                .iter()
+                .flat_map(|(from, to)| {
+                    [(from, to.min(asked.part.from)), (from.max(asked.at.max(asked.part.from)), to)]
+                })
+                .collect();
+        }
+        settled
+    }
+
+    /// An earlier run has left these segments whole (without ranges) or in part. With their sizes.
+    pub fn resume(&mut self, left: Vec<(usize, u64, Option<Ranges>)>) {
+        for (segment, size, _) in &left {
+            self.sizes.learn(*segment, *size);
+        }
+        let there: HashSet<usize> = left.iter().map(|(segment, ..)| *segment).collect();
+        self.pool.retain(|part| !there.contains(&part.segment), &self.sizes);
+        for (segment, size, have) in left.into_iter().rev() {
+            let Some(have) = have else {
+                self.completed(segment);
+                continue;
+            };
+            for (from, to) in have.gaps(0, Some(size)).into_iter().rev() {
+                let to = to.filter(|&to| to != size);
+                self.pool.put_back(PartRequest { segment, from, to }, self.owners[segment], &self.sizes);
+            }
+            self.open.insert(segment, have);
+        }
+    }
+
+    /// What has come of a segment is of no use: it is fetched again whole, by `only` where that is
+    /// given. What still comes of it by requests under way is not counted.
+    pub fn restart(&mut self, segment: usize, only: Option<LinkId>) {
+        self.open.remove(&segment);
+        self.sizes.forget(segment);
+        self.pool.retain(|part| part.segment != segment, &self.sizes);
+        for asked in self.flows.iter_mut().flat_map(|flow| &mut flow.asked) {
+            asked.void |= asked.part.segment == segment;
+        }
+        let only = self.owner_of(segment, only.or(self.owners[segment]));
+        self.pool.put_back(PartRequest::whole(segment), only, &self.sizes);
+    }
+
+    /// What has come of the segment that is being answered on `link` is of no use, and the answer
+    /// brings all of it anew.
+    pub fn begins_anew(&mut self, link: LinkId) {
+        let Some(segment) = self.flow(link).asked.front().map(|asked| asked.part.segment) else { return };
+        let had = self.open.get(&segment).into_iter().flat_map(|have| have.iter());
+        self.wasted += had.map(|(from, to)| to - from).sum::<u64>();
+        self.restart(segment, None);
+        self.pool.retain(|part| part.segment != segment, &self.sizes);
+        if let Some(asked) = self.flow(link).asked.front_mut() {
+            (asked.part, asked.void) = (PartRequest::whole(segment), false);
+        }
+    }
+
+    pub fn is_complete(&self, segment: usize) -> bool {
+        self.complete[segment]
+    }
+
+    /// What asking for `link` would bring, without asking.
+    pub fn outlook(&mut self, link: LinkId) -> Outlook {
+        self.prune(link);
+        if self.is_done() {
+            Outlook::Nothing
+        } else if self.pool.first(link).is_some()
+            || (self.is_adaptive() && !self.flows[link.other().index()].asked.is_empty())
+        {
+            Outlook::Work
+        } else {
+            Outlook::Perhaps
+        }
+    }
+
+    /// `link` has been given up. Returns whether the rest can still be fetched, but for segments that
+    /// the other server cannot bring, which are abandoned.
+    pub fn give_up(&mut self, link: LinkId) -> bool {
+        self.flow(link).dead = true;
+        let other = link.other();
+        let own = self.pool.own(link);
+        if self.is_done() {
+            return true;
+        }
+        if self.flows[other.index()].dead || own.iter().any(|&segment| self.owners[segment].is_some()) {
+            return false;
+        }
+        for segment in own {
+            if self.may_bring(other, segment) {
+                self.pool.hand_over(|part| part.segment == segment, other, &self.sizes);
+            } else {
+                self.abandon(segment);
+            }
+        }
+        true
+    }
+
+    /// Whether `link` has a connection.
+    pub fn is_up(&self, link: LinkId) -> bool {
+        self.flows[link.index()].up
+    }
+
+    /// Whether one link may take over what the other leaves, so that a server that is away need
+    /// not end the run, and may come back.
+    pub fn outlives_a_link(&self) -> bool {
+        self.is_adaptive()
+    }
+
+    /// When `link` is to be asked about with [`Scheduler::is_stalled`] if nothing comes before.
+    pub fn stalls_at(&self, link: LinkId) -> Option<Duration> {
+        self.flows[link.index()].stalls_at().filter(|_| self.is_adaptive())
+    }
+
+    /// Since when nothing has come on `link` although something is due; `None` where nothing is.
+    pub fn silent_since(&self, link: LinkId) -> Option<Duration> {
+        let flow = &self.flows[link.index()];
+        (flow.up && !flow.asked.is_empty()).then_some(flow.last_byte)
+    }
+
+    /// The first segment that is due on `link`, the next byte of it, and how many are wanted.
+    pub fn due(&self, link: LinkId) -> Option<(usize, u64, u64)> {
+        let first = self.flows[link.index()].asked.front()?;
+        Some((first.part.segment, first.at, first.wanted(&self.sizes)))
+    }
+
+    /// Whether nothing has come on `link` for the longer of 1 s and 4 round trips although something
+    /// was due, while the other link moved or had nothing to wait for. Silence on both at once is an
+    /// outage, which is not the fault of this connection.
+    pub fn is_stalled(&self, link: LinkId, now: Duration) -> bool {
+        let patience = self.flows[link.index()].patience();
+        let moves_since = self.flows[link.other().index()].moves_since(now);
+        self.stalls_at(link).zip(moves_since).is_some_and(|(at, since)| now >= at.max(since + patience))
+    }
+
+    /// Whether `link` brings what is due so slowly that its answer counts as a silent one: for 5 s less
+    /// than the least share of what the other link carries. Where rates decide and the link carried more
+    /// before, 1.5 s (4 round trips on a long way) are enough.
+    pub fn is_slow(&self, link: LinkId, now: Duration) -> bool {
+        let other = &self.flows[link.other().index()];
+        let theirs = other.rate(now).or_else(|| other.mean_rate());
+        let theirs = theirs.filter(|_| other.up && !other.dead && self.least_share > 0.0);
+        let flow = &self.flows[link.index()];
+        theirs.is_some_and(|rate| flow.is_slow(self.least_share * rate, self.is_adaptive(), now))
+    }
+
+    /// When a byte last came on `link`.
+    pub fn heard(&self, link: LinkId) -> Duration {
+        self.flows[link.index()].heard
+    }
+
+    /// The size of a segment, where it is known.
+    pub fn size(&self, segment: usize) -> Option<u64> {
+        self.sizes.of(segment)
+    }
+
+    /// Whether it goes by rates, and may ask for parts of files.
+    fn is_adaptive(&self) -> bool {
+        matches!(self.plan, Schedule::Adaptive | Schedule::Inorder(_))
+    }
+
+    /// Whether every segment is complete or abandoned.
+    pub fn is_done(&self) -> bool {
+        self.completed + self.abandoned.len() == self.sizes.count()
+    }
+
+    fn flow(&mut self, link: LinkId) -> &mut LinkState {
+        &mut self.flows[link.index()]
+    }
+}

@@ -1,0 +1,166 @@
+//! What the user chooses: a schedule and a pipeline, out of their words.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::deadline::MediaTimeline;
+use super::{rates, ratio};
+use crate::units::LinkId;
+
+/// The user's choice of a schedule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// `a` files from server a, then `b` from server b, and so on through the list.
+    Ratio { a: u32, b: u32 },
+    /// Files dealt out so that both links end together if they carry these rates.
+    Rates { a_kbit: u32, b_kbit: u32 },
+    /// The connection with room takes the next segment.
+    Greedy,
+    /// Each link gets what lets both finish at the same moment, by what they carry now.
+    Adaptive,
+    /// The same for a film that is watched while it comes: what is due first comes first.
+    Inorder(MediaTimeline),
+}
+
+impl Schedule {
+    /// The one link that may fetch each segment, where only one may. Sizes are in bytes, as far as known.
+    pub fn owners(&self, sizes: &[Option<u64>]) -> Vec<Option<LinkId>> {
+        match *self {
+            Schedule::Ratio { a, b } => {
+                (0..sizes.len()).map(|segment| Some(ratio::owner(a, b, segment))).collect()
+            }
+            Schedule::Rates { a_kbit, b_kbit } => {
+                rates::owners(a_kbit, b_kbit, sizes).into_iter().map(Some).collect()
+            }
+            Schedule::Greedy | Schedule::Adaptive | Schedule::Inorder(_) => vec![None; sizes.len()],
+        }
+    }
+
+    /// The same for a film whose segments play so long each, whose player waits for `startup` of them,
+    /// and whose first `leading` files carry no film.
+    pub fn of_film(self, segment: Duration, startup: u64, leading: usize) -> Schedule {
+        match self {
+            Schedule::Inorder(_) => {
+                let startup = usize::try_from(startup).unwrap_or(usize::MAX / 2);
+                Schedule::Inorder(MediaTimeline { segment, startup: startup.min(usize::MAX / 2), leading })
+            }
+            other => other,
+        }
+    }
+}
+
+impl FromStr for Schedule {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "greedy" => return Ok(Schedule::Greedy),
+            "adaptive" => return Ok(Schedule::Adaptive),
+            "inorder" => return Ok(Schedule::Inorder(MediaTimeline::default())),
+            _ => {}
+        }
+        let pair = |text: &str, expected: &str| {
+            let (a, b) = text.split_once(':').ok_or_else(|| format!("\"{s}\": {expected}"))?;
+            let number =
+                |text: &str| text.parse::<u32>().map_err(|_| format!("\"{text}\" in \"{s}\": {expected}"));
+            match (number(a)?, number(b)?) {
+                (0, 0) => {
+                    Err(format!("\"{s}\" gives no server anything to do; one of the two must be 1 or more"))
+                }
+                pair => Ok(pair),
+            }
+        };
+        if let Some(ratio) = s.strip_prefix("ratio=") {
+            let (a, b) = pair(ratio, "a ratio is two whole numbers of files, as in ratio=1:4")?;
+            return Ok(Schedule::Ratio { a, b });
+        }
+        if let Some(rates) = s.strip_prefix("rates=") {
+            let (a_kbit, b_kbit) =
+                pair(rates, "rates are two whole numbers of kbit/s, as in rates=50000:8000")?;
+            return Ok(Schedule::Rates { a_kbit, b_kbit });
+        }
+        Err(format!(
+            "\"{s}\" is not a schedule: write adaptive, inorder, greedy, ratio=NA:NB (as in ratio=1:4), \
+             or rates=KBIT_A:KBIT_B"
+        ))
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Schedule::Ratio { a, b } => write!(f, "ratio={a}:{b}"),
+            Schedule::Rates { a_kbit, b_kbit } => write!(f, "rates={a_kbit}:{b_kbit}"),
+            Schedule::Greedy => f.write_str("greedy"),
+            Schedule::Adaptive => f.write_str("adaptive"),
+            Schedule::Inorder(_) => f.write_str("inorder"),
+        }
+    }
+}
+
+/// How many requests a connection has in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pipeline {
+    /// Ask for the next when what is still to come takes about one round trip.
+    Auto,
+    Depth(usize),
+}
+
+impl FromStr for Pipeline {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s.parse() {
+            _ if s == "auto" => Ok(Pipeline::Auto),
+            Ok(depth) if (1..=1000).contains(&depth) => Ok(Pipeline::Depth(depth)),
+            _ => Err(format!("\"{s}\" is not a pipeline depth: write auto, or a number from 1 to 1000")),
+        }
+    }
+}
+
+impl fmt::Display for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Pipeline::Auto => f.write_str("auto"),
+            Pipeline::Depth(depth) => depth.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_are_read_and_nonsense_is_refused() {
+        assert_eq!("ratio=1:4".parse(), Ok(Schedule::Ratio { a: 1, b: 4 }));
+        assert_eq!("ratio=1:0".parse(), Ok(Schedule::Ratio { a: 1, b: 0 }));
+        assert_eq!("ratio=0:1".parse(), Ok(Schedule::Ratio { a: 0, b: 1 }));
+        for name in ["greedy", "adaptive", "inorder", "ratio=3:1", "rates=50000:8000"] {
+            assert_eq!(name.parse::<Schedule>().unwrap().to_string(), name);
+        }
+        for bad in [
+            "ratio=0:0",
+            "rates=0:0",
+            "rates=5",
+            "rates=1.5:2",
+            "ratio=1:-2",
+            "ratio=a:b",
+            "ratio=1",
+            "ratio=1:2:3",
+            "ratio=",
+            "fast",
+            "",
+        ] {
+            assert!(bad.parse::<Schedule>().is_err(), "{bad} was taken for a schedule");
+        }
+    }
+
+    #[test]
+    fn pipelines_are_auto_or_a_depth() {
+        assert_eq!("auto".parse(), Ok(Pipeline::Auto));
+        assert_eq!("4".parse(), Ok(Pipeline::Depth(4)));
+        for bad in ["0", "-1", "deep", "", "1001"] {
+            assert!(bad.parse::<Pipeline>().is_err(), "{bad}");
+        }
+    }
+}

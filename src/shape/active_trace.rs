@@ -1,0 +1,233 @@
+//! The shaper's traces: when they are played, which steps came when, and what went wrong.
+//!
+//! Bookkeeping of both backends; what plays them is [`super::netem::trace_player`] and the userspace model.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::Shaper;
+use super::control::client::Row;
+use super::netem::trace_player::AppliedStep;
+use crate::config::profile::Shape;
+use crate::config::trace::{Trace, TraceStep};
+use crate::emulate::delay_line::Nanos;
+use crate::units::{Direction, LinkId};
+
+/// A trace that is being played.
+#[derive(Clone, Debug)]
+pub struct Playing {
+    pub link: LinkId,
+    pub direction: Direction,
+    pub trace: Arc<Trace>,
+    pub began: Instant,
+    /// When the next step that was not told yet begins, since the trace did.
+    next: Nanos,
+    ended: bool,
+}
+
+/// A step of a trace that has begun.
+#[derive(Clone, Copy, Debug)]
+pub struct Stepped {
+    pub link: LinkId,
+    pub direction: Direction,
+    pub step: TraceStep,
+    /// How long it is in force; none for the last step of a trace that is played once.
+    pub lasts: Option<Duration>,
+    /// When it was to begin.
+    pub planned: Instant,
+    /// How late it took effect; none where it was left out because it was over by then.
+    pub late: Option<Duration>,
+}
+
+impl Playing {
+    pub fn new(link: LinkId, direction: Direction, trace: &Arc<Trace>, began: Instant) -> Playing {
+        Playing { link, direction, trace: Arc::clone(trace), began, next: 0, ended: false }
+    }
+
+    /// What is in force at a time.
+    pub fn step(&self, now: Instant) -> TraceStep {
+        self.trace.at(now.saturating_duration_since(self.began).as_nanos() as Nanos).step
+    }
+
+    /// Makes a row of `twinlink link show` be that of a moment.
+    pub fn show(&self, row: &mut Row, now: Instant) {
+        let step = self.step(now);
+        row.trace = Some(self.trace.file().to_string());
+        row.shape = Shape { rate: row.shape.rate, ..row.shape.during(&step) };
+        row.counters.rate_kbit = Some(step.rate.kbit());
+    }
+
+    /// The steps that have begun since the last call. `done` are those that took effect, where that is
+    /// known; in the model they do so by themselves, in time.
+    pub fn take_steps(&mut self, now: Instant, done: Option<&[AppliedStep]>) -> Vec<Stepped> {
+        let elapsed = now.saturating_duration_since(self.began).as_nanos() as Nanos;
+        let ours = |done: &&AppliedStep| (done.link, done.direction) == (self.link, self.direction);
+        let mut steps = Vec::new();
+        while self.next <= elapsed && self.next < Nanos::MAX {
+            let moment = self.trace.at(self.next);
+            let planned = self.began + Duration::from_nanos(moment.since);
+            let late = match done {
+                None => Some(Duration::ZERO),
+                Some(done) => {
+                    let newest = done.iter().filter(ours).map(|done| done.number).max();
+                    if newest.is_none_or(|newest| newest < moment.number) {
+                        // It is about to take effect, and is told then.
+                        break;
+                    }
+                    let took = done.iter().filter(ours).find(|done| done.number == moment.number);
+                    took.map(|done| done.at.saturating_duration_since(planned))
+                }
+            };
+            let lasts =
+                (moment.until < Nanos::MAX).then(|| Duration::from_nanos(moment.until - moment.since));
+            let (link, direction, step) = (self.link, self.direction, moment.step);
+            steps.push(Stepped { link, direction, step, lasts, planned, late });
+            self.next = moment.until;
+        }
+        steps
+    }
+
+    /// Says once that a trace that is played once is over.
+    pub fn take_end(&mut self, now: Instant) -> Option<String> {
+        let length = Duration::from_nanos(self.trace.length());
+        if self.ended || self.trace.looped() || now < self.began + length {
+            return None;
+        }
+        self.ended = true;
+        let last = self.step(now).rate;
+        Some(format!(
+            "{}: the trace {} is over after {} s; its last rate of {last} holds from now on",
+            self.direction,
+            self.trace.file(),
+            length.as_secs_f64()
+        ))
+    }
+}
+
+impl Shaper {
+    /// Plays the traces of all links from now on, and of those that are set later from then on. Until
+    /// this is called a profile's own values are in force.
+    ///
+    /// # Errors
+    /// What plays them cannot be started.
+    pub fn play(&mut self) -> Result<()> {
+        self.plays = true;
+        LinkId::BOTH.into_iter().try_for_each(|link| self.play_link(link))
+    }
+
+    pub(super) fn play_link(&mut self, link: LinkId) -> Result<()> {
+        let rows = self.applied.iter().filter(|row| row.link == link);
+        let traces: Vec<(Direction, Arc<Trace>)> =
+            rows.filter_map(|row| Some((row.direction, row.asked.trace.clone()?))).collect();
+        if traces.is_empty() {
+            return Ok(());
+        }
+        let began = match self.held.play(link)? {
+            Some(began) => began,
+            None => self.netem.play(link, self.tc_seed())?,
+        };
+        self.playing.retain(|playing| playing.link != link);
+        let playing = traces.iter().map(|(direction, trace)| Playing::new(link, *direction, trace, began));
+        self.playing.extend(playing);
+        Ok(())
+    }
+
+    /// When the traces of a link began, if they are being played.
+    pub fn began(&self, link: LinkId) -> Option<Instant> {
+        self.playing.iter().find(|playing| playing.link == link).map(|playing| playing.began)
+    }
+
+    /// The steps of traces that have begun since the last call. One that came late by more than its
+    /// own length is a fault, and so is the end of a trace.
+    pub fn take_steps(&mut self) -> Vec<Stepped> {
+        let done = self.netem.take_done();
+        let now = Instant::now();
+        let mut steps = Vec::new();
+        for playing in &mut self.playing {
+            let by_netem = self.netem.has(playing.link).then_some(done.as_slice());
+            let told = playing.take_steps(now, by_netem);
+            let problems = told.iter().filter_map(lateness_fault).chain(playing.take_end(now));
+            self.faults.extend(problems.map(|what| (playing.link, what)));
+            steps.extend(told);
+        }
+        steps.sort_by_key(|step| step.planned);
+        steps
+    }
+}
+
+/// The fault of a step that came too late, or not at all.
+pub fn lateness_fault(stepped: &Stepped) -> Option<String> {
+    let (direction, rate) = (stepped.direction, stepped.step.rate);
+    match (stepped.late, stepped.lasts) {
+        (None, _) => Some(format!(
+            "{direction}: a step of the trace to {rate} was left out: it was over before it was its turn"
+        )),
+        (Some(late), Some(lasts)) if late > lasts => Some(format!(
+            "{direction}: a step of the trace to {rate} came {:.1} ms late",
+            late.as_secs_f64() * 1e3
+        )),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Rate;
+
+    const S: Nanos = 1_000_000_000;
+
+    fn playing(looped: bool) -> Playing {
+        let step = |at, kbit: u64| TraceStep {
+            at,
+            rate: Rate::from_bits_per_s(kbit * 1000),
+            delay: None,
+            loss: None,
+        };
+        let trace =
+            Trace::new("t".into(), looped, vec![step(0, 100), step(S, 0), step(2 * S, 200)], 3 * S).unwrap();
+        Playing::new(LinkId::A, Direction::Down, &Arc::new(trace), Instant::now())
+    }
+
+    fn after(playing: &Playing, ms: u64) -> Instant {
+        playing.began + Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn steps_are_told_once_and_a_missed_one_is_a_fault() {
+        let mut playing = playing(true);
+        let (link, direction) = (playing.link, playing.direction);
+        let did = |number, at| AppliedStep { link, direction, number, at };
+        let first = did(0, after(&playing, 2));
+        let told = playing.take_steps(after(&playing, 900), Some(&[first]));
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].late, Some(Duration::from_millis(2)));
+        assert_eq!(lateness_fault(&told[0]), None);
+        // The second is due, but nobody has said that it took effect.
+        assert!(playing.take_steps(after(&playing, 1001), Some(&[])).is_empty());
+        let third = did(2, after(&playing, 2004));
+        let told = playing.take_steps(after(&playing, 2500), Some(&[third]));
+        assert_eq!(
+            told.iter().map(|step| step.late).collect::<Vec<_>>(),
+            [None, Some(Duration::from_millis(4))]
+        );
+        assert!(lateness_fault(&told[0]).unwrap().contains("left out"));
+        let late = Stepped { late: Some(Duration::from_millis(1500)), ..told[1] };
+        assert!(lateness_fault(&late).unwrap().contains("1500.0 ms late"));
+        assert_eq!(playing.take_end(after(&playing, 60_000)), None);
+    }
+
+    #[test]
+    fn a_model_s_steps_come_in_time_and_the_end_is_told_once() {
+        let mut playing = playing(false);
+        assert_eq!(playing.take_end(after(&playing, 2999)), None);
+        let told = playing.take_steps(after(&playing, 10_000), None);
+        assert_eq!(told.len(), 3);
+        assert_eq!((told[2].lasts, told[2].late), (None, Some(Duration::ZERO)));
+        assert!(playing.take_steps(after(&playing, 20_000), None).is_empty());
+        assert!(playing.take_end(after(&playing, 3000)).unwrap().contains("200kbit holds"));
+        assert_eq!(playing.take_end(after(&playing, 3001)), None);
+    }
+}

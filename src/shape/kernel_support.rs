@@ -1,0 +1,275 @@
+//! What this kernel and these tools can do for links, found out by trying where that is allowed.
+//!
+//! Trials run in a network namespace made for them and thrown away, or else, in a lab's own
+//! namespace, on a device made for them. Where neither is allowed the module files are asked. Nothing
+//! that carries packets is touched.
+
+use std::path::Path;
+use std::sync::{Mutex, OnceLock};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::guard;
+use super::netem::tc::run;
+use super::netem::tc::run::Tool;
+use super::userspace::nfqueue;
+
+/// What the lab needs of a kernel, each by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    Ifb,
+    Tbf,
+    /// clsact, u32 and mirred: what sends packets to an ifb.
+    Redirect,
+    Netem,
+    Nfqueue,
+}
+
+impl Feature {
+    pub const ALL: [Feature; 5] =
+        [Feature::Ifb, Feature::Tbf, Feature::Redirect, Feature::Netem, Feature::Nfqueue];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Feature::Ifb => "ifb",
+            Feature::Tbf => "tbf",
+            Feature::Redirect => "redirect (clsact, u32, mirred)",
+            Feature::Netem => "netem",
+            Feature::Nfqueue => "nfqueue",
+        }
+    }
+
+    /// The feature and the kernel's modules for it, in words.
+    pub fn with_modules(self) -> String {
+        let (name, modules) = (self.name(), self.modules());
+        let plural = if modules.len() > 1 { "s" } else { "" };
+        format!("{name} (module{plural} {})", modules.join(", "))
+    }
+
+    fn modules(self) -> &'static [&'static str] {
+        match self {
+            Feature::Ifb => &["ifb"],
+            Feature::Tbf => &["sch_tbf"],
+            Feature::Redirect => &["sch_ingress", "cls_u32", "act_mirred"],
+            Feature::Netem => &["sch_netem"],
+            Feature::Nfqueue => &["xt_NFQUEUE", "nfnetlink_queue"],
+        }
+    }
+
+    /// Tries it on a device of its own. The feature is there if nothing fails.
+    fn attempt(self, dev: &str) -> Result<()> {
+        let tc = |line: String| run::batch(Tool::Tc, &[line]);
+        match self {
+            // The device itself was the trial.
+            Feature::Ifb => Ok(()),
+            Feature::Tbf => tc(format!("qdisc replace dev {dev} root tbf rate 1mbit burst 3000 limit 3000")),
+            Feature::Redirect => {
+                tc(format!("qdisc add dev {dev} clsact"))?;
+                tc(format!(
+                    "filter add dev {dev} ingress pref 1 protocol ip u32 match ip src 192.0.2.1/32 \
+                     action mirred egress redirect dev {dev}"
+                ))
+            }
+            Feature::Netem => tc(format!("qdisc replace dev {dev} root netem limit 1")),
+            Feature::Nfqueue => nfqueue::attempt(dev),
+        }
+    }
+}
+
+/// Whether a feature is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FeatureSupport {
+    /// It works, and how that is known.
+    Yes(&'static str),
+    /// It does not, with what was said when it was tried.
+    No(String),
+    /// It could not be tried, and why.
+    Unknown(String),
+}
+
+/// How it is known that a feature works where it was tried.
+const TRIED: &str = "tried";
+
+/// Judges each of the features. What was tried and worked stays so, and is not tried again: a change in the
+/// middle of a run must not wait for that. What was missing may have been loaded since.
+pub fn features(wanted: &[Feature]) -> Vec<(Feature, FeatureSupport)> {
+    static WORKING: Mutex<Vec<Feature>> = Mutex::new(Vec::new());
+    let mut working = WORKING.lock().expect("nobody panics while holding the list of features");
+    let untried: Vec<Feature> = wanted.iter().copied().filter(|feature| !working.contains(feature)).collect();
+    let judged = if untried.is_empty() { Vec::new() } else { judge(&untried) };
+    working
+        .extend(judged.iter().filter(|(_, verdict)| *verdict == FeatureSupport::Yes(TRIED)).map(|row| row.0));
+    let verdict = |feature: &Feature| judged.iter().find(|row| row.0 == *feature).map(|row| row.1.clone());
+    wanted.iter().map(|feature| (*feature, verdict(feature).unwrap_or(FeatureSupport::Yes(TRIED)))).collect()
+}
+
+fn judge(wanted: &[Feature]) -> Vec<(Feature, FeatureSupport)> {
+    try_them(wanted).unwrap_or_else(|why| {
+        let why = format!("{why:#}");
+        wanted.iter().map(|feature| (*feature, by_files(*feature, &why))).collect()
+    })
+}
+
+/// Which of the features are not there. Without an ifb the others cannot be tried, so it is named alone.
+///
+/// # Errors
+/// It could not be found out.
+pub fn missing(wanted: &[Feature]) -> Result<Vec<Feature>> {
+    let mut missing = Vec::new();
+    for (feature, verdict) in features(wanted) {
+        match verdict {
+            FeatureSupport::Yes(_) => {}
+            FeatureSupport::No(_) if feature == Feature::Ifb => return Ok(vec![feature]),
+            FeatureSupport::No(_) => missing.push(feature),
+            FeatureSupport::Unknown(why) => {
+                bail!("cannot find out whether the kernel has {}: {why}", feature.name())
+            }
+        }
+    }
+    Ok(missing)
+}
+
+fn try_them(wanted: &[Feature]) -> Result<Vec<(Feature, FeatureSupport)>> {
+    if !guard::has_net_admin() {
+        return Err(anyhow!("not tried: that takes the capability NET_ADMIN"));
+    }
+    let features = wanted.to_vec();
+    let work = move || {
+        // SAFETY: unshare takes no pointers, and moves this thread alone into a new namespace, which
+        // ends with it.
+        let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+        moved.then(|| try_here(&features))
+    };
+    let apart = std::thread::Builder::new().spawn(work).context("cannot start a thread for the trial")?;
+    let tried = apart.join().map_err(|_| anyhow!("the trial panicked"))?;
+    match tried {
+        Some(verdicts) => verdicts,
+        None if guard::is_own_namespace() => try_here(wanted),
+        None => Err(anyhow!("not tried: that takes the capability SYS_ADMIN, or a lab's namespace")),
+    }
+}
+
+/// Whether a trial failed because the system refused to start its tool: that says nothing of the kernel's
+/// features.
+fn is_no_answer(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<std::io::Error>())
+}
+
+fn try_here(wanted: &[Feature]) -> Result<Vec<(Feature, FeatureSupport)>> {
+    let dev = format!("{TRIAL_PREFIX}{}", std::process::id());
+    run::output(Tool::Ip, &["-V"])?;
+    let device = match run::batch(Tool::Ip, &[format!("link add dev {dev} type ifb")]) {
+        Err(error) if is_no_answer(&error) => return Err(error),
+        device => device,
+    };
+    let verdicts = wanted
+        .iter()
+        .map(|feature| {
+            let outcome = match (&device, feature) {
+                // It needs no device.
+                (_, Feature::Nfqueue) => feature.attempt(&dev),
+                (Ok(()), _) => feature.attempt(&dev),
+                (Err(error), _) => Err(anyhow!("{error:#}")),
+            };
+            let verdict = match outcome {
+                Ok(()) => FeatureSupport::Yes(TRIED),
+                Err(error) if is_no_answer(&error) => FeatureSupport::Unknown(format!("{error:#}")),
+                Err(error) => FeatureSupport::No(format!("{error:#}")),
+            };
+            (*feature, verdict)
+        })
+        .collect();
+    if device.is_ok() {
+        run::batch(Tool::Ip, &[format!("link del dev {dev}")]).context("cannot remove the trial's device")?;
+    }
+    Ok(verdicts)
+}
+
+/// What the names of the trials' devices start with; a process id follows.
+pub const TRIAL_PREFIX: &str = "twl-p";
+
+/// What the module files tell: enough for a yes, never for a no, since a container sees none of them.
+fn by_files(feature: Feature, why: &str) -> FeatureSupport {
+    let folder = Path::new("/lib/modules").join(kernel());
+    let lists: String = ["modules.builtin", "modules.dep"]
+        .iter()
+        .filter_map(|file| std::fs::read_to_string(folder.join(file)).ok())
+        .collect();
+    let there = |module: &&str| {
+        Path::new("/sys/module").join(module).exists() || lists.contains(&format!("/{module}.ko"))
+    };
+    if feature.modules().iter().all(there) {
+        return FeatureSupport::Yes("its modules are there");
+    }
+    FeatureSupport::Unknown(why.to_string())
+}
+
+/// From which version on iproute2 hands netem a seed, and from which on the kernel heeds it: one that is
+/// older takes it without a word.
+const SEED_SINCE: (u32, u32) = (6, 6);
+
+/// Whether netem can be given a seed here.
+pub fn can_seed() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        kernel_can_seed(&kernel()) && run::output(Tool::Tc, &["-V"]).is_ok_and(|text| tc_can_seed(&text))
+    })
+}
+
+/// Whether an iproute2 that says this of its version hands over a seed.
+pub fn tc_can_seed(version_text: &str) -> bool {
+    iproute_version(version_text).is_some_and(|version| version >= SEED_SINCE)
+}
+
+/// Whether a kernel of this release heeds it.
+pub fn kernel_can_seed(release: &str) -> bool {
+    major_and_minor(release).is_some_and(|version| version >= SEED_SINCE)
+}
+
+/// The kernel's release, as `uname -r` prints it; empty where it is not told.
+pub fn kernel() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_string()
+}
+
+/// Major and minor of "tc utility, iproute2-6.1.0, libbpf 1.1.2".
+fn iproute_version(text: &str) -> Option<(u32, u32)> {
+    major_and_minor(text.split("iproute2-").nth(1)?)
+}
+
+/// The first two numbers of "6.1.0-18-amd64" or "v2.20.3".
+pub fn major_and_minor(version: &str) -> Option<(u32, u32)> {
+    let numbers = version.trim_start_matches('v').split(|c: char| !c.is_ascii_digit());
+    let mut numbers = numbers.map_while(|part| part.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_iproute2_is_read() {
+        assert_eq!(iproute_version("tc utility, iproute2-6.1.0, libbpf 1.1.2"), Some((6, 1)));
+        assert_eq!(iproute_version("tc utility, iproute2-6.15.0"), Some((6, 15)));
+        assert_eq!(iproute_version("tc utility, iproute2-ss200127"), None);
+        assert_eq!(iproute_version(""), None);
+        assert!(tc_can_seed("tc utility, iproute2-6.6.0") && !tc_can_seed("tc utility, iproute2-5.15.0"));
+        assert!(
+            kernel_can_seed("6.18.44-fc") && kernel_can_seed("6.6.0") && !kernel_can_seed("6.1.0-18-amd64")
+        );
+        assert!(!kernel_can_seed(""));
+    }
+
+    #[test]
+    fn features_are_named_with_their_modules() {
+        assert_eq!(Feature::Tbf.with_modules(), "tbf (module sch_tbf)");
+        assert!(Feature::Redirect.with_modules().ends_with("(modules sch_ingress, cls_u32, act_mirred)"));
+    }
+
+    #[test]
+    fn files_never_tell_that_something_is_missing() {
+        for feature in Feature::ALL {
+            assert!(!matches!(by_files(feature, "why"), FeatureSupport::No(_)));
+        }
+    }
+}

@@ -1,0 +1,544 @@
+//! The netem backend: keeps the kernel's tbf and netem in step with the shapes that are asked for.
+//!
+//! It applies all of a request or nothing, reads back what the kernel made of it, and takes away only
+//! what the lab put there. Whether it may act at all is for [`super::guard`] to say.
+
+pub(crate) mod cleanup;
+pub mod tc;
+pub mod trace_player;
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use self::tc::read;
+use self::tc::read::{Alias, Device, Owner};
+use self::tc::render;
+use self::tc::render::{Child, DeviceDirection};
+use self::tc::run;
+use self::tc::run::Tool;
+use self::tc::stats;
+use self::trace_player::{AppliedStep, TracePlayer, Track};
+use super::control::client::Row;
+use super::kernel_support;
+use super::kernel_support::Feature;
+use super::{ActiveShaping, Backend, Counters, ShapingRequest};
+use crate::config::profile::{Loss, Profile, Shape};
+use crate::units::{Direction, LinkId, Rate};
+use cleanup::take_away;
+pub use cleanup::{in_force, repair};
+
+/// Fails where tbf cannot follow a profile's trace: its bucket, refilled at each step, would carry too
+/// much of what the step does.
+pub fn check_trace(profile: &Profile) -> Result<()> {
+    for direction in Direction::BOTH {
+        let shape = profile.shape(direction);
+        let Some(trace) = &shape.trace else { continue };
+        let lasts_s = |ns: u64| ns as f64 / 1e9;
+        let fine = trace.steps().iter().zip(trace.durations());
+        if let Some((step, lasts)) =
+            fine.into_iter().find(|(s, d)| !render::can_step(shape, s.rate, lasts_s(*d)))
+        {
+            bail!(
+                "the trace {} has a step of {} s at {}, which is too fine for its rate: tbf's bucket holds more than \
+                 a quarter of it; average over longer steps, as in step = \"1s\"",
+                trace.file(),
+                lasts_s(lasts),
+                step.rate
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The first thing of a profile that netem does only nearly, if there is any; docs/backends.md has the
+/// sizes.
+pub fn difference(profile: &Profile) -> Option<&'static str> {
+    let any = |differs: fn(&Shape) -> bool| [&profile.down, &profile.up].into_iter().any(differs);
+    if any(|shape| matches!(shape.loss, Loss::GilbertElliott(_)) && shape.can_lose()) {
+        Some("its bursts of loss last for packets, not for a time")
+    } else if any(|shape| !shape.jitter_correlation().is_zero()) {
+        Some("its jitter on a busy link stays near the upper end")
+    } else if any(|shape| !shape.is_rate_only()) {
+        Some("its queue counts packets of any size, those in the delay line too")
+    } else {
+        None
+    }
+}
+
+/// One direction of a link that is in force.
+#[derive(Clone, Debug)]
+pub struct NetemDirection {
+    pub place: DeviceDirection,
+    pub alias: Alias,
+    pub shape: Shape,
+    pub child: Child,
+    pub why: String,
+    pub report: serde_json::Value,
+}
+
+/// Every lane that is in force in this network namespace and known to this process.
+#[derive(Default)]
+pub struct Netem {
+    lanes: Vec<NetemDirection>,
+    /// The traces that are being played, and what plays them.
+    tracks: Vec<Track>,
+    player: Option<TracePlayer>,
+    /// What players that have ended did, and nobody has asked for yet.
+    done: Vec<AppliedStep>,
+}
+
+/// A link that is to be set up, with the interface that leads to its server.
+#[derive(Clone, Debug)]
+pub struct NetemLink<'a> {
+    pub wanted: &'a ShapingRequest,
+    pub dev: String,
+    pub owner: Owner,
+    pub why: String,
+    pub seed: Option<u64>,
+}
+
+impl Netem {
+    /// Takes over what is in force: the lanes that `twinlink link set` left.
+    pub fn adopt() -> Result<Netem> {
+        let lanes = in_force()?
+            .into_iter()
+            .filter(|lane| lane.alias.owner == Owner::Set)
+            .map(|lane| NetemDirection { why: "set before this run".into(), ..lane })
+            .collect();
+        Ok(Netem { lanes, ..Netem::default() })
+    }
+
+    pub fn has(&self, link: LinkId) -> bool {
+        self.lanes.iter().any(|lane| lane.place.link == link)
+    }
+
+    pub fn lanes(&self) -> &[NetemDirection] {
+        &self.lanes
+    }
+
+    /// Sets links up anew, in the place of whatever they were: all of them, or none.
+    pub fn add(&mut self, requests: &[NetemLink]) -> Result<()> {
+        for request in requests {
+            self.remove(|lane| lane.place.link == request.wanted.link)?;
+        }
+        let mut lanes = Vec::new();
+        for request in requests {
+            for direction in Direction::BOTH {
+                lanes.push(lane(request, direction)?);
+            }
+        }
+        if let Err(error) = make(&mut lanes, requests) {
+            // What is half there must not stay; the first error is the one that counts.
+            let made: Vec<Device> = read::devices().unwrap_or_default();
+            let ours = |device: &Device| lanes.iter().any(|lane| lane.place.ifb() == device.name);
+            let _ = take_away(&made.into_iter().filter(|device| ours(device)).collect::<Vec<_>>());
+            return Err(error);
+        }
+        self.lanes.append(&mut lanes);
+        self.lanes.sort_by_key(|lane| (lane.place.link, lane.place.direction));
+        Ok(())
+    }
+
+    /// Plays the traces of a link from now on, and says when they began.
+    pub fn play(&mut self, link: LinkId, seed: Option<u64>) -> Result<Instant> {
+        let began = Instant::now();
+        let of_link = self.lanes.iter().filter(|lane| lane.place.link == link);
+        let track = |lane: &NetemDirection| {
+            let (link, direction) = (lane.place.link, lane.place.direction);
+            let (ifb, shape, child) = (lane.place.ifb(), lane.shape.clone(), lane.child);
+            let seed = seed.map(|seed| render::seed_of(seed, link, direction));
+            let trace = shape.trace.clone()?;
+            Some(Track { link, direction, ifb, shape, child, seed, trace, began })
+        };
+        let tracks: Vec<Track> = of_link.filter_map(track).collect();
+        self.tracks.retain(|track| track.link != link);
+        self.tracks.extend(tracks);
+        self.restart_player(|over| over == link)?;
+        Ok(began)
+    }
+
+    /// Plays a link's traces no more. The qdiscs stay as they are.
+    fn stop(&mut self, stops: impl Fn(LinkId) -> bool) -> Result<()> {
+        if self.tracks.iter().any(|track| stops(track.link)) {
+            self.tracks.retain(|track| !stops(track.link));
+            self.restart_player(stops)?;
+        }
+        Ok(())
+    }
+
+    /// Times are absolute, so those that are played on lose nothing by it. What was done is kept, but of links
+    /// that are played no more, or anew.
+    fn restart_player(&mut self, over: impl Fn(LinkId) -> bool) -> Result<()> {
+        self.done.extend(self.player.take().map(TracePlayer::finish).unwrap_or_default());
+        self.done.retain(|done| !over(done.link));
+        if !self.tracks.is_empty() {
+            self.player = Some(TracePlayer::start(self.tracks.clone())?);
+        }
+        Ok(())
+    }
+
+    /// The steps that have taken effect since the last call.
+    pub fn take_done(&mut self) -> Vec<AppliedStep> {
+        let mut done = std::mem::take(&mut self.done);
+        done.extend(self.player.as_ref().map(TracePlayer::take_done).unwrap_or_default());
+        done
+    }
+
+    /// Gives both directions of a link another shape in place. When that fails the old one is put back.
+    pub fn change(&mut self, wanted: &ShapingRequest, seed: Option<u64>) -> Result<()> {
+        self.stop(|link| link == wanted.link)?;
+        let of_link = |lane: &&mut NetemDirection| lane.place.link == wanted.link;
+        let before: Vec<NetemDirection> =
+            self.lanes.iter_mut().filter(of_link).map(|lane| lane.clone()).collect();
+        let result = self.lanes.iter_mut().filter(of_link).try_for_each(|lane| {
+            let to = wanted.profile.shape(lane.place.direction).clone();
+            reshape(lane, to, &wanted.profile.name, seed)
+        });
+        let Err(error) = result else { return Ok(()) };
+        for (lane, old) in self.lanes.iter_mut().filter(of_link).zip(before) {
+            if let Err(second) = reshape(lane, old.shape, &old.alias.profile, seed) {
+                return Err(error
+                    .context(format!("cannot put the old shape of {} back: {second:#}", lane.place.ifb())));
+            }
+        }
+        Err(error)
+    }
+
+    /// Takes away the lanes that are picked.
+    pub fn remove(&mut self, pick: impl Fn(&NetemDirection) -> bool) -> Result<()> {
+        let names: Vec<String> =
+            self.lanes.iter().filter(|lane| pick(lane)).map(|lane| lane.place.ifb()).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let links: Vec<LinkId> =
+            self.lanes.iter().filter(|lane| pick(lane)).map(|lane| lane.place.link).collect();
+        self.stop(|link| links.contains(&link))?;
+        let devices: Vec<Device> =
+            read::devices()?.into_iter().filter(|device| names.contains(&device.name)).collect();
+        take_away(&devices)?;
+        self.lanes.retain(|lane| !names.contains(&lane.place.ifb()));
+        Ok(())
+    }
+
+    pub fn applied(&self) -> Vec<ActiveShaping> {
+        self.lanes
+            .iter()
+            .map(|lane| ActiveShaping {
+                link: lane.place.link,
+                direction: lane.place.direction,
+                backend: Backend::Netem,
+                why: lane.why.clone(),
+                profile: lane.alias.profile.clone(),
+                asked: lane.shape.clone(),
+                kernel: lane.report.clone(),
+            })
+            .collect()
+    }
+
+    /// The lanes with what was asked for, and their counters.
+    pub fn rows(&self) -> Result<Vec<Row>> {
+        self.rows_of(false)
+    }
+
+    fn rows_of(&self, dead: bool) -> Result<Vec<Row>> {
+        let counters = self.counters()?;
+        let rows = self.lanes.iter().zip(counters);
+        Ok(rows.map(|(lane, (_, _, counters))| row(lane, counters, dead)).collect())
+    }
+
+    /// The counters of all lanes, with one question to the kernel.
+    ///
+    /// tbf counts what left the bottleneck and what waits in it. A loss of netem's and a full queue are
+    /// one number there, so where packets could get lost at any time they are one here.
+    pub fn counters(&self) -> Result<Vec<(LinkId, Direction, Counters)>> {
+        if self.lanes.is_empty() {
+            return Ok(Vec::new());
+        }
+        if let Some(failure) = self.player.as_ref().and_then(TracePlayer::failed) {
+            bail!("the traces are played no more: {failure}");
+        }
+        let by_device = stats::read()?;
+        let sizes = stats::packet_bytes()?;
+        self.lanes
+            .iter()
+            .map(|lane| {
+                let ifb = lane.place.ifb();
+                let found = stats::index_of(&ifb).and_then(|index| by_device.get(&index));
+                let found =
+                    found.with_context(|| format!("cannot read the counters of {ifb}: it is gone"))?;
+                let counters = Counters {
+                    packets: found.packets,
+                    bytes: found.bytes,
+                    dropped_queue: found.drops,
+                    dropped_loss: if lane.alias.lossy { None } else { Some(0) },
+                    queue_packets: found.queue_packets,
+                    queue_bytes: found.queue_bytes,
+                    packet_bytes: sizes.get(&ifb).copied(),
+                    rate_kbit: Some(lane.shape.rate.kbit()),
+                    ..Counters::default()
+                };
+                Ok((lane.place.link, lane.place.direction, counters))
+            })
+            .collect()
+    }
+}
+
+fn lane(request: &NetemLink, direction: Direction) -> Result<NetemDirection> {
+    let ShapingRequest { link, server, profile } = request.wanted;
+    let place = DeviceDirection::new(*link, direction, &request.dev, *server);
+    let shape = profile.shape(direction).clone();
+    let alias = alias(&place, &shape, &profile.name, request.owner, own_clsact(&request.dev)?);
+    let child = Child::needed_by(&shape);
+    Ok(NetemDirection {
+        place,
+        alias,
+        shape,
+        child,
+        why: request.why.clone(),
+        report: serde_json::Value::Null,
+    })
+}
+
+pub fn alias(place: &DeviceDirection, shape: &Shape, profile: &str, owner: Owner, own_clsact: bool) -> Alias {
+    let (dev, server) = (place.dev.clone(), place.server.clone());
+    Alias { owner, dev, server, own_clsact, lossy: shape.can_lose(), profile: profile.to_string() }
+}
+
+/// Returns whether the interface's clsact is, or will be, the lab's. Devices of the lab that are already
+/// there know; else it is where there is none yet, or one without a filter: that does nothing, and is
+/// what a process leaves that is killed while it sets up or cleans up.
+fn own_clsact(dev: &str) -> Result<bool> {
+    let known = read::devices()?
+        .into_iter()
+        .filter_map(|device| device.alias)
+        .find(|alias| alias.dev == dev)
+        .map(|alias| alias.own_clsact);
+    match known {
+        Some(own) => Ok(own),
+        None => match read::ingress_kind(dev)?.as_deref() {
+            None => Ok(true),
+            Some("clsact") => Ok(read::has_no_filter(dev)?),
+            Some(other) => bail!(
+                "cannot shape {dev}: it has the qdisc {other} from elsewhere, which leaves no room for \
+                 clsact: remove it with \"tc qdisc del dev {dev} {other}\""
+            ),
+        },
+    }
+}
+
+fn make(lanes: &mut [NetemDirection], requests: &[NetemLink]) -> Result<()> {
+    for lane in lanes.iter() {
+        refuse_foreign_filter(&lane.place)?;
+    }
+    let devices: Vec<String> =
+        lanes.iter().flat_map(|lane| render::make_ifb(&lane.place, &lane.alias.render())).collect();
+    run::batch(Tool::Ip, &devices).map_err(explain)?;
+    let mut lines = Vec::new();
+    for lane in lanes.iter() {
+        let seed = requests.iter().find(|r| r.wanted.link == lane.place.link).and_then(|r| r.seed);
+        let seed = seed.map(|seed| render::seed_of(seed, lane.place.link, lane.place.direction));
+        lines.extend(render::set_up(&lane.place, &lane.shape, lane.child, seed));
+    }
+    let mut devs: Vec<&str> = lanes.iter().map(|lane| lane.place.dev.as_str()).collect();
+    devs.sort_unstable();
+    devs.dedup();
+    for dev in devs {
+        if read::ingress_kind(dev)?.is_none() {
+            lines.push(render::add_clsact(dev));
+        }
+    }
+    // Packets are sent to an ifb only when it is ready for them.
+    lines.extend(lanes.iter().map(|lane| render::redirect(&lane.place)));
+    run::batch(Tool::Tc, &lines).map_err(explain)?;
+    read_back(lanes)
+}
+
+/// Fails where something else holds the preference that the lab's filter would take.
+fn refuse_foreign_filter(place: &DeviceDirection) -> Result<()> {
+    if read::ingress_kind(&place.dev)?.is_none() {
+        return Ok(());
+    }
+    let taken = read::filters(&place.dev, place.direction)?
+        .into_iter()
+        .any(|filter| filter.pref == render::pref(place.link, place.direction));
+    if taken {
+        bail!(
+            "cannot shape {}: a filter from elsewhere has the preference {} at its {}: remove it first",
+            place.dev,
+            render::pref(place.link, place.direction),
+            render::hook(place.direction)
+        );
+    }
+    Ok(())
+}
+
+fn reshape(lane: &mut NetemDirection, to: Shape, profile: &str, seed: Option<u64>) -> Result<()> {
+    let ifb = lane.place.ifb();
+    let seed = seed.map(|seed| render::seed_of(seed, lane.place.link, lane.place.direction));
+    // A trace may have left any rate there.
+    let rate = if lane.shape.trace.is_some() { Rate::from_bits_per_s(0) } else { lane.shape.rate };
+    let from = Shape { rate, ..lane.shape.clone() };
+    let (lines, child) = render::change(&ifb, &from, lane.child, &to, seed);
+    if !lines.is_empty() {
+        run::batch(Tool::Tc, &lines).map_err(explain)?;
+    }
+    if to.rate > from.rate
+        && let Err(error) = trace_player::wake(&ifb)
+    {
+        tracing::warn!("what waits in {ifb} meets its new rate late: cannot wake it: {error}");
+    }
+    lane.child = child;
+    lane.alias.lossy |= to.can_lose();
+    lane.shape = to;
+    lane.alias.profile = profile.to_string();
+    run::batch(Tool::Ip, &[render::set_alias(&ifb, &lane.alias.render())])?;
+    read_back(std::slice::from_mut(lane))
+}
+
+/// Reads back what the kernel made of the lanes; a difference is an error, never a silent half.
+fn read_back(lanes: &mut [NetemDirection]) -> Result<()> {
+    let qdiscs = read::qdiscs()?;
+    for lane in lanes {
+        let ifb = lane.place.ifb();
+        let found = qdiscs.get(&ifb).cloned().unwrap_or_default();
+        if let Some(difference) = found.differs_from(&lane.shape, lane.child) {
+            bail!("cannot shape link {} {}: {ifb} has {difference}", lane.place.link, lane.place.direction);
+        }
+        lane.report = found.report();
+    }
+    Ok(())
+}
+
+fn row(lane: &NetemDirection, counters: Counters, dead: bool) -> Row {
+    Row {
+        link: lane.place.link,
+        direction: lane.place.direction,
+        backend: Backend::Netem,
+        why: (!lane.why.is_empty()).then(|| lane.why.clone()),
+        profile: lane.alias.profile.clone(),
+        server: lane.place.server.parse().ok(),
+        owner: match lane.alias.owner {
+            Owner::Run(_) if dead => "dead".into(),
+            Owner::Run(_) => "run".into(),
+            Owner::Set => "set".into(),
+        },
+        shape: lane.shape.without_trace(),
+        trace: None,
+        kernel: lane.report.clone(),
+        counters,
+        air: None,
+    }
+}
+
+/// What is in force as the kernel tells it, for `twinlink link show` with no client running.
+pub fn rows() -> Result<Vec<Row>> {
+    let netem = Netem { lanes: in_force()?, ..Netem::default() };
+    // Whose run is alive holds the lock.
+    let dead = !netem.lanes.is_empty() && super::guard::lock().is_ok();
+    netem.rows_of(dead)
+}
+
+/// Adds what to do about it to an error that a kernel without the module gives.
+fn explain(error: anyhow::Error) -> anyhow::Error {
+    let text = format!("{error:#}");
+    let unknown =
+        ["qdisc kind is unknown", "Unknown device type", "No such file or directory", "not supported"]
+            .iter()
+            .any(|sign| text.contains(sign));
+    if !unknown {
+        return error;
+    }
+    let module =
+        [("netem", "sch_netem"), ("type ifb", "ifb"), (" tbf ", "sch_tbf"), ("clsact", "sch_ingress")]
+            .iter()
+            .find(|(word, _)| text.contains(word))
+            .map_or("a module", |(_, module)| module);
+    if module == "sch_netem" {
+        no_netem()
+    } else {
+        anyhow!("{text}: the kernel lacks {module}; see \"twinlink doctor\"")
+    }
+}
+
+/// What this backend needs of the kernel and is not there, for profiles with a rate and a queue only or for
+/// all.
+///
+/// # Errors
+/// It could not be found out.
+pub fn missing(rate_only: bool) -> Result<Vec<Feature>> {
+    let needed = [Feature::Ifb, Feature::Tbf, Feature::Redirect, Feature::Netem];
+    kernel_support::missing(if rate_only { &needed[..3] } else { &needed })
+}
+
+/// What is said where the kernel has not all that a profile needs.
+pub fn lacks(missing: &[Feature]) -> anyhow::Error {
+    if missing == [Feature::Netem] {
+        return no_netem();
+    }
+    let names: Vec<String> = missing.iter().map(|feature| feature.with_modules()).collect();
+    anyhow!("the kernel lacks {}; see \"twinlink doctor\"", names.join(", "))
+}
+
+/// What is said where a profile needs netem and the kernel has none.
+fn no_netem() -> anyhow::Error {
+    anyhow!(
+        "the kernel has no netem (module sch_netem), which delay, jitter and loss need: install it where \
+         the kernel comes from (Ubuntu: linux-modules-extra-$(uname -r); Fedora: kernel-modules-extra) and \
+         run \"modprobe sch_netem\" on the host, or use profiles with a rate and a queue only, such as \
+         rate-20 and rate-80"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::profile::{Loss, load};
+    use crate::config::trace::{Trace, TraceStep};
+    use crate::units::Percent;
+
+    /// rate-20, 20 Mbit/s with nothing but a queue, with a trace of two steps of 1 s.
+    fn rate_20_with(second: TraceStep) -> Shape {
+        let shape = load::load("rate-20").unwrap().down;
+        let first = TraceStep { at: 0, rate: shape.rate, delay: None, loss: None };
+        let second = TraceStep { at: 1_000_000_000, ..second };
+        let trace = Trace::new("t".into(), true, vec![first, second], 2_000_000_000).unwrap();
+        Shape { trace: Some(trace.into()), ..shape }
+    }
+
+    #[test]
+    fn a_trace_with_a_step_that_is_too_fine_for_its_rate_is_refused_with_what_to_do() {
+        let profile = |bits| {
+            let rate = Rate::from_bits_per_s(bits);
+            let down = rate_20_with(TraceStep { at: 0, rate, delay: None, loss: None });
+            Profile { down, ..load::load("rate-20").unwrap() }
+        };
+        assert!(check_trace(&load::load("rate-20").unwrap()).is_ok());
+        assert!(check_trace(&profile(1_000_000)).is_ok());
+        assert!(check_trace(&profile(0)).is_ok(), "an outage");
+        // A second at 8 kbit/s is 1000 bytes, and the bucket alone holds 3000.
+        let words = check_trace(&profile(8_000)).unwrap_err().to_string();
+        assert!(words.contains("a step of 1 s at 8kbit") && words.contains("step = \"1s\""), "{words}");
+    }
+
+    #[test]
+    fn what_could_lose_packets_once_cannot_tell_the_causes_of_drops() {
+        let step = |loss| TraceStep { at: 0, rate: Rate::from_bits_per_s(1_000_000), delay: None, loss };
+        let plain = rate_20_with(step(None));
+        assert!(!plain.can_lose() && !rate_20_with(step(Some(Percent::ZERO))).can_lose());
+        assert!(rate_20_with(step(Some(Percent::new(1.0)))).can_lose());
+        assert!(Shape { loss: Loss::Random(Percent::new(0.1)), ..plain }.can_lose());
+    }
+
+    #[test]
+    fn a_link_that_is_played_on_keeps_its_steps_when_another_is_played_anew() {
+        let done = |link| AppliedStep { link, direction: Direction::Down, number: 3, at: Instant::now() };
+        let player = TracePlayer::start(Vec::new()).unwrap();
+        let earlier = vec![done(LinkId::A), done(LinkId::B)];
+        let mut netem = Netem { player: Some(player), done: earlier, ..Netem::default() };
+        netem.play(LinkId::A, None).unwrap();
+        assert_eq!(netem.take_done().iter().map(|done| done.link).collect::<Vec<_>>(), [LinkId::B]);
+        assert!(netem.take_done().is_empty());
+    }
+}

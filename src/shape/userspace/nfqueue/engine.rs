@@ -1,0 +1,374 @@
+//! The thread that holds packets: takes them in as the kernel queues them, asks the model when they
+//! depart, and gives each verdict when its time has come. It alone reads the clock.
+
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::lateness::{Lateness, LatenessSummary};
+use super::netlink::{COPY_ALL, COPY_LITTLE, Queued, Socket, check};
+use super::{queue_number, way_of};
+use crate::config::profile::Profile;
+use crate::emulate::delay_line::{ETHERNET_HEADER, Nanos};
+use crate::emulate::emulator::{Arrived, Emulator, WAYS, Way, index_of};
+use crate::emulate::link::{Cause, Tally};
+use crate::units::{Direction, LinkId};
+
+/// What the owner asks of the thread. Each is answered when it is done.
+pub enum EngineCommand {
+    Set(LinkId, Box<Profile>, Sender<()>),
+    /// Play the link's traces; the answer is when they began.
+    Play(LinkId, Box<Profile>, Sender<Instant>),
+    Remove(LinkId, Sender<()>),
+    Read(Sender<EngineReading>),
+    Stop,
+}
+
+/// What the thread counted.
+#[derive(Clone, Debug, Default)]
+pub struct EngineReading {
+    /// By [`index_of`]; none for a way that is not modelled.
+    pub tallies: [Option<Tally>; 4],
+    /// Since the last reading.
+    pub lateness: [LatenessSummary; 4],
+    /// Time on the air since the start, by station; empty without a shared channel.
+    pub busy: Vec<(&'static str, Nanos)>,
+    /// When this was read, on the thread's clock.
+    pub at: Nanos,
+    /// Whether the thread got a real-time priority.
+    pub realtime: bool,
+}
+
+/// What the thread keeps for one queue.
+#[derive(Default)]
+struct Tap {
+    lateness: Lateness,
+    /// Whether packets leave in the order in which they came, so that one verdict can release many.
+    in_order: bool,
+    /// Whether packets may be damaged, so that their bytes are kept.
+    keeps_bytes: bool,
+    bytes: HashMap<u32, Box<[u8]>>,
+    /// Held now, as far as verdicts go.
+    held: u64,
+    /// The packet that came last; ids rise.
+    last: u32,
+}
+
+pub struct Engine {
+    socket: Socket,
+    plant: Emulator,
+    taps: [Tap; 4],
+    commands: Receiver<EngineCommand>,
+    /// Becomes readable when there is a command.
+    wake: Arc<OwnedFd>,
+    realtime: bool,
+    /// When the last round began.
+    round_at: Nanos,
+}
+
+/// How far apart rounds begin while many packets are held: each then moves several packets for the
+/// price of one wake-up, and none is later by more than this.
+const ROUND: Nanos = 100_000;
+
+/// What is many: an idle link holds fewer, and waits for nothing.
+const MANY: u64 = 16;
+
+/// Nanoseconds on the monotonic clock.
+fn clock() -> Nanos {
+    // SAFETY: the structure is a local that lives through the call, which cannot fail for this clock.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time);
+        time
+    };
+    time.tv_sec as Nanos * 1_000_000_000 + time.tv_nsec as Nanos
+}
+
+/// Makes this thread wake in time: exact timers, and a real-time priority where that is permitted.
+fn hurry() -> bool {
+    // SAFETY: plain system calls about the calling thread; the structure lives through its call.
+    unsafe {
+        libc::prctl(libc::PR_SET_TIMERSLACK, 1);
+        let mut priority: libc::sched_param = std::mem::zeroed();
+        priority.sched_priority = 10;
+        // A child process must not inherit it.
+        libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &priority) == 0
+    }
+}
+
+impl Engine {
+    pub fn new(
+        socket: Socket,
+        plant: Emulator,
+        commands: Receiver<EngineCommand>,
+        wake: Arc<OwnedFd>,
+    ) -> Engine {
+        Engine { socket, plant, taps: Default::default(), commands, wake, realtime: false, round_at: 0 }
+    }
+
+    /// Runs until it is told to stop, or its owner is gone.
+    ///
+    /// # Errors
+    /// The kernel's, where it can no longer receive or give verdicts.
+    pub fn run(mut self) -> Result<()> {
+        self.realtime = hurry();
+        loop {
+            self.rest();
+            self.release(clock())?;
+            if !self.obey()? {
+                return Ok(());
+            }
+            if self.take_in()? == 0 {
+                self.wait()?;
+            }
+        }
+    }
+
+    /// Keeps rounds [`ROUND`] apart while many packets are held.
+    fn rest(&mut self) {
+        let early = (self.round_at + ROUND).saturating_sub(clock());
+        if early > 0 && self.taps.iter().map(|tap| tap.held).sum::<u64>() >= MANY {
+            std::thread::sleep(Duration::from_nanos(early));
+        }
+        self.round_at = clock();
+    }
+
+    /// Sleeps until a packet comes, a command comes, or the next thing happens in the model.
+    fn wait(&self) -> Result<()> {
+        let left = self.plant.next_event().map(|at| at.saturating_sub(clock()));
+        let timeout = left.map(|left| libc::timespec {
+            tv_sec: (left / 1_000_000_000) as libc::time_t,
+            tv_nsec: (left % 1_000_000_000) as libc::c_long,
+        });
+        let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let mut watched = [watch(self.socket.as_raw_fd()), watch(self.wake.as_raw_fd())];
+        let timeout = timeout.as_ref().map_or(std::ptr::null(), |timeout| timeout as *const _);
+        // SAFETY: the array and the timeout live through the call; no signal mask is given.
+        let woken = check(unsafe { libc::ppoll(watched.as_mut_ptr(), 2, timeout, std::ptr::null()) });
+        if watched[1].revents != 0 {
+            // Before the commands are looked at, so that none can come unnoticed in between, and
+            // nowhere else, so that a counter that rises late does not keep this from sleeping.
+            self.quiet_wake();
+        }
+        match woken {
+            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                Err(error).context("cannot wait for packets")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes in what the kernel has queued, at most one batch, so that departures are never far.
+    fn take_in(&mut self) -> Result<usize> {
+        let now = clock();
+        let (plant, taps) = (&mut self.plant, &mut self.taps);
+        // Verdicts go out on the socket that is being read, so they are gathered first.
+        let mut refused: Vec<(u16, u32, bool)> = Vec::new();
+        let received = self.socket.receive(|packet| {
+            let Some(way) = way_of(packet.queue) else { return };
+            if let Some(accepted) = take_packet(plant, &mut taps[index_of(way)], now, way, &packet) {
+                refused.push((packet.queue, packet.id, accepted));
+            }
+        });
+        let received = received.context("cannot receive packets from the kernel")?;
+        for (queue, id, accepted) in refused {
+            if accepted { self.socket.accept(queue, id) } else { self.socket.drop_packet(queue, id) }
+                .context("cannot give the kernel a verdict")?;
+        }
+        self.drop_lost()?;
+        self.socket.flush().context("cannot give the kernel a verdict")?;
+        Ok(received)
+    }
+
+    /// Drops what the air has lost after it was taken in.
+    fn drop_lost(&mut self) -> Result<()> {
+        for (link, direction, id) in self.plant.take_lost() {
+            let way = (link, direction);
+            let tap = &mut self.taps[index_of(way)];
+            tap.held = tap.held.saturating_sub(1);
+            tap.bytes.remove(&id);
+            self.socket.drop_packet(queue_number(way), id).context("cannot give the kernel a verdict")?;
+        }
+        Ok(())
+    }
+
+    /// Releases every packet whose time has come.
+    fn release(&mut self, now: Nanos) -> Result<()> {
+        self.plant.advance(now);
+        self.drop_lost()?;
+        for way in WAYS {
+            self.release_way(now, way).context("cannot give the kernel a verdict")?;
+        }
+        self.socket.flush().context("cannot give the kernel a verdict")
+    }
+
+    fn release_way(&mut self, now: Nanos, way: Way) -> std::io::Result<()> {
+        let (tap, queue) = (&mut self.taps[index_of(way)], queue_number(way));
+        let mut up_to = None;
+        while let Some(departure) = self.plant.take_due(now, way) {
+            tap.lateness.record(now.saturating_sub(departure.at));
+            tap.held = tap.held.saturating_sub(1);
+            let kept = if tap.keeps_bytes { tap.bytes.remove(&departure.id) } else { None };
+            let damaged = departure.damage.zip(kept).map(|(place, bytes)| damage(bytes, place));
+            if let Some(bytes) = damaged {
+                if let Some(id) = up_to.take() {
+                    self.socket.accept_up_to(queue, id)?;
+                }
+                self.socket.accept_changed(queue, departure.id, &bytes)?;
+            } else if tap.in_order {
+                up_to = Some(departure.id);
+            } else {
+                self.socket.accept(queue, departure.id)?;
+            }
+        }
+        match up_to {
+            Some(id) => self.socket.accept_up_to(queue, id),
+            None => Ok(()),
+        }
+    }
+
+    /// Does what the owner asks; false if that is to stop.
+    fn obey(&mut self) -> Result<bool> {
+        loop {
+            let command = match self.commands.try_recv() {
+                Ok(command) => command,
+                Err(TryRecvError::Empty) => return Ok(true),
+                // The owner went away without a word.
+                Err(TryRecvError::Disconnected) => EngineCommand::Stop,
+            };
+            // An answer that nobody waits for any more is no error.
+            match command {
+                EngineCommand::Set(link, profile, done) => {
+                    self.set(link, &profile)?;
+                    let _ = done.send(());
+                }
+                EngineCommand::Play(link, profile, began) => {
+                    self.plant.play(clock(), link, &profile);
+                    let _ = began.send(Instant::now());
+                }
+                EngineCommand::Remove(link, done) => {
+                    self.let_go(link)?;
+                    let _ = done.send(());
+                }
+                EngineCommand::Read(answer) => {
+                    let _ = answer.send(self.read());
+                }
+                EngineCommand::Stop => {
+                    LinkId::BOTH.into_iter().try_for_each(|link| self.let_go(link))?;
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    /// Reads the wake-up counter down to 0.
+    fn quiet_wake(&self) {
+        let mut count = [0u8; 8];
+        // SAFETY: the buffer is as long as is said. The descriptor does not block; nothing to read
+        // is as good as something.
+        unsafe { libc::read(self.wake.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+    }
+
+    fn set(&mut self, link: LinkId, profile: &Profile) -> Result<()> {
+        self.plant.set(clock(), link, profile);
+        for direction in Direction::BOTH {
+            let way = (link, direction);
+            let shape = if direction == Direction::Down { &profile.down } else { &profile.up };
+            let tap = &mut self.taps[index_of(way)];
+            // What already overtakes others keeps its place, so one verdict for many must wait.
+            tap.in_order = shape.reorder.is_zero() && (tap.in_order || tap.held == 0);
+            let keeps = !shape.corrupt.is_zero();
+            if keeps != tap.keeps_bytes {
+                let copied = if keeps { COPY_ALL } else { COPY_LITTLE };
+                self.socket.copy(queue_number(way), copied).context("cannot change what is copied")?;
+                tap.keeps_bytes = keeps;
+                tap.bytes.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a link's model away, and releases what it holds, at once and in order. Its rules are
+    /// gone by now, so nothing more comes; what still did is released too.
+    fn let_go(&mut self, link: LinkId) -> Result<()> {
+        while self.take_in()? > 0 {}
+        self.plant.remove(link);
+        for direction in Direction::BOTH {
+            let way = (link, direction);
+            let tap = std::mem::take(&mut self.taps[index_of(way)]);
+            if tap.held > 0 {
+                self.socket.accept_up_to(queue_number(way), tap.last)?;
+            }
+        }
+        self.socket.flush().context("cannot release what is held")
+    }
+
+    fn read(&mut self) -> EngineReading {
+        let at = clock();
+        EngineReading {
+            tallies: WAYS.map(|way| self.plant.tally(at, way)),
+            lateness: std::array::from_fn(|index| self.taps[index].lateness.take()),
+            busy: self.plant.busy(),
+            at,
+            realtime: self.realtime,
+        }
+    }
+}
+
+/// Asks the model about one packet. Gives whether to accept it, where that is decided at once.
+fn take_packet(plant: &mut Emulator, tap: &mut Tap, now: Nanos, way: Way, packet: &Queued) -> Option<bool> {
+    match plant.arrive(now, way, packet.id, packet.ip_bytes + ETHERNET_HEADER) {
+        Ok(Arrived::Held) => {
+            if !tap.in_order && tap.held == 0 {
+                tap.in_order = plant.keeps_order(way);
+            }
+            tap.held += 1;
+            tap.last = packet.id;
+            if tap.keeps_bytes && packet.payload.len() == packet.ip_bytes as usize {
+                tap.bytes.insert(packet.id, packet.payload.into());
+            }
+            None
+        }
+        Ok(Arrived::NotModelled) => Some(true),
+        Err(Cause::Loss | Cause::QueueFull) => Some(false),
+    }
+}
+
+/// Flips one bit behind the IP header, so that the packet still gets there and its checksum is wrong.
+fn damage(mut packet: Box<[u8]>, place: u64) -> Box<[u8]> {
+    let header = match packet.first().map(|byte| byte >> 4) {
+        Some(4) => usize::from(packet[0] & 0x0f) * 4,
+        _ => 40,
+    };
+    if let Some(rest) = packet.get_mut(header..).filter(|rest| !rest.is_empty()) {
+        let bit = place % (rest.len() as u64 * 8);
+        rest[(bit / 8) as usize] ^= 1 << (bit % 8);
+    }
+    packet
+}
+
+/// How long the owner waits for an answer of the thread before it takes it for dead.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_spares_the_header_and_flips_one_bit() {
+        let mut packet = vec![0u8; 60];
+        packet[0] = 0x45;
+        for place in [0, 7, 8, 319, 320, u64::MAX] {
+            let damaged = damage(packet.clone().into(), place);
+            let bits: u32 = damaged.iter().zip(&packet).map(|(a, b)| (a ^ b).count_ones()).sum();
+            assert_eq!(bits, 1);
+            assert_eq!(damaged[..20], packet[..20]);
+        }
+        let empty: Box<[u8]> = Box::new([0x45]);
+        assert_eq!(damage(empty.clone(), 3), empty);
+    }
+}

@@ -1,0 +1,163 @@
+//! What makes a valid experiment, and how others are refused.
+
+use crate::sweep::experiment::*;
+use crate::sweep::plan;
+
+const GOOD: &str = r#"
+description = "two links, two ways"
+seed = 7
+repetitions = 3
+files = "s{001..010}.m4s"
+schedules = ["greedy", "ratio=1:4"]
+pipelines = ["auto", 1]
+congestion = ["reno"]
+throughput = "1s"
+segment_duration = "500ms"
+
+[[condition]]
+name = "near"
+link_a = "wifi-near"
+link_b = { profile = "lte-weak", delay = "75ms", loss = "1%" }
+
+[[condition]]
+name = "near"
+air = "course-scenario-1-near"
+"#;
+
+fn parse(text: &str) -> Result<Experiment> {
+    Experiment::parse("x", text, Path::new("."))
+}
+
+#[test]
+fn a_good_experiment_is_read_as_it_is_written() {
+    let experiment = parse(GOOD).unwrap();
+    assert_eq!(experiment.cells(), 2 * 2 * 2 * 3);
+    assert_eq!(experiment.pipelines, [Pipeline::Auto, Pipeline::Depth(1)]);
+    assert_eq!((experiment.segment_duration.ms(), experiment.startup), (500.0, 2));
+    let [links, air] = &experiment.conditions[..] else { panic!("two conditions") };
+    assert_eq!((links.channel(), air.channel()), ("independent", "shared"));
+    let [a, b] = links.asked.profiles.each_ref().map(|profile| profile.clone().unwrap());
+    assert_eq!(a.name, "wifi-near");
+    assert_eq!(b.name, "lte-weak, delay 75ms, loss 1%");
+    assert_eq!((b.down.delay.ms(), b.up.delay.ms()), (75.0, 75.0));
+    assert_eq!(b.up.loss.mean().percent(), 1.0);
+    let cell = &experiment.block(2)[0];
+    assert_eq!((cell.block, cell.schedule.as_str(), cell.congestion.as_deref()), (2, "greedy", Some("reno")));
+    assert_eq!(experiment.condition_of(cell).unwrap().channel(), "independent");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_its_name_and_what_to_do() {
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("seed = 7", "sede = 7", &["line 3", "sede", "did you mean \"seed\"?"]),
+        ("repetitions = 3", "repetitions = 0", &["repetitions is 0", "1 to 1000"]),
+        ("repetitions = 3", "repetitions = -1", &["line 4"]),
+        ("[\"greedy\", \"ratio=1:4\"]", "[]", &["schedules is empty"]),
+        ("\"ratio=1:4\"", "\"greedy\"", &["greedy twice", "repetitions"]),
+        ("\"ratio=1:4\"", "\"ratio=0:0\"", &["schedules", "ratio=0:0"]),
+        ("[\"auto\", 1]", "[\"auto\", 0]", &["pipelines", "\"0\""]),
+        ("[\"auto\", 1]", "[true]", &["pipelines", "true"]),
+        ("[\"auto\", 1]", "[1, \"1\"]", &["pipelines names 1 twice"]),
+        ("[\"reno\"]", "[\"rano\"]", &["congestion: \"rano\"", "did you mean reno?", "cubic"]),
+        ("\"1s\"", "\"0s\"", &["throughput is", "500ms to 60s"]),
+        ("throughput = \"1s\"", "throughput = 1", &["line 9"]),
+        ("\"500ms\"", "\"0s\"", &["segment_duration is", "4s"]),
+        ("seed = 7", "startup = 0", &["startup is 0", "one segment"]),
+        ("seed = 7", "probe = \"always\"", &["probe is \"always\"", "\"warn\""]),
+        ("name = \"near\"\nair", "name = \"\"\nair", &["name"]),
+        (
+            "\"wifi-near\"",
+            "\"wifi-naer\"",
+            &["condition \"near\"", "link_a", "did you mean wifi-near?", "dsl"],
+        ),
+        ("scenario-1-near\"", "scenario-1-naer\"", &["did you mean course-scenario-1-near?"]),
+        ("loss = \"1%\"", "lost = \"1%\"", &["lost", "did you mean \"loss\"?"]),
+        ("delay = \"75ms\"", "delay = 75", &["line 15"]),
+        ("delay = \"75ms\"", "delay = \"75\"", &["unit"]),
+        ("delay = \"75ms\"", "jitter = \"9s\"", &["lte-weak, jitter 9s", "more than the delay"]),
+        ("air = ", "link_b = \"dsl\"\nair = ", &["link b is on the air", "leave link_b out"]),
+        (
+            "air = \"course-scenario-1-near\"",
+            "independent = true\nlink_a = \"dsl\"",
+            &["for the links of a scenario"],
+        ),
+        ("air = \"course-scenario-1-near\"", "", &["neither profiles", "air"]),
+        ("air = ", "link_c = ", &["link_c", "did you mean \"link_"]),
+        ("air = \"course-scenario-1-near\"", "link_a = \"dsl\"", &["\"near\" is there twice"]),
+        ("repetitions = 3", "repetitions = 1000\ndescription = 1", &["line 5"]),
+    ];
+    for (from, to, words) in cases {
+        assert!(GOOD.contains(from), "{from} is not in the good experiment");
+        let error = parse(&GOOD.replacen(from, to, 1)).map(|_| ()).unwrap_err();
+        let error = format!("{error:#}");
+        for word in *words {
+            assert!(error.contains(word), "expected {word} for {to} in: {error}");
+        }
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn the_control_of_a_shared_channel_has_what_each_link_carries_alone() {
+    let control =
+        parse(&GOOD.replace("air = ", "independent = true\nair = ").replacen("\"near\"", "\"n\"", 1));
+    let control = control.unwrap().conditions.remove(1);
+    assert_eq!(control.channel(), "independent");
+    let scenario = crate::config::channel::ChannelConfig::load("course-scenario-1-near").unwrap();
+    for link in crate::units::LinkId::BOTH {
+        let profile = control.asked.profiles[link.index()].as_ref().unwrap();
+        assert_eq!(Some(profile.down.rate), scenario.alone(link));
+        assert_eq!(profile.name, format!("course-scenario-1-near link {link} alone"));
+    }
+}
+
+#[test]
+fn an_experiment_without_conditions_or_with_too_many_cells_is_refused() {
+    let none = GOOD.split("[[condition]]").next().unwrap();
+    assert!(parse(none).unwrap_err().to_string().contains("[[condition]]"));
+    let depths: Vec<String> = (1..=30).map(|depth| depth.to_string()).collect();
+    let many = GOOD.replace("[\"auto\", 1]", &format!("[{}]", depths.join(", ")));
+    let many = many.replace("repetitions = 3", "repetitions = 1000");
+    assert!(parse(&many).unwrap_err().to_string().contains("120000 cells"));
+}
+
+#[test]
+fn the_oracle_needs_throughputs() {
+    let oracle = GOOD.replace("\"greedy\"", "\"rates=alone\"");
+    assert_eq!(parse(&oracle).unwrap().schedules[0], Policy::RatesAlone);
+    let error = parse(&oracle.replace("throughput = \"1s\"", "")).unwrap_err().to_string();
+    assert!(error.contains("throughput = "), "{error}");
+}
+
+#[test]
+fn a_profile_s_path_starts_at_the_experiment_s_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let profile = "description = \"mine\"\n[down]\nrate = \"5mbit\"\nqueue = \"50ms\"\n[up]\nrate = \"5mbit\"\nqueue = \"50ms\"\n";
+    std::fs::write(dir.path().join("mine.toml"), profile).unwrap();
+    let text = "schedules = [\"greedy\"]\n[[condition]]\nname = \"c\"\nlink_a = \"mine.toml\"\n";
+    let path = dir.path().join("e.toml");
+    std::fs::write(&path, text).unwrap();
+    let experiment = Experiment::load(&path).unwrap();
+    assert_eq!(experiment.name, "e");
+    assert_eq!(experiment.conditions[0].asked.profiles[0].as_ref().unwrap().down.rate.mbit(), 5.0);
+    assert!(experiment.conditions[0].asked.profiles[1].is_none());
+}
+
+#[test]
+fn every_experiment_that_ships_is_valid_and_its_cells_can_be_listed() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let experiment = Experiment::load(&path).unwrap_or_else(|error| panic!("{error:#}"));
+        assert!(experiment.description.is_some(), "{} does not say what it asks", path.display());
+        let order = plan::order(&experiment);
+        assert_eq!(order.len() as u64, experiment.cells());
+        assert!(order.iter().all(|cell| experiment.condition_of(cell).is_some()));
+        seen += 1;
+    }
+    assert!(seen > 0, "no experiment was found");
+}

@@ -1,0 +1,351 @@
+//! Experiment files: what a `.toml` file in `experiments` says, strictly validated.
+//!
+//! An experiment is a matrix: conditions of the links × schedules × pipelines × congestion controls,
+//! each of them done once in every repetition. Reads the profiles and scenarios that it names, so that
+//! a wrong one is known before the first run; opens no socket and shapes nothing.
+
+pub(crate) mod find;
+pub(crate) mod links;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use crate::client::LinkSetup;
+use crate::config::profile::load::nearest;
+use crate::log::schema::Cell;
+use crate::measure::When;
+use crate::qoe::Rule;
+use crate::schedule::{Pipeline, Schedule};
+use crate::tcp;
+use crate::units::Delay;
+use links::LinkChoice;
+
+/// The most cells that one experiment may have. At a second each that is most of a working day.
+const MOST_CELLS: u64 = 20_000;
+/// An experiment is a page long; a file beyond this is something else.
+const LARGEST_BYTES: u64 = 256 * 1024;
+const MOST_REPETITIONS: u64 = 1000;
+/// How a schedule is written whose rates are those that the links were measured to have alone.
+const RATES_ALONE: &str = "rates=alone";
+
+/// A validated experiment.
+#[derive(Clone, Debug)]
+pub struct Experiment {
+    /// The file's name without `.toml`.
+    pub name: String,
+    pub description: Option<String>,
+    /// Of the order of the runs, and of everything random in the links.
+    pub seed: u64,
+    pub repetitions: u64,
+    /// Which files each run fetches; all that the servers have where nothing is said.
+    pub files: Option<String>,
+    pub schedules: Vec<Policy>,
+    pub pipelines: Vec<Pipeline>,
+    /// Of the client's sockets; none for the kernel's own.
+    pub congestion: Vec<Option<String>>,
+    /// How long each of the three measurements of throughput takes; none for no measurement.
+    pub throughput: Option<Delay>,
+    /// Whether each run measures its links first.
+    pub probe: When,
+    /// How long a segment plays, and how many a player waits for before it starts.
+    pub segment_duration: Delay,
+    pub startup: u64,
+    pub conditions: Vec<Condition>,
+    /// The file itself, for the copy in the results.
+    pub text: String,
+}
+
+/// One condition of the links.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    pub name: String,
+    pub asked: LinkSetup,
+}
+
+impl Condition {
+    /// "shared" where both links are on one channel, else "independent".
+    pub fn channel(&self) -> &'static str {
+        let shared = self.asked.air.as_ref().is_some_and(|air| air.links.iter().all(Option::is_some));
+        if shared { "shared" } else { "independent" }
+    }
+}
+
+/// A schedule as an experiment names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Policy {
+    Fixed(Schedule),
+    /// The oracle: rates measured on each link alone, in the same block and condition.
+    RatesAlone,
+}
+
+impl std::str::FromStr for Policy {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Policy, String> {
+        if s == RATES_ALONE { Ok(Policy::RatesAlone) } else { s.parse().map(Policy::Fixed) }
+    }
+}
+
+impl std::fmt::Display for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Policy::Fixed(schedule) => schedule.fmt(f),
+            Policy::RatesAlone => f.write_str(RATES_ALONE),
+        }
+    }
+}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExperimentFile {
+    description: Option<String>,
+    #[serde(default = "one")]
+    seed: u64,
+    #[serde(default = "one")]
+    repetitions: u64,
+    files: Option<String>,
+    schedules: Vec<String>,
+    pipelines: Option<Vec<toml::Value>>,
+    congestion: Option<Vec<String>>,
+    throughput: Option<Delay>,
+    #[serde(default = "on")]
+    probe: String,
+    segment_duration: Option<Delay>,
+    startup: Option<u64>,
+    #[serde(default)]
+    condition: Vec<FileCondition>,
+}
+
+fn one() -> u64 {
+    1
+}
+
+/// As in compose: what the links do is measured before each run.
+fn on() -> String {
+    "on".into()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileCondition {
+    name: String,
+    air: Option<String>,
+    /// Each link of the scenario on a channel of its own.
+    #[serde(default)]
+    independent: bool,
+    link_a: Option<LinkChoice>,
+    link_b: Option<LinkChoice>,
+}
+
+impl Experiment {
+    /// Reads an experiment's file.
+    ///
+    /// # Errors
+    /// It cannot be read, or anything in it makes no sense; the error names the file and the key.
+    pub fn load(path: &Path) -> Result<Experiment> {
+        let shown = path.display();
+        let text = crate::config::file::read(path, "experiment", LARGEST_BYTES)?;
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Experiment::parse(&name, &text, folder)
+            .with_context(|| format!("the experiment {shown} makes no sense"))
+    }
+
+    /// Parses an experiment's text. Paths of profiles and scenarios in it start at `folder`.
+    ///
+    /// # Errors
+    /// Unknown keys, profiles and scenarios, empty or repeated entries, and values out of range.
+    pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Experiment> {
+        let file: ExperimentFile = toml::from_str(text).map_err(|error| anyhow!(explain(text, &error)))?;
+        // Each block of repetitions has the next seed.
+        crate::units::check_seed(file.seed.saturating_add(file.repetitions))
+            .map_err(|error| anyhow!(error))?;
+        let pipelines = file.pipelines.unwrap_or_else(|| vec!["auto".into()]);
+        let pipelines: Vec<String> = pipelines.iter().map(pipeline_text).collect::<Result<_>>()?;
+        let congestion = match file.congestion {
+            Some(names) => {
+                let names = entries("congestion", &names, congestion_name)?;
+                names.into_iter().map(Some).collect()
+            }
+            None => vec![None],
+        };
+        let film = Rule::default();
+        let segment_duration = Delay(Duration::from_secs_f64(film.segment_duration_ms / 1e3));
+        let experiment = Experiment {
+            name: name.to_string(),
+            description: file.description,
+            seed: file.seed,
+            repetitions: file.repetitions,
+            files: file.files,
+            schedules: entries("schedules", &file.schedules, str::parse)?,
+            pipelines: entries("pipelines", &pipelines, str::parse)?,
+            congestion,
+            throughput: file.throughput,
+            probe: When::from_str(&file.probe, false)
+                .map_err(|_| anyhow!("probe is \"{}\": write \"off\", \"warn\" or \"on\"", file.probe))?,
+            segment_duration: file.segment_duration.unwrap_or(segment_duration),
+            startup: file.startup.unwrap_or(film.startup_segments),
+            conditions: file.condition.into_iter().map(|c| c.load(folder)).collect::<Result<_>>()?,
+            text: text.to_string(),
+        };
+        experiment.check()?;
+        Ok(experiment)
+    }
+
+    /// What concerns more than one key, and the ranges of numbers.
+    fn check(&self) -> Result<()> {
+        ensure!(
+            (1..=MOST_REPETITIONS).contains(&self.repetitions),
+            "repetitions is {}: write a number from 1 to {MOST_REPETITIONS}; statistics need 5 or more",
+            self.repetitions
+        );
+        ensure!(
+            !self.conditions.is_empty(),
+            "there is no condition of the links: write a table [[condition]]"
+        );
+        for (at, condition) in self.conditions.iter().enumerate() {
+            let same =
+                |other: &&Condition| (&other.name, other.channel()) == (&condition.name, condition.channel());
+            ensure!(
+                !self.conditions[..at].iter().any(|other| same(&other)),
+                "the condition \"{}\" is there twice; one name may stand once for links on a shared \
+                 channel and once for independent ones",
+                condition.name
+            );
+        }
+        if let Some(span) = self.throughput {
+            ensure!(
+                (0.5..=60.0).contains(&span.0.as_secs_f64()),
+                "throughput is {span}: each measurement takes from 500ms to 60s"
+            );
+        } else if self.schedules.contains(&Policy::RatesAlone) {
+            bail!(
+                "the schedule {RATES_ALONE} needs the throughputs of this experiment: add throughput = \"2s\""
+            );
+        }
+        ensure!(
+            !self.segment_duration.is_zero(),
+            "segment_duration is {}: a segment plays for some time; write 4s, say",
+            self.segment_duration
+        );
+        ensure!(self.startup > 0, "startup is 0: a player waits for one segment at least");
+        let cells = self.cells();
+        ensure!(
+            cells <= MOST_CELLS,
+            "this makes {cells} cells, more than {MOST_CELLS}: leave some conditions, schedules or repetitions out"
+        );
+        Ok(())
+    }
+
+    /// How many runs this is.
+    pub fn cells(&self) -> u64 {
+        let lists =
+            [self.conditions.len(), self.schedules.len(), self.pipelines.len(), self.congestion.len()];
+        lists.iter().map(|&length| length as u64).fold(self.repetitions, u64::saturating_mul)
+    }
+
+    /// The records of one repetition's cells in the order of the file, their index still open.
+    pub fn block(&self, block: u64) -> Vec<Cell> {
+        let mut cells = Vec::new();
+        for condition in &self.conditions {
+            for schedule in &self.schedules {
+                for pipeline in &self.pipelines {
+                    for congestion in &self.congestion {
+                        cells.push(Cell {
+                            experiment: self.name.clone(),
+                            index: 0,
+                            block,
+                            condition: condition.name.clone(),
+                            channel: condition.channel().to_string(),
+                            schedule: schedule.to_string(),
+                            pipeline: pipeline.to_string(),
+                            congestion: congestion.clone(),
+                        });
+                    }
+                }
+            }
+        }
+        cells
+    }
+
+    /// The condition that a cell of this experiment is under.
+    pub fn condition_of(&self, cell: &Cell) -> Option<&Condition> {
+        self.conditions.iter().find(|c| c.name == cell.condition && c.channel() == cell.channel)
+    }
+}
+
+impl FileCondition {
+    fn load(self, folder: &Path) -> Result<Condition> {
+        let name = self.name;
+        ensure!(
+            !name.is_empty() && name.len() <= 60 && !name.contains(char::is_control),
+            "the condition's name \"{}\" is empty, longer than 60 bytes, or no plain text",
+            name.escape_debug()
+        );
+        let asked = links::load(self.air.as_deref(), self.independent, [self.link_a, self.link_b], folder)
+            .with_context(|| format!("the condition \"{name}\" cannot be set up"))?;
+        Ok(Condition { name, asked })
+    }
+}
+
+/// Reads the entries of a list: at least one, and none twice.
+fn entries<T: ToString>(
+    key: &str,
+    texts: &[String],
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Result<Vec<T>> {
+    ensure!(!texts.is_empty(), "{key} is empty: there would be nothing to do; name one at least");
+    let mut found: Vec<T> = Vec::with_capacity(texts.len());
+    for text in texts {
+        let entry = read(text).map_err(|problem| anyhow!("{key}: {problem}"))?;
+        ensure!(
+            found.iter().all(|other| other.to_string() != entry.to_string()),
+            "{key} names {text} twice; repetitions are asked for with repetitions = N"
+        );
+        found.push(entry);
+    }
+    Ok(found)
+}
+
+/// One that can be asked for; whether the kernels here have it is seen when they are asked.
+fn congestion_name(name: &str) -> Result<String, String> {
+    let known = tcp::CONGESTION_CONTROLS;
+    if known.contains(&name) {
+        return Ok(name.to_string());
+    }
+    let guess =
+        nearest(name, known.into_iter()).map_or(String::new(), |name| format!("did you mean {name}? "));
+    Err(format!("\"{name}\" cannot be asked for: {guess}name one of {}", known.join(", ")))
+}
+
+/// A depth may be written as a number.
+fn pipeline_text(value: &toml::Value) -> Result<String> {
+    match value {
+        toml::Value::String(text) => Ok(text.clone()),
+        toml::Value::Integer(depth) => Ok(depth.to_string()),
+        other => {
+            bail!("pipelines: {other} is no pipeline: write \"auto\", or a number of requests in flight")
+        }
+    }
+}
+
+/// Turns the parser's several lines into one, and suggests the key that was meant.
+fn explain(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', " ");
+    let at = error.span().map_or(text.len(), |span| span.start.min(text.len()));
+    let line = text.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1;
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let suggestion = match quoted.next().filter(|_| message.starts_with("unknown field")) {
+        Some(unknown) => nearest(unknown, quoted).map(|key| format!("; did you mean \"{key}\"?")),
+        None => None,
+    };
+    format!("line {line}: {message}{}", suggestion.unwrap_or_default())
+}
+
+#[cfg(test)]
+#[path = "experiment_tests.rs"]
+mod tests;
