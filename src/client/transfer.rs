@@ -26,6 +26,10 @@ const MOST_STRIKES: u32 = 3;
 /// So many times a file is begun anew because a server says that it has another version.
 const MOST_RESTARTS: u32 = 3;
 
+/// A server that contradicts what is known of so many files, and has brought none right between them, holds
+/// other files than its list says.
+const MOST_CONTRADICTIONS: usize = 2;
+
 /// Why a run cannot go on.
 #[derive(Debug)]
 pub struct Failure {
@@ -219,6 +223,8 @@ struct TransferState {
     order: [AnswerOrder; 2],
     /// Segments of which a server says another size than the one that is being fetched.
     contradicted: HashSet<(LinkId, usize)>,
+    /// Segments of which each server contradicted what is known, since it last brought one right.
+    changed: [HashSet<usize>; 2],
     /// Segments that a server sends with a Content-Encoding, and servers of which one came wrong then.
     encoded: HashMap<(LinkId, usize), String>,
     encodes: [bool; 2],
@@ -230,6 +236,11 @@ impl TransferState {
         let gone = self.unfinished.remove(&segment).map_or(0, |gone| gone.incoming.written());
         self.totals.wasted_bytes += gone;
         self.left.remove(&segment);
+    }
+
+    /// Whether a server holds other files than its list says.
+    fn has_changed(&self, link: LinkId) -> bool {
+        self.changed[link.index()].len() >= MOST_CONTRADICTIONS
     }
 
     /// Counts that a segment is begun anew for a server. Returns whether that was too often.
@@ -288,6 +299,7 @@ impl Transfer {
             restarts: HashMap::new(),
             order: Default::default(),
             contradicted: HashSet::new(),
+            changed: Default::default(),
             encoded: HashMap::new(),
             encodes: [false; 2],
         };
@@ -708,17 +720,38 @@ impl Transfer {
     /// The server of `link` cannot bring a segment, for the reason given: it is not asked for it again.
     /// The other server brings it; if it cannot, the run ends with that reason after all other files.
     /// What has come stays; [`Transfer::begin`] or the caller restarts a segment whose content is wrong.
+    /// A server that turns out to hold other files than its list is not asked for any that the other may
+    /// bring, and is told of once.
     pub fn exclude(&self, link: LinkId, segment: usize, reason: Failure) {
-        let mut board = self.board();
+        let mut guard = self.board();
+        let board = &mut *guard;
+        let had_changed = board.has_changed(link);
+        if reason.exit == "files_changed" {
+            board.changed[link.index()].insert(segment);
+        }
         let may_come = board.scheduler.exclude(link, segment);
+        let changed = board.has_changed(link);
+        if changed && !had_changed {
+            for other in 0..self.segments.len() {
+                if board.scheduler.may_bring(link.other(), other) {
+                    board.scheduler.exclude(link, other);
+                }
+            }
+        }
         let what = format!("{:#}", reason.error);
         board.refused.insert(segment, reason);
-        drop(board);
+        drop(guard);
+        let other = link.other();
         let action = match may_come {
-            true => format!("not asked for it again; server {} brings it", link.other()),
+            true if changed => format!(
+                "it holds other files than its list says, so it is not asked for any more; server {other} brings them"
+            ),
+            true => format!("not asked for it again; server {other} brings it"),
             false => "no server can bring it; the others are fetched".to_string(),
         };
-        self.fault(link, what, action);
+        if !had_changed {
+            self.fault(link, what, action);
+        }
         self.changed.notify_waiters();
     }
 
@@ -857,6 +890,9 @@ impl Transfer {
         let mut board = self.board();
         board.scheduler.completed(index);
         board.checking.remove(&index);
+        if !board.has_changed(link) && parts.iter().all(|part| part.link == link) {
+            board.changed[link.index()].clear();
+        }
         let totals = &mut board.totals;
         for part in parts {
             let bytes = part.to_byte - part.from_byte;
@@ -909,8 +945,12 @@ mod tests {
 
     /// A job of one file, with connections on these links.
     fn job(up: &[LinkId]) -> Transfer {
-        let segments = manifest::expand("x0").unwrap();
-        let mut scheduler = Scheduler::new(&Schedule::Greedy, Pipeline::Auto, vec![None]);
+        job_of("x0", up)
+    }
+
+    fn job_of(pattern: &str, up: &[LinkId]) -> Transfer {
+        let segments = manifest::expand(pattern).unwrap();
+        let mut scheduler = Scheduler::new(&Schedule::Greedy, Pipeline::Auto, vec![None; segments.len()]);
         up.iter().for_each(|&link| scheduler.opened(link, Duration::ZERO, Duration::ZERO));
         let store = Store::open(None, true, []).unwrap();
         let log = Arc::new(Log::new("test".into(), None, Stdout::Nothing).unwrap());
@@ -951,6 +991,31 @@ mod tests {
             job.begin(LinkId::A, &mut late, body, anew).unwrap();
             assert!(late.incoming.is_none());
         }
+    }
+
+    #[test]
+    fn a_server_with_other_files_is_dropped_once_that_is_known() {
+        let changed = |name: &str| Failure::new("files_changed", anyhow!("{name} differs"));
+        // Of four files: b lies about one, brings one right, lies about one again, then about a third.
+        let job = job_of("x{0..3}", &LinkId::BOTH);
+        job.exclude(LinkId::B, 0, changed("x0"));
+        job.completed(LinkId::B, 1, &[], Instant::now());
+        job.exclude(LinkId::B, 2, changed("x2"));
+        assert!(job.board().scheduler.may_bring(LinkId::B, 3), "one lie between right files is one file's");
+        job.exclude(LinkId::B, 3, changed("x3"));
+        assert_eq!(job.log.faults().0, 3);
+
+        let job = job_of("x{0..39}", &LinkId::BOTH);
+        (0..40).for_each(|segment| job.exclude(LinkId::B, segment, changed("it")));
+        assert_eq!(job.log.faults().0, 2);
+        assert!((0..40).all(|segment| job.board().scheduler.may_bring(LinkId::A, segment)));
+        assert!(job.next(LinkId::B, Instant::now()).is_err() && job.next(LinkId::A, Instant::now()).is_ok());
+
+        // What the other server cannot bring is still asked for, file by file.
+        let job = job_of("x{0..39}", &LinkId::BOTH);
+        job.give_up(LinkId::A);
+        (0..2).for_each(|segment| job.exclude(LinkId::B, segment, changed("it")));
+        assert!(job.next(LinkId::B, Instant::now()).is_ok());
     }
 
     #[test]
