@@ -108,7 +108,11 @@ fn run_end(args: &ClientArgs, ends: &RunFacts, totals: &Totals, outcome: &Result
         bytes: totals.bytes,
         bound_ms: bounds.map(|bounds| bounds.plain_ms),
         bound_tcp_ms: bounds.map(|bounds| bounds.tcp_ms),
-        efficiency: elapsed_ms.zip(bounds).map(|(elapsed, bounds)| bounds.plain_ms / elapsed),
+        // A run of files without a byte takes no time.
+        efficiency: elapsed_ms
+            .filter(|&elapsed| elapsed > 0.0)
+            .zip(bounds)
+            .map(|(elapsed, bounds)| bounds.plain_ms / elapsed),
         predicted_ms: outcome.is_ok().then(|| predicted_ms(args, ends, totals)).flatten(),
         wasted_bytes: totals.wasted_bytes,
         dropped_records: 0,

@@ -158,7 +158,7 @@ pub fn shares(study: &Study) -> Option<String> {
 pub fn predictions(study: &Study) -> Option<String> {
     matrix(study, |_, cell| {
         let (predicted, measured) = (cell.predicted_ms?, cell.elapsed_ms?.median);
-        let error = (predicted - measured) / measured * 100.0;
+        let error = Some((predicted - measured) / measured * 100.0).filter(|error| error.is_finite())?;
         let text = format!("{:.2} for {:.2} s ({error:+.1} %)", predicted / 1e3, measured / 1e3);
         Some((text, Some(error.abs() / 20.0)))
     })

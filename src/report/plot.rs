@@ -10,10 +10,11 @@ pub fn escape(text: &str) -> String {
 
 /// Round steps from 0 up to `max`, about `count` of them.
 pub fn ticks(max: f64, count: f64) -> Vec<f64> {
-    if !(max > 0.0 && max.is_finite()) {
+    let rough = max / count;
+    // Below what has a power of ten that can be divided, no step leads anywhere.
+    if !(rough > f64::MIN_POSITIVE * 1e3 && max.is_finite()) {
         return vec![0.0];
     }
-    let rough = max / count;
     let power = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].iter().map(|m| m * power).find(|step| *step >= rough).unwrap_or(rough);
     (0..).map(|index| f64::from(index) * step).take_while(|tick| *tick <= max * 1.000_001).collect()

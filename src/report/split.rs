@@ -64,7 +64,7 @@ pub fn split(cells: &[Entrant], throughput: Option<&MedianThroughput>) -> Option
     if alike.len() < 3 || !(alone.a > 0.0 && alone.b > 0.0) {
         return None;
     }
-    let throughput_ratio = alone.a / alone.b;
+    let throughput_ratio = Some(alone.a / alone.b).filter(|ratio| ratio.is_finite())?;
     let off = |share: f64| ((share / (1.0 - share)).ln() - throughput_ratio.ln()).abs();
     let (named_share, named, _) = *alike.iter().min_by(|x, y| off(x.0).total_cmp(&off(y.0)))?;
     let points: Vec<(f64, f64)> = alike.iter().map(|(share, _, time)| (share * 100.0, *time)).collect();

@@ -144,8 +144,8 @@ impl TimelineView<'_> {
             let step = &mut steps[((at_s.max(0.0) / width_s) as usize).min(count - 1)];
             step.samples += 1;
             step.goodput_kbit += data.goodput_kbit;
-            step.drops += drops;
-            step.resent += resent;
+            step.drops = step.drops.saturating_add(drops);
+            step.resent = step.resent.saturating_add(resent);
             if let Some(down) = &data.down {
                 step.queue_ms = step.queue_ms.max(queue_ms(down, rate_kbit));
             }
@@ -233,7 +233,9 @@ impl TimelineView<'_> {
     /// Drops downward from the middle line's sight: bars up for link a's, then b's on top of them.
     fn losses(&self, steps: &[Vec<TimelineStep>; 2]) -> String {
         let width_s = self.length_s / steps[0].len() as f64;
-        let total = |of: fn(&TimelineStep) -> u64| [0, 1].map(|link| steps[link].iter().map(of).sum::<u64>());
+        let total = |of: fn(&TimelineStep) -> u64| {
+            [0, 1].map(|link| steps[link].iter().map(of).fold(0, u64::saturating_add))
+        };
         let (drops, resent) = (total(|step| step.drops), total(|step| step.resent));
         let told = self.senders_tell();
         let alt = format!(

@@ -26,8 +26,9 @@ pub fn verdict(place: &Condition) -> Vec<String> {
 
 fn winner(place: &Condition, best: &Entrant) -> String {
     let mut text = time(best);
-    if let Some(efficiency) = best.efficiency {
-        text += &format!(", {:.1} % of what the bound allows", efficiency * 100.0);
+    if let Some(percent) = best.efficiency.map(|efficiency| efficiency * 100.0).filter(|pct| pct.is_finite())
+    {
+        text += &format!(", {percent:.1} % of what the bound allows");
     }
     let mut others: Vec<(&Entrant, &Difference)> =
         place.cells.iter().filter_map(|cell| Some((cell, cell.against_best.as_ref()?))).collect();
@@ -242,26 +243,23 @@ pub fn explain(run: &LoggedRun) -> Vec<String> {
         said.push("Both links were busy to the end.".into());
     } else {
         let link = if first == "a" { LinkId::A } else { LinkId::B };
-        let (gap_s, share) = (seconds(gap), gap / elapsed * 100.0);
+        let gap_s = seconds(gap);
+        let share = share_of(gap, elapsed, 0).map_or(String::new(), |share| format!(", {share} of the run"));
         said.push(match run.outage(link) {
             Some((at_ms, fault)) => format!(
-                "Link {first} was out: {} at {}, and it brought nothing in the last {gap_s}, {share:.0} % of the run.",
+                "Link {first} was out: {} at {}, and it brought nothing in the last {gap_s}{share}.",
                 fault.what,
                 seconds(at_ms)
             ),
-            None => format!(
-                "Link {first} had nothing left to do {gap_s} before link {last} ended, {share:.0} % of the run."
-            ),
+            None => format!("Link {first} had nothing left to do {gap_s} before link {last} ended{share}."),
         });
     }
     if let (Some(bound), true) = (end.bound_ms, gap < elapsed) {
         let lost = elapsed - bound;
         if lost > 0.0 {
-            said.push(format!(
-                "Against the bound {} were lost, {:.1} % of the run.",
-                seconds(lost),
-                lost / elapsed * 100.0
-            ));
+            let share =
+                share_of(lost, elapsed, 1).map_or(String::new(), |share| format!(", {share} of the run"));
+            said.push(format!("Against the bound {} were lost{share}.", seconds(lost)));
         }
     }
     if let Some(qoe) = &end.qoe {
@@ -283,6 +281,12 @@ pub fn explain(run: &LoggedRun) -> Vec<String> {
         (!drops.is_empty()).then(|| format!("Packets dropped on the way down: {}.", drops.join(", "))),
     );
     said
+}
+
+/// A part of a time in percent; none where it is no share of it.
+fn share_of(part: f64, whole: f64, digits: usize) -> Option<String> {
+    let share = part / whole * 100.0;
+    (part <= whole && share.is_finite()).then(|| format!("{share:.digits$} %"))
 }
 
 /// How many faults a single run met, and the first of them.
@@ -333,7 +337,11 @@ fn digits(value: f64) -> usize {
     }
 }
 
+/// A time in seconds; a dash for what is none.
 pub fn seconds(ms: f64) -> String {
+    if !ms.is_finite() {
+        return "–".into();
+    }
     format!("{:.*} s", digits(ms / 1e3), ms / 1e3)
 }
 
@@ -341,8 +349,11 @@ pub fn mbit(kbit: f64) -> String {
     short(kbit / 1e3)
 }
 
-/// A number with about three digits.
+/// A number with about three digits; a dash for what is none, as a ratio of zeros.
 pub fn short(value: f64) -> String {
+    if !value.is_finite() {
+        return "–".into();
+    }
     let digits = if value.abs() >= 100.0 {
         0
     } else if value.abs() >= 10.0 {
