@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::exchange::{Allowance, receive};
 use super::reach::{self, LONGEST_BACKOFF};
@@ -101,10 +101,10 @@ impl Origin {
             tcp::set_congestion_control(&socket, name)
                 .with_context(|| format!("cannot use the congestion control {name}"))?;
         }
-        let stream = match timeout(patience, socket.connect(self.address)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(self.not_connected(&error)),
-            Err(_) => bail!("could not connect to {self}: no answer for {} s", patience.as_secs_f64()),
+        let stream = match running::timeout(patience, socket.connect(self.address)).await {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return Err(self.not_connected(&error)),
+            None => bail!("could not connect to {self}: no answer for {} s", patience.as_secs_f64()),
         };
         stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
         Ok(Arc::new(stream))

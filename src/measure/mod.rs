@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep};
 
 use self::load::{LoadSource, Received, Sent};
 use crate::bound::payload_share;
-use crate::client::blocking;
 use crate::client::origin::{Origin, ServerCapabilities, rtt_of};
+use crate::client::{blocking, running};
 use crate::config::profile::Shape;
 use crate::log::schema::{PerLink, Probe};
 use crate::shape::control::client::Row;
@@ -268,10 +268,10 @@ impl Prober {
         };
         stop.store(true, Ordering::Relaxed);
         // What was found stays found, whatever becomes of the upload's end.
-        match tokio::time::timeout(self.patience, pushing).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!("the end of an upload: {error:#}"),
-            Err(_) => tracing::debug!("the end of an upload took too long"),
+        match running::timeout(self.patience, pushing).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::debug!("the end of an upload: {error:#}"),
+            None => tracing::debug!("the end of an upload took too long"),
         }
         Ok(Some(found))
     }
@@ -291,7 +291,7 @@ impl Prober {
         let mut backlog = rows.map(|(own, other)| Backlog::new(own, other.as_ref()));
         let mut passed = rows.map(|(own, other)| Passed::new(own, other.as_ref()));
         let (mut last, mut seen_bytes) = (None, 0);
-        let (mut progress, mut glances, mut woken) = ((started, 0), 0, Duration::ZERO);
+        let (mut progress, mut glances, mut woken) = ((running::now(), 0), 0, Duration::ZERO);
         let mut read_at = started;
         let rate = loop {
             let slept = Instant::now();
@@ -300,8 +300,8 @@ impl Prober {
             let now = Instant::now();
             woken = woken.max((now - slept).saturating_sub(GLANCE));
             if bytes > progress.1 {
-                progress = (now, bytes);
-            } else if now - progress.0 > self.patience {
+                progress = (running::now(), bytes);
+            } else if running::now() - progress.0 > self.patience {
                 let (peer, silent) = (self.peers.get(link), self.patience.as_secs_f64());
                 bail!("nothing passed between here and {peer} for {silent} s");
             }

@@ -18,7 +18,7 @@ use crate::client::origin::{Origin, rtt_of};
 use crate::client::prepare::shape;
 use crate::client::signals::Signals;
 use crate::client::transfer::Failure;
-use crate::client::{ClientArgs, LinkSetup, blocking, unshape};
+use crate::client::{ClientArgs, LinkSetup, blocking, running, unshape};
 use crate::log::schema::{Log, PerLink};
 use crate::manifest;
 use crate::units::{Direction, LinkId};
@@ -171,13 +171,13 @@ async fn watch(
 ) -> Result<TransferRate> {
     let started = Instant::now();
     let mut meter = Meter::lasting(rtt_s, SEGMENT_BYTES, span.as_secs_f64());
-    let mut progress = (started, 0);
+    let mut progress = (running::now(), 0);
     loop {
         sleep(GLANCE).await;
         let (now, bytes) = (Instant::now(), received.body());
         if bytes > progress.1 {
-            progress = (now, bytes);
-        } else if now - progress.0 > patience {
+            progress = (running::now(), bytes);
+        } else if running::now() - progress.0 > patience {
             bail!("{} sent nothing for {:.1} s", source.peer, patience.as_secs_f64());
         }
         if let Some(rate) = meter.note((now - started).as_secs_f64(), bytes) {
