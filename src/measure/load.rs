@@ -59,7 +59,8 @@ impl LoadSource<'_> {
     /// Receives until it is dropped; returns only when the server cannot be used.
     pub async fn pull(&self, received: &Received, patience: Duration) -> anyhow::Error {
         let mut next = self.paths.iter().cycle();
-        // A server that is silent while several requests are under way may have dropped all but the first.
+        // A server that is silent or breaks off while several requests are under way may have dropped all
+        // but the first.
         let (mut ahead, mut busy_since) = (self.keeps_alive, None);
         loop {
             let before = received.body();
@@ -68,11 +69,20 @@ impl LoadSource<'_> {
                 if let Some(window) = self.window_bytes {
                     tcp::clamp_window(stream.as_ref(), window).context("cannot bound the receive window")?;
                 }
-                self.pull_on(stream, &mut next, received, ahead, patience).await
+                Ok(stream)
             };
-            let ended = match connection.await {
+            let stream = match connection.await {
+                Ok(stream) => stream,
+                Err(error) => return error,
+            };
+            let ended = match self.pull_on(stream, &mut next, received, ahead, patience).await {
                 Ok(ended) => ended,
                 Err(error) if ahead && error.is::<TooSlow>() => SourceEnd::Silent,
+                // A server that closes with requests unread resets the connection, and its answer is lost.
+                Err(_) if ahead && received.body() == before => {
+                    ahead = false;
+                    continue;
+                }
                 Err(error) => return error,
             };
             if received.body() > before {
@@ -207,11 +217,11 @@ pub async fn open_sink(peer: &Origin, patience: Duration) -> Result<Option<Pipel
     let mut pipeline = Pipeline::new(peer.connect(patience).await?);
     let request = format!("PUT /sink HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", peer.host);
     pipeline.queue(request.as_bytes());
-    match tokio::time::timeout(patience, status_of(&mut pipeline)).await {
-        Ok(Ok(Some(200))) => Ok(Some(pipeline)),
+    match running::timeout(patience, status_of(&mut pipeline)).await {
+        Some(Ok(Some(200))) => Ok(Some(pipeline)),
         // Servers that take no uploads say so in many ways, some by ending the connection.
-        Ok(_) => Ok(None),
-        Err(_) => bail!("{peer} did not answer PUT /sink for {} s", patience.as_secs_f64()),
+        Some(_) => Ok(None),
+        None => bail!("{peer} did not answer PUT /sink for {} s", patience.as_secs_f64()),
     }
 }
 
