@@ -5,7 +5,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::head::Options;
-use super::range::{ContentRange, Placed, content_range, file_size};
+use super::range::{ContentRange, MAX_FILE_BYTES, Placed, content_range, file_size};
 use super::target::same_host;
 use crate::sender_report;
 
@@ -109,6 +109,11 @@ pub enum NotHttp {
     HeadTooLong,
     #[error("its answer is malformed: {0}")]
     Malformed(String),
+    #[error(
+        "it says a size of {0} bytes, and no file may have more than {MAX_FILE_BYTES} (8 TiB); split the \
+         file, or serve another one"
+    )]
+    TooLarge(String),
     #[error("it sends chunked bodies, which this client does not read; serve files with a Content-Length")]
     Chunked,
     #[error("it sends more than {MAX_INTERIM} interim answers (1xx) and no other")]
@@ -174,7 +179,12 @@ fn understand(response: &httparse::Response, head_bytes: usize) -> Result<Answer
             "content-length" => {
                 // The same length several times is one length (RFC 9110, section 8.6).
                 for part in value.split(',') {
-                    let length = file_size(part.trim()).ok_or_else(|| bad("Content-Length", value))?;
+                    let part = part.trim();
+                    let too_large = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+                    let length = file_size(part).ok_or_else(|| match too_large {
+                        true => NotHttp::TooLarge(shown(part)),
+                        false => bad("Content-Length", value),
+                    })?;
                     if head.length.is_some_and(|known| known != length) {
                         return Err(NotHttp::Malformed("it has two different Content-Lengths".into()));
                     }

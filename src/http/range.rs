@@ -2,7 +2,7 @@
 //! says it brings (RFC 9110, sections 13 and 14). Pure: header values in, a decision out; no file, no socket.
 
 /// The largest size of a file that is believed: 8 TiB, so that the sum over a million files is a `u64`.
-const MAX_FILE_BYTES: u64 = 1 << 43;
+pub(super) const MAX_FILE_BYTES: u64 = 1 << 43;
 
 /// What is to be sent of a representation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
