@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use common::{TWINLINK, odd_server, of_event, read_request, records, run_end, stderr};
@@ -454,6 +454,18 @@ fn file(asked: &Asked, reply: impl Fn(&Asked) -> Reply) -> Option<Reply> {
 fn bad_lengths_do_no_harm() {
     check(
         &[
+            row("a size above 2^43", Some("no file may have more than"), |asked| {
+                file(asked, |asked| asked.whole("200 OK\r\nContent-Length: 8796093022209"))
+            }),
+            row("a range of a file above 2^43", Some("18446744073709551615"), |asked| {
+                file(asked, |asked| {
+                    let length = asked.body.len();
+                    asked.whole(&format!(
+                        "206 P\r\nContent-Range: bytes 0-{}/18446744073709551615\r\nContent-Length: {length}",
+                        length - 1
+                    ))
+                })
+            }),
             row("200 without a length, endless", Some("where it ends"), |asked| {
                 file(asked, |asked| Reply(asked.whole("200 OK").0, Then::Repeat(100)))
             }),
@@ -470,10 +482,10 @@ fn bad_lengths_do_no_harm() {
             row("a signed length", Some("Content-Length is \\\"+"), |asked| {
                 file(asked, |asked| asked.whole(&format!("200 OK\r\nContent-Length: +{}", asked.body.len())))
             }),
-            row("a huge length", Some("Content-Length"), |asked| {
+            row("a huge length", Some("no file may have more than"), |asked| {
                 file(asked, |asked| asked.whole("200 OK\r\nContent-Length: 18446744073709551615"))
             }),
-            row("a length beyond numbers", Some("Content-Length"), |asked| {
+            row("a length beyond numbers", Some("no file may have more than"), |asked| {
                 file(asked, |asked| asked.whole("200 OK\r\nContent-Length: 99999999999999999999999"))
             }),
             row("two lengths", Some("two different Content-Lengths"), |asked| {
@@ -785,6 +797,152 @@ fn requests_dropped_behind_the_first_spoil_no_file() {
             ]);
             assert_all_right(&output, out.path(), &format!("{listed}, {verify}, {schedule}, {pipeline}"));
         }
+    }
+}
+
+#[test]
+fn a_server_with_other_files_is_dropped_and_told_of_once() {
+    let cases: &[(&str, Answer)] = &[
+        ("other digests", |asked| {
+            let digest = format!("Repr-Digest: sha-256=:{}=:\r\n", "A".repeat(43));
+            file(asked, |asked| asked.right(&digest))
+        }),
+        ("other digests, shorter", |asked| {
+            let digest = format!("Repr-Digest: sha-256=:{}=:", "A".repeat(43));
+            file(asked, |_| {
+                let head = format!("HTTP/1.1 200 OK\r\n{digest}\r\nContent-Length: 5\r\n\r\nother");
+                Reply(head.into_bytes(), Then::Keep)
+            })
+        }),
+    ];
+    for (name, answer) in cases {
+        for schedule in ["greedy", "adaptive", "inorder", "ratio=1:1"] {
+            let (odd, count) = server(true, *answer);
+            let (good, _) = server(true, |_| None);
+            let out = tempfile::tempdir().unwrap();
+            let dir = out.path().to_str().unwrap();
+            let output = run(&["--schedule", schedule, "--pipeline", "1", "--out", dir, &good, &odd]);
+            let faults = faults(&output);
+            let told = faults.lines().count();
+            assert!(told <= 2, "{name}, {schedule}: {faults}");
+            if schedule != "ratio=1:1" {
+                assert_all_right(&output, out.path(), &format!("{name}, {schedule}"));
+                assert!(count.load(Ordering::SeqCst) <= 3, "{name}, {schedule}");
+                assert!(
+                    told < 2 || faults.contains("not asked for any more; server a brings them"),
+                    "{faults}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_probe_follows_redirects_and_waits_for_busy_servers() {
+    let cases: &[(&str, bool, Answer)] = &[
+        ("moved on the same host", true, |asked| {
+            let moved = asked.path.starts_with("/moved/");
+            file(asked, |asked| match moved {
+                true => asked.right(""),
+                false => {
+                    let place = format!("Location: /moved{}", asked.path);
+                    let head = format!("HTTP/1.1 302 F\r\n{place}\r\nContent-Length: 4\r\n\r\nmove");
+                    Reply(head.into_bytes(), Then::Keep)
+                }
+            })
+        }),
+        ("busy for the first request", true, |asked| {
+            (asked.number == 0).then_some(())?;
+            file(asked, |_| {
+                let head = b"HTTP/1.1 503 B\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";
+                Reply(head.to_vec(), Then::Close)
+            })
+        }),
+        ("to http://elsewhere", false, |asked| {
+            file(asked, |asked| {
+                let place = format!("Location: http://elsewhere{}", asked.path);
+                Reply(
+                    format!("HTTP/1.1 302 F\r\n{place}\r\nContent-Length: 0\r\n\r\n").into_bytes(),
+                    Then::Keep,
+                )
+            })
+        }),
+        ("answered 302 to a request", false, |asked| {
+            file(asked, |asked| {
+                let place = format!("Location: /a{}", asked.path);
+                Reply(
+                    format!("HTTP/1.1 302 F\r\n{place}\r\nContent-Length: 0\r\n\r\n").into_bytes(),
+                    Then::Keep,
+                )
+            })
+        }),
+        ("answers 503 to a request", false, |asked| {
+            file(asked, |_| {
+                let head = b"HTTP/1.1 503 B\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n";
+                Reply(head.to_vec(), Then::Keep)
+            })
+        }),
+    ];
+    for (name, well, answer) in cases {
+        let (odd, _) = server(true, *answer);
+        let (good, _) = server(true, |_| None);
+        let output = run(&["--probe=on", "--give-up", "4s", "--schedule", "ratio=1:0", &odd, &good]);
+        assert_eq!(output.status.success(), *well, "{name}: {}", stderr(&output));
+        let records = records(&output);
+        let probes = of_event(&records, "probe");
+        let downs = probes.iter().filter(|probe| probe["direction"] == "down" && probe["link"] == "a");
+        assert_eq!(
+            downs.filter(|probe| probe["goodput_kbit"].as_f64() > Some(0.0)).count(),
+            usize::from(*well)
+        );
+        assert!(*well || stderr(&output).contains(name), "{name}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_client_that_stands_still_before_a_transfer_goes_on() {
+    for held in ["GET /SHA256SUMS", "GET /x0", "PUT /sink"] {
+        let (asking, asked) = mpsc::channel();
+        let (allow, allowed) = mpsc::channel();
+        // Holds the first such request until the client has stood still.
+        let hold = Mutex::new(Some((asking, allowed)));
+        let odd = odd_server(move |_, mut stream| {
+            while let Some(request) = read_request(&mut stream) {
+                if request.starts_with(held)
+                    && let Some((asking, allowed)) = hold.lock().unwrap().take()
+                {
+                    asking.send(()).unwrap();
+                    allowed.recv().unwrap();
+                }
+                let Reply(wire, then) = match request.starts_with("PUT") {
+                    true => Reply(b"HTTP/1.1 404 N\r\nContent-Length: 0\r\n\r\n".to_vec(), Then::Keep),
+                    false => well(&Asked::parse(&request, 0), true),
+                };
+                if !send(&mut stream, &wire, then) {
+                    return;
+                }
+            }
+        });
+        let (good, _) = server(true, |_| None);
+        let socket = tempfile::tempdir().unwrap();
+        let client = Command::new(TWINLINK)
+            .args(["client", "--probe=on", "--give-up", "1s", "--schedule", "greedy"])
+            .args([&odd.to_string(), &good])
+            .env("TWINLINK_CONTROL", socket.path().join("control.sock"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = client.id().to_string();
+        let signal =
+            |signal: &str| assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        asked.recv_timeout(Duration::from_secs(60)).unwrap();
+        signal("-STOP");
+        std::thread::sleep(Duration::from_secs(2));
+        allow.send(()).unwrap();
+        signal("-CONT");
+        let output = client.wait_with_output().unwrap();
+        assert!(output.status.success(), "{held}: {}", stderr(&output));
     }
 }
 
