@@ -543,6 +543,56 @@ fn hostile_logs_neither_panic_nor_reach_the_terminal() {
 }
 
 #[test]
+fn numbers_that_no_run_has_give_no_nan_and_no_end() {
+    let cases: &[(&str, &str, Value)] = &[
+        ("run_end", "/data/elapsed_ms", json!(0.0)),
+        ("run_end", "/data/elapsed_ms", json!(1e-308)),
+        ("run_end", "/data/efficiency", json!(1e308)),
+        ("run_start", "/data/segment_duration_ms", json!(1e308)),
+        ("sample", "/data/goodput_kbit", json!(1e308)),
+        ("sample", "/data/goodput_kbit", json!(0.0)),
+        ("sample", "/data/down/queue_ms", json!(5e-324)),
+        ("probe", "/data/goodput_kbit", json!(0.0)),
+        ("segment", "/data/done_ms", json!(1e308)),
+        ("segment", "/data/bytes", json!(u64::MAX)),
+    ];
+    for (event, place, value) in cases {
+        let dir = TempDir::new().unwrap();
+        let log = small_run(dir.path());
+        edit(&log, |record| {
+            if record["event"] == *event {
+                *record.pointer_mut(place).unwrap() = value.clone();
+            }
+        });
+        assert_says_numbers(dir.path(), &format!("{event}{place} of {value}"));
+    }
+    // Counters that jump up and down: no sum of what they grew by overflows.
+    let dir = TempDir::new().unwrap();
+    let log = small_run(dir.path());
+    let up = std::cell::Cell::new(false);
+    edit(&log, |record| {
+        if record["event"] == "sample" {
+            up.set(!up.get());
+            record["data"]["down"]["dropped_queue"] = json!(if up.get() { 0 } else { u64::MAX });
+        }
+    });
+    assert_says_numbers(dir.path(), "jumping counters");
+}
+
+/// Reports on a folder, and checks that nothing in it is NaN or infinite.
+fn assert_says_numbers(dir: &Path, what: &str) {
+    let output = report(&[dir]);
+    assert!(output.status.success(), "{what}: {}", stderr(&output));
+    let page = fs::read_to_string(dir.join("report.html")).unwrap();
+    for text in [&String::from_utf8(output.stdout).unwrap(), &page] {
+        let odd = |word: &str| word.trim_matches(|c: char| !c.is_alphanumeric()).to_string();
+        let found = text.split(|c: char| c.is_whitespace() || matches!(c, '<' | '>' | '"')).map(odd);
+        let found: Vec<String> = found.filter(|word| word == "NaN" || word == "inf").collect();
+        assert!(found.is_empty(), "{what}: {found:?}");
+    }
+}
+
+#[test]
 fn a_run_that_sent_no_request_shows_why_and_its_faults() {
     let dir = TempDir::new().unwrap();
     let log = small_run(dir.path());
