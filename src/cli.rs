@@ -16,9 +16,9 @@ use tracing_subscriber::EnvFilter;
 use crate::log::spool::Spool;
 use crate::results::page_for_people;
 
-use crate::commands::{doctor, init};
+use crate::commands::init;
 use crate::text::{print, tell, visible};
-use crate::{client, lab, report, segments, server, simulate, sweep};
+use crate::{client, doctor, lab, report, segments, server, sweep};
 
 /// A two-server, one-client network lab
 #[derive(Parser)]
@@ -41,7 +41,7 @@ enum Command {
     /// Write an experiment and a profile to start from
     Init(init::InitArgs),
     /// Predict how long a run would take, in virtual time
-    Simulate(simulate::SimulateArgs),
+    Simulate(crate::commands::simulate::SimulateArgs),
     /// Set, show and clear link profiles
     #[command(subcommand)]
     Link(LinkArgs),
@@ -83,7 +83,7 @@ impl Command {
             Command::Client(args) => client::main(args, leave_report),
             Command::Sweep(args) => sweep::main(args, leave_report),
             Command::Init(args) => init::main(args),
-            Command::Simulate(args) => simulate::main(args),
+            Command::Simulate(args) => crate::commands::simulate::main(args),
             Command::Completions { shell } => completions(shell),
             Command::Link(LinkArgs::Shape(command)) => crate::commands::link::main(command),
             Command::Link(LinkArgs::Probe(args)) => crate::commands::probe::main(&args),

@@ -5,7 +5,23 @@
 //! segment is missing, and goes on as soon as that one has come. It never skips, and its buffer has no
 //! upper end. An initialization segment (`init.mp4`) carries no film: it only has to be there first.
 
-use crate::log::schema::Qoe;
+use serde::{Deserialize, Serialize};
+
+/// What a viewer would have met who plays the segments in order as they come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Qoe {
+    /// From the first request until the first frame plays; null if it never would.
+    pub startup_delay_ms: Option<f64>,
+    pub rebuffer_count: u64,
+    pub rebuffer_ms: f64,
+    /// CTA-2066: stall time over stall and play time.
+    pub rebuffer_ratio: Option<f64>,
+    /// In the style of ITU-T P.1203: stall time over media time.
+    pub stall_per_media: Option<f64>,
+    pub segment_duration_ms: f64,
+    pub startup_segments: u64,
+}
 
 /// How the film is cut and when the player starts.
 #[derive(Clone, Copy, Debug, PartialEq)]

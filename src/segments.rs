@@ -19,12 +19,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
+use crate::manifest::SUMS;
 use crate::results::Folder;
 use crate::text::print;
 use crate::units::ByteCount;
-
-/// The list of digests that goes with a set, in the format of `sha256sum`.
-pub const SUMS: &str = "SHA256SUMS";
 
 const MAX_COUNT: u32 = 1_000_000;
 /// Below this, the smallest segment would have no room for its boxes.

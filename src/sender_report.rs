@@ -6,9 +6,34 @@
 //! `cc=reno, rtt_us=40213, cwnd=52, …`. A choice that cannot be had is answered with 400 and
 //! `allowed=(bbr reno)`. Servers that do not know the header ignore it. Pure: no socket, no clock.
 
+use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
-use crate::log::schema::Sender;
+/// TCP_INFO of a server's socket, which sends the payload. Added in 0.1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Sender {
+    pub congestion_control: Option<String>,
+    /// Smoothed, of data and its acknowledgement: it holds the queue of the way down.
+    pub rtt_ms: f64,
+    pub rtt_var_ms: f64,
+    pub min_rtt_ms: Option<f64>,
+    pub snd_mss_bytes: u64,
+    pub snd_cwnd_packets: u64,
+    /// Null as long as nothing has ended the first slow start.
+    pub ssthresh_packets: Option<u64>,
+    pub unacked_packets: u64,
+    pub retransmits_total: u64,
+    /// The kernel's estimate of what the path delivers.
+    pub delivery_rate_kbit: Option<u64>,
+    /// Null where nothing paces.
+    pub pacing_rate_kbit: Option<u64>,
+    /// How long there was something to send, ever; and of that, how long it waited for the client's
+    /// window, and for the server's own buffer.
+    pub busy_ms: Option<f64>,
+    pub rwnd_limited_ms: Option<f64>,
+    pub sndbuf_limited_ms: Option<f64>,
+}
 
 pub const HEADER: &str = "twinlink-sender";
 

@@ -6,7 +6,28 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use crate::log::schema;
+use crate::sender_report::Sender;
+use serde::{Deserialize, Serialize};
+
+/// TCP_INFO of the client's socket. The client receives: loss on the way down is the server's to see.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct TcpInfo {
+    pub rtt_ms: f64,
+    pub rtt_var_ms: f64,
+    /// Least round trip seen; null on kernels before 4.6.
+    pub min_rtt_ms: Option<f64>,
+    /// Receiver-side estimate: the time that a window of data takes.
+    pub rcv_rtt_ms: f64,
+    pub rcv_space_bytes: u64,
+    pub snd_mss_bytes: u64,
+    pub rcv_mss_bytes: u64,
+    pub snd_cwnd_packets: u64,
+    pub retransmits_total: u64,
+    pub bytes_received: Option<u64>,
+    /// Data segments that came out of order: losses or reordering on the way down. Kernel 5.4 on.
+    pub rcv_out_of_order: Option<u64>,
+}
 
 /// The kernel's `struct tcp_info` up to `tcpi_rcv_ooopack` (include/uapi/linux/tcp.h, Linux 5.4);
 /// libc's own stops at 2.6.37. Newer kernels only append, older ones fill less and say so.
@@ -68,11 +89,11 @@ pub const CONGESTION_CONTROLS: [&str; 3] = ["cubic", "bbr", "reno"];
 ///
 /// # Errors
 /// When the descriptor is not a TCP socket.
-pub fn read(socket: &impl AsRawFd) -> io::Result<schema::TcpInfo> {
+pub fn read(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
     let (raw, filled) = read_raw(socket.as_raw_fd())?;
     let us = |value: u32| f64::from(value) / 1e3;
     let has = |end: usize| filled >= end;
-    Ok(schema::TcpInfo {
+    Ok(TcpInfo {
         rtt_ms: us(raw.rtt),
         rtt_var_ms: us(raw.rttvar),
         min_rtt_ms: min_rtt_ms(&raw, filled),
@@ -100,13 +121,13 @@ pub fn has_timestamps(socket: &impl AsRawFd) -> io::Result<bool> {
 ///
 /// # Errors
 /// When the descriptor is not a TCP socket.
-pub fn read_sender(socket: &impl AsRawFd) -> io::Result<schema::Sender> {
+pub fn read_sender(socket: &impl AsRawFd) -> io::Result<Sender> {
     let (raw, filled) = read_raw(socket.as_raw_fd())?;
     let has = |end: usize| filled >= end;
     let kbit = |bytes_per_s: u64| bytes_per_s.saturating_mul(8) / 1000;
     let busy = |us: u64| has(mem::offset_of!(RawTcpInfo, delivered)).then_some(us as f64 / 1e3);
     let paced = has(mem::offset_of!(RawTcpInfo, max_pacing_rate)) && raw.pacing_rate != u64::MAX;
-    Ok(schema::Sender {
+    Ok(Sender {
         congestion_control: congestion_control(socket),
         rtt_ms: f64::from(raw.rtt) / 1e3,
         rtt_var_ms: f64::from(raw.rttvar) / 1e3,

@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// Nanoseconds since an origin that the caller picks, and that never moves.
+pub type Nanos = u64;
+
 /// The path between the client and one of the two servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -372,6 +375,23 @@ pub fn check_seed(seed: u64) -> Result<u64, String> {
         ));
     }
     Ok(seed)
+}
+
+/// One value for each of the two links.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PerLink<T> {
+    pub a: T,
+    pub b: T,
+}
+
+impl<T> PerLink<T> {
+    pub fn get(&self, link: LinkId) -> &T {
+        match link {
+            LinkId::A => &self.a,
+            LinkId::B => &self.b,
+        }
+    }
 }
 
 #[cfg(test)]

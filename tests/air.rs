@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 use twinlink::config::channel::ChannelConfig;
 use twinlink::emulate::channel::SharedChannel;
-use twinlink::emulate::delay_line::Nanos;
+use twinlink::units::Nanos;
 use twinlink::units::{Direction, LinkId};
 
 const SECOND: Nanos = 1_000_000_000;

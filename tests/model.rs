@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use twinlink::config::profile::{Distribution, GilbertElliott, Loss, Queue, Shape};
-use twinlink::emulate::delay_line::Nanos;
 use twinlink::emulate::link::{Cause, DelayStage as Spent, Departure, LinkModel};
+use twinlink::units::Nanos;
 use twinlink::units::{Delay, Direction, LinkId, Percent, Rate};
 
 const MS: Nanos = 1_000_000;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use twinlink::config::profile::{Loss, Queue, Shape};
 use twinlink::config::trace::{Trace, TraceStep};
-use twinlink::emulate::delay_line::Nanos;
 use twinlink::emulate::link::{Cause, DelayStage as Spent, Departure, LinkModel};
+use twinlink::units::Nanos;
 use twinlink::units::{Delay, Direction, LinkId, Percent, Rate};
 
 const MS: Nanos = 1_000_000;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use crate::client::measure;
 use crate::log::schema::Stdout;
-use crate::measure;
 use crate::schedule::{Pipeline, Schedule};
 use crate::shape::BackendChoice;
 use crate::tcp;

@@ -6,20 +6,20 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::running;
-use crate::http::pipeline::Pipeline;
-use crate::http::reader::Event;
+use crate::http::pipeline::PipelinedConnection;
+use crate::http::reader::AnswerEvent;
 
 /// The time that answers may take.
 #[derive(Debug)]
 pub struct Allowance {
-    kind: Kind,
+    kind: ExchangeKind,
     began: Duration,
     patience: Duration,
     bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ExchangeKind {
     /// As long as a server may be silent, and more for what comes.
     Exchange,
     /// For ever, as long as a server is not silent.
@@ -41,25 +41,25 @@ pub struct TooSlow(String);
 impl Allowance {
     /// For one exchange with a server that may be silent for `patience`.
     pub fn new(patience: Duration) -> Allowance {
-        Allowance { kind: Kind::Exchange, began: running::now(), patience, bytes: 0 }
+        Allowance { kind: ExchangeKind::Exchange, began: running::now(), patience, bytes: 0 }
     }
 
     /// For as many answers as come from a server that may be silent for `patience`.
     pub fn endless(patience: Duration) -> Allowance {
-        Allowance { kind: Kind::Stream, ..Allowance::new(patience) }
+        Allowance { kind: ExchangeKind::Stream, ..Allowance::new(patience) }
     }
 
     fn came(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
-        if self.kind == Kind::Stream && self.bytes >= LEAST_BYTES {
+        if self.kind == ExchangeKind::Stream && self.bytes >= LEAST_BYTES {
             (self.began, self.bytes) = (running::now(), 0);
         }
     }
 
     fn left(&self) -> Duration {
         let allowed = match self.kind {
-            Kind::Stream => self.patience,
-            Kind::Exchange => {
+            ExchangeKind::Stream => self.patience,
+            ExchangeKind::Exchange => {
                 let earned = Duration::from_secs_f64(self.bytes as f64 / LEAST_BYTES_PER_S as f64);
                 self.patience.saturating_add(earned).min(self.patience.saturating_mul(MOST_PATIENCES))
             }
@@ -70,7 +70,7 @@ impl Allowance {
     fn used_up(&self) -> TooSlow {
         let patience_s = self.patience.as_secs_f64();
         TooSlow(match (self.kind, self.bytes) {
-            (Kind::Stream, _) => format!("it sent less than {LEAST_BYTES} bytes in {patience_s} s"),
+            (ExchangeKind::Stream, _) => format!("it sent less than {LEAST_BYTES} bytes in {patience_s} s"),
             (_, 0) => format!("it accepted the connection and then did not answer for {patience_s} s"),
             (_, bytes) => {
                 let took_s = running::now().saturating_sub(self.began).as_secs_f64();
@@ -86,10 +86,10 @@ impl Allowance {
 /// # Errors
 /// `TooSlow`, or the connection broke, what came is not HTTP, or `take` fails.
 pub async fn receive(
-    pipeline: &mut Pipeline,
+    pipeline: &mut PipelinedConnection,
     head_only: bool,
     allowance: &mut Allowance,
-    mut take: impl FnMut(&mut Pipeline, Event) -> Result<bool>,
+    mut take: impl FnMut(&mut PipelinedConnection, AnswerEvent) -> Result<bool>,
 ) -> Result<bool> {
     const BROKE: &str = "it broke the connection";
     let mut buffer = vec![0; 64 * 1024];
@@ -104,7 +104,7 @@ pub async fn receive(
         allowance.came(input.len());
         loop {
             let event = pipeline.answers.next(&mut input, head_only)?;
-            if event == Event::NeedMore {
+            if event == AnswerEvent::NeedMore {
                 break;
             }
             if take(pipeline, event)? {

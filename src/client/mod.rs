@@ -7,6 +7,7 @@ pub(crate) mod args;
 pub(crate) mod exchange;
 pub mod finish;
 pub(crate) mod links;
+pub mod measure;
 pub(crate) mod origin;
 pub(crate) mod prepare;
 pub(crate) mod progress;
@@ -21,7 +22,7 @@ pub mod transfer;
 pub mod verify;
 pub(crate) mod worker;
 
-use crate::measure::reconciliation;
+use crate::client::measure::reconciliation;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,13 +33,13 @@ use anyhow::{Result, anyhow, bail};
 use tokio::task::JoinSet;
 
 use crate::bound::TcpSegments;
+use crate::client::measure::{Prober, When};
 use crate::config::channel;
 use crate::config::channel::ChannelConfig;
 use crate::config::profile::Profile;
 use crate::config::script::Script;
 use crate::log::schema;
 use crate::log::schema::{Cell, Event, Log, PerLink, RunEnd, Stdout};
-use crate::measure::{Prober, When};
 use crate::results;
 use crate::shape::control::server::ControlServer;
 use crate::shape::{BackendChoice, Counters};

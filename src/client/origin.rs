@@ -15,14 +15,14 @@ use tokio::time::sleep;
 use super::exchange::{Allowance, receive};
 use super::reach::{self, LONGEST_BACKOFF};
 use super::running;
-use super::store::Digest;
 use crate::http::answer::{AnswerHead, MOST_REDIRECTS};
-use crate::http::pipeline::Pipeline;
-use crate::http::reader::Event;
-use crate::http::request::Request;
+use crate::http::pipeline::PipelinedConnection;
+use crate::http::reader::AnswerEvent;
+use crate::http::request::OutgoingRequest;
 use crate::log::schema;
 use crate::manifest;
 use crate::manifest::ManifestEntry;
+use crate::manifest::digest::Digest;
 use crate::units::LinkId;
 use crate::{sender_report, tcp};
 
@@ -111,9 +111,9 @@ impl Origin {
     }
 
     /// A request for the whole of a file.
-    pub fn request<'a>(&'a self, method: &'a str, path: &'a str) -> Request<'a> {
+    pub fn request<'a>(&'a self, method: &'a str, path: &'a str) -> OutgoingRequest<'a> {
         let congestion = self.congestion.as_deref();
-        Request { method, host: &self.host, path, from: 0, to: None, if_range: None, congestion }
+        OutgoingRequest { method, host: &self.host, path, from: 0, to: None, if_range: None, congestion }
     }
 
     fn not_connected(&self, error: &io::Error) -> anyhow::Error {
@@ -257,7 +257,7 @@ impl Origin {
         heads: &AtomicU64,
         sizes: &mut Vec<Option<u64>>,
     ) -> Result<()> {
-        let mut pipeline = Pipeline::new(self.connect(patience).await?);
+        let mut pipeline = PipelinedConnection::new(self.connect(patience).await?);
         let (first, others) = segments.split_at(segments.len().min(1));
         let mut allowance = Allowance::new(patience);
         // So few that neither side's buffers fill while the other waits.
@@ -268,12 +268,12 @@ impl Origin {
             let mut due = some.len();
             let all = receive(&mut pipeline, true, &mut allowance, |_, event| {
                 match event {
-                    Event::Head(head) => {
+                    AnswerEvent::Head(head) => {
                         heads.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
                         sizes.push(head.length.filter(|_| head.status == 200 && head.encoding.is_none()));
                     }
-                    Event::End => due -= 1,
-                    Event::Body(_) | Event::NeedMore => {}
+                    AnswerEvent::End => due -= 1,
+                    AnswerEvent::Body(_) | AnswerEvent::NeedMore => {}
                 }
                 Ok(due == 0)
             });
@@ -286,7 +286,7 @@ impl Origin {
 
     /// One GET, whole in memory. Reading ends early where the body cannot be a list.
     async fn get(&self, stream: Arc<TcpStream>, path: &str, patience: Duration) -> Result<Got> {
-        let mut pipeline = Pipeline::new(stream);
+        let mut pipeline = PipelinedConnection::new(stream);
         pipeline.ask(&self.request("GET", path));
         let (mut found, mut body) = (None, Vec::new());
         let (mut growing, mut problem) = (manifest::Growing::default(), None);
@@ -294,17 +294,17 @@ impl Origin {
         let whole = receive(&mut pipeline, false, &mut allowance, |_, event| {
             match event {
                 // What comes with another status is of no use.
-                Event::Head(head) => {
+                AnswerEvent::Head(head) => {
                     let over = head.status != 200;
                     found = Some(*head);
                     return Ok(over);
                 }
-                Event::Body(bytes) => {
+                AnswerEvent::Body(bytes) => {
                     body.extend_from_slice(bytes);
                     problem = growing.grow(bytes).err();
                 }
-                Event::End => return Ok(true),
-                Event::NeedMore => {}
+                AnswerEvent::End => return Ok(true),
+                AnswerEvent::NeedMore => {}
             }
             Ok(problem.is_some())
         });

@@ -12,7 +12,7 @@ use super::origin::{Origin, Refused, ServerCapabilities};
 use super::store::Store;
 use super::transfer::{Failure, Transfer};
 use super::{ClientArgs, LinkSetup, Run, blocking, finish, reach};
-use crate::commands::doctor;
+use crate::doctor;
 use crate::log::schema;
 use crate::log::schema::{Event, Log, PerLink};
 use crate::manifest;

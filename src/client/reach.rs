@@ -12,9 +12,9 @@ use tokio::time::sleep;
 use super::exchange::{Allowance, receive};
 use super::origin::Origin;
 use super::running;
-use crate::http::pipeline::Pipeline;
-use crate::http::reader::Event;
-use crate::http::request::Request;
+use crate::http::pipeline::PipelinedConnection;
+use crate::http::reader::AnswerEvent;
+use crate::http::request::OutgoingRequest;
 
 /// How long after one attempt the next begins beside it.
 const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
@@ -122,9 +122,10 @@ pub async fn second_connection(peer: Origin, path: String, at: u64) -> Arc<TcpSt
 }
 
 async fn answers(peer: &Origin, path: &str, at: u64) -> Result<()> {
-    let mut pipeline = Pipeline::new(open(peer, ATTEMPT).await?);
-    pipeline.ask(&Request { from: at, to: Some(at + 1), ..peer.request("GET", path) });
+    let mut pipeline = PipelinedConnection::new(open(peer, ATTEMPT).await?);
+    pipeline.ask(&OutgoingRequest { from: at, to: Some(at + 1), ..peer.request("GET", path) });
     let mut allowance = Allowance::new(Duration::from_secs(2));
-    receive(&mut pipeline, false, &mut allowance, |_, event| Ok(matches!(event, Event::Head(_)))).await?;
+    receive(&mut pipeline, false, &mut allowance, |_, event| Ok(matches!(event, AnswerEvent::Head(_))))
+        .await?;
     Ok(())
 }

@@ -12,50 +12,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
-use base64::Engine;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::splice::Pipe;
+use crate::manifest::digest::Digest;
 use crate::results::Folder;
 use crate::schedule::Ranges;
-
-/// A SHA-256.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Digest(pub [u8; 32]);
-
-impl Digest {
-    /// From 64 hexadecimal digits.
-    pub fn from_hex(text: &str) -> Option<Digest> {
-        if text.len() != 64 || !text.is_ascii() {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
-        }
-        Some(Digest(bytes))
-    }
-
-    /// From the value of a `Repr-Digest` (RFC 9530).
-    pub fn from_base64(text: &str) -> Option<Digest> {
-        let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok()?;
-        bytes.try_into().ok().map(Digest)
-    }
-}
-
-impl std::fmt::Display for Digest {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl std::fmt::Debug for Digest {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "{self}")
-    }
-}
 
 /// The folder inside `--out` where files stand until they are complete and checked. No list can name it.
 pub const WORK: &str = crate::manifest::name::WORK_FOLDER;

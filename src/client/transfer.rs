@@ -11,10 +11,11 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 
 use super::running;
-use super::store::{Digest, Earlier, Incoming, Store};
+use super::store::{Earlier, Incoming, Store};
 use crate::log::schema;
 use crate::log::schema::{Event, Log};
 use crate::manifest::ManifestEntry;
+use crate::manifest::digest::Digest;
 use crate::schedule::{Claim, Next, Outlook, PartRequest, Ranges, Scheduler};
 use crate::units::LinkId;
 

@@ -1,8 +1,8 @@
 //! Small commands that print to standard output.
 
-pub mod doctor;
 pub mod health;
 pub mod hold;
 pub mod init;
 pub mod link;
 pub mod probe;
+pub mod simulate;

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use comfy_table::{Table, presets};
 
 use crate::client::links::Links;
+use crate::client::measure::{Prober, Rows};
 use crate::client::origin::Origin;
 use crate::client::signals::Signals;
 use crate::client::{LinkSetup, blocking};
@@ -15,7 +16,6 @@ use crate::config::channel;
 use crate::config::channel::ChannelConfig;
 use crate::log::schema;
 use crate::log::schema::{Log, PerLink, Probe, Stdout};
-use crate::measure::{Prober, Rows};
 use crate::shape::BackendChoice;
 use crate::text::print;
 use crate::units::{Delay, LinkId};

@@ -20,11 +20,12 @@
 
 use std::collections::VecDeque;
 
-use super::delay_line::{Bottleneck, Nanos};
+use super::delay_line::Bottleneck;
 use super::egress_queue::{Draws, Packet, Tail};
 use super::link::{Cause, DelayStage, Departure, Limit, Tally};
 use super::rng::{Purpose, Stream};
 use crate::config::channel::{Channel, ChannelConfig, Fair, Station};
+use crate::units::Nanos;
 use crate::units::{Direction, LinkId, Percent, Rate};
 
 /// How often a packet is sent before it is lost: 802.11's usual retry limit.

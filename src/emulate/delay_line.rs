@@ -6,10 +6,7 @@ use std::collections::VecDeque;
 use super::rng::{Purpose, Stream, deviation, normal_share};
 use super::service_rate::{ActiveTrace, ServiceRate};
 use crate::config::profile::{Distribution, Shape};
-use crate::units::{Direction, LinkId, Percent, Rate};
-
-/// Nanoseconds since an origin that the caller picks, and that never moves.
-pub type Nanos = u64;
+use crate::units::{Direction, LinkId, Nanos, Percent, Rate};
 
 /// The header that Ethernet puts before an IP packet. Rates count frames, not packets.
 pub const ETHERNET_HEADER: u32 = 14;

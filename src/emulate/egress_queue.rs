@@ -4,8 +4,9 @@
 
 use std::collections::VecDeque;
 
-use super::delay_line::{DelayLine, Draw, Nanos};
+use super::delay_line::{DelayLine, Draw};
 use crate::config::profile::Shape;
+use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
 /// A packet whose time has come.

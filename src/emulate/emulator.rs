@@ -2,10 +2,10 @@
 //! Pure; time is handed in, and must not run backwards.
 
 use super::channel::SharedChannel;
-use super::delay_line::Nanos;
 use super::link::{Cause, DelayStage, Departure, LinkModel, Tally};
 use crate::config::channel::ChannelConfig;
 use crate::config::profile::Profile;
+use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
 /// One direction of a link.

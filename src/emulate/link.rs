@@ -10,12 +10,13 @@
 //!
 //! What it does not do: duplicate packets (no backend that holds a kernel's packets can).
 
-use super::delay_line::{Bottleneck, Nanos};
+use super::delay_line::Bottleneck;
 pub use super::egress_queue::{DelayStage, Departure};
 use super::egress_queue::{Packet, Tail};
 use super::rng::{LossProcess, Purpose, Stream};
 use super::service_rate::{ActiveTrace, ServiceRate};
 use crate::config::profile::{Loss, Queue, Shape};
+use crate::units::Nanos;
 use crate::units::{Direction, LinkId, Percent};
 
 /// Why a packet was dropped.

@@ -7,8 +7,8 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::delay_line::Nanos;
 use crate::config::profile::{Distribution, FRAME, Loss, Shape};
+use crate::units::Nanos;
 use crate::units::{Direction, LinkId, Percent, Rate};
 
 /// What a stream of random numbers decides.

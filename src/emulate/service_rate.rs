@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::delay_line::Nanos;
 use crate::config::trace::{Trace, TraceStep, is_outage};
+use crate::units::Nanos;
 use crate::units::Rate;
 
 /// A trace and the moment at which it began. Every time is counted from there, so that nothing drifts.

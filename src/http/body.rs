@@ -27,7 +27,7 @@ const SIZE_LINE_BYTES: usize = 18;
 /// Takes a body apart as it comes; its content goes nowhere.
 #[derive(Debug)]
 pub struct BodyReader {
-    state: State,
+    state: BodyState,
     /// The beginning of a line that is not complete.
     line: Vec<u8>,
     /// Bytes of extensions and trailers so far.
@@ -35,7 +35,7 @@ pub struct BodyReader {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum BodyState {
     /// So many bytes of the body are left.
     Content(u64),
     /// So many bytes of a chunk are left.
@@ -70,8 +70,8 @@ impl fmt::Display for BadChunk {
 impl BodyReader {
     pub fn new(framing: Framing) -> BodyReader {
         let state = match framing {
-            Framing::Length(bytes) => State::Content(bytes),
-            Framing::Chunked => State::Size,
+            Framing::Length(bytes) => BodyState::Content(bytes),
+            Framing::Chunked => BodyState::Size,
         };
         BodyReader { state, line: Vec::new(), beside: 0 }
     }
@@ -79,9 +79,9 @@ impl BodyReader {
     /// Returns the bytes of content that are known to be still to come.
     pub fn left(&self) -> u64 {
         match self.state {
-            State::Content(bytes) | State::Chunk(bytes) => bytes,
-            State::Size | State::ChunkEnd | State::Trailer => 1,
-            State::End => 0,
+            BodyState::Content(bytes) | BodyState::Chunk(bytes) => bytes,
+            BodyState::Size | BodyState::ChunkEnd | BodyState::Trailer => 1,
+            BodyState::End => 0,
         }
     }
 
@@ -92,18 +92,18 @@ impl BodyReader {
     pub fn next(&mut self, input: &mut &[u8]) -> Result<Taken, BadChunk> {
         loop {
             match self.state {
-                State::End | State::Content(0) => return Ok(Taken::End),
-                State::Chunk(0) => self.state = State::ChunkEnd,
+                BodyState::End | BodyState::Content(0) => return Ok(Taken::End),
+                BodyState::Chunk(0) => self.state = BodyState::ChunkEnd,
                 _ if input.is_empty() => return Ok(Taken::NeedMore),
-                State::Content(left) | State::Chunk(left) => {
+                BodyState::Content(left) | BodyState::Chunk(left) => {
                     let take = left.min(input.len() as u64);
                     *input = &input[take as usize..];
-                    let chunked = matches!(self.state, State::Chunk(_));
+                    let chunked = matches!(self.state, BodyState::Chunk(_));
                     self.state =
-                        if chunked { State::Chunk(left - take) } else { State::Content(left - take) };
+                        if chunked { BodyState::Chunk(left - take) } else { BodyState::Content(left - take) };
                     return Ok(Taken::Content(take));
                 }
-                State::ChunkEnd | State::Size | State::Trailer => {
+                BodyState::ChunkEnd | BodyState::Size | BodyState::Trailer => {
                     let Some(line) = self.take_line(input)? else { return Ok(Taken::NeedMore) };
                     self.state = self.after(&line)?;
                 }
@@ -124,7 +124,7 @@ impl BodyReader {
         if end.is_none() {
             return Ok(None);
         }
-        self.beside += if self.state == State::Trailer { self.line.len() } else { extra };
+        self.beside += if self.state == BodyState::Trailer { self.line.len() } else { extra };
         let mut line = std::mem::take(&mut self.line);
         let text = |byte: &u8| *byte == b'\t' || !byte.is_ascii_control();
         match line.strip_suffix(b"\r\n") {
@@ -135,18 +135,18 @@ impl BodyReader {
     }
 
     /// Returns the state after a line.
-    fn after(&self, line: &[u8]) -> Result<State, BadChunk> {
+    fn after(&self, line: &[u8]) -> Result<BodyState, BadChunk> {
         match self.state {
-            State::ChunkEnd if line.is_empty() => Ok(State::Size),
-            State::Size => match size(line)? {
-                0 => Ok(State::Trailer),
-                size => Ok(State::Chunk(size)),
+            BodyState::ChunkEnd if line.is_empty() => Ok(BodyState::Size),
+            BodyState::Size => match size(line)? {
+                0 => Ok(BodyState::Trailer),
+                size => Ok(BodyState::Chunk(size)),
             },
-            State::Trailer if line.is_empty() => Ok(State::End),
-            State::Trailer => {
+            BodyState::Trailer if line.is_empty() => Ok(BodyState::End),
+            BodyState::Trailer => {
                 let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
                 let is_field = name.len() < line.len() && !name.is_empty() && name.iter().all(is_token);
-                if is_field { Ok(State::Trailer) } else { Err(BadChunk) }
+                if is_field { Ok(BodyState::Trailer) } else { Err(BadChunk) }
             }
             _ => Err(BadChunk),
         }

@@ -34,15 +34,16 @@ pub struct RequestHead {
 
 /// Why a request is refused without knowing what it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RefusedRequest {
     pub status: u16,
     pub why: &'static str,
 }
 
-pub const HEAD_TOO_LARGE: Refusal = Refusal { status: 431, why: "the head of the request is too large" };
+pub const HEAD_TOO_LARGE: RefusedRequest =
+    RefusedRequest { status: 431, why: "the head of the request is too large" };
 
-const fn malformed(why: &'static str) -> Refusal {
-    Refusal { status: 400, why }
+const fn malformed(why: &'static str) -> RefusedRequest {
+    RefusedRequest { status: 400, why }
 }
 
 /// Reads the head at the front of `bytes`; returns it and its length in bytes, or nothing where more has to
@@ -50,7 +51,7 @@ const fn malformed(why: &'static str) -> Refusal {
 ///
 /// # Errors
 /// When what came cannot be, or begin, a request.
-pub fn parse_request(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>, Refusal> {
+pub fn parse_request(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>, RefusedRequest> {
     let mut lines = [httparse::EMPTY_HEADER; MAX_LINES];
     let mut request = httparse::Request::new(&mut lines);
     let length = match request.parse(bytes) {
@@ -96,7 +97,7 @@ pub fn parse_request(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>, Refus
 
 /// Decides where a request ends (RFC 9112, section 6.3). Of what the section leaves open, the strict reading:
 /// a length is said once, and not beside a transfer coding; the only coding is `chunked`.
-fn framing(minor_version: u8, lengths: &[&[u8]], codings: &[&[u8]]) -> Result<Framing, Refusal> {
+fn framing(minor_version: u8, lengths: &[&[u8]], codings: &[&[u8]]) -> Result<Framing, RefusedRequest> {
     match (codings, lengths) {
         ([], []) => Ok(Framing::NONE),
         ([], [length]) => {
@@ -155,7 +156,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn head(lines: &str) -> Result<RequestHead, Refusal> {
+    fn head(lines: &str) -> Result<RequestHead, RefusedRequest> {
         let wire = format!("GET /x HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
         parse_request(wire.as_bytes()).map(|parsed| parsed.unwrap().0)
     }

@@ -9,6 +9,7 @@
 pub mod answer;
 pub mod body;
 pub mod head;
+pub mod health;
 pub mod pipeline;
 pub mod range;
 pub mod reader;

@@ -9,21 +9,21 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::reader::Answers;
-use super::request::Request;
+use super::request::OutgoingRequest;
 
-pub struct Pipeline {
+pub struct PipelinedConnection {
     pub stream: Arc<TcpStream>,
     pub answers: Answers,
     to_send: Vec<u8>,
 }
 
-impl Pipeline {
-    pub fn new(stream: Arc<TcpStream>) -> Pipeline {
-        Pipeline { stream, answers: Answers::default(), to_send: Vec::new() }
+impl PipelinedConnection {
+    pub fn new(stream: Arc<TcpStream>) -> PipelinedConnection {
+        PipelinedConnection { stream, answers: Answers::default(), to_send: Vec::new() }
     }
 
     /// Queues a request.
-    pub fn ask(&mut self, request: &Request) {
+    pub fn ask(&mut self, request: &OutgoingRequest) {
         request.render(&mut self.to_send);
     }
 

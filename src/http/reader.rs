@@ -12,7 +12,7 @@ const MAX_HEAD_BYTES: usize = 32 * 1024;
 
 /// What the next bytes of a connection are.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Event<'a> {
+pub enum AnswerEvent<'a> {
     Head(Box<AnswerHead>),
     Body(&'a [u8]),
     /// The answer is complete.
@@ -22,7 +22,7 @@ pub enum Event<'a> {
 }
 
 #[derive(Debug)]
-enum State {
+enum ReaderState {
     Head(Vec<u8>),
     Body { left: Option<u64> },
 }
@@ -30,14 +30,14 @@ enum State {
 /// Reads answers out of a stream of bytes.
 #[derive(Debug)]
 pub struct Answers {
-    state: State,
+    state: ReaderState,
     /// Interim answers since the last one that counted.
     interim: u32,
 }
 
 impl Default for Answers {
     fn default() -> Self {
-        Answers { state: State::Head(Vec::new()), interim: 0 }
+        Answers { state: ReaderState::Head(Vec::new()), interim: 0 }
     }
 }
 
@@ -48,24 +48,24 @@ impl Answers {
     ///
     /// # Errors
     /// When the bytes cannot be the answer that is due. The connection is of no more use then.
-    pub fn next<'a>(&mut self, input: &mut &'a [u8], head_only: bool) -> Result<Event<'a>, NotHttp> {
+    pub fn next<'a>(&mut self, input: &mut &'a [u8], head_only: bool) -> Result<AnswerEvent<'a>, NotHttp> {
         loop {
             return match &mut self.state {
-                State::Body { left: Some(0) } => {
-                    self.state = State::Head(Vec::new());
-                    Ok(Event::End)
+                ReaderState::Body { left: Some(0) } => {
+                    self.state = ReaderState::Head(Vec::new());
+                    Ok(AnswerEvent::End)
                 }
-                _ if input.is_empty() => Ok(Event::NeedMore),
-                State::Body { left } => {
+                _ if input.is_empty() => Ok(AnswerEvent::NeedMore),
+                ReaderState::Body { left } => {
                     let take = left.map_or(input.len(), |left| left.min(input.len() as u64) as usize);
                     let (body, rest) = input.split_at(take);
                     *input = rest;
                     if let Some(left) = left {
                         *left -= take as u64;
                     }
-                    Ok(Event::Body(body))
+                    Ok(AnswerEvent::Body(body))
                 }
-                State::Head(seen) => {
+                ReaderState::Head(seen) => {
                     // Nearly always the whole head is in `input`; only one that was cut is kept.
                     let before = seen.len();
                     let room = (MAX_HEAD_BYTES + 1).saturating_sub(before).min(input.len());
@@ -83,7 +83,7 @@ impl Answers {
                             return Err(NotHttp::HeadTooLong);
                         }
                         *input = &[];
-                        return Ok(Event::NeedMore);
+                        return Ok(AnswerEvent::NeedMore);
                     };
                     *input = &input[head.head_bytes - before..];
                     if head.status < 200 {
@@ -92,13 +92,13 @@ impl Answers {
                         if self.interim > MAX_INTERIM {
                             return Err(NotHttp::Interim);
                         }
-                        self.state = State::Head(Vec::new());
+                        self.state = ReaderState::Head(Vec::new());
                         continue;
                     }
                     self.interim = 0;
                     let bodiless = head_only || matches!(head.status, 204 | 304);
-                    self.state = State::Body { left: if bodiless { Some(0) } else { head.length } };
-                    Ok(Event::Head(Box::new(head)))
+                    self.state = ReaderState::Body { left: if bodiless { Some(0) } else { head.length } };
+                    Ok(AnswerEvent::Head(Box::new(head)))
                 }
             };
         }
@@ -109,7 +109,7 @@ impl Answers {
     /// # Errors
     /// When they are anything else.
     pub fn idle(&mut self, input: &[u8]) -> Result<(), NotHttp> {
-        let State::Head(seen) = &mut self.state else { return Err(NotHttp::Unasked) };
+        let ReaderState::Head(seen) = &mut self.state else { return Err(NotHttp::Unasked) };
         seen.extend_from_slice(&input[..input.len().min(MAX_BLANK_BYTES + 1)]);
         let rest = after_blank_lines(seen).map_err(|_| NotHttp::Unasked)?;
         if rest.is_empty() || rest == b"\r" { Ok(()) } else { Err(NotHttp::Unasked) }
@@ -118,21 +118,21 @@ impl Answers {
     /// How many bytes of a body of a stated length are still to come.
     pub fn body_left(&self) -> u64 {
         match self.state {
-            State::Body { left } => left.unwrap_or(0),
-            State::Head(_) => 0,
+            ReaderState::Body { left } => left.unwrap_or(0),
+            ReaderState::Head(_) => 0,
         }
     }
 
     /// Notes that the next `bytes` of the body, at most `body_left`, went another way.
     pub fn skip_body(&mut self, bytes: u64) {
-        if let State::Body { left: Some(left) } = &mut self.state {
+        if let ReaderState::Body { left: Some(left) } = &mut self.state {
             *left = left.saturating_sub(bytes);
         }
     }
 
     /// The connection has ended. Was the answer under way complete, having no stated length?
     pub fn ended_well(&self) -> bool {
-        matches!(self.state, State::Body { left: None })
+        matches!(self.state, ReaderState::Body { left: None })
     }
 }
 
@@ -152,10 +152,10 @@ mod tests {
             let mut input = chunk;
             loop {
                 match answers.next(&mut input, false) {
-                    Ok(Event::Head(head)) => read.push((*head, Vec::new(), false)),
-                    Ok(Event::Body(body)) => read.last_mut().unwrap().1.extend_from_slice(body),
-                    Ok(Event::End) => read.last_mut().unwrap().2 = true,
-                    Ok(Event::NeedMore) => break,
+                    Ok(AnswerEvent::Head(head)) => read.push((*head, Vec::new(), false)),
+                    Ok(AnswerEvent::Body(body)) => read.last_mut().unwrap().1.extend_from_slice(body),
+                    Ok(AnswerEvent::End) => read.last_mut().unwrap().2 = true,
+                    Ok(AnswerEvent::NeedMore) => break,
                     Err(error) => return (read, Some(error)),
                 }
             }
@@ -244,7 +244,7 @@ mod tests {
         let mut answers = Answers::default();
         answers.idle(b"\r").unwrap();
         let mut input = &b"\nHTTP/1.1 204 No\r\n\r\n"[..];
-        assert!(matches!(answers.next(&mut input, false), Ok(Event::Head(_))));
+        assert!(matches!(answers.next(&mut input, false), Ok(AnswerEvent::Head(_))));
         assert!(input.is_empty());
     }
 
@@ -264,13 +264,13 @@ mod tests {
         let mut answers = Answers::default();
         let mut input = &b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"[..];
         assert_eq!(answers.body_left(), 0);
-        assert!(matches!(answers.next(&mut input, false), Ok(Event::Head(_))));
-        assert_eq!(answers.next(&mut input, false), Ok(Event::Body(b"abc")));
+        assert!(matches!(answers.next(&mut input, false), Ok(AnswerEvent::Head(_))));
+        assert_eq!(answers.next(&mut input, false), Ok(AnswerEvent::Body(b"abc")));
         answers.skip_body(4);
         assert_eq!(answers.body_left(), 2);
         let mut input = &b"hi"[..];
-        assert_eq!(answers.next(&mut input, false), Ok(Event::Body(b"hi")));
-        assert_eq!(answers.next(&mut input, false), Ok(Event::End));
+        assert_eq!(answers.next(&mut input, false), Ok(AnswerEvent::Body(b"hi")));
+        assert_eq!(answers.next(&mut input, false), Ok(AnswerEvent::End));
         assert_eq!(answers.body_left(), 0);
     }
 
@@ -299,7 +299,7 @@ mod tests {
                 loop {
                     match answers.next(&mut input, false) {
                         Err(_) => break 'wire,
-                        Ok(Event::NeedMore) => break,
+                        Ok(AnswerEvent::NeedMore) => break,
                         Ok(_) => {}
                     }
                 }

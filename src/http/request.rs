@@ -6,7 +6,7 @@ use crate::sender_report;
 
 /// A request without a body.
 #[derive(Clone, Debug)]
-pub struct Request<'a> {
+pub struct OutgoingRequest<'a> {
     pub method: &'a str,
     pub host: &'a str,
     /// The path, percent-encoded where it needs to be.
@@ -21,7 +21,7 @@ pub struct Request<'a> {
     pub congestion: Option<&'a str>,
 }
 
-impl Request<'_> {
+impl OutgoingRequest<'_> {
     /// Appends the request to what is to be sent.
     pub fn render(&self, out: &mut Vec<u8>) {
         // Writing to a String cannot fail.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::results::Folder;
-use crate::segments::{self, Set};
+use crate::segments::Set;
 use crate::units::ByteCount;
 
 /// As `twinlink segments` makes them when nothing else is asked for.
@@ -42,7 +42,7 @@ pub fn folder(scratch: &Path) -> Result<PathBuf> {
 fn fill(dir: &Path) -> Result<()> {
     let attempt = || format!("cannot make sample segments in {}", dir.display());
     // The list of digests is written last.
-    let complete = || dir.join(segments::SUMS).is_file();
+    let complete = || dir.join(crate::manifest::SUMS).is_file();
     if complete() {
         return Ok(());
     }

@@ -14,7 +14,7 @@ use nix::unistd::{Pid, setsid};
 
 use super::network::{Host, Network, PORT};
 use super::samples;
-use crate::commands::health;
+use crate::http::health;
 
 /// What is to be started.
 pub struct ServerRequest {
@@ -109,7 +109,7 @@ impl LabServer {
     pub fn is_ready(&self, client: &Host) -> Result<bool> {
         client.within(|| {
             if self.is_own {
-                health::main(health::HealthArgs { server: self.address.to_string() }).is_ok()
+                health::check(&self.address.to_string()).is_ok()
             } else {
                 TcpStream::connect_timeout(&self.address, Duration::from_secs(2)).is_ok()
             }

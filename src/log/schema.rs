@@ -7,6 +7,10 @@
 use serde::{Deserialize, Serialize};
 
 pub use crate::log::writer::{Log, Stdout, create_log_file, new_run_id};
+pub use crate::qoe::Qoe;
+pub use crate::sender_report::Sender;
+pub use crate::tcp::TcpInfo;
+pub use crate::units::PerLink;
 use crate::units::{Direction, LinkId};
 
 /// The name and version of the schema. Fields may be added to a version; none changes its meaning.
@@ -96,22 +100,6 @@ pub struct Cell {
     pub schedule: String,
     pub pipeline: String,
     pub congestion: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct PerLink<T> {
-    pub a: T,
-    pub b: T,
-}
-
-impl<T> PerLink<T> {
-    pub fn get(&self, link: LinkId) -> &T {
-        match link {
-            LinkId::A => &self.a,
-            LinkId::B => &self.b,
-        }
-    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -258,52 +246,6 @@ pub struct Airtime {
     pub busy_pct: f64,
 }
 
-/// TCP_INFO of the client's socket. The client receives: loss on the way down is the server's to see.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct TcpInfo {
-    pub rtt_ms: f64,
-    pub rtt_var_ms: f64,
-    /// Least round trip seen; null on kernels before 4.6.
-    pub min_rtt_ms: Option<f64>,
-    /// Receiver-side estimate: the time that a window of data takes.
-    pub rcv_rtt_ms: f64,
-    pub rcv_space_bytes: u64,
-    pub snd_mss_bytes: u64,
-    pub rcv_mss_bytes: u64,
-    pub snd_cwnd_packets: u64,
-    pub retransmits_total: u64,
-    pub bytes_received: Option<u64>,
-    /// Data segments that came out of order: losses or reordering on the way down. Kernel 5.4 on.
-    pub rcv_out_of_order: Option<u64>,
-}
-
-/// TCP_INFO of a server's socket, which sends the payload. Added in 0.1.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Sender {
-    pub congestion_control: Option<String>,
-    /// Smoothed, of data and its acknowledgement: it holds the queue of the way down.
-    pub rtt_ms: f64,
-    pub rtt_var_ms: f64,
-    pub min_rtt_ms: Option<f64>,
-    pub snd_mss_bytes: u64,
-    pub snd_cwnd_packets: u64,
-    /// Null as long as nothing has ended the first slow start.
-    pub ssthresh_packets: Option<u64>,
-    pub unacked_packets: u64,
-    pub retransmits_total: u64,
-    /// The kernel's estimate of what the path delivers.
-    pub delivery_rate_kbit: Option<u64>,
-    /// Null where nothing paces.
-    pub pacing_rate_kbit: Option<u64>,
-    /// How long there was something to send, ever; and of that, how long it waited for the client's
-    /// window, and for the server's own buffer.
-    pub busy_ms: Option<f64>,
-    pub rwnd_limited_ms: Option<f64>,
-    pub sndbuf_limited_ms: Option<f64>,
-}
-
 /// Counters of one direction of a link since it was set up.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -411,22 +353,6 @@ pub struct RunEnd {
     /// What a viewer would have met; null where nothing came. Added in 0.1.
     #[serde(default)]
     pub qoe: Option<Qoe>,
-}
-
-/// What a viewer would have met who plays the segments in order as they come.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Qoe {
-    /// From the first request until the first frame plays; null if it never would.
-    pub startup_delay_ms: Option<f64>,
-    pub rebuffer_count: u64,
-    pub rebuffer_ms: f64,
-    /// CTA-2066: stall time over stall and play time.
-    pub rebuffer_ratio: Option<f64>,
-    /// In the style of ITU-T P.1203: stall time over media time.
-    pub stall_per_media: Option<f64>,
-    pub segment_duration_ms: f64,
-    pub startup_segments: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

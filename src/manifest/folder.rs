@@ -8,15 +8,15 @@
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::manifest::SUMS;
 use crate::manifest::name;
-use crate::segments::SUMS;
-use crate::server::file::read_small;
 
 /// Names that the server answers itself.
 const RESERVED: [&str; 2] = ["healthz", "sink"];
@@ -28,6 +28,23 @@ const LONGEST_LIST: u64 = 64 << 20;
 pub struct FolderFile {
     pub name: String,
     pub path: PathBuf,
+}
+
+/// Reads a small text file: at most `limit` bytes of a regular file.
+///
+/// # Errors
+/// When it cannot be read, is no regular file, or is longer.
+fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(ErrorKind::FileTooLarge, format!("it is longer than {limit} bytes")));
+    }
+    Ok(bytes)
 }
 
 /// The servable files of a folder; none where there is no such folder.
@@ -234,5 +251,16 @@ mod tests {
                 prop_assert!(natural(&a, &c).is_le());
             }
         }
+    }
+
+    #[test]
+    fn small_file_is_neither_a_device_nor_a_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(read_small(Path::new("/dev/zero"), 10).is_err());
+        assert!(read_small(dir.path(), 10).is_err());
+        let path = dir.path().join("list");
+        fs::write(&path, "0123456789").unwrap();
+        assert_eq!(read_small(&path, 10).unwrap(), b"0123456789");
+        assert_eq!(read_small(&path, 9).unwrap_err().kind(), ErrorKind::FileTooLarge);
     }
 }

@@ -1,5 +1,6 @@
 //! Which files there are to fetch: the servers' SHA256SUMS, or a pattern. Pure.
 
+pub mod digest;
 pub mod folder;
 pub mod name;
 
@@ -8,10 +9,13 @@ use std::collections::{HashMap, HashSet};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use unicode_normalization::{UnicodeNormalization, is_nfc, is_nfd};
 
-use crate::client::store::Digest;
+use self::digest::Digest;
 use crate::http::request::path_of;
 
 use crate::units::LinkId;
+
+/// The list of digests that a folder may hold and a server offers.
+pub const SUMS: &str = "SHA256SUMS";
 
 /// What is asked for where no server has a list.
 pub const DEFAULT_PATTERN: &str = "s{001..160}.m4s";

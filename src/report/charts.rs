@@ -3,14 +3,14 @@
 
 use std::fmt::Write;
 
-use super::compare::{Condition, Entrant, Study};
+use super::compare::{ConditionResults, Entrant, Study};
 use super::plot::{escape, stacked};
 use super::stats;
 use super::words::{seconds, short};
 use crate::units::LinkId;
 
 /// The time of each schedule as a bar, with its interval, and the bound as a line.
-pub fn bars(place: &Condition) -> String {
+pub fn bars(place: &ConditionResults) -> String {
     let top = |cell: &Entrant| cell.elapsed_ms.map(|time| time.high.max(time.median));
     let longest = place.cells.iter().filter_map(top).fold(0.0, f64::max);
     let bound = stats::median(place.cells.iter().filter_map(|cell| cell.bound_ms));
@@ -51,7 +51,7 @@ pub fn bars(place: &Condition) -> String {
 }
 
 /// The numbers of a place.
-pub fn table(place: &Condition) -> String {
+pub fn table(place: &ConditionResults) -> String {
     let mut rows = String::new();
     for (index, cell) in place.cells.iter().enumerate() {
         let dash = |text: Option<String>| text.unwrap_or_else(|| "–".into());
@@ -94,9 +94,9 @@ pub fn table(place: &Condition) -> String {
 pub type Field = (String, Option<f64>);
 
 /// Schedules by places; places where nothing has a value are left out, and so is an empty matrix.
-pub fn matrix(study: &Study, of: impl Fn(&Condition, &Entrant) -> Option<Field>) -> Option<String> {
-    let field = |place: &Condition, label: &str| place.cell(label).and_then(|cell| of(place, cell));
-    let places: Vec<&Condition> = study
+pub fn matrix(study: &Study, of: impl Fn(&ConditionResults, &Entrant) -> Option<Field>) -> Option<String> {
+    let field = |place: &ConditionResults, label: &str| place.cell(label).and_then(|cell| of(place, cell));
+    let places: Vec<&ConditionResults> = study
         .places
         .iter()
         .filter(|place| study.labels.iter().any(|label| field(place, label).is_some()))
@@ -190,7 +190,7 @@ pub fn viewers(study: &Study) -> Option<String> {
 
 /// How long segments took from their request to their last byte, on each link: 5 to 95 %, the middle
 /// half, the median.
-pub fn segment_times(place: &Condition) -> Option<String> {
+pub fn segment_times(place: &ConditionResults) -> Option<String> {
     let times = |cell: &Entrant, link: LinkId| {
         let segments = cell.all_runs().flat_map(|run| &run.segments).filter(|segment| segment.link == link);
         stats::sorted(segments.map(|segment| segment.done_ms - segment.requested_ms))

@@ -27,14 +27,14 @@ pub struct Study<'a> {
     pub group: &'a Group,
     /// The labels of all cells, in the order of the tables.
     pub labels: Vec<String>,
-    pub places: Vec<Condition<'a>>,
+    pub places: Vec<ConditionResults<'a>>,
     /// What went wrong in the experiment beside its runs.
     pub faults: Vec<String>,
 }
 
 /// One condition of the links.
 #[derive(Clone, Debug, Serialize)]
-pub struct Condition<'a> {
+pub struct ConditionResults<'a> {
     pub condition: String,
     /// "shared" or "independent".
     pub channel: String,
@@ -104,7 +104,7 @@ pub struct CompleteRun<'a> {
     pub block: Option<u64>,
 }
 
-impl Condition<'_> {
+impl ConditionResults<'_> {
     pub fn name(&self) -> String {
         let shared = if self.channel == "shared" { ", shared channel" } else { "" };
         format!("{}{shared}", self.condition)
@@ -204,12 +204,12 @@ fn study(group: &Group, with_faulty: bool) -> Study<'_> {
         .collect();
     labels.dedup_by(|x, y| x.1 == y.1);
     let labels: Vec<String> = labels.into_iter().map(|(_, label)| label).collect();
-    let mut places: Vec<Condition> = places
+    let mut places: Vec<ConditionResults> = places
         .into_iter()
         .map(|((condition, channel), cells)| place(group, condition, channel, cells.into_values(), &labels))
         .collect();
     places.sort_by(|x, y| {
-        let by = |place: &Condition| (place.channel.clone(), distance(&place.condition));
+        let by = |place: &ConditionResults| (place.channel.clone(), distance(&place.condition));
         let number = first_number(&x.condition).total_cmp(&first_number(&y.condition));
         by(x).cmp(&by(y)).then(number).then_with(|| x.condition.cmp(&y.condition))
     });
@@ -366,7 +366,7 @@ fn place<'a>(
     channel: String,
     cells: impl Iterator<Item = Entrant<'a>>,
     labels: &[String],
-) -> Condition<'a> {
+) -> ConditionResults<'a> {
     let mut cells: Vec<Entrant> = cells.collect();
     cells.sort_by_key(|cell| labels.iter().position(|label| *label == cell.label));
     cells.iter_mut().for_each(|cell| cell.sum_up(group.sweep.as_ref()));
@@ -382,7 +382,7 @@ fn place<'a>(
     }
     let throughput = throughput(group, &condition, &channel, &cells);
     let split = split::split(&cells, throughput.as_ref());
-    Condition { condition, channel, cells, best, throughput, split }
+    ConditionResults { condition, channel, cells, best, throughput, split }
 }
 
 /// What the links carried: as the experiment measured it, else as the probes before the runs did.

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::charts;
-use super::compare::{Condition, Entrant, Study};
+use super::compare::{ConditionResults, Entrant, Study};
 use super::load::{Loaded, Problem};
 use super::plot::escape;
 use super::run::LoggedRun;
@@ -236,7 +236,7 @@ fn throughputs(study: &Study) -> String {
 
 /// A timeline for each cell's median run, as many as the page can bear.
 fn timelines(studies: &[Study]) -> String {
-    let cells: Vec<(&Study, &Condition, usize, &Entrant)> = studies
+    let cells: Vec<(&Study, &ConditionResults, usize, &Entrant)> = studies
         .iter()
         .flat_map(|study| study.places.iter().map(move |place| (study, place)))
         .flat_map(|(study, place)| {

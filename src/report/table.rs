@@ -6,7 +6,7 @@ use comfy_table::{
     Attribute, Cell as TableCell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle,
 };
 
-use super::compare::{Condition, Entrant, Study};
+use super::compare::{ConditionResults, Entrant, Study};
 use super::words;
 
 const LINE: LineStyle = LineStyle::none().fill('─').junction('─');
@@ -35,7 +35,7 @@ pub fn text(studies: &[Study]) -> String {
     text
 }
 
-fn table(place: &Condition) -> String {
+fn table(place: &ConditionResults) -> String {
     let mut table = Table::new();
     table.load_style(STYLE).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header([

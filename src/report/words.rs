@@ -1,7 +1,7 @@
 //! The verdict in words, from what was compared. Pure: the same sentences go to the terminal, the page
 //! and the summary.
 
-use super::compare::{Condition, Entrant, MedianThroughput};
+use super::compare::{ConditionResults, Entrant, MedianThroughput};
 use super::run::{LoggedRun, drops};
 use super::split::Split;
 use super::stats::{Difference, ENOUGH, Estimate};
@@ -9,7 +9,7 @@ use crate::log::schema::Fault;
 use crate::units::LinkId;
 
 /// What a place's runs say.
-pub fn verdict(place: &Condition) -> Vec<String> {
+pub fn verdict(place: &ConditionResults) -> Vec<String> {
     let mut said = Vec::new();
     if let Some(best) = place.best {
         said.push(winner(place, &place.cells[best]));
@@ -24,7 +24,7 @@ pub fn verdict(place: &Condition) -> Vec<String> {
     said
 }
 
-fn winner(place: &Condition, best: &Entrant) -> String {
+fn winner(place: &ConditionResults, best: &Entrant) -> String {
     let mut text = time(best);
     if let Some(percent) = best.efficiency.map(|efficiency| efficiency * 100.0).filter(|pct| pct.is_finite())
     {
@@ -67,7 +67,7 @@ fn judged(by: &Difference) -> &'static str {
 }
 
 /// Says where there are too few repetitions to say more.
-fn few(place: &Condition) -> Option<String> {
+fn few(place: &ConditionResults) -> Option<String> {
     let counts = || place.cells.iter().map(|cell| cell.runs.len());
     let (least, most) = (counts().min()?, counts().max()?);
     if most < ENOUGH {
@@ -79,7 +79,7 @@ fn few(place: &Condition) -> Option<String> {
     })
 }
 
-fn broken(place: &Condition) -> Option<String> {
+fn broken(place: &ConditionResults) -> Option<String> {
     let broken: Vec<String> = place
         .cells
         .iter()
@@ -105,7 +105,7 @@ fn why(cell: &Entrant) -> String {
 }
 
 /// How many runs met faults, and the first of them.
-fn faulty(place: &Condition) -> Option<String> {
+fn faulty(place: &ConditionResults) -> Option<String> {
     let runs = || place.cells.iter().flat_map(|cell| cell.all_runs().map(move |run| (cell, run)));
     let met = || runs().filter(|(_, run)| !run.faults.is_empty());
     // A run's name begins with its time.
@@ -133,7 +133,7 @@ fn what(fault: &Fault) -> String {
 }
 
 /// The course's second question.
-fn ratio(place: &Condition, split: &Split, throughput: &MedianThroughput) -> String {
+fn ratio(place: &ConditionResults, split: &Split, throughput: &MedianThroughput) -> String {
     let alone = &throughput.alone_kbit;
     let how = if throughput.source == "alone" { "Measured alone" } else { "Probed" };
     let mut text = format!(
@@ -163,7 +163,7 @@ fn ratio(place: &Condition, split: &Split, throughput: &MedianThroughput) -> Str
 }
 
 /// Why the throughputs' ratio is, or is not, where the least time is.
-fn reason(place: &Condition, split: &Split, throughput: &MedianThroughput) -> String {
+fn reason(place: &ConditionResults, split: &Split, throughput: &MedianThroughput) -> String {
     let straight = split.line.filter(|line| line.r_squared > 0.9);
     if place.channel != "shared" {
         let later = split.a_ends_later_ms.filter(|_| split.regret.is_some());
@@ -371,8 +371,8 @@ mod tests {
     use crate::report::stats;
     use crate::report::stats::LineFit;
 
-    fn place(channel: &str) -> Condition<'static> {
-        Condition {
+    fn place(channel: &str) -> ConditionResults<'static> {
+        ConditionResults {
             condition: "near".into(),
             channel: channel.into(),
             cells: Vec::new(),

@@ -18,8 +18,9 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use super::file::ServedFile;
+use crate::manifest::SUMS;
 use crate::manifest::folder::{FolderFile, list, read_list, sort};
-use crate::segments::{SUMS, hex};
+use crate::segments::hex;
 
 /// All that a server serves.
 pub struct Catalog {

@@ -17,7 +17,7 @@ use super::congestion::Sending;
 use super::respond::{self, Answer, Body, Resource, Sunk};
 use super::socket::{Socket, Wait, unacknowledged};
 use crate::http::body::{BadChunk, BodyReader, Framing, Taken};
-use crate::http::head::{HEAD_TOO_LARGE, Refusal, RequestHead, parse_request};
+use crate::http::head::{HEAD_TOO_LARGE, RefusedRequest, RequestHead, parse_request};
 use crate::sender_report;
 
 /// How often a closing connection looks whether the server is about to end.
@@ -60,14 +60,14 @@ pub async fn serve(
         stop,
     };
     match conversation.run().await {
-        Ok(End::Said) => {
+        Ok(RequestEnd::Said) => {
             let Conversation { socket, stop, .. } = conversation;
             let mut tcp = socket.into_inner();
             if tcp.shutdown().await.is_ok() {
                 linger(tcp, limits.linger, &stop).await;
             }
         }
-        Ok(End::MadeRoom) => {
+        Ok(RequestEnd::MadeRoom) => {
             tracing::debug!(peer = %connection.peer, "an idle connection is closed: its place is needed");
         }
         Err(error) => tracing::debug!(peer = %connection.peer, "a connection broke: {error}"),
@@ -75,7 +75,7 @@ pub async fn serve(
 }
 
 /// Why a connection ends.
-enum End {
+enum RequestEnd {
     /// All has been said.
     Said,
     /// Another connection needs its place.
@@ -85,8 +85,8 @@ enum End {
 /// What a client says next.
 enum Next {
     Request(RequestHead),
-    Refused(Refusal),
-    End(End),
+    Refused(RefusedRequest),
+    End(RequestEnd),
 }
 
 struct Conversation<'a> {
@@ -101,16 +101,16 @@ struct Conversation<'a> {
 }
 
 impl Conversation<'_> {
-    async fn run(&mut self) -> io::Result<End> {
+    async fn run(&mut self) -> io::Result<RequestEnd> {
         loop {
             let request = match self.next_request().await? {
                 Next::Request(request) => request,
                 Next::End(end) => return Ok(end),
-                Next::Refused(Refusal { status, why }) => {
+                Next::Refused(RefusedRequest { status, why }) => {
                     let mut in_flight = self.connection.begin(None, false);
                     let answer = Answer::plain(status, why).closing();
                     self.send(&answer, 1, false, &mut in_flight).await?;
-                    return Ok(End::Said);
+                    return Ok(RequestEnd::Said);
                 }
             };
             if let Some(end) = self.answer(&request).await? {
@@ -140,7 +140,7 @@ impl Conversation<'_> {
             let wait = began.map_or(Wait::Request, Wait::Head);
             match self.read_more(self.shared.limits.head_bytes, wait).await? {
                 Ok(0) if began.is_some() => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(0) => return Ok(Next::End(End::Said)),
+                Ok(0) => return Ok(Next::End(RequestEnd::Said)),
                 Ok(_) => {}
                 Err(end) => return Ok(Next::End(end)),
             }
@@ -148,13 +148,13 @@ impl Conversation<'_> {
     }
 
     /// Reads more, up to `bytes` in all, while no request is being answered: the connection may have to end.
-    async fn read_more(&mut self, bytes: usize, wait: Wait) -> io::Result<Result<usize, End>> {
+    async fn read_more(&mut self, bytes: usize, wait: Wait) -> io::Result<Result<usize, RequestEnd>> {
         self.make_room(bytes);
         tokio::select! {
             biased;
             read = self.socket.read(&mut self.input, wait) => read.map(Ok),
-            () = stopped(&mut self.stop) => Ok(Err(End::Said)),
-            () = self.connection.close.notified() => Ok(Err(End::MadeRoom)),
+            () = stopped(&mut self.stop) => Ok(Err(RequestEnd::Said)),
+            () = self.connection.close.notified() => Ok(Err(RequestEnd::MadeRoom)),
         }
     }
 
@@ -166,7 +166,7 @@ impl Conversation<'_> {
     }
 
     /// Answers a request; returns why the connection ends after it, if it does.
-    async fn answer(&mut self, request: &RequestHead) -> io::Result<Option<End>> {
+    async fn answer(&mut self, request: &RequestHead) -> io::Result<Option<RequestEnd>> {
         let shared = self.shared;
         let (resource, report) = match self.sending.obey(self.socket.tcp(), request.sender.as_deref()) {
             Ok(report) => (respond::resource(&shared.table, request), report),
@@ -191,7 +191,7 @@ impl Conversation<'_> {
         let (closes, head_only) = (answer.closes, request.method == "HEAD");
         self.send(&answer, request.minor_version, head_only, &mut in_flight).await?;
         drop((answer, in_flight));
-        if closes { Ok(Some(End::Said)) } else { self.skip(&mut body).await }
+        if closes { Ok(Some(RequestEnd::Said)) } else { self.skip(&mut body).await }
     }
 
     async fn send(
@@ -284,15 +284,15 @@ impl Conversation<'_> {
     }
 
     /// Reads past a body that nobody wants; returns why the connection ends, if it does.
-    async fn skip(&mut self, body: &mut BodyReader) -> io::Result<Option<End>> {
+    async fn skip(&mut self, body: &mut BodyReader) -> io::Result<Option<RequestEnd>> {
         let mut left = UNWANTED_BYTES;
         loop {
             match self.take(body) {
                 Ok(Taken::End) => return Ok(None),
                 Ok(Taken::Content(bytes)) if bytes <= left => left -= bytes,
-                Ok(Taken::Content(_)) | Err(BadChunk) => return Ok(Some(End::Said)),
+                Ok(Taken::Content(_)) | Err(BadChunk) => return Ok(Some(RequestEnd::Said)),
                 Ok(Taken::NeedMore) => match self.read_more(BODY_READ_BYTES, Wait::Body).await? {
-                    Ok(0) => return Ok(Some(End::Said)),
+                    Ok(0) => return Ok(Some(RequestEnd::Said)),
                     Ok(_) => {}
                     Err(end) => return Ok(Some(end)),
                 },

@@ -5,7 +5,7 @@
 //! (a `touch`, a `chmod`, a copy put in its place), the file is hashed again and served on.
 
 use std::fs::{File, Metadata};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -169,21 +169,6 @@ pub fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN))
 }
 
-/// Reads a small text file: at most `limit` bytes of a regular file.
-///
-/// # Errors
-/// When it cannot be read, is no regular file, or is longer.
-pub fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    stamp(&file)?;
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        return Err(io::Error::new(ErrorKind::FileTooLarge, format!("it is longer than {limit} bytes")));
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,8 +230,6 @@ mod tests {
         make_pipe(&path);
         assert!(served.open().is_err());
         assert!(ServedFile::hash(&path).is_err());
-        assert!(read_small(&path, 10).is_err());
-        assert!(read_small(Path::new("/dev/zero"), 10).is_err());
     }
 
     fn make_pipe(path: &Path) {

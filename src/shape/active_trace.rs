@@ -12,7 +12,7 @@ use super::control::client::Row;
 use super::netem::trace_player::AppliedStep;
 use crate::config::profile::Shape;
 use crate::config::trace::{Trace, TraceStep};
-use crate::emulate::delay_line::Nanos;
+use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
 /// A trace that is being played.

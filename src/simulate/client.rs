@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::emulate::delay_line::Nanos;
 use crate::schedule::{Next, Outlook, Pipeline, Schedule, Scheduler};
 use crate::units::LinkId;
+use crate::units::Nanos;
 
 /// The head of an answer of twinlink's server, bytes.
 pub const ANSWER_HEAD_BYTES: u64 = 470;

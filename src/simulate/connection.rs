@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use super::receiver::{Receiver, Told};
 use super::sender::Sender;
 use super::sender::control::Control;
-use crate::emulate::delay_line::Nanos;
 use crate::units::LinkId;
+use crate::units::Nanos;
 
 /// Headers of a segment as Ethernet frame: Ethernet's 14 bytes, IPv4's 20, TCP's 32 with timestamps.
 const HEADER_BYTES: u32 = 66;
@@ -31,7 +31,7 @@ pub enum Content {
 
 /// A packet of a connection.
 #[derive(Clone, Copy, Debug)]
-pub struct Packet {
+pub struct TcpPacket {
     /// Which of the run's connections, and how often that was opened before.
     pub connection: usize,
     pub generation: u32,
@@ -40,7 +40,7 @@ pub struct Packet {
     pub content: Content,
 }
 
-impl Packet {
+impl TcpPacket {
     /// Bytes as Ethernet frame.
     pub fn frame(&self) -> u32 {
         match self.content {
@@ -52,7 +52,7 @@ impl Packet {
 
 /// One end.
 #[derive(Clone, Debug)]
-pub struct End {
+pub struct ConnectionEnd {
     pub sender: Sender,
     receiver: Receiver,
     /// The receiver has told nothing yet of what it has room for.
@@ -60,7 +60,7 @@ pub struct End {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum State {
+enum SenderState {
     Closed,
     /// The SYN goes out again at this time, and after that in so long.
     Opening(Nanos, Nanos),
@@ -77,13 +77,13 @@ pub struct Making {
 }
 
 #[derive(Clone, Debug)]
-pub struct Connection {
+pub struct TcpConnection {
     pub link: LinkId,
     pub generation: u32,
     making: Making,
-    state: State,
+    state: SenderState,
     began: Nanos,
-    pub ends: [End; 2],
+    pub ends: [ConnectionEnd; 2],
     /// Requests: where each ends in the client's stream, and how long its answer is.
     requests: VecDeque<(u64, u64)>,
     asked: u64,
@@ -91,14 +91,14 @@ pub struct Connection {
     read: u64,
 }
 
-/// The client's end among [`Connection::ends`], and the server's.
+/// The client's end among [`TcpConnection::ends`], and the server's.
 pub const CLIENT: usize = 0;
 pub const SERVER: usize = 1;
 
-impl End {
-    fn new(control: Control, making: Making, seed: u64, now: Nanos, rtt: Nanos) -> End {
+impl ConnectionEnd {
+    fn new(control: Control, making: Making, seed: u64, now: Nanos, rtt: Nanos) -> ConnectionEnd {
         let sender = Sender::new(control, making.paced, seed, now, rtt);
-        End { sender, receiver: Receiver::new(), told_at: 0 }
+        ConnectionEnd { sender, receiver: Receiver::new(), told_at: 0 }
     }
 
     fn next(&self) -> Nanos {
@@ -106,14 +106,14 @@ impl End {
     }
 }
 
-impl Connection {
-    pub fn closed(link: LinkId, making: Making) -> Connection {
-        let ends = [CLIENT, SERVER].map(|_| End::new(making.server, making, making.seed, 0, 1));
-        Connection {
+impl TcpConnection {
+    pub fn closed(link: LinkId, making: Making) -> TcpConnection {
+        let ends = [CLIENT, SERVER].map(|_| ConnectionEnd::new(making.server, making, making.seed, 0, 1));
+        TcpConnection {
             link,
             generation: 0,
             making,
-            state: State::Closed,
+            state: SenderState::Closed,
             began: 0,
             ends,
             requests: VecDeque::new(),
@@ -127,14 +127,15 @@ impl Connection {
         let making = self.making;
         let seed = making.seed.wrapping_add(u64::from(self.generation) << 32);
         // What the client sends is so little that its congestion control does not matter.
-        self.ends = [Control::Reno, making.server].map(|control| End::new(control, making, seed, now, rtt));
-        self.state = State::Open;
+        self.ends =
+            [Control::Reno, making.server].map(|control| ConnectionEnd::new(control, making, seed, now, rtt));
+        self.state = SenderState::Open;
     }
 
     /// Begins to open.
     pub fn open(&mut self, now: Nanos) {
         self.began = now;
-        self.state = State::Opening(now, SYN_TIMEOUT);
+        self.state = SenderState::Opening(now, SYN_TIMEOUT);
     }
 
     /// Forgets the connection; what of it is on its way counts no more.
@@ -142,7 +143,7 @@ impl Connection {
         self.generation += 1;
         self.requests.clear();
         (self.asked, self.read) = (0, 0);
-        self.state = State::Closed;
+        self.state = SenderState::Closed;
     }
 
     /// The client asks for something whose answer has so many bytes.
@@ -155,26 +156,26 @@ impl Connection {
     /// When something happens though nothing comes.
     pub fn next(&self) -> Nanos {
         match self.state {
-            State::Closed => Nanos::MAX,
-            State::Opening(at, _) => at,
-            State::Open => self.ends[CLIENT].next().min(self.ends[SERVER].next()),
+            SenderState::Closed => Nanos::MAX,
+            SenderState::Opening(at, _) => at,
+            SenderState::Open => self.ends[CLIENT].next().min(self.ends[SERVER].next()),
         }
     }
 
-    fn packet(&self, to_client: bool, sent: Nanos, content: Content) -> Packet {
-        Packet { connection: 0, generation: self.generation, to_client, sent, content }
+    fn packet(&self, to_client: bool, sent: Nanos, content: Content) -> TcpPacket {
+        TcpPacket { connection: 0, generation: self.generation, to_client, sent, content }
     }
 
     /// Plays timers that are over.
-    pub fn on_time(&mut self, now: Nanos, send: &mut impl FnMut(Packet)) {
+    pub fn on_time(&mut self, now: Nanos, send: &mut impl FnMut(TcpPacket)) {
         match self.state {
-            State::Closed => {}
-            State::Opening(at, wait) if at <= now => {
-                self.state = State::Opening(now + wait, wait * 2);
+            SenderState::Closed => {}
+            SenderState::Opening(at, wait) if at <= now => {
+                self.state = SenderState::Opening(now + wait, wait * 2);
                 send(self.packet(false, now, Content::Syn));
             }
-            State::Opening(..) => {}
-            State::Open => {
+            SenderState::Opening(..) => {}
+            SenderState::Open => {
                 for end in [CLIENT, SERVER] {
                     if self.ends[end].next() > now {
                         continue;
@@ -189,15 +190,15 @@ impl Connection {
         }
     }
 
-    fn segment(&mut self, now: Nanos, end: usize, segment: super::sender::Segment) -> Packet {
+    fn segment(&mut self, now: Nanos, end: usize, segment: super::sender::Segment) -> TcpPacket {
         let told = self.ends[end].receiver.tell(now, segment.is_new);
         let super::sender::Segment { number, end: ends, bytes, .. } = segment;
         self.packet(end == SERVER, now, Content::Segment { number, end: ends, bytes, told })
     }
 
     /// Sends what one end may send now.
-    pub fn send(&mut self, now: Nanos, end: usize, send: &mut impl FnMut(Packet)) {
-        if self.state != State::Open {
+    pub fn send(&mut self, now: Nanos, end: usize, send: &mut impl FnMut(TcpPacket)) {
+        if self.state != SenderState::Open {
             return;
         }
         while let Some(segment) = self.ends[end].sender.next_segment(now) {
@@ -209,21 +210,21 @@ impl Connection {
         }
     }
 
-    /// Takes a packet that has come; what it lets an end send waits for [`Connection::send`], so that what
+    /// Takes a packet that has come; what it lets an end send waits for [`TcpConnection::send`], so that what
     /// comes together is acknowledged together.
-    pub fn take(&mut self, now: Nanos, packet: &Packet, send: &mut impl FnMut(Packet)) -> Came {
+    pub fn take(&mut self, now: Nanos, packet: &TcpPacket, send: &mut impl FnMut(TcpPacket)) -> Came {
         if packet.generation != self.generation {
             return Came::Bytes(0);
         }
         let (number, ends_at, bytes, told) = match packet.content {
             Content::Syn if !packet.to_client => {
-                if self.state != State::Open {
+                if self.state != SenderState::Open {
                     send(self.packet(true, now, Content::Syn));
                 }
                 return Came::Bytes(0);
             }
             Content::Syn => {
-                if !matches!(self.state, State::Opening(..)) {
+                if !matches!(self.state, SenderState::Opening(..)) {
                     return Came::Bytes(0);
                 }
                 let rtt = now - self.began;
@@ -232,7 +233,7 @@ impl Connection {
             }
             Content::Segment { number, end, bytes, told } => (number, end, bytes, told),
         };
-        if self.state != State::Open {
+        if self.state != SenderState::Open {
             return Came::Bytes(0);
         }
         let at = if packet.to_client { CLIENT } else { SERVER };

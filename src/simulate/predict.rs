@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::client::{ANSWER_HEAD_BYTES, Client};
 use super::connection::Making;
-use super::run::{Change, SimulatedRun};
+use super::run::{LinkChange, SimulatedRun};
 use super::sender::control::Control;
 use crate::bound;
 use crate::bound::{Path, TcpSegments};
@@ -13,11 +13,11 @@ use crate::config::channel::ChannelConfig;
 use crate::config::profile::{Profile, Shape};
 use crate::config::script;
 use crate::config::script::To;
-use crate::emulate::delay_line::Nanos;
 use crate::emulate::emulator::Emulator;
-use crate::log::schema::PerLink;
 use crate::schedule::{Pipeline, Schedule};
 use crate::units::LinkId;
+use crate::units::Nanos;
+use crate::units::PerLink;
 
 /// What is to be predicted.
 #[derive(Clone, Copy, Debug)]
@@ -142,10 +142,10 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
     };
     let profiles = stages.each_ref().map(|stages| stages[0].1);
     let rtt = profiles.map(|Profile { down, up, .. }| (down.delay.0 + up.delay.0).as_nanos() as Nanos);
-    let mut changes: Vec<Change> = LinkId::BOTH
+    let mut changes: Vec<LinkChange> = LinkId::BOTH
         .iter()
         .flat_map(|&link| {
-            stages[link.index()][1..].iter().map(move |&(at, profile)| Change { at, link, profile })
+            stages[link.index()][1..].iter().map(move |&(at, profile)| LinkChange { at, link, profile })
         })
         .collect();
     changes.sort_by_key(|change| change.at);
@@ -184,10 +184,10 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
 }
 
 /// A profile and the time from which on it is in force.
-type Stage<'a> = (Nanos, &'a Profile);
+type LinkStage<'a> = (Nanos, &'a Profile);
 
 /// What a link is one after another; `None` where it has no rate at first or is cleared later.
-fn stages<'a>(setup: &Setup<'a>, link: LinkId) -> Option<Vec<Stage<'a>>> {
+fn stages<'a>(setup: &Setup<'a>, link: LinkId) -> Option<Vec<LinkStage<'a>>> {
     let first = (0, setup.profiles[link.index()].as_ref()?);
     let later = setup.changes.iter().filter(|change| change.link == link).map(|change| match &change.to {
         To::Profile(profile) => Some((change.after.0.as_nanos() as Nanos, &**profile)),
@@ -197,7 +197,7 @@ fn stages<'a>(setup: &Setup<'a>, link: LinkId) -> Option<Vec<Stage<'a>>> {
 }
 
 /// The link as the bound sees it, on the userspace backend.
-fn path(setup: &Setup, link: LinkId, stages: &[Stage]) -> Option<Path> {
+fn path(setup: &Setup, link: LinkId, stages: &[LinkStage]) -> Option<Path> {
     let most = setup.air.and_then(|air| air.most(link));
     let stages: Vec<_> = stages
         .iter()

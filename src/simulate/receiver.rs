@@ -1,7 +1,7 @@
 //! A receiver: puts segments in order, acknowledges them as Linux does, and opens its window. Pure.
 
 use super::sender::MSS;
-use crate::emulate::delay_line::Nanos;
+use crate::units::Nanos;
 
 /// Blocks in an acknowledgement: three fit beside the timestamps (RFC 2018).
 pub const BLOCKS: usize = 3;

@@ -5,16 +5,16 @@
 //! client looks again, a link changes.
 
 use super::client::{Client, Wish};
-use super::connection::{CLIENT, Came, Connection, Making, Packet, SERVER};
+use super::connection::{CLIENT, Came, Making, SERVER, TcpConnection, TcpPacket};
 use super::lookup::Lookup;
 use crate::config::profile::Profile;
-use crate::emulate::delay_line::Nanos;
 use crate::emulate::emulator::{Arrived, Emulator, WAYS, Way};
+use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
 /// A link becomes another.
 #[derive(Clone, Copy, Debug)]
-pub struct Change<'a> {
+pub struct LinkChange<'a> {
     pub at: Nanos,
     pub link: LinkId,
     pub profile: &'a Profile,
@@ -23,12 +23,12 @@ pub struct Change<'a> {
 /// Packets between a sender and their departure from a link, by the ids that the links know them by.
 #[derive(Debug, Default)]
 struct Flying {
-    packets: Vec<Packet>,
+    packets: Vec<TcpPacket>,
     free: Vec<u32>,
 }
 
 impl Flying {
-    fn keep(&mut self, packet: Packet) -> u32 {
+    fn keep(&mut self, packet: TcpPacket) -> u32 {
         match self.free.pop() {
             Some(id) => {
                 self.packets[id as usize] = packet;
@@ -45,23 +45,23 @@ impl Flying {
         self.free.push(id);
     }
 
-    fn take(&mut self, id: u32) -> Packet {
+    fn take(&mut self, id: u32) -> TcpPacket {
         self.forget(id);
         self.packets[id as usize]
     }
 }
 
 /// The network: what packets go through.
-struct Network {
+struct SimulatedNetwork {
     plant: Emulator,
     flying: Flying,
 }
 
-impl Network {
-    fn send(&mut self, now: Nanos, link: LinkId, connection: usize, packet: Packet) {
+impl SimulatedNetwork {
+    fn send(&mut self, now: Nanos, link: LinkId, connection: usize, packet: TcpPacket) {
         let way = (link, if packet.to_client { Direction::Down } else { Direction::Up });
         let frame = packet.frame();
-        let id = self.flying.keep(Packet { connection, ..packet });
+        let id = self.flying.keep(TcpPacket { connection, ..packet });
         match self.plant.arrive(now, way, id, frame) {
             Ok(Arrived::Held) => {}
             // A lost packet is gone; every link of a run is modelled.
@@ -76,12 +76,12 @@ const CONNECTIONS: usize = LOOKUP + 1;
 
 /// The whole of it.
 pub struct SimulatedRun<'a> {
-    network: Network,
+    network: SimulatedNetwork,
     /// By link, and the one on which sizes are looked up.
-    connections: Vec<Connection>,
+    connections: Vec<TcpConnection>,
     lookup: Option<Lookup>,
     pub client: Client<'a>,
-    changes: Vec<Change<'a>>,
+    changes: Vec<LinkChange<'a>>,
     pub now: Nanos,
 }
 
@@ -91,7 +91,7 @@ impl<'a> SimulatedRun<'a> {
     pub fn new(
         mut plant: Emulator,
         profiles: [&Profile; 2],
-        mut changes: Vec<Change<'a>>,
+        mut changes: Vec<LinkChange<'a>>,
         client: Client<'a>,
         making: [Making; 2],
         rtt: [Nanos; 2],
@@ -100,19 +100,19 @@ impl<'a> SimulatedRun<'a> {
             plant.set(0, link, profiles[link.index()]);
             plant.play(0, link, profiles[link.index()]);
         }
-        let mut connections: Vec<Connection> =
-            LinkId::BOTH.iter().map(|&link| Connection::closed(link, making[link.index()])).collect();
+        let mut connections: Vec<TcpConnection> =
+            LinkId::BOTH.iter().map(|&link| TcpConnection::closed(link, making[link.index()])).collect();
         for (connection, rtt) in connections.iter_mut().zip(rtt) {
             connection.establish(0, rtt);
         }
         changes.reverse();
-        let network = Network { plant, flying: Flying::default() };
+        let network = SimulatedNetwork { plant, flying: Flying::default() };
         SimulatedRun { network, connections, lookup: None, client, changes, now: 0 }
     }
 
     /// Has the sizes of so many files looked up on a connection of its own to server a.
     pub fn look_up(&mut self, files: usize, making: Making) {
-        let mut connection = Connection::closed(LinkId::A, making);
+        let mut connection = TcpConnection::closed(LinkId::A, making);
         connection.open(0);
         self.connections.push(connection);
         self.lookup = Some(Lookup::new(files));
@@ -145,7 +145,7 @@ impl<'a> SimulatedRun<'a> {
         let plant = self.network.plant.next_event().unwrap_or(Nanos::MAX);
         let client = LinkId::BOTH.map(|link| self.client.next(link));
         let change = self.changes.last().map_or(Nanos::MAX, |change| change.at);
-        let timers = self.connections.iter().map(Connection::next);
+        let timers = self.connections.iter().map(TcpConnection::next);
         timers.fold(plant.min(change).min(client[0]).min(client[1]), Nanos::min)
     }
 
@@ -156,7 +156,7 @@ impl<'a> SimulatedRun<'a> {
             self.network.plant.set(now, change.link, change.profile);
             self.network.plant.play(now, change.link, change.profile);
         }
-        let Network { plant, flying, .. } = &mut self.network;
+        let SimulatedNetwork { plant, flying, .. } = &mut self.network;
         plant.advance(now);
         plant.take_lost().for_each(|(.., id)| flying.forget(id));
         for way in WAYS {
@@ -189,7 +189,7 @@ impl<'a> SimulatedRun<'a> {
     }
 
     /// Takes a packet; returns how many bytes of answers it brings the client.
-    fn arrive(&mut self, link: LinkId, packet: &Packet) -> u64 {
+    fn arrive(&mut self, link: LinkId, packet: &TcpPacket) -> u64 {
         let (now, index) = (self.now, packet.connection);
         let (connection, network) = (&mut self.connections[index], &mut self.network);
         match connection.take(now, packet, &mut |packet| network.send(now, link, index, packet)) {

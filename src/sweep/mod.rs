@@ -17,8 +17,8 @@ use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::client;
+use crate::client::measure::When;
 use crate::log::schema;
-use crate::measure::When;
 use crate::shape::BackendChoice;
 use crate::units::Delay;
 use experiment::Experiment;

@@ -15,14 +15,14 @@ use super::plan;
 use super::plan::PlanStep;
 use super::progress::{self, Progress};
 use crate::client;
+use crate::client::measure::throughput;
 use crate::client::signals::Signals;
 use crate::client::{FinishedRun, Run};
-use crate::commands::doctor;
+use crate::doctor;
 use crate::log::schema;
 use crate::log::schema::{
     Cell, CellEnd, Event, Fault, Log, PerLink, Stdout, SweepEnd, SweepStart, Throughput,
 };
-use crate::measure::throughput;
 
 /// An experiment under way.
 struct Sweep<'a> {

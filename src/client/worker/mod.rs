@@ -25,8 +25,8 @@ use super::running;
 use super::splice::Pipe;
 use super::transfer::{AnswerOrder, Failure, InFlight, Transfer};
 use crate::http::answer::NotHttp;
-use crate::http::pipeline::Pipeline;
-use crate::http::request::Request;
+use crate::http::pipeline::PipelinedConnection;
+use crate::http::request::OutgoingRequest;
 use crate::schedule::{LEAST_STALL, Next};
 use crate::units::LinkId;
 
@@ -77,7 +77,7 @@ impl From<NotHttp> for Broken {
 }
 
 struct Connection {
-    http: Pipeline,
+    http: PipelinedConnection,
     /// Its silence counts from here on at the earliest, in running time.
     due: Duration,
     in_flight: VecDeque<InFlight>,
@@ -240,7 +240,7 @@ impl Fetcher {
         gauge.connections.fetch_add(1, Ordering::Relaxed);
         *gauge.socket() = Some(stream.clone());
         let mut connection = Connection {
-            http: Pipeline::new(stream),
+            http: PipelinedConnection::new(stream),
             due,
             in_flight: VecDeque::new(),
             held: None,
@@ -396,7 +396,7 @@ impl Fetcher {
             request.requested = Instant::now();
             let (path, _) = self.path_of(request.part.segment);
             let whole = request.whole;
-            connection.http.ask(&Request {
+            connection.http.ask(&OutgoingRequest {
                 from: if whole { 0 } else { request.part.from },
                 to: request.part.to.filter(|_| !whole),
                 if_range: request.etag.as_deref(),

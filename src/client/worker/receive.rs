@@ -11,13 +11,14 @@ use tokio::io::Interest;
 use super::{Broken, Connection, Fetcher, PIPED_BYTES};
 use crate::client::origin::busy;
 use crate::client::splice::Pipe;
-use crate::client::store::{Digest, Incoming};
+use crate::client::store::Incoming;
 use crate::client::transfer::{AnswerOrder, BodyFacts, Failure, InFlight};
 use crate::client::verify;
 use crate::client::verify::Check;
 use crate::http::answer::{AnswerHead, MOST_REDIRECTS, NotHttp};
 use crate::http::range::Placed;
-use crate::http::reader::Event;
+use crate::http::reader::AnswerEvent;
+use crate::manifest::digest::Digest;
 use crate::sender_report;
 
 /// A body of no use is read to its end up to this size, so that the connection can be kept.
@@ -47,20 +48,20 @@ impl Fetcher {
                 return Ok(connection.http.answers.idle(input)?);
             }
             match connection.http.answers.next(&mut input, false)? {
-                Event::Head(head) => self.on_head(connection, &head, now)?,
-                Event::Body(body) => {
+                AnswerEvent::Head(head) => self.on_head(connection, &head, now)?,
+                AnswerEvent::Body(body) => {
                     *payload += body.len() as u64;
                     if self.on_body(connection, BodyPiece::Read(body))? {
                         self.progressed();
                     }
                 }
-                Event::End => {
+                AnswerEvent::End => {
                     self.on_end(connection)?;
                     if connection.closing {
                         return Err(Broken::Closed);
                     }
                 }
-                Event::NeedMore => return Ok(()),
+                AnswerEvent::NeedMore => return Ok(()),
             }
         }
     }
@@ -128,8 +129,8 @@ impl Fetcher {
             job.schedule(|scheduler, _| scheduler.keeps_alive(self.peer.link, !head.closes));
         }
         let placed = match self.judge(connection, head)? {
-            Answer::Body(placed) => placed,
-            Answer::PassOver => return pass_over(connection, head),
+            ReceivedAnswer::Body(placed) => placed,
+            ReceivedAnswer::PassOver => return pass_over(connection, head),
         };
         let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
         let Placed { from, to, total_bytes } = placed;
@@ -151,7 +152,7 @@ impl Fetcher {
     }
 
     /// Decides what an answer is good for, by its head.
-    fn judge(&mut self, connection: &mut Connection, head: &AnswerHead) -> Result<Answer, Broken> {
+    fn judge(&mut self, connection: &mut Connection, head: &AnswerHead) -> Result<ReceivedAnswer, Broken> {
         let Some(request) = connection.in_flight.front() else { return Err(NotHttp::Unasked.into()) };
         let (link, index) = (self.peer.link, request.part.segment);
         let job = self.job.clone();
@@ -159,7 +160,7 @@ impl Fetcher {
             (&self.peer, job.segments[index].name.as_str(), job.segments[index].digest);
         let refuse = |exit, what: String| {
             job.exclude(link, index, Failure::new(exit, anyhow!("{peer} {what}")));
-            Ok(Answer::PassOver)
+            Ok(ReceivedAnswer::PassOver)
         };
         if head.is_busy() {
             // That is no fault of the file.
@@ -181,7 +182,7 @@ impl Fetcher {
                     );
                 }
             }
-            return Ok(Answer::PassOver);
+            return Ok(ReceivedAnswer::PassOver);
         }
         match head.status {
             200 | 206 => {}
@@ -191,7 +192,7 @@ impl Fetcher {
                     format!("{peer} says that {name} is shorter than a HEAD said"),
                     "its size is learned anew".into(),
                 );
-                return Ok(Answer::PassOver);
+                return Ok(ReceivedAnswer::PassOver);
             }
             500.. => return Err(Broken::Peer(format!("it answered {} for {name}", head.status))),
             status => {
@@ -252,7 +253,7 @@ impl Fetcher {
                 "{peer} sent a range of another version of {name} (by its ETag)"
             )));
         }
-        Ok(Answer::Body(placed))
+        Ok(ReceivedAnswer::Body(placed))
     }
 
     /// Finds where the body of an answer lies in its file, or says why it is not what was asked for.
@@ -440,7 +441,7 @@ impl BodyPiece<'_> {
 }
 
 /// What an answer is good for.
-enum Answer {
+enum ReceivedAnswer {
     Body(Placed),
     /// Nothing; its body, if short, is read and thrown away.
     PassOver,

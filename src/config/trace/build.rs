@@ -2,7 +2,7 @@
 
 use super::read::Steps;
 use super::{MOST_STEPS, SHORTEST_STEP, TraceStep, too_many};
-use crate::emulate::delay_line::Nanos;
+use crate::units::Nanos;
 use crate::units::{Delay, Percent, Rate};
 
 const S: u128 = 1_000_000_000;

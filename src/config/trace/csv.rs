@@ -6,7 +6,7 @@ use std::io::BufRead;
 use super::TraceStep;
 use super::build::Builder;
 use super::read::{Lines, ParsedTrace, delay_of, loss_of, number, rate_of, seconds, shown};
-use crate::emulate::delay_line::Nanos;
+use crate::units::Nanos;
 use crate::units::{Delay, Percent, Rate};
 
 const S: Nanos = 1_000_000_000;

@@ -11,7 +11,7 @@ pub mod read;
 
 use serde::{Deserialize, Serialize};
 
-use crate::emulate::delay_line::Nanos;
+use crate::units::Nanos;
 use crate::units::{Delay, Percent, Rate};
 
 /// From a moment on, until the next step.

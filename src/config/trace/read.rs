@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::build::Builder;
 use super::{Trace, TraceStep, csv};
 use crate::config::profile::FRAME;
-use crate::emulate::delay_line::Nanos;
+use crate::units::Nanos;
 use crate::units::{Delay, Percent, Rate};
 
 /// How a trace file is written.

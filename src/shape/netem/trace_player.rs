@@ -16,7 +16,7 @@ use super::tc::run::needs_table;
 use super::tc::session::Session;
 use crate::config::profile::Shape;
 use crate::config::trace::{Moment, Trace, TraceStep, is_outage};
-use crate::emulate::delay_line::Nanos;
+use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
 /// One direction of a link whose trace is played.

@@ -1,9 +1,9 @@
 //! What an acknowledgement tells: what came, how long it took, and what the window becomes.
 
-use super::control::{Ack, Algorithm, RateSample, State};
+use super::control::{Ack, Algorithm, ControlState, RateSample};
 use super::{MSS, Sender, Sent, Timer};
-use crate::emulate::delay_line::Nanos;
 use crate::simulate::receiver::Told;
+use crate::units::Nanos;
 
 impl Sender {
     /// Takes an acknowledgement.
@@ -163,7 +163,7 @@ impl Sender {
             return;
         }
         match self.state {
-            State::Reduced | State::Recovery => self.reduce_in_proportion(sum, acked, losses),
+            ControlState::Reduced | ControlState::Recovery => self.reduce_in_proportion(sum, acked, losses),
             _ if sum.advanced => self.algorithm.grow(now, acked, &mut self.window),
             _ => {}
         }

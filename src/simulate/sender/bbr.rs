@@ -5,9 +5,9 @@
 use std::collections::VecDeque;
 
 use super::MSS;
-use super::control::{Ack, FIRST_WINDOW, RateSample, State, Window};
-use crate::emulate::delay_line::Nanos;
+use super::control::{Ack, ControlState, FIRST_WINDOW, RateSample, Window};
 use crate::emulate::rng::{Purpose, Stream};
+use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
 /// 2 / ln 2: the least gain that doubles the rate each round trip (draft, 4.3.1.1).
@@ -74,7 +74,7 @@ pub struct Bbr {
     probe_rtt_ends: Option<Nanos>,
     probe_rtt_round: bool,
     prior_window: u32,
-    before: State,
+    before: ControlState,
     conserves: bool,
     idle_restart: bool,
     ahead: Ahead,
@@ -126,7 +126,7 @@ impl Bbr {
             probe_rtt_ends: None,
             probe_rtt_round: false,
             prior_window: 0,
-            before: State::Open,
+            before: ControlState::Open,
             conserves: false,
             idle_restart: false,
             ahead: Ahead::default(),
@@ -175,12 +175,12 @@ impl Bbr {
     }
 
     pub fn save_window(&mut self, window: u32) {
-        let saved = self.before < State::Recovery && self.mode != Mode::ProbeRtt;
+        let saved = self.before < ControlState::Recovery && self.mode != Mode::ProbeRtt;
         self.prior_window = if saved { window } else { self.prior_window.max(window) };
     }
 
     pub fn timed_out(&mut self) {
-        self.before = State::Loss;
+        self.before = ControlState::Loss;
         self.full_rate = 0.0;
         self.round_start = true;
     }
@@ -392,11 +392,11 @@ impl Bbr {
         if ack.losses > 0 {
             segments = segments.saturating_sub(ack.losses).max(1);
         }
-        if ack.state == State::Recovery && self.before != State::Recovery {
+        if ack.state == ControlState::Recovery && self.before != ControlState::Recovery {
             self.conserves = true;
             self.round_ends = ack.delivered;
             segments = ack.in_flight + ack.acked;
-        } else if self.before >= State::Recovery && ack.state < State::Recovery {
+        } else if self.before >= ControlState::Recovery && ack.state < ControlState::Recovery {
             segments = segments.max(self.prior_window);
             self.conserves = false;
         }

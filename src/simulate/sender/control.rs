@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::bbr::Bbr;
 use super::cubic::Cubic;
 use super::reno;
-use crate::emulate::delay_line::Nanos;
+use crate::units::Nanos;
 
 /// How a server sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,7 +40,7 @@ impl FromStr for Control {
 
 /// Where a sender is with its losses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
+pub enum ControlState {
     Open,
     /// Segments came out of order, or may be lost.
     Disorder,
@@ -123,7 +123,7 @@ pub struct Ack {
     pub delivered: u64,
     pub lost: u64,
     pub rate: Option<RateSample>,
-    pub state: State,
+    pub state: ControlState,
     /// When pacing lets the next segment go.
     pub paced_until: Nanos,
 }

@@ -2,7 +2,7 @@
 //! the constants that Linux has.
 
 use super::control::Window;
-use crate::emulate::delay_line::Nanos;
+use crate::units::Nanos;
 
 /// C of the window curve, segments / s³ (RFC 9438, 5.1).
 const C: f64 = 0.4;

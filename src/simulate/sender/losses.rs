@@ -2,9 +2,9 @@
 
 use std::cmp::Reverse;
 
-use super::control::State;
+use super::control::ControlState;
 use super::{LEAST_TIMER, Sender, Timer};
-use crate::emulate::delay_line::Nanos;
+use crate::units::Nanos;
 
 /// So many segments that came out of order say that one before them is lost.
 const DUPLICATES: u32 = 3;
@@ -12,7 +12,7 @@ const DUPLICATES: u32 = 3;
 impl Sender {
     /// How long reordering is given.
     pub(super) fn reordering(&self) -> Nanos {
-        if !self.rack.reordered && (self.state >= State::Recovery || self.sacked >= DUPLICATES) {
+        if !self.rack.reordered && (self.state >= ControlState::Recovery || self.sacked >= DUPLICATES) {
             return 0;
         }
         (self.rtt.least / 4).min(self.rtt.smoothed)

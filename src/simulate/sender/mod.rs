@@ -20,8 +20,8 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::receiver::BLOCKS;
-use crate::emulate::delay_line::Nanos;
-use control::{Algorithm, Control, State, Window};
+use crate::units::Nanos;
+use control::{Algorithm, Control, ControlState, Window};
 use rtt::Rtt;
 
 /// Payload of a full segment at MTU 1500 with TCP's timestamps, bytes.
@@ -78,7 +78,7 @@ pub struct Sender {
     /// Bytes a second at which segments may go out; none where nothing paces them.
     pacing_rate: Option<f64>,
     window: Window,
-    state: State,
+    state: ControlState,
     rtt: Rtt,
     /// Bytes of the stream that there are to send, that were sent, and up to which the receiver has room.
     offered: u64,
@@ -161,7 +161,7 @@ impl Sender {
             algorithm: Algorithm::new(control, seed, rtt),
             pacing_rate: paced.then(|| bbr::first_pacing_rate(rtt)),
             window: Window::new(),
-            state: State::Open,
+            state: ControlState::Open,
             rtt: Rtt::new(rtt.max(1)),
             offered: 0,
             sent: 0,
@@ -344,7 +344,7 @@ impl Sender {
             sent.ever_again = true;
             self.recovery.sent += 1;
             self.recovery.repeated_at.get_or_insert(now);
-        } else if self.state == State::Recovery || self.state == State::Reduced {
+        } else if self.state == ControlState::Recovery || self.state == ControlState::Reduced {
             self.recovery.sent += 1;
         }
         let segment = Segment { number, end: sent.end, bytes: sent.bytes, is_new };
@@ -358,7 +358,9 @@ impl Sender {
             self.paced_until = self.paced_until.max(now) + wait - credit.min(wait / 2);
             self.burst_left = self.burst_left.saturating_sub(1);
         }
-        if self.timer == Timer::None || (is_new && matches!(self.state, State::Open | State::Reduced)) {
+        if self.timer == Timer::None
+            || (is_new && matches!(self.state, ControlState::Open | ControlState::Reduced))
+        {
             self.arm(now);
         } else if !is_new && number == self.first {
             (self.timer, self.timer_at) = (Timer::Timeout, now + self.rtt.timeout());
@@ -382,7 +384,9 @@ impl Sender {
         }
         usage.used = usage.used.max(packets);
         // A window that was not used for a time-out says nothing of the link (RFC 2861).
-        if self.last_sent.saturating_sub(usage.full_at) >= self.rtt.timeout() && self.state == State::Open {
+        if self.last_sent.saturating_sub(usage.full_at) >= self.rtt.timeout()
+            && self.state == ControlState::Open
+        {
             let used = usage.used.max(control::FIRST_WINDOW);
             (usage.used, usage.full_at) = (0, self.last_sent);
             if used < self.window.segments && self.algorithm.bbr().is_none() {

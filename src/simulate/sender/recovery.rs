@@ -2,49 +2,49 @@
 //! was none (RFC 4015, RFC 5682).
 
 use super::acknowledgement::Sum;
-use super::control::State;
+use super::control::ControlState;
 use super::{Recovery, Sender};
-use crate::emulate::delay_line::Nanos;
 use crate::simulate::receiver::Told;
+use crate::units::Nanos;
 
 impl Sender {
     pub(super) fn judge_losses(&mut self, now: Nanos, told: &Told, sum: &Sum) {
         self.recovery.send_new = false;
-        if self.state == State::Open {
+        if self.state == ControlState::Open {
             self.recovery.repeated_at = None;
         } else if self.first >= self.recovery.high {
             match self.state {
-                State::Recovery => {
+                ControlState::Recovery => {
                     self.try_undo(told, sum);
                     self.end_reduction();
                     self.recover();
                 }
-                State::Reduced => {
+                ControlState::Reduced => {
                     self.end_reduction();
-                    self.state = State::Open;
+                    self.state = ControlState::Open;
                 }
                 _ => {}
             }
         }
-        if self.state == State::Loss {
+        if self.state == ControlState::Loss {
             self.judge_timeout(told, sum);
-            if self.state == State::Loss {
+            if self.state == ControlState::Loss {
                 self.find_losses(now);
             }
             return;
         }
-        if self.state == State::Recovery && sum.advanced && self.try_undo(told, sum) {
+        if self.state == ControlState::Recovery && sum.advanced && self.try_undo(told, sum) {
             self.recover();
         }
-        if self.sacked > 0 || self.lost > 0 || self.state != State::Open || self.again > 0 {
+        if self.sacked > 0 || self.lost > 0 || self.state != ControlState::Open || self.again > 0 {
             self.find_losses(now);
         }
-        if self.state < State::Recovery {
+        if self.state < ControlState::Recovery {
             if self.lost > 0 {
                 self.enter_recovery();
-            } else if self.state != State::Reduced {
+            } else if self.state != ControlState::Reduced {
                 let disorder = self.sacked + self.again > 0;
-                self.state = if disorder { State::Disorder } else { State::Open };
+                self.state = if disorder { ControlState::Disorder } else { ControlState::Open };
             }
         }
     }
@@ -100,13 +100,13 @@ impl Sender {
     }
 
     pub(super) fn recover(&mut self) {
-        self.state = if self.sacked + self.lost > 0 { State::Disorder } else { State::Open };
+        self.state = if self.sacked + self.lost > 0 { ControlState::Disorder } else { ControlState::Open };
         self.recovery.may_undo = false;
         self.recovery.frto = false;
         self.recovery.repeated_at = None;
     }
 
-    pub(super) fn reduce(&mut self, state: State) {
+    pub(super) fn reduce(&mut self, state: ControlState) {
         let next = self.next_number();
         self.recovery = Recovery {
             high: next,
@@ -121,18 +121,18 @@ impl Sender {
     }
 
     pub(super) fn enter_recovery(&mut self) {
-        if self.state == State::Reduced {
-            self.state = State::Recovery;
+        if self.state == ControlState::Reduced {
+            self.state = ControlState::Recovery;
             self.recovery.high = self.next_number();
             return;
         }
         self.probing = None;
-        self.reduce(State::Recovery);
+        self.reduce(ControlState::Recovery);
     }
 
     pub(super) fn end_reduction(&mut self) {
         if self.algorithm.bbr().is_none() && self.window.ssthresh < u32::MAX {
-            let undone = self.state == State::Recovery && !self.recovery.may_undo;
+            let undone = self.state == ControlState::Recovery && !self.recovery.may_undo;
             if !undone {
                 self.window.segments = self.window.ssthresh;
             }

@@ -1,7 +1,7 @@
 //! The round trip as a sender measures it, and the time-out that follows (RFC 6298, with the least
 //! variance that Linux has).
 
-use crate::emulate::delay_line::Nanos;
+use crate::units::Nanos;
 
 /// The least time that the time-out leaves beyond the round trip.
 pub const LEAST_RTO: Nanos = 200_000_000;

@@ -153,9 +153,13 @@ fn timeout_of_a_link_that_only_paused_is_undone() {
     pipe.events = late.collect();
     pipe.free_at += 2000 * MS;
     pipe.play(2000 * MS);
-    assert_eq!(pipe.sender.state, State::Loss);
+    assert_eq!(pipe.sender.state, ControlState::Loss);
     pipe.play(2300 * MS);
-    assert!(pipe.sender.state < State::Recovery && pipe.sender.window() >= before, "{:?}", pipe.sender.state);
+    assert!(
+        pipe.sender.state < ControlState::Recovery && pipe.sender.window() >= before,
+        "{:?}",
+        pipe.sender.state
+    );
 }
 
 #[test]

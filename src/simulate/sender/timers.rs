@@ -2,11 +2,11 @@
 //! (RFC 6298).
 
 use super::acknowledgement::Sum;
-use super::control::State;
+use super::control::ControlState;
 use super::rtt::LEAST_RTO;
 use super::{LEAST_TIMER, Recovery, Segment, Sender, Timer};
-use crate::emulate::delay_line::Nanos;
 use crate::simulate::receiver::Told;
+use crate::units::Nanos;
 
 impl Sender {
     /// Sets the timer: a probe where all is in order, else the time-out.
@@ -15,7 +15,7 @@ impl Sender {
             (self.timer, self.timer_at) = (Timer::None, Nanos::MAX);
             return;
         };
-        if matches!(self.state, State::Open | State::Reduced) {
+        if matches!(self.state, ControlState::Open | ControlState::Reduced) {
             let extra = if self.segments.len() == 1 { LEAST_RTO } else { LEAST_TIMER };
             let probe = now + 2 * self.rtt.smoothed + extra;
             let timeout = first.at + self.rtt.timeout();
@@ -41,10 +41,10 @@ impl Sender {
                 let before = self.lost_total;
                 self.find_losses(now);
                 if self.lost_total > before {
-                    if self.state < State::Recovery {
+                    if self.state < ControlState::Recovery {
                         self.enter_recovery();
                     }
-                    if self.algorithm.bbr().is_none() && self.state == State::Recovery {
+                    if self.algorithm.bbr().is_none() && self.state == ControlState::Recovery {
                         let sum = Sum::default();
                         self.reduce_in_proportion(&sum, 1, 1);
                     }
@@ -78,15 +78,15 @@ impl Sender {
         if told.repeated {
             self.probing = None;
         }
-        if self.probing.take_if(|probe| told.next > *probe).is_some() && self.state < State::Reduced {
-            self.reduce(State::Reduced);
+        if self.probing.take_if(|probe| told.next > *probe).is_some() && self.state < ControlState::Reduced {
+            self.reduce(ControlState::Reduced);
             self.end_reduction();
-            self.state = State::Open;
+            self.state = ControlState::Open;
         }
     }
 
     pub(super) fn time_out(&mut self, now: Nanos) {
-        let fresh = self.state < State::Recovery;
+        let fresh = self.state < ControlState::Recovery;
         // What was sent a moment ago may still come.
         let (rtt, first) = (self.rack.rtt, self.first);
         for number in first..self.next_number() {
@@ -95,9 +95,9 @@ impl Sender {
                 self.lose(number);
             }
         }
-        if self.state <= State::Disorder
+        if self.state <= ControlState::Disorder
             || self.first >= self.recovery.high
-            || (self.state == State::Loss && self.timeouts == 0)
+            || (self.state == ControlState::Loss && self.timeouts == 0)
         {
             let next = self.next_number();
             self.recovery = Recovery {
@@ -114,7 +114,7 @@ impl Sender {
         self.recovery.high = self.next_number();
         self.window.segments = self.in_flight() + 1;
         self.window.counted = 0;
-        self.state = State::Loss;
+        self.state = ControlState::Loss;
         self.probing = None;
         self.timeouts += 1;
         self.rtt.back_off();

@@ -15,9 +15,9 @@ use clap::ValueEnum;
 use serde::Deserialize;
 
 use crate::client::LinkSetup;
+use crate::client::measure::When;
 use crate::config::profile::load::nearest;
 use crate::log::schema::Cell;
-use crate::measure::When;
 use crate::qoe::Rule;
 use crate::schedule::{Pipeline, Schedule};
 use crate::tcp;

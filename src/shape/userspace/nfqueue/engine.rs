@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::lateness::{Lateness, LatenessSummary};
-use super::netlink::{COPY_ALL, COPY_LITTLE, Queued, Socket, check};
+use super::netlink::{COPY_ALL, COPY_LITTLE, NetlinkSocket, Queued, check};
 use super::{queue_number, way_of};
 use crate::config::profile::Profile;
-use crate::emulate::delay_line::{ETHERNET_HEADER, Nanos};
+use crate::emulate::delay_line::ETHERNET_HEADER;
 use crate::emulate::emulator::{Arrived, Emulator, WAYS, Way, index_of};
 use crate::emulate::link::{Cause, Tally};
+use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
 /// What the owner asks of the thread. Each is answered when it is done.
@@ -59,7 +60,7 @@ struct Tap {
 }
 
 pub struct Engine {
-    socket: Socket,
+    socket: NetlinkSocket,
     plant: Emulator,
     taps: [Tap; 4],
     commands: Receiver<EngineCommand>,
@@ -102,7 +103,7 @@ fn hurry() -> bool {
 
 impl Engine {
     pub fn new(
-        socket: Socket,
+        socket: NetlinkSocket,
         plant: Emulator,
         commands: Receiver<EngineCommand>,
         wake: Arc<OwnedFd>,

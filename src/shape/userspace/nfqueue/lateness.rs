@@ -1,7 +1,7 @@
 //! How late packets left, gathered in buckets: each is an eighth of the power of two that it is in,
 //! so a reading is off by at most an eighth, and taking one costs nothing that matters.
 
-use crate::emulate::delay_line::Nanos;
+use crate::units::Nanos;
 
 const BUCKETS: usize = 64 * 8;
 

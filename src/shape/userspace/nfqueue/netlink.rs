@@ -109,7 +109,7 @@ impl SendBuffer {
 
 /// The socket, bound to any number of queues.
 #[derive(Debug)]
-pub struct Socket {
+pub struct NetlinkSocket {
     fd: OwnedFd,
     outbox: SendBuffer,
     inbox: Vec<u8>,
@@ -117,15 +117,15 @@ pub struct Socket {
     slot: usize,
 }
 
-impl Socket {
-    pub fn open() -> io::Result<Socket> {
+impl NetlinkSocket {
+    pub fn open() -> io::Result<NetlinkSocket> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: a plain system call; the descriptor it returns is owned from here on.
         let fd = unsafe {
             let fd = check(libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_NETFILTER))?;
             OwnedFd::from_raw_fd(fd)
         };
-        let mut socket = Socket { fd, outbox: SendBuffer::default(), inbox: Vec::new(), slot: 0 };
+        let mut socket = NetlinkSocket { fd, outbox: SendBuffer::default(), inbox: Vec::new(), slot: 0 };
         socket.make_room(COPY_LITTLE);
         // A full receive buffer is counted by the kernel, queue by queue; an error here adds nothing.
         socket.set_option(libc::SOL_NETLINK, libc::NETLINK_NO_ENOBUFS, 1)?;
@@ -247,7 +247,7 @@ impl Socket {
         Ok(received)
     }
 
-    /// Releases one packet. Verdicts are gathered until [`Socket::flush`].
+    /// Releases one packet. Verdicts are gathered until [`NetlinkSocket::flush`].
     pub fn accept(&mut self, queue: u16, id: u32) -> io::Result<()> {
         self.verdict(libc::NFQNL_MSG_VERDICT, queue, id, libc::NF_ACCEPT, None)
     }
@@ -310,7 +310,7 @@ impl Socket {
     }
 }
 
-impl AsRawFd for Socket {
+impl AsRawFd for NetlinkSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }

@@ -2,13 +2,13 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::netlink::Socket;
+use super::netlink::NetlinkSocket;
 
 /// Longer than any backlog: the model drops long before, by its own limit, and says so.
 const QUEUE_LENGTH: u32 = 1_000_000;
 
-pub fn open_socket() -> Result<Socket> {
-    Socket::open().context("cannot open a netlink socket for packets (nfnetlink)")
+pub fn open_socket() -> Result<NetlinkSocket> {
+    NetlinkSocket::open().context("cannot open a netlink socket for packets (nfnetlink)")
 }
 
 /// What is said where another program has a queue.
@@ -21,7 +21,7 @@ pub fn taken(row: KernelQueue) -> String {
 }
 
 /// Binds a queue, and says in words why it cannot.
-pub fn bind(socket: &mut Socket, queue: u16) -> Result<()> {
+pub fn bind(socket: &mut NetlinkSocket, queue: u16) -> Result<()> {
     let Err(error) = socket.bind(queue, QUEUE_LENGTH) else { return Ok(()) };
     if let Some(row) = kernel_queues().into_iter().find(|row| row.queue == queue) {
         bail!("{}", taken(row));

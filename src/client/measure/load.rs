@@ -16,8 +16,8 @@ use crate::client::origin::Origin;
 use crate::client::reach::LONGEST_BACKOFF;
 use crate::client::running;
 use crate::http::answer::MOST_REDIRECTS;
-use crate::http::pipeline::Pipeline;
-use crate::http::reader::Event;
+use crate::http::pipeline::PipelinedConnection;
+use crate::http::reader::AnswerEvent;
 use crate::tcp;
 
 /// Requests on the way at once, as long as the size of files is not known.
@@ -116,30 +116,31 @@ impl LoadSource<'_> {
         patience: Duration,
     ) -> Result<SourceEnd> {
         note_mss(stream.as_ref(), &received.mss_bytes);
-        let mut pipeline = Pipeline::new(stream);
+        let mut pipeline = PipelinedConnection::new(stream);
         // Paths asked for, with how many redirects led there.
         let (mut in_flight, mut redirected) = (VecDeque::new(), Vec::new());
         let mut depth = if ahead { DEPTH } else { 1 };
         let (mut closing, mut ended) = (false, SourceEnd::Closed);
-        let mut fill = |pipeline: &mut Pipeline, in_flight: &mut VecDeque<_>, led: Option<_>, depth| {
-            redirected.extend(led);
-            while in_flight.len() < depth {
-                let (path, hops) = match redirected.pop() {
-                    Some(led) => led,
-                    None => (paths.next().context("there is no file to ask for")?.clone(), 0),
-                };
-                pipeline.ask(&self.peer.request("GET", &path));
-                in_flight.push_back((path, hops));
-            }
-            anyhow::Ok(())
-        };
+        let mut fill =
+            |pipeline: &mut PipelinedConnection, in_flight: &mut VecDeque<_>, led: Option<_>, depth| {
+                redirected.extend(led);
+                while in_flight.len() < depth {
+                    let (path, hops) = match redirected.pop() {
+                        Some(led) => led,
+                        None => (paths.next().context("there is no file to ask for")?.clone(), 0),
+                    };
+                    pipeline.ask(&self.peer.request("GET", &path));
+                    in_flight.push_back((path, hops));
+                }
+                anyhow::Ok(())
+            };
         fill(&mut pipeline, &mut in_flight, None, depth)?;
         let mut led = None;
         let mut allowance = Allowance::endless(patience);
         let pulling = receive(&mut pipeline, false, &mut allowance, |pipeline, event| {
             let Some((path, hops)) = in_flight.front() else { bail!("it sends bytes that nobody asked for") };
             match event {
-                Event::Head(head) => {
+                AnswerEvent::Head(head) => {
                     received.head_bytes.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
                     closing = head.closes;
                     if head.is_busy() {
@@ -157,15 +158,15 @@ impl LoadSource<'_> {
                         depth = depth_for(head.length);
                     }
                 }
-                Event::Body(body) => {
+                AnswerEvent::Body(body) => {
                     received.body_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
                 }
-                Event::End if closing => return Ok(true),
-                Event::End => {
+                AnswerEvent::End if closing => return Ok(true),
+                AnswerEvent::End => {
                     in_flight.pop_front();
                     fill(pipeline, &mut in_flight, led.take(), depth)?;
                 }
-                Event::NeedMore => {}
+                AnswerEvent::NeedMore => {}
             }
             Ok(false)
         });
@@ -213,8 +214,8 @@ const GLANCE: Duration = Duration::from_millis(2);
 ///
 /// # Errors
 /// It cannot be reached.
-pub async fn open_sink(peer: &Origin, patience: Duration) -> Result<Option<Pipeline>> {
-    let mut pipeline = Pipeline::new(peer.connect(patience).await?);
+pub async fn open_sink(peer: &Origin, patience: Duration) -> Result<Option<PipelinedConnection>> {
+    let mut pipeline = PipelinedConnection::new(peer.connect(patience).await?);
     let request = format!("PUT /sink HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", peer.host);
     pipeline.queue(request.as_bytes());
     match running::timeout(patience, status_of(&mut pipeline)).await {
@@ -231,7 +232,7 @@ pub async fn open_sink(peer: &Origin, patience: Duration) -> Result<Option<Pipel
 /// # Errors
 /// The connection broke, or the server took less than all.
 pub async fn push(
-    mut pipeline: Pipeline,
+    mut pipeline: PipelinedConnection,
     peer: &Origin,
     window_bytes: Option<u64>,
     sent: &Sent,
@@ -262,7 +263,7 @@ pub async fn push(
 /// Sends one chunked body, until it is as long as a server takes or `stop` turns true. `room` is told what
 /// was written last, and says how much more may be.
 async fn push_body(
-    pipeline: &mut Pipeline,
+    pipeline: &mut PipelinedConnection,
     peer: &Origin,
     room: &mut impl FnMut(u64) -> u64,
     stop: &AtomicBool,
@@ -303,15 +304,15 @@ async fn push_body(
 }
 
 /// Sends what is queued and reads one answer whole; its status, or nothing where the connection ends first.
-async fn status_of(pipeline: &mut Pipeline) -> Result<Option<u16>> {
+async fn status_of(pipeline: &mut PipelinedConnection) -> Result<Option<u16>> {
     let mut status = None;
     // The callers have a time limit of their own.
     let mut allowance = Allowance::new(Duration::from_secs(24 * 3600));
     let whole = receive(pipeline, false, &mut allowance, |_, event| {
-        if let Event::Head(head) = &event {
+        if let AnswerEvent::Head(head) = &event {
             status = Some(head.status);
         }
-        Ok(event == Event::End)
+        Ok(event == AnswerEvent::End)
     });
     Ok(whole.await?.then_some(status).flatten())
 }

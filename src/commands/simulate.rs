@@ -1,0 +1,98 @@
+//! `twinlink simulate`: predicts a run and prints it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::client::{ClientArgs, LinkSetup};
+use crate::simulate::{Control, Prediction, Setup, kernels_choice, predict, sizes};
+use crate::text::print;
+
+/// The client's options, and those of a simulation. Servers are not taken.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+#[command(mut_arg("servers", |servers| servers.required(false).hide(true)))]
+pub struct SimulateArgs {
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// Folder whose files are fetched, for their sizes; without it the built-in sample's
+    #[arg(long, env = "TWINLINK_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// So many seeds are played where losses decide: the least and the most of them hold between them what
+/// nine of ten runs with other seeds take.
+const SEEDS: usize = 9;
+
+/// Predicts the run that the options describe, and prints it.
+///
+/// # Errors
+/// Options that make no sense, and links without a rate.
+pub fn main(args: SimulateArgs) -> Result<()> {
+    if let Some(server) = args.client.servers.first() {
+        bail!("a simulation needs no servers: leave {server} out, and say --data DIR for the files' sizes");
+    }
+    let asked = LinkSetup::load(&args.client)?;
+    let sizes = sizes(args.data.as_deref(), args.client.files.as_deref())?;
+    let congestion = match &args.client.congestion {
+        Some(name) => name.parse().map_err(anyhow::Error::msg)?,
+        None => kernels_choice(),
+    };
+    for (id, profile) in ["a", "b"].iter().zip(&asked.profiles) {
+        ensure!(
+            profile.is_some(),
+            "link {id} has no rate, so there is nothing to predict: give it a profile with --link-{id}"
+        );
+    }
+    let schedule = args.client.schedule_of([]);
+    let setup = Setup {
+        profiles: &asked.profiles,
+        air: asked.air.as_ref(),
+        changes: asked.script.as_ref().map_or(&[], |script| &script.changes),
+        schedule: &schedule,
+        pipeline: args.client.pipeline,
+        sizes: &sizes,
+        congestion: [congestion; 2],
+        kernel: kernels_choice(),
+        seed: args.client.seed,
+    };
+    let prediction = predict(&setup, SEEDS, &|| true).context(
+        "a link has no rate any more, or the files can never all arrive: see the profiles and the script",
+    )?;
+    let told =
+        if args.json { serde_json::to_string(&prediction)? } else { text(&args, congestion, &prediction) };
+    print(&format!("{told}\n"))
+}
+
+fn text(args: &SimulateArgs, congestion: Control, prediction: &Prediction) -> String {
+    let links = [("a", &prediction.links.a), ("b", &prediction.links.b)].map(|(id, link)| {
+        let done = link.last_byte_ms.map_or("-".into(), |ms| format!("{:.3} s", ms / 1e3));
+        let rate = link.goodput_kbit.map_or("-".into(), |kbit| format!("{:.2} Mbit/s", kbit / 1e3));
+        format!(
+            "  link {id}: {:.1} % of the bytes, {} files, {rate}, done at {done}",
+            link.share_pct, link.files
+        )
+    });
+    let between = match prediction.seeds {
+        1 => String::new(),
+        seeds => format!(
+            " ({:.3} to {:.3} s with {seeds} seeds)",
+            prediction.least_ms / 1e3,
+            prediction.most_ms / 1e3
+        ),
+    };
+    format!(
+        "{} with pipeline {} and {congestion}: {} files ({:.1} MB) in {:.3} s{between}; the bound is {:.3} s, efficiency {:.3}\n{}",
+        args.client.schedule,
+        args.client.pipeline,
+        prediction.files,
+        prediction.bytes as f64 / 1e6,
+        prediction.elapsed_ms / 1e3,
+        prediction.bound_ms / 1e3,
+        prediction.efficiency,
+        links.join("\n")
+    )
+}

@@ -1,0 +1,211 @@
+//! Holds the rules of the tree: which room may import which, no circles, pure rooms, one name a type.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// Each room of `src`, and the rooms that it may import. A room is a folder or a file beside `lib.rs`.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("units", &[]),
+    ("text", &[]),
+    ("runtime", &[]),
+    ("qoe", &[]),
+    ("sender_report", &[]),
+    ("tcp", &["sender_report"]),
+    ("results", &["text"]),
+    ("config", &["units"]),
+    ("emulate", &["units", "config"]),
+    // The least delay of a jittering link comes from the quantiles that draw it.
+    ("bound", &["units", "config", "emulate"]),
+    ("schedule", &["units", "qoe"]),
+    ("log", &["units", "qoe", "tcp", "sender_report", "text"]),
+    ("shape", &["units", "config", "emulate", "text", "results"]),
+    ("http", &["sender_report", "units"]),
+    ("manifest", &["units", "http"]),
+    ("segments", &["units", "results", "text", "manifest"]),
+    ("server", &["http", "log", "manifest", "runtime", "segments", "sender_report", "tcp", "units"]),
+    // Predicts from the profiles, the scheduler and the sizes of files; knows no client.
+    ("simulate", &["units", "config", "emulate", "schedule", "bound", "manifest", "segments"]),
+    ("lab", &["units", "http", "manifest", "results", "segments", "shape", "text"]),
+    ("doctor", &["lab", "shape", "text"]),
+    (
+        "client",
+        &[
+            "bound",
+            "config",
+            "doctor",
+            "http",
+            "log",
+            "manifest",
+            "qoe",
+            "results",
+            "runtime",
+            "schedule",
+            "sender_report",
+            "shape",
+            "simulate",
+            "tcp",
+            "text",
+            "units",
+        ],
+    ),
+    (
+        "sweep",
+        &[
+            "client", "config", "doctor", "log", "qoe", "results", "schedule", "shape", "simulate", "tcp",
+            "text", "units",
+        ],
+    ),
+    ("report", &["log", "qoe", "results", "text", "units"]),
+];
+
+/// Rooms that read no clock, open no file or socket, and start nothing.
+const PURE: &[&str] = &["units", "qoe", "emulate", "bound", "schedule"];
+const IMPURE: &[&str] =
+    &["tokio", "std::fs", "std::net", "std::thread", "Instant::now", "SystemTime::now", "std::process"];
+
+/// The source files without comments and without their tests, by path below `src`.
+fn sources() -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let root = folders[0].clone();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_string();
+            if path.is_dir() {
+                folders.push(path);
+            } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
+                let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+                found.insert(name, lines.collect::<Vec<_>>().join("\n"));
+            }
+        }
+    }
+    assert!(found.len() > 100, "{} files", found.len());
+    found
+}
+
+/// The room that a file stands in.
+fn room(file: &str) -> &str {
+    file.split('/').next().unwrap().trim_end_matches(".rs")
+}
+
+/// The rooms that a text imports by `crate::`, in a `use` or in a path.
+fn imports(text: &str) -> BTreeSet<String> {
+    let mut rooms = BTreeSet::new();
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + "crate::".len()..];
+        let word = |text: &str| -> String {
+            text.trim_start().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+        };
+        match rest.strip_prefix('{') {
+            None => drop(rooms.insert(word(rest))),
+            Some(list) => {
+                let mut depth = 0;
+                let mut item = true;
+                for (i, c) in list.char_indices() {
+                    if item && !c.is_whitespace() {
+                        rooms.insert(word(&list[i..]));
+                        item = false;
+                    }
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' => item = depth == 0,
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    rooms
+}
+
+/// What breaks the table, one line each.
+fn violations(sources: &BTreeMap<String, String>) -> Vec<String> {
+    let table: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
+    let rooms: BTreeSet<&str> = sources.keys().map(|file| room(file)).collect();
+    let mut broken = Vec::new();
+    for (file, text) in sources {
+        let here = room(file);
+        if ["cli", "commands", "main", "lib"].contains(&here) {
+            continue;
+        }
+        let Some(allowed) = table.get(here) else {
+            broken.push(format!("{file}: the room {here} has no row in MAY_IMPORT"));
+            continue;
+        };
+        for other in imports(text) {
+            let known = rooms.contains(other.as_str());
+            if known && other != here && !allowed.contains(&other.as_str()) {
+                broken.push(format!("{file}: {here} must not import {other}"));
+            }
+        }
+        if PURE.contains(&here) {
+            let found = IMPURE.iter().filter(|word| text.contains(**word));
+            broken.extend(found.map(|word| format!("{file}: {here} is pure and names {word}")));
+        }
+    }
+    broken
+}
+
+#[test]
+fn rooms_import_only_what_they_may() {
+    let broken = violations(&sources());
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+#[test]
+fn each_rule_is_seen_when_it_is_broken() {
+    for (file, text, told) in [
+        ("emulate/link.rs", "use crate::log::schema::Event;", "emulate must not import log"),
+        ("server/mod.rs", "use crate::{units::Rate, client::Run};", "server must not import client"),
+        ("report/mod.rs", "fn f() { crate::client::run() }", "report must not import client"),
+        ("simulate/mod.rs", "use crate::client::ClientArgs;", "simulate must not import client"),
+        ("client/mod.rs", "use crate::commands::hold;", "client must not import commands"),
+        ("schedule/pool.rs", "use std::fs;", "schedule is pure and names std::fs"),
+        ("cellar/mod.rs", "", "has no row"),
+    ] {
+        let mut sources = sources();
+        sources.insert(file.into(), text.into());
+        let broken = violations(&sources);
+        assert!(broken.iter().any(|line| line.contains(told)), "{file}: {broken:?}");
+    }
+}
+
+#[test]
+fn rooms_form_no_circle() {
+    // A room whose imports are all placed is placed above them; what is left over stands in a circle.
+    let mut left: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
+    while let Some(room) = left
+        .iter()
+        .find(|(_, needs)| needs.iter().all(|need| !left.contains_key(need)))
+        .map(|(room, _)| *room)
+    {
+        left.remove(room);
+    }
+    assert!(left.is_empty(), "these rooms import each other in a circle: {:?}", left.keys());
+}
+
+#[test]
+fn each_type_has_a_name_of_its_own() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (file, text) in sources() {
+        for line in text.lines() {
+            let line = line.strip_prefix("pub(crate) ").or(line.strip_prefix("pub(super) ")).unwrap_or(line);
+            let line = line.strip_prefix("pub ").unwrap_or(line);
+            let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            if ["struct", "enum", "trait", "type", "union"].contains(&words.next().unwrap_or_default())
+                && let Some(name) = words.next().filter(|name| !name.is_empty())
+            {
+                places.entry(name.to_string()).or_default().push(file.clone());
+            }
+        }
+    }
+    assert!(places.len() > 300, "{} types", places.len());
+    places.retain(|_, files| files.len() > 1);
+    assert!(places.is_empty(), "{places:#?}");
+}
