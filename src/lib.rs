@@ -1,18 +1,18 @@
 //! twinlink: a two-server, one-client network lab.
 //!
-//! The map. Imports run downward only:
+//! The map; `tests/layers.rs` holds which room may import which.
 //!
-//! - [`cli`]: the command line; hands over to one role.
-//! - Roles: [`server`] answers, [`client`] fetches over two links, [`segments`] makes sample files,
-//!   [`doctor`] says what this host can do. Client and server know nothing of each other; [`sweep`]
-//!   has the client do an experiment's runs ([`init`] writes one to start from); [`simulate`] plays the
-//!   client's scheduler over modelled links; [`report`] makes a verdict of logs and knows none of them.
-//! - [`lab`] gives them a network: it starts servers and a client as programs, in namespaces of their own.
-//! - What the roles share: [`shape`] shapes packets, [`schema`] is the log, [`results`] the folders that
-//!   it stands in, [`bound`] is what physics allows, [`qoe`] what a viewer would have met.
-//! - [`tcp`] is what the kernel says of a socket, [`sender_report`] how a server tells it to its client.
-//! - `http` reads and frames HTTP/1.1 for client and server.
-//! - [`text`] makes text of others fit to print, [`units`]: quantities that cannot be written without their unit.
+//! - [`cli`] reads the command line and calls one role or one of [`commands`].
+//! - Roles: [`server`] answers, [`client`] fetches over two links, [`sweep`] does an experiment's runs,
+//!   [`report`] makes a verdict of logs, [`segments`] makes sample files, [`lab`] starts servers and a client
+//!   in namespaces of their own, [`doctor`] says what this host can do.
+//! - Links: [`config`] is what people write of them, [`emulate`] what they do to packets, [`shape`] makes real
+//!   packets behave so, and [`simulate`] plays a run over them in virtual time.
+//! - Pure: [`schedule`] decides which link fetches what, [`bound`] is what physics allows, [`qoe`] what a viewer
+//!   would have met.
+//! - Shared: `http` speaks HTTP/1.1, [`manifest`] reads lists of files, [`log`] is the log, [`results`] the folders
+//!   that it stands in, [`tcp`] what the kernel says of a socket, [`sender_report`] how a server tells it.
+//! - [`text`] makes text of others fit to print; [`units`] has quantities that cannot be written without their unit.
 
 pub mod bound;
 pub mod cli;
