@@ -1,12 +1,11 @@
 //! Links: the shaped paths between the client and each server.
 //!
 //! [`Shaper`] is the one owner of everything that a process shapes. It blocks; callers on tokio's
-//! pool wrap it. [`profile`] says what a link is like, [`guard`] where shaping is allowed, [`kernel_support`] what
-//! the kernel can do; [`netem`] is the backend on the kernel's own qdiscs, by way of [`tc`].
+//! pool wrap it. `config` says what a link is like, [`guard`] where shaping is allowed, [`kernel_support`]
+//! what the kernel can do; [`netem`] is the backend on the kernel's own qdiscs.
 //!
-//! The userspace backend holds packets itself: [`link`] and [`channel`] say when they depart, on the
-//! stages in [`delay_line`] and [`egress_queue`] and the draws in [`rng`]; [`emulator`] is all of it together, and
-//! [`nfqueue`] the thread that does it. [`channel`] reads what is on a shared channel.
+//! [`userspace`] is the backend that holds packets itself: `emulate` says when they depart, and a thread of
+//! [`userspace::nfqueue`] lets them go.
 
 pub mod active_trace;
 pub mod control;
