@@ -196,12 +196,6 @@ impl Capacity {
         opens.next()
     }
 
-    /// The highest of its rates, bytes per second.
-    pub fn highest(&self) -> f64 {
-        let steps = self.pieces.iter().flat_map(|piece| &piece.course.steps);
-        steps.map(|step| step.bytes_per_s).fold(0.0, f64::max)
-    }
-
     /// Whether it carries anything in the end.
     pub fn carries(&self) -> bool {
         self.pieces.last().is_some_and(|piece| piece.course.carries())

@@ -101,15 +101,6 @@ impl Log {
         sinks.stdout.as_ref().map_or(0, Spool::dropped)
     }
 
-    pub fn run(&self) -> &str {
-        &self.run
-    }
-
-    /// The instant that `t_ns` counts from.
-    pub fn started(&self) -> Instant {
-        self.started
-    }
-
     /// The time of day at `t_ns` 0, UTC, RFC 3339 with milliseconds.
     pub fn wall_clock(&self) -> String {
         rfc3339(self.started_at)

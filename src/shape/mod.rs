@@ -438,11 +438,6 @@ impl Shaper {
         faults.extend(self.held.take_faults());
         faults
     }
-
-    /// Why shaped packets no longer pass, if that is so: the run cannot go on.
-    pub fn failed(&mut self) -> Option<String> {
-        self.held.failed()
-    }
 }
 
 impl Drop for Shaper {

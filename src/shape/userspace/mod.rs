@@ -172,9 +172,4 @@ impl UserspaceLinks {
     pub fn take_faults(&mut self) -> Vec<(LinkId, String)> {
         std::mem::take(&mut self.faults)
     }
-
-    /// Why no packet of these links passes any more, if that is so.
-    pub fn failed(&mut self) -> Option<String> {
-        self.packets.as_mut()?.failed()
-    }
 }

@@ -40,8 +40,6 @@ pub struct EngineReading {
     pub busy: Vec<(&'static str, Nanos)>,
     /// When this was read, on the thread's clock.
     pub at: Nanos,
-    /// Whether the thread got a real-time priority.
-    pub realtime: bool,
 }
 
 /// What the thread keeps for one queue.
@@ -66,7 +64,6 @@ pub struct Engine {
     commands: Receiver<EngineCommand>,
     /// Becomes readable when there is a command.
     wake: Arc<OwnedFd>,
-    realtime: bool,
     /// When the last round began.
     round_at: Nanos,
 }
@@ -90,14 +87,14 @@ fn clock() -> Nanos {
 }
 
 /// Makes this thread wake in time: exact timers, and a real-time priority where that is permitted.
-fn hurry() -> bool {
+fn hurry() {
     // SAFETY: plain system calls about the calling thread; the structure lives through its call.
     unsafe {
         libc::prctl(libc::PR_SET_TIMERSLACK, 1);
         let mut priority: libc::sched_param = std::mem::zeroed();
         priority.sched_priority = 10;
         // A child process must not inherit it.
-        libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &priority) == 0
+        libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &priority);
     }
 }
 
@@ -108,7 +105,7 @@ impl Engine {
         commands: Receiver<EngineCommand>,
         wake: Arc<OwnedFd>,
     ) -> Engine {
-        Engine { socket, plant, taps: Default::default(), commands, wake, realtime: false, round_at: 0 }
+        Engine { socket, plant, taps: Default::default(), commands, wake, round_at: 0 }
     }
 
     /// Runs until it is told to stop, or its owner is gone.
@@ -116,7 +113,7 @@ impl Engine {
     /// # Errors
     /// The kernel's, where it can no longer receive or give verdicts.
     pub fn run(mut self) -> Result<()> {
-        self.realtime = hurry();
+        hurry();
         loop {
             self.rest();
             self.release(clock())?;
@@ -315,7 +312,6 @@ impl Engine {
             lateness: std::array::from_fn(|index| self.taps[index].lateness.take()),
             busy: self.plant.busy(),
             at,
-            realtime: self.realtime,
         }
     }
 }

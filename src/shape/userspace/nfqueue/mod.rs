@@ -140,8 +140,6 @@ pub struct Userspace {
     /// Why the thread ended, once it has.
     failure: Option<String>,
     links: Vec<Tapped>,
-    air: Option<ChannelConfig>,
-    realtime: bool,
     kernel_dropped: [u64; 4],
     last_busy: (u64, Vec<(&'static str, u64)>),
 }
@@ -177,13 +175,10 @@ impl Userspace {
             thread: Some(thread),
             failure: None,
             links: Vec::new(),
-            air: air.cloned(),
-            realtime: false,
             kernel_dropped: [0; 4],
             last_busy: Default::default(),
         };
         userspace.set(wanted)?;
-        userspace.realtime = userspace.ask(EngineCommand::Read)?.realtime;
         Ok(userspace)
     }
 
@@ -238,16 +233,6 @@ impl Userspace {
         }
         self.links = links;
         Ok(())
-    }
-
-    /// The links that are shaped.
-    pub fn links(&self) -> impl Iterator<Item = LinkId> + '_ {
-        self.links.iter().map(|tapped| tapped.link)
-    }
-
-    /// The scenario of the shared channel, if there is one.
-    pub fn air(&self) -> Option<&ChannelConfig> {
-        self.air.as_ref()
     }
 
     /// Counts of every direction, and the shares of the air. Cheap enough for ten times a second.
@@ -317,11 +302,6 @@ impl Userspace {
             Some(Ok(Ok(()))) | None => "it has ended".into(),
         };
         self.failure.get_or_insert(reason).clone()
-    }
-
-    /// Whether the thread runs with a real-time priority; without, a busy host makes it late.
-    pub fn is_realtime(&self) -> bool {
-        self.realtime
     }
 }
 
@@ -446,8 +426,6 @@ mod tests {
             thread: Some(std::thread::spawn(dies)),
             failure: None,
             links: Vec::new(),
-            air: None,
-            realtime: false,
             kernel_dropped: [0; 4],
             last_busy: Default::default(),
         };
