@@ -81,17 +81,25 @@ pub fn predict(setup: &Setup, seeds: usize, goes_on: &(impl Fn() -> bool + Sync)
     let seeds = if is_chance(setup) { seeds.max(1) as u64 } else { 1 };
     let play = |more| predict_one(&Setup { seed: setup.seed.wrapping_add(more), ..*setup }, goes_on);
     let first = seeds.min(FIRST_SEEDS as u64);
-    let mut runs: Vec<Prediction> = std::thread::scope(|scope| {
-        let spawn = |more| std::thread::Builder::new().spawn_scoped(scope, move || play(more));
-        let others: Vec<_> = (1..first).map(|more| (more, spawn(more))).collect();
-        let own = play(0);
-        // Where the system refuses a thread, this one does its work.
-        let others = others.into_iter().map(|(more, thread)| match thread {
-            Ok(thread) => thread.join().expect("no prediction panics"),
-            Err(_) => play(more),
-        });
-        std::iter::once(own).chain(others).map_while(|run| run).collect()
-    });
+    // No more at once than there are cores: where the time is short, the first are done in it.
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let together = |from: u64, to: u64| -> Vec<Prediction> {
+        std::thread::scope(|scope| {
+            let spawn = |more| std::thread::Builder::new().spawn_scoped(scope, move || play(more));
+            let others: Vec<_> = (from + 1..to).map(|more| (more, spawn(more))).collect();
+            let own = play(from);
+            // Where the system refuses a thread, this one does its work.
+            let others = others.into_iter().map(|(more, thread)| match thread {
+                Ok(thread) => thread.join().expect("no prediction panics"),
+                Err(_) => play(more),
+            });
+            std::iter::once(own).chain(others).map_while(|run| run).collect()
+        })
+    };
+    let mut runs: Vec<Prediction> = Vec::new();
+    for from in (0..first).step_by(cores as usize) {
+        runs.extend(together(from, first.min(from + cores)));
+    }
     for more in first..seeds {
         if runs.len() < FIRST_SEEDS || agree(&runs) {
             break;
