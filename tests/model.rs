@@ -12,17 +12,8 @@ const MS: Nanos = 1_000_000;
 
 fn shape(kbit: u64, delay_us: u64, queue: Queue) -> Shape {
     Shape {
-        rate: Rate::from_bits_per_s(kbit * 1000),
         delay: Delay(Duration::from_micros(delay_us)),
-        jitter: Delay::ZERO,
-        distribution: None,
-        loss: Loss::default(),
-        queue,
-        reorder: Percent::ZERO,
-        duplicate: Percent::ZERO,
-        corrupt: Percent::ZERO,
-        correlation: None,
-        trace: None,
+        ..Shape::plain(Rate::from_bits_per_s(kbit * 1000), queue)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use twinlink::config::profile::{Loss, Queue, Shape};
+use twinlink::config::profile::{Queue, Shape};
 use twinlink::config::trace::{Trace, TraceStep};
 use twinlink::emulate::link::{Cause, DelayStage as Spent, Departure, LinkModel};
 use twinlink::units::Nanos;
@@ -24,17 +24,9 @@ fn trace(looped: bool, steps: Vec<TraceStep>, length: Nanos) -> Arc<Trace> {
 /// 10 Mbit/s until the trace is played.
 fn shape(delay_ms: u64, queue: Queue, trace: Arc<Trace>) -> Shape {
     Shape {
-        rate: Rate::from_bits_per_s(10_000_000),
         delay: Delay::from_millis(delay_ms),
-        jitter: Delay::ZERO,
-        distribution: None,
-        loss: Loss::default(),
-        queue,
-        reorder: Percent::ZERO,
-        duplicate: Percent::ZERO,
-        corrupt: Percent::ZERO,
-        correlation: None,
         trace: Some(trace),
+        ..Shape::plain(Rate::from_bits_per_s(10_000_000), queue)
     }
 }
 

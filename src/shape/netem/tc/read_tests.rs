@@ -72,19 +72,7 @@ fn what_was_asked_for_is_recognised_and_every_difference_is_named() {
 fn a_fifo_is_checked_by_its_latency() {
     let tbf = json!({"kind":"tbf","dev":"twl-a-up","options":{"rate":2500000,"burst":3000,"lat":98800}});
     let there = sort(&json!([tbf])).remove("twl-a-up").unwrap();
-    let asked = Shape {
-        rate: Rate::from_bits_per_s(20_000_000),
-        delay: Delay::ZERO,
-        jitter: Delay::ZERO,
-        distribution: None,
-        loss: Loss::default(),
-        queue: Queue::Time(Delay::from_millis(100)),
-        reorder: Percent::ZERO,
-        duplicate: Percent::ZERO,
-        corrupt: Percent::ZERO,
-        correlation: None,
-        trace: None,
-    };
+    let asked = Shape::plain(Rate::from_bits_per_s(20_000_000), Queue::Time(Delay::from_millis(100)));
     assert_eq!(there.differs_from(&asked, Child::Fifo), None);
     assert_eq!(there.shape().unwrap(), asked);
     let longer = Shape { queue: Queue::Time(Delay::from_millis(120)), ..asked };

@@ -31,19 +31,7 @@ fn a_device_and_its_filters_render_as_they_did() {
 }
 
 fn shape(rate: u64) -> Shape {
-    Shape {
-        rate: Rate::from_bits_per_s(rate),
-        delay: Delay::ZERO,
-        jitter: Delay::ZERO,
-        distribution: None,
-        loss: Loss::default(),
-        queue: Queue::Time(Delay::from_millis(100)),
-        reorder: Percent::ZERO,
-        duplicate: Percent::ZERO,
-        corrupt: Percent::ZERO,
-        correlation: None,
-        trace: None,
-    }
+    Shape::plain(Rate::from_bits_per_s(rate), Queue::Time(Delay::from_millis(100)))
 }
 
 #[test]
