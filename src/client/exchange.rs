@@ -26,7 +26,7 @@ enum ExchangeKind {
     Stream,
 }
 
-/// What a byte that came adds to the time: this many a second is the least that an exchange goes on with.
+/// An exchange goes on with at least this many bytes a second: each byte that came adds its share of the time.
 const LEAST_BYTES_PER_S: u64 = 16 * 1024;
 /// No exchange may take longer than this many times a server's silence.
 const MOST_PATIENCES: u32 = 30;

@@ -50,7 +50,7 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// What a server said of itself before the transfer.
+/// A server's own words about itself, from before the transfer.
 #[derive(Clone, Debug)]
 pub struct ServerCapabilities {
     pub software: Option<String>,
@@ -58,7 +58,7 @@ pub struct ServerCapabilities {
     /// Whether the connection stays open between answers, so that requests can be pipelined.
     pub keeps_alive: bool,
     pub list: Option<Vec<ManifestEntry>>,
-    /// What was odd about it, a sentence each.
+    /// Oddities of the server, a sentence each.
     pub notes: Vec<String>,
     /// The list's digest, which the server sent with it, is right: its answers say what they are of.
     pub fits: bool,
@@ -293,7 +293,7 @@ impl Origin {
         let mut allowance = Allowance::new(patience);
         let whole = receive(&mut pipeline, false, &mut allowance, |_, event| {
             match event {
-                // What comes with another status is of no use.
+                // An answer with another status is of no use.
                 AnswerEvent::Head(head) => {
                     let over = head.status != 200;
                     found = Some(*head);

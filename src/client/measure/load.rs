@@ -22,7 +22,7 @@ use crate::tcp;
 
 /// Requests on the way at once, as long as the size of files is not known.
 const DEPTH: usize = 4;
-/// What is asked for ahead once it is: more than any profile's link holds.
+/// Bytes asked for ahead once the length is known: more than any profile's link holds.
 const AHEAD_BYTES: u64 = 8 << 20;
 const DEEPEST: u64 = 256;
 
@@ -35,7 +35,7 @@ pub struct LoadSource<'a> {
     pub window_bytes: Option<u64>,
 }
 
-/// What has come so far.
+/// Bytes and bodies that have come so far.
 #[derive(Default)]
 pub struct Received {
     pub body_bytes: AtomicU64,
@@ -196,7 +196,7 @@ fn note_mss(stream: &impl AsRawFd, mss: &AtomicU64) {
     }
 }
 
-/// What has been sent and acknowledged so far.
+/// Bytes sent and acknowledged so far.
 #[derive(Default)]
 pub struct Sent {
     pub acked_bytes: AtomicU64,
@@ -283,7 +283,7 @@ async fn push_body(
         match pipeline.stream.try_write(&many[place..place + size]) {
             Ok(n) if n > 0 => {
                 (wrote, body, place) = (n as u64, body + n as u64, (place + n) % many.len());
-                // Whoever measures runs on this task too.
+                // The measuring code runs on this task too.
                 tokio::task::yield_now().await;
                 continue;
             }
