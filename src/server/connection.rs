@@ -29,6 +29,8 @@ const SMALL_BYTES: u64 = 64 * 1024;
 const UNWANTED_BYTES: u64 = 64 * 1024;
 /// What is read of a request's body at a time.
 const BODY_READ_BYTES: usize = 64 * 1024;
+/// A closing connection drops at most this many bytes of a peer that goes on sending.
+const LINGER_BYTES: usize = 64 << 20;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What all connections share.
@@ -331,16 +333,21 @@ pub async fn refuse(mut tcp: TcpStream, limit: Duration, stop: watch::Receiver<b
 /// Waits for the peer to close a connection on which all has been said.
 ///
 /// A socket that is closed while bytes from the peer are unread resets the connection, and a reset
-/// may overtake the last answer; so what still comes is read and dropped, for a while. When the
-/// server is about to end, this waits instead until the peer has acknowledged all: in a container
-/// the network ends with the server, and what the kernel still had to send would be lost.
+/// may overtake the last answer; so what still comes is read and dropped, up to a time and a number of
+/// bytes. When the server is about to end, this waits instead until the peer has acknowledged all: in a
+/// container the network ends with the server, and what the kernel still had to send would be lost.
 async fn linger(mut tcp: TcpStream, limit: Duration, stop: &watch::Receiver<bool>) {
     let end = Instant::now() + limit;
-    let mut dropped = [0; 4096];
+    let mut piece = [0; 4096];
+    let mut dropped = 0;
     loop {
-        let result = timeout(GLANCE, tcp.read(&mut dropped)).await;
+        let result = timeout(GLANCE, tcp.read(&mut piece)).await;
+        if let Ok(Ok(bytes)) = result {
+            dropped += bytes;
+        }
         let over = match result {
             Ok(Ok(0) | Err(_)) => true,
+            _ if dropped >= LINGER_BYTES => true,
             _ if *stop.borrow() => unacknowledged(&tcp) == 0,
             _ => Instant::now() >= end,
         };
