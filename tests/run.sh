@@ -50,7 +50,8 @@ run_one() { # TEST
         if [ "$code" -eq 124 ]; then
             echo "ended after ${TEST_TIMEOUT:-900} s" >>"$log"
         fi
-        text="FAIL $name ($took s, exit code $code); the end of ${log#"$ROOT"/}:
+        text="FAIL $name ($took s, exit code $code): $(grep -m 1 -E '^(failed|gave up|line [0-9]+ of)' "$log" || tail -n 1 "$log")
+The end of ${log#"$ROOT"/}:
 $(tail -n 40 "$log" | sed 's/^/    /')"
     fi
     # One write, so that the lanes do not mix their lines.
