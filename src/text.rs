@@ -1,6 +1,7 @@
 //! Text that is printed: on stdout, without a panic; and text of others, made fit to print.
 
 use std::io::{ErrorKind, Write};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -19,6 +20,34 @@ pub fn print(text: &str) -> Result<()> {
 /// Prints a line to stderr, where that can be written.
 pub fn tell(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// A span of time as people say one: "30 ms", "0.7 s", "40 s", "2 min 5 s", "3 h 16 min".
+pub fn duration(span: Duration) -> String {
+    let seconds = span.as_secs_f64();
+    if seconds < 0.0995 {
+        return match (seconds * 1e3).round() as u64 {
+            0 if span.is_zero() => "0 s".into(),
+            0 => "less than 1 ms".into(),
+            ms => format!("{ms} ms"),
+        };
+    }
+    if seconds < 9.95 {
+        return format!("{} s", (seconds * 10.0).round() / 10.0);
+    }
+    let two = |large: u64, of: &str, small: u64, name: &str| match small {
+        0 => format!("{large} {of}"),
+        _ => format!("{large} {of} {small} {name}"),
+    };
+    let whole = seconds.round() as u64;
+    let (minutes, hours) = ((seconds / 60.0).round() as u64, (seconds / 3600.0).round() as u64);
+    match whole {
+        ..60 => format!("{whole} s"),
+        60..600 => two(whole / 60, "min", whole % 60, "s"),
+        _ if minutes < 60 => format!("{minutes} min"),
+        _ if minutes < 24 * 60 => two(minutes / 60, "h", minutes % 60, "min"),
+        _ => two(hours / 24, "d", hours % 24, "h"),
+    }
 }
 
 /// Text of others as it can be shown: control characters but line ends become escapes, so that no log or
@@ -41,6 +70,30 @@ pub fn visible(text: &str) -> std::borrow::Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_read_as_people_say_them() {
+        for (seconds, words) in [
+            (0.0, "0 s"),
+            (0.000_4, "less than 1 ms"),
+            (0.03, "30 ms"),
+            (0.0996, "0.1 s"),
+            (0.7, "0.7 s"),
+            (9.96, "10 s"),
+            (10.0, "10 s"),
+            (40.4, "40 s"),
+            (59.6, "1 min"),
+            (125.0, "2 min 5 s"),
+            (599.6, "10 min"),
+            (600.0, "10 min"),
+            (3599.0, "1 h"),
+            (11_770.0, "3 h 16 min"),
+            (86_399.0, "1 d"),
+            (180_000.0, "2 d 2 h"),
+        ] {
+            assert_eq!(duration(Duration::from_secs_f64(seconds)), words, "{seconds}");
+        }
+    }
 
     #[test]
     fn control_characters_show_as_escapes() {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use super::running;
 use crate::http::pipeline::PipelinedConnection;
 use crate::http::reader::AnswerEvent;
+use crate::text::duration;
 
 /// The time that answers may take.
 #[derive(Debug)]
@@ -68,13 +69,13 @@ impl Allowance {
     }
 
     fn used_up(&self) -> TooSlow {
-        let patience_s = self.patience.as_secs_f64();
+        let patience = duration(self.patience);
         TooSlow(match (self.kind, self.bytes) {
-            (ExchangeKind::Stream, _) => format!("it sent less than {LEAST_BYTES} bytes in {patience_s} s"),
-            (_, 0) => format!("it accepted the connection and then did not answer for {patience_s} s"),
+            (ExchangeKind::Stream, _) => format!("it sent less than {LEAST_BYTES} bytes in {patience}"),
+            (_, 0) => format!("it accepted the connection and then did not answer for {patience}"),
             (_, bytes) => {
-                let took_s = running::now().saturating_sub(self.began).as_secs_f64();
-                format!("it sent {bytes} bytes in {took_s:.1} s and its answer is not complete")
+                let took = duration(running::now().saturating_sub(self.began));
+                format!("it sent {bytes} bytes in {took} and its answer is not complete")
             }
         })
     }

@@ -43,7 +43,7 @@ use crate::log::schema::{Cell, Event, Log, PerLink, RunEnd, Stdout};
 use crate::results;
 use crate::shape::control::server::ControlServer;
 use crate::shape::{BackendChoice, Counters};
-use crate::text::print;
+use crate::text::{duration, print};
 use crate::units::{Direction, LinkId};
 pub use args::ClientArgs;
 use links::{CounterReading, Links};
@@ -326,7 +326,7 @@ async fn tell_of_standstills(job: &Transfer) {
         let still = running::stood_still();
         let by = still - std::mem::replace(&mut told, still);
         if by > Duration::from_secs(1) {
-            let what = format!("the client stood still for {:.1} s", by.as_secs_f64());
+            let what = format!("the client stood still for {}", duration(by));
             for link in LinkId::BOTH {
                 job.fault(link, what.clone(), "that time does not count as a server's silence".into());
             }

@@ -23,6 +23,7 @@ use crate::log::schema;
 use crate::manifest;
 use crate::manifest::ManifestEntry;
 use crate::manifest::digest::Digest;
+use crate::text::duration;
 use crate::units::LinkId;
 use crate::{sender_report, tcp};
 
@@ -104,7 +105,7 @@ impl Origin {
         let stream = match running::timeout(patience, socket.connect(self.address)).await {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => return Err(self.not_connected(&error)),
-            None => bail!("could not connect to {self}: no answer for {} s", patience.as_secs_f64()),
+            None => bail!("could not connect to {self}: no answer for {}", duration(patience)),
         };
         stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
         Ok(Arc::new(stream))
@@ -146,9 +147,9 @@ impl Origin {
                 let wait = head.retry_after.unwrap_or_default().max(LONGEST_BACKOFF);
                 let note = busy(head);
                 if running::now() + wait >= deadline {
-                    let patience_s = patience.as_secs_f64();
+                    let patience = duration(patience);
                     bail!(
-                        "{self} cannot be used: it answers {status} to GET {LIST_PATH}{note}, and --give-up is {patience_s} s"
+                        "{self} cannot be used: it answers {status} to GET {LIST_PATH}{note}, and --give-up is {patience}"
                     );
                 }
                 if notes.is_empty() {
@@ -380,7 +381,7 @@ fn with_port(name: &str) -> Result<String> {
 /// What a server asks for that is busy.
 pub fn busy(head: &AnswerHead) -> String {
     head.retry_after
-        .map_or_else(String::new, |wait| format!(" and asks to wait {} s (Retry-After)", wait.as_secs_f64()))
+        .map_or_else(String::new, |wait| format!(" and asks to wait {} (Retry-After)", duration(wait)))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::running;
 use crate::http::pipeline::PipelinedConnection;
 use crate::http::reader::AnswerEvent;
 use crate::http::request::OutgoingRequest;
+use crate::text::duration;
 
 /// How long after one attempt the next begins beside it.
 const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
@@ -48,7 +49,7 @@ pub async fn open(peer: &Origin, patience: Duration) -> Result<Arc<TcpStream>> {
             }
         }
     };
-    let silent = || anyhow!("could not connect to {peer}: no answer for {:.1} s", patience.as_secs_f64());
+    let silent = || anyhow!("could not connect to {peer}: no answer for {}", duration(patience));
     running::timeout(patience, opening).await.unwrap_or_else(|| Err(silent()))
 }
 
@@ -88,7 +89,7 @@ pub async fn pick_address(mut peer: Origin, patience: Duration) -> Result<Origin
 /// No attempt succeeded within `patience` of running time.
 pub async fn await_server(peer: &Origin, patience: Duration) -> Result<Arc<TcpStream>> {
     let deadline = running::now() + patience;
-    let (mut backoff, mut said) = (FIRST_BACKOFF, false);
+    let (mut backoff, mut told) = (FIRST_BACKOFF, None);
     loop {
         let left = deadline.saturating_sub(running::now());
         let error = match open(peer, left).await {
@@ -96,11 +97,13 @@ pub async fn await_server(peer: &Origin, patience: Duration) -> Result<Arc<TcpSt
             Err(error) => error,
         };
         if running::now() + backoff >= deadline {
-            return Err(error);
+            // A moment is too short to judge a server by; it answered something before.
+            return Err(told.filter(|_| left < NEXT_ATTEMPT).unwrap_or(error));
         }
-        if !std::mem::replace(&mut said, true) {
-            tracing::warn!("{error:#}; waiting for it for {:.1} s (--give-up)", patience.as_secs_f64());
+        if told.is_none() {
+            tracing::warn!("{error:#}; waiting for it for {} (--give-up)", duration(patience));
         }
+        told = Some(error);
         sleep(backoff).await;
         backoff = (2 * backoff).min(LONGEST_BACKOFF);
     }
@@ -128,4 +131,24 @@ async fn answers(peer: &Origin, path: &str, at: u64) -> Result<()> {
     receive(&mut pipeline, false, &mut allowance, |_, event| Ok(matches!(event, AnswerEvent::Head(_))))
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::units::LinkId;
+
+    #[tokio::test]
+    async fn refusals_are_told_where_the_last_attempt_had_no_time_left() {
+        let free: SocketAddr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let peer = Origin::resolve(LinkId::A, &free.to_string(), None).await.unwrap();
+        for ms in [20, 90, 160, 310] {
+            let error = await_server(&peer, Duration::from_millis(ms)).await.unwrap_err().to_string();
+            assert!(error.contains("refused") && !error.contains("no answer"), "{ms} ms: {error}");
+        }
+        let error = open(&peer, Duration::ZERO).await.unwrap_err().to_string();
+        assert!(!error.contains("0.0 s"), "{error}");
+    }
 }

@@ -98,10 +98,10 @@ impl Playing {
         self.ended = true;
         let last = self.step(now).rate;
         Some(format!(
-            "{}: the trace {} is over after {} s; its last rate of {last} holds from now on",
+            "{}: the trace {} is over after {}; its last rate of {last} holds from now on",
             self.direction,
             self.trace.file(),
-            length.as_secs_f64()
+            crate::text::duration(length)
         ))
     }
 }

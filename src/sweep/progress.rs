@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::log::schema::{Cell, CellEnd};
+use crate::text::duration;
 
 /// Whether a person is looking.
 pub fn on_terminal() -> bool {
@@ -42,9 +43,8 @@ impl Progress {
     pub fn now(&self, what: &str, cell: &Cell) {
         let done = self.bar.position();
         let left = self.bar.length().unwrap_or_default().saturating_sub(done);
-        let left = time_left(self.began.elapsed(), done - self.before, left).map_or(String::new(), |left| {
-            format!(", about {} left", humantime::format_duration(Duration::from_secs(left.as_secs())))
-        });
+        let left = time_left(self.began.elapsed(), done - self.before, left)
+            .map_or(String::new(), |left| format!(", about {} left", duration(left)));
         self.bar.set_message(format!("{what}{} ({}){left}", cell.condition, cell.channel));
     }
 

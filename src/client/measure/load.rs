@@ -19,6 +19,7 @@ use crate::http::answer::MOST_REDIRECTS;
 use crate::http::pipeline::PipelinedConnection;
 use crate::http::reader::AnswerEvent;
 use crate::tcp;
+use crate::text::duration;
 
 /// Requests on the way at once, as long as the size of files is not known.
 const DEPTH: usize = 4;
@@ -222,7 +223,7 @@ pub async fn open_sink(peer: &Origin, patience: Duration) -> Result<Option<Pipel
         Some(Ok(Some(200))) => Ok(Some(pipeline)),
         // Servers that take no uploads say so in many ways, some by ending the connection.
         Some(_) => Ok(None),
-        None => bail!("{peer} did not answer PUT /sink for {} s", patience.as_secs_f64()),
+        None => bail!("{peer} did not answer PUT /sink for {}", duration(patience)),
     }
 }
 

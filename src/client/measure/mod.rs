@@ -24,6 +24,7 @@ use crate::client::{blocking, running};
 use crate::config::profile::Shape;
 use crate::log::schema::{PerLink, Probe};
 use crate::shape::control::client::Row;
+use crate::text::duration;
 use crate::units::{Direction, LinkId};
 use meter::{Backlog, GLANCE, Meter, Passed, SEGMENT_BYTES, ShaperReading};
 use verdict::RoundTrips;
@@ -302,8 +303,8 @@ impl Prober {
             if bytes > progress.1 {
                 progress = (running::now(), bytes);
             } else if running::now() - progress.0 > self.patience {
-                let (peer, silent) = (self.peers.get(link), self.patience.as_secs_f64());
-                bail!("nothing passed between here and {peer} for {silent} s");
+                let (peer, silent) = (self.peers.get(link), duration(self.patience));
+                bail!("nothing passed between here and {peer} for {silent}");
             }
             if let Some(rate) = meter.note(since(now), bytes) {
                 break rate;

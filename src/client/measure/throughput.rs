@@ -21,6 +21,7 @@ use crate::client::transfer::Failure;
 use crate::client::{ClientArgs, LinkSetup, blocking, running, unshape};
 use crate::log::schema::{Log, PerLink};
 use crate::manifest;
+use crate::text::duration;
 use crate::units::{Direction, LinkId};
 
 /// How long the queues may take to drain between two measurements.
@@ -112,7 +113,7 @@ async fn drained(links: &Arc<Links>) -> Result<(), Failure> {
         sleep(Duration::from_millis(20)).await;
     }
     // A link on which others send too never is empty; the measurement then has them in it.
-    tracing::warn!("the links' queues did not drain in {} s", DRAIN.as_secs());
+    tracing::warn!("the links' queues did not drain in {}", duration(DRAIN));
     Ok(())
 }
 
@@ -178,7 +179,7 @@ async fn watch(
         if bytes > progress.1 {
             progress = (running::now(), bytes);
         } else if running::now() - progress.0 > patience {
-            bail!("{} sent nothing for {:.1} s", source.peer, patience.as_secs_f64());
+            bail!("{} sent nothing for {}", source.peer, duration(patience));
         }
         if let Some(rate) = meter.note((now - started).as_secs_f64(), bytes) {
             return Ok(TransferRate { kbit: rate * 8e-3, settled: meter.settled() });

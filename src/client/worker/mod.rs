@@ -28,6 +28,7 @@ use crate::http::answer::NotHttp;
 use crate::http::pipeline::PipelinedConnection;
 use crate::http::request::OutgoingRequest;
 use crate::schedule::{LEAST_STALL, Next};
+use crate::text::duration;
 use crate::units::LinkId;
 
 /// Large enough that a read costs little beside its copy, small enough for a core's cache.
@@ -202,7 +203,7 @@ impl Fetcher {
 
     fn give_up(&self, problem: &str) -> Result<LinkEnd, Failure> {
         let link = self.peer.link;
-        let what = format!("{} was away for {:.1} s: {problem}", self.peer, self.job.give_up.as_secs_f64());
+        let what = format!("{} was away for {}: {problem}", self.peer, duration(self.job.give_up));
         if self.job.give_up(link) {
             self.job.fault(link, what, "given up; the other server does the rest".into());
             return Ok(LinkEnd::GivenUp);
@@ -313,8 +314,8 @@ impl Fetcher {
                 () = until(stalls) => {}
                 () = running::sleep_until(patience), if second.is_none() => {}
                 stream = ready(&mut second) => {
-                    let silent_s = silent_for(&job, link).as_secs_f64();
-                    let what = format!("nothing came from {} for {silent_s:.1} s, and it answers on another connection", self.peer);
+                    let silent = duration(silent_for(&job, link));
+                    let what = format!("nothing came from {} for {silent}, and it answers on another connection", self.peer);
                     return Err(Broken::Moved(stream, what));
                 }
                 () = running::sleep_until(self.last_progress.max(connection.due) + job.give_up) => {
@@ -347,14 +348,13 @@ impl Fetcher {
         let silent = running::now().saturating_sub(self.last_progress.max(connection.due));
         connection.excused = true;
         if silent >= self.job.give_up {
-            let patience_s = self.job.give_up.as_secs_f64();
-            return Err(Broken::Peer(format!("nothing came for {patience_s:.1} s")));
+            return Err(Broken::Peer(format!("nothing came for {}", duration(self.job.give_up))));
         }
         if self.job.schedule(|scheduler, now| scheduler.is_stalled(link, now)) {
             let what = format!(
-                "nothing came from {} for {:.1} s while the other link moved; its work goes there",
+                "nothing came from {} for {} while the other link moved; its work goes there",
                 self.peer,
-                silent.as_secs_f64()
+                duration(silent)
             );
             return Err(Broken::Peer(what));
         }
