@@ -98,7 +98,6 @@ impl Command {
 
 /// Checks what the client is told, so that a mistake shows before anything is built, then runs the lab.
 fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
-    args.fill_in_links();
     let first = args.command.first().map(|word| word.to_string_lossy());
     if let Some(word) = first.filter(|word| !args.exec && !word.starts_with('-')) {
         let text =
@@ -111,11 +110,18 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
              --link-b PROFILE -- COMMAND",
         );
     }
+    let mut give_up = None;
     if let Some(arguments) = args.client_arguments() {
         let line = std::iter::once("twinlink".into()).chain(arguments);
         match Cli::try_parse_from(spell_out_probe(line)).map(|cli| cli.command) {
-            Ok(Command::Client(client)) => {
+            Ok(Command::Client(mut client)) => {
+                if !client.names_links() {
+                    let [a, b] = lab::DEFAULT_LINKS;
+                    args.command.extend(["--link-a", a, "--link-b", b].map(OsString::from));
+                    (client.link_a, client.link_b) = (Some(a.into()), Some(b.into()));
+                }
                 client::LinkSetup::load(&client)?;
+                give_up = Some(client.give_up.0);
                 if client.results.is_none() && client.log.is_none() {
                     args.command.extend(["--results".into(), "results".into()]);
                 }
@@ -124,7 +130,7 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
             Err(error) => return Ok(usage_error(&error, false)),
         }
     }
-    lab::main(args)
+    lab::main(args, give_up)
 }
 
 /// Puts a report beside the logs of what has just ended. The logs are what counts: without a page the

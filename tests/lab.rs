@@ -385,9 +385,53 @@ fn servers_are_any_program_with_data_of_their_own() {
         let broken = ["--data", &one, "--server", "sh -c 'echo out of order; exit 3'", "--exec", "true"];
         let output = place.run(&broken);
         assert_eq!(output.status.code(), Some(1));
-        assert!(words(&output).contains("server-a did not get ready"), "{}", words(&output));
+        assert!(words(&output).contains("ended before it listened"), "{}", words(&output));
         assert!(words(&output).contains("out of order"), "{}", words(&output));
         place.expect_nothing_left();
+    }
+}
+
+#[test]
+fn server_that_never_listens_is_named_and_given_up() {
+    for user in users() {
+        let place = Place::new(user);
+        let dir = place.folder("data").display().to_string();
+        let output = place.run(&["--data", &dir, "--server", "sleep 300", "--", "--give-up", "1500ms"]);
+        assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+        for part in [
+            "waiting for server-a (\"sleep 300\") to listen on 10.45.0.2:4455",
+            "error: cannot run the lab: server-a (\"sleep 300\") did not listen on 10.45.0.2:4455 for 1.5 s",
+            "{PORT}",
+            "--give-up",
+            "it printed nothing",
+        ] {
+            assert!(words(&output).contains(part), "no {part} in {}", words(&output));
+        }
+        place.expect_nothing_left();
+    }
+}
+
+#[test]
+fn client_options_keep_the_links_of_the_lab_unless_they_name_one() {
+    let Some(&user) = users().last() else { return };
+    let place = Place::new(user);
+    let [option, dir] = place.data(2, "10KB");
+    for (options, profiles) in [
+        (&["--schedule", "greedy"][..], &["wifi-near", "lte-medium"][..]),
+        (&["--link-b", "rate-20"], &["rate-20"]),
+        (&["--backend", "none"], &[]),
+    ] {
+        let args = [&[option.as_str(), &dir, "--"][..], options].concat();
+        let output = place.run(&args);
+        assert!(output.status.success(), "{}", words(&output));
+        let text = String::from_utf8_lossy(&output.stdout);
+        let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let down = |record: &Value| record["event"] == "link" && record["data"]["direction"] == "down";
+        let set: Vec<String> = records
+            .filter(down)
+            .filter_map(|record| Some(record["data"]["profile"].as_str()?.into()))
+            .collect();
+        assert_eq!(set, profiles, "{options:?}");
     }
 }
 

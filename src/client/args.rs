@@ -91,6 +91,12 @@ fn playing_time(text: &str) -> Result<Delay, String> {
 }
 
 impl ClientArgs {
+    /// Whether they say how the links are, be it that nothing shapes them.
+    pub fn names_links(&self) -> bool {
+        let named = [&self.link_a, &self.link_b, &self.air].iter().any(|name| name.is_some());
+        named || self.backend == BackendChoice::None
+    }
+
     /// The schedule, told how the film of these files is cut and played.
     pub fn schedule_of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Schedule {
         let leading = names.into_iter().take_while(|name| !crate::qoe::is_media(name)).count();

@@ -17,9 +17,12 @@ use super::servers::LabServer;
 use super::signals::LabSignals;
 use super::{Plan, namespaces};
 use crate::shape::netem::tc::run;
+use crate::text::tell;
 
 /// A large folder takes its time to be read.
-const UNTIL_READY: Duration = Duration::from_secs(120);
+pub const UNTIL_READY: Duration = Duration::from_secs(120);
+/// After this long it is said which server is waited for.
+const UNTIL_SAID: Duration = Duration::from_secs(1);
 /// A server may finish what is in flight.
 const UNTIL_ENDED: Duration = Duration::from_secs(6);
 const LOOK: Duration = Duration::from_millis(20);
@@ -35,7 +38,7 @@ pub fn run(plan: &Plan, signals: &LabSignals) -> Result<u8> {
         Some(wanted) => servers::start(wanted, &network, &plan.program, &plan.scratch, plan.ipv6)?,
         None => Vec::new(),
     };
-    let code = match await_servers(&mut servers, &network, signals)? {
+    let code = match await_servers(&mut servers, &network, plan.patience, signals)? {
         Some(signal) => 128 + signal as u8,
         None => run_command(plan, &network, &mut servers, signals)?,
     };
@@ -47,9 +50,10 @@ pub fn run(plan: &Plan, signals: &LabSignals) -> Result<u8> {
 fn await_servers(
     servers: &mut [LabServer],
     network: &Network,
+    patience: Duration,
     signals: &LabSignals,
 ) -> Result<Option<Signal>> {
-    let began = Instant::now();
+    let (began, mut said) = (Instant::now(), false);
     for index in 0..servers.len() {
         while !servers[index].is_ready(&network.client)? {
             match signals.wait(Some(LOOK))?.map(|received| received.signal) {
@@ -57,8 +61,12 @@ fn await_servers(
                 Some(signal) => return Ok(Some(signal)),
                 None => {}
             }
-            if servers[index].has_ended || began.elapsed() > UNTIL_READY {
-                return servers[index].not_ready();
+            let (server, waited) = (&servers[index], began.elapsed());
+            if server.has_ended || waited > if server.is_own() { UNTIL_READY } else { patience } {
+                return Err(server.not_ready(waited));
+            }
+            if waited > UNTIL_SAID && !std::mem::replace(&mut said, true) {
+                tell(&format!("waiting for {}", server.expected()));
             }
         }
     }

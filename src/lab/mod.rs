@@ -19,6 +19,7 @@ pub(crate) mod signals;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
@@ -56,23 +57,15 @@ pub struct LabArgs {
     /// Run COMMAND in the client's namespace instead of the client
     #[arg(long, requires = "command")]
     pub exec: bool,
-    /// Options of twinlink client, after --; without any, --link-a wifi-near --link-b lte-medium. With --exec, the command
+    /// Options of twinlink client, after --; where they name no link, --link-a wifi-near --link-b lte-medium. With --exec, the command
     #[arg(trailing_var_arg = true, value_name = "CLIENT-OPTIONS | COMMAND")]
     pub command: Vec<OsString>,
 }
 
-/// The links of a lab that was started without an option of the client.
-const DEFAULT_LINKS: [&str; 4] = ["--link-a", "wifi-near", "--link-b", "lte-medium"];
+/// The links of a lab whose client is told of none.
+pub const DEFAULT_LINKS: [&str; 2] = ["wifi-near", "lte-medium"];
 
 impl LabArgs {
-    /// Gives the client the links that it has when nothing else is asked for.
-    pub fn fill_in_links(&mut self) {
-        let named = ["TWINLINK_LINK_A", "TWINLINK_LINK_B", "TWINLINK_AIR"].map(std::env::var_os);
-        if !self.exec && self.command.is_empty() && named.iter().all(Option::is_none) {
-            self.command = DEFAULT_LINKS.map(OsString::from).to_vec();
-        }
-    }
-
     /// Returns the client's arguments, after its program's name; none with `--exec`.
     pub fn client_arguments(&self) -> Option<Vec<OsString>> {
         let servers = ["server-a", "server-b"].map(OsString::from);
@@ -89,14 +82,17 @@ pub(crate) struct Plan {
     servers: Option<servers::ServerRequest>,
     ipv6: bool,
     scratch: PathBuf,
+    /// How long a server's program of another kind may take until it listens.
+    patience: Duration,
 }
 
 /// Builds the lab, runs the command in it and returns the command's exit code: 128 and the signal's
-/// number where a signal ended it.
+/// number where a signal ended it. A server that is no twinlink may take `give_up` until it listens; without
+/// one, as long as twinlink's own.
 ///
 /// # Errors
 /// A folder is missing, the kernel refuses a namespace, or a server does not get ready.
-pub fn main(args: LabArgs) -> Result<ExitCode> {
+pub fn main(args: LabArgs, give_up: Option<Duration>) -> Result<ExitCode> {
     let program = std::env::current_exe().context("cannot find the program itself")?;
     let command = match args.client_arguments() {
         Some(arguments) => std::iter::once(program.clone().into()).chain(arguments).collect(),
@@ -109,7 +105,9 @@ pub fn main(args: LabArgs) -> Result<ExitCode> {
     let signals = LabSignals::block()?;
     let servers =
         args.servers.is_none().then_some(servers::ServerRequest { data, data_b, command: args.server, logs });
-    let plan = Plan { program, command, servers, ipv6: args.ipv6, scratch: scratch.path().to_path_buf() };
+    let scratch_dir = scratch.path().to_path_buf();
+    let patience = give_up.unwrap_or(inside::UNTIL_READY);
+    let plan = Plan { program, command, servers, ipv6: args.ipv6, scratch: scratch_dir, patience };
     namespaces::enter()?;
     let lifeline = namespaces::Lifeline::new()?;
     // SAFETY: no other thread runs, so the child may go on as any program.

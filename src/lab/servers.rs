@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::unistd::{Pid, setsid};
 
 use super::network::{Host, Network, PORT};
 use super::samples;
 use crate::http::health;
+use crate::text::duration;
 
 /// What is to be started.
 pub struct ServerRequest {
@@ -36,7 +37,8 @@ pub struct LabServer {
     log: File,
     /// Where its health is asked for; a program of another kind is ready when it listens.
     address: SocketAddr,
-    is_own: bool,
+    /// The program of another kind.
+    command: Option<String>,
 }
 
 /// Starts both servers.
@@ -55,11 +57,9 @@ pub fn start(
     both.into_iter()
         .map(|(host, data)| {
             let address = if ipv6 { host.ipv6() } else { host.ipv4() };
-            let line = match &wanted.command {
-                Some(command) => {
-                    let filled = fill_in(command, data, &address, host.name);
-                    ["sh".into(), "-c".into(), OsString::from(format!("exec {filled}"))].to_vec()
-                }
+            let command = wanted.command.as_ref().map(|command| fill_in(command, data, &address, host.name));
+            let line = match &command {
+                Some(filled) => ["sh".into(), "-c".into(), OsString::from(format!("exec {filled}"))].to_vec(),
                 None => {
                     let any = if network.has_ipv6 { "[::]" } else { "0.0.0.0" };
                     let listen = format!("{any}:{PORT}");
@@ -78,8 +78,7 @@ pub fn start(
             };
             let pid = spawn(host, &line, &log)?;
             let address = SocketAddr::new(address.parse()?, PORT);
-            let is_own = wanted.command.is_none();
-            Ok(LabServer { name: host.name, pid, has_ended: false, log, address, is_own })
+            Ok(LabServer { name: host.name, pid, has_ended: false, log, address, command })
         })
         .collect()
 }
@@ -108,7 +107,7 @@ impl LabServer {
     /// Returns true if it answers, asked from `client`.
     pub fn is_ready(&self, client: &Host) -> Result<bool> {
         client.within(|| {
-            if self.is_own {
+            if self.is_own() {
                 health::check(&self.address.to_string()).is_ok()
             } else {
                 TcpStream::connect_timeout(&self.address, Duration::from_secs(2)).is_ok()
@@ -116,15 +115,41 @@ impl LabServer {
         })
     }
 
-    /// Fails with the server's last words.
-    pub fn not_ready<T>(&self) -> Result<T> {
+    pub fn is_own(&self) -> bool {
+        self.command.is_none()
+    }
+
+    /// Says what has to happen before the server is ready.
+    pub fn expected(&self) -> String {
+        match &self.command {
+            Some(command) => format!("{} (\"{command}\") to listen on {}", self.name, self.address),
+            None => format!("{} to read its folder", self.name),
+        }
+    }
+
+    /// Says why the server is not ready after such a time, and what it printed last.
+    pub fn not_ready(&self, waited: Duration) -> anyhow::Error {
         let length = self.log.metadata().map_or(0, |metadata| metadata.len());
         let mut tail = vec![0; 4096];
         let read = self.log.read_at(&mut tail, length.saturating_sub(4096)).unwrap_or(0);
         let text = String::from_utf8_lossy(&tail[..read]).into_owned();
         let lines: Vec<&str> = text.lines().collect();
-        let last = lines[lines.len().saturating_sub(5)..].join("\n");
-        bail!("cannot run the lab: {} did not get ready; its last lines are:\n{last}", self.name)
+        let last = match &lines[lines.len().saturating_sub(5)..] {
+            [] => "it printed nothing".to_string(),
+            last => format!("its last lines are:\n{}", last.join("\n")),
+        };
+        let what = match (&self.command, self.has_ended) {
+            (None, _) => format!("{} did not get ready", self.name),
+            (Some(command), true) => format!("{} (\"{command}\") ended before it listened", self.name),
+            (Some(command), false) => format!(
+                "{} (\"{command}\") did not listen on {} for {}: have the command listen there, as by {{ADDR}} \
+                 and {{PORT}}, or give it more time with --give-up of the client",
+                self.name,
+                self.address,
+                duration(waited)
+            ),
+        };
+        anyhow!("cannot run the lab: {what}; {last}")
     }
 }
 
