@@ -112,11 +112,13 @@ everything() { # ROUNDS
     sed -i d "$BENCH/times.csv"
     for ((round = 1; round <= $1; round++)); do unshaped_round "$round"; done
     peak_memory unshaped
-    "$TWINLINK_BIN" link set a rate-20 >"$BENCH/output"
-    "$TWINLINK_BIN" link set b rate-80 >"$BENCH/output"
+    "$TWINLINK_BIN" link hold --link-a rate-20 --link-b rate-80 -- sleep infinity 2>"$BENCH/output" &
+    local owner=$!
+    until [ -S "${TWINLINK_CONTROL:-/run/twinlink/control.sock}" ]; do sleep 0.1; done
     for ((round = 1; round <= $1; round++)); do shaped_round "$round"; done
     peak_memory shaped
-    "$TWINLINK_BIN" link clear >"$BENCH/output"
+    kill "$owner"
+    wait "$owner" || true
     cat /proc/sys/net/ipv4/tcp_congestion_control >"$BENCH/congestion"
 }
 

@@ -17,12 +17,33 @@ link() { "$TWINLINK_BIN" link "$@"; }
 traffic() { "$PYTHON" "$ROOT/tests/link-traffic.py" "$@"; }
 in_server() { ip netns exec "${ns[$1]}" "${@:2}"; }
 
+# own_links [OPTIONS...]: starts a process that owns the links from now on; `link set` changes them.
+own_links() {
+    "$TWINLINK_BIN" link hold "$@" -- sleep infinity &
+    owner=$!
+    at_exit "kill $owner 2>/dev/null || true"
+    eventually 90 bash -c "kill -0 $owner && test -S '${TWINLINK_CONTROL:-/run/twinlink/control.sock}'"
+}
+release_links() {
+    kill "$owner"
+    wait "$owner" || true
+}
+# Leaves what a process leaves that is killed.
+kill_owner() {
+    kill -KILL "$owner"
+    wait "$owner" || true
+    rm -f "${TWINLINK_CONTROL:-/run/twinlink/control.sock}"
+}
+
 # start_servers DATA: twinlink's own, in both namespaces and for both kinds of address.
+declare -A server_pid
 start_servers() {
     local each listen=0.0.0.0
     [ ! -e /proc/net/if_inet6 ] || listen='[::]'
     for each in a b; do
-        in_server "$each" "$TWINLINK_BIN" server --data "$1" --listen "$listen:4455" >"$WORK/server-$each.log" 2>&1 &
+        ip netns exec "${ns[$each]}" "$TWINLINK_BIN" server --data "$1" --listen "$listen:4455" >"$WORK/server-$each.log" 2>&1 &
+        # shellcheck disable=SC2034 # for tests that stop a server
+        server_pid[$each]=$!
         at_exit "kill $!"
     done
     for each in a b; do eventually 20 "$TWINLINK_BIN" health "${server[$each]}:4455"; done

@@ -129,8 +129,9 @@ fn a_link_that_does_not_exist_is_a_mistake_in_the_command_line() {
 #[test]
 fn a_server_that_does_not_resolve_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let error = refusal(dir.path(), &["link", "set", "a", "rate-20", "--server", "no-such-host.invalid"]);
-    assert!(error.contains("no-such-host.invalid") && error.contains("--server HOST"), "{error}");
+    let hold = ["link", "hold", "--link-a", "rate-20", "--server-a", "no-such-host.invalid", "--", "true"];
+    let error = refusal(dir.path(), &hold);
+    assert!(error.contains("no-such-host.invalid") && error.contains("--server-a"), "{error}");
 }
 
 #[test]

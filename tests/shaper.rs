@@ -34,7 +34,7 @@ fn both_ways(link: LinkId, profile: &str) -> Vec<(LinkId, Direction, String)> {
 fn a_shaper_owns_what_it_put_there_from_start_to_drop() {
     let clean = kernel_state();
     let links = [wanted(LinkId::A, "rate-20"), wanted(LinkId::B, "rate-80")];
-    let mut shaper = Shaper::start(&links, BackendChoice::Auto, 1).unwrap();
+    let mut shaper = Shaper::start(&links, None, BackendChoice::Auto, 1).unwrap();
     assert_eq!(
         profiles(&shaper),
         [both_ways(LinkId::A, "rate-20"), both_ways(LinkId::B, "rate-80")].concat()
@@ -48,7 +48,7 @@ fn a_shaper_owns_what_it_put_there_from_start_to_drop() {
     assert_eq!(counters.len(), 4);
     assert_eq!(counters[2].2.rate_kbit, Some(80_000.0));
 
-    let second = Shaper::start(&links, BackendChoice::Auto, 1).err().unwrap().to_string();
+    let second = Shaper::start(&links, None, BackendChoice::Auto, 1).err().unwrap().to_string();
     assert!(second.contains(&format!("another twinlink process ({})", std::process::id())), "{second}");
 
     let rows = shaper.change(&wanted(LinkId::A, "rate-80")).unwrap();
@@ -65,31 +65,6 @@ fn a_shaper_owns_what_it_put_there_from_start_to_drop() {
 
 #[test]
 #[ignore = "needs root and a lab: tests/root/link-shaper.sh"]
-fn what_was_set_on_purpose_is_taken_over_and_outlives_the_run() {
-    let clean = kernel_state();
-    let mut setter = Shaper::set_for_good(&[], BackendChoice::Auto, 1).unwrap();
-    setter.change(&wanted(LinkId::A, "rate-20")).unwrap();
-    drop(setter);
-
-    let mut run = Shaper::start(&[wanted(LinkId::B, "rate-80")], BackendChoice::Auto, 1).unwrap();
-    assert_eq!(profiles(&run), [both_ways(LinkId::A, "rate-20"), both_ways(LinkId::B, "rate-80")].concat());
-    run.change(&wanted(LinkId::A, "rate-80")).unwrap();
-    run.clear().unwrap();
-    assert_eq!(profiles(&run), both_ways(LinkId::A, "rate-80"));
-    drop(run);
-
-    let mut run = Shaper::start(&[], BackendChoice::Auto, 1).unwrap();
-    assert_eq!(profiles(&run), both_ways(LinkId::A, "rate-80"));
-    assert_eq!(run.counters().unwrap().len(), 2);
-    drop(run);
-
-    // A run that names the link itself owns it, and takes it away.
-    drop(Shaper::start(&[wanted(LinkId::A, "rate-20")], BackendChoice::Auto, 1).unwrap());
-    assert_eq!(kernel_state(), clean);
-}
-
-#[test]
-#[ignore = "needs root and a lab: tests/root/link-shaper.sh"]
 fn all_is_checked_before_anything_is_done() {
     let clean = kernel_state();
     let same =
@@ -100,11 +75,11 @@ fn all_is_checked_before_anything_is_done() {
         (vec![wanted(LinkId::A, "rate-20"), far], BackendChoice::Auto, "203.0.113.9"),
     ];
     for (links, choice, expected) in cases {
-        let error = format!("{:#}", Shaper::start(&links, choice, 1).err().unwrap());
+        let error = format!("{:#}", Shaper::start(&links, None, choice, 1).err().unwrap());
         assert!(error.contains(expected), "{error}");
         assert_eq!(kernel_state(), clean, "{error}");
     }
-    let none = Shaper::start(&[wanted(LinkId::A, "rate-20")], BackendChoice::None, 1).unwrap();
+    let none = Shaper::start(&[wanted(LinkId::A, "rate-20")], None, BackendChoice::None, 1).unwrap();
     assert!(none.applied().is_empty());
     assert_eq!(kernel_state(), clean);
 }

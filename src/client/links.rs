@@ -122,10 +122,7 @@ impl Links {
                 Some(ShapingRequest { link, server: servers[link.index()], profile: profile? })
             })
             .collect();
-        let shaper = match &asked.air {
-            Some(air) => Shaper::start_on_air(&wanted, air, choice, seed),
-            None => Shaper::start(&wanted, choice, seed),
-        };
+        let shaper = Shaper::start(&wanted, asked.air.as_ref(), choice, seed);
         let shaper = shaper.context("cannot shape the links")?;
         let links = Links {
             shaper: Mutex::new(shaper),

@@ -103,10 +103,7 @@ pub fn main(args: &HoldArgs) -> Result<()> {
     let air = args.air.as_deref().map(ChannelConfig::load).transpose()?;
     let wanted = args.wanted(air.as_ref())?;
     let runtime = crate::runtime::multi_thread(1)?;
-    let shaper = match &air {
-        Some(air) => Shaper::start_on_air(&wanted, air, args.backend, args.seed)?,
-        None => Shaper::start(&wanted, args.backend, args.seed)?,
-    };
+    let shaper = Shaper::start(&wanted, air.as_ref(), args.backend, args.seed)?;
     for row in shaper.applied() {
         let (link, direction, profile, why) = (row.link, row.direction, &row.profile, &row.why);
         tracing::info!("link {link} {direction}: {profile}, {} ({why})", row.backend);

@@ -1,7 +1,7 @@
 //! `twinlink link …`: the command-line handles on links.
 //!
-//! Where a client runs, requests go to its control socket, so that a live change has one owner and
-//! is in its log; else they act on the kernel.
+//! Changes go to the control socket of the process here that shapes, so that a link has one owner and a change
+//! is in its log. Where none runs, `show` and `clear` act on what a killed one left.
 
 use std::net::{IpAddr, ToSocketAddrs};
 
@@ -14,19 +14,23 @@ use crate::config::profile::load::ProfileSource;
 use crate::config::profile::{Loss, Profile, Shape};
 use crate::config::trace;
 use crate::shape::control::client;
-use crate::shape::control::client::{ControlRequest, Row};
-use crate::shape::netem::tc::read::Owner;
+use crate::shape::control::client::{ControlRequest, Owner, Row};
 use crate::shape::netem::tc::render;
 use crate::shape::netem::tc::render::{Child, DeviceDirection};
 use crate::shape::userspace::nfqueue::Busy;
-use crate::shape::{BackendChoice, Counters, Shaper, ShapingRequest, guard, netem};
+use crate::shape::{Counters, netem};
 use crate::text::print;
 use crate::units::{Direction, LinkId, Rate};
 
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum LinkCommand {
-    /// Put a profile on a link; it stays until it is cleared
-    Set(SetArgs),
+    /// Give a link another profile, of a client or a program under `link hold` that runs
+    Set {
+        /// The link: a or b
+        link: LinkId,
+        /// A profile's name, or the path of a .toml file
+        profile: String,
+    },
     /// Shape links for as long as another program runs
     Hold(HoldArgs),
     /// Show what is in force, read from the kernel
@@ -43,25 +47,8 @@ pub enum LinkCommand {
     },
     /// Take shaping away, from one link or from both
     Clear { link: Option<LinkId> },
-    /// Print what `set` would run; needs no privilege
+    /// Print the tc lines of a profile; needs no privilege
     Plan(PlanArgs),
-}
-
-#[derive(Clone, Debug, clap::Args)]
-pub struct SetArgs {
-    /// The link: a or b
-    link: LinkId,
-    /// A profile's name, or the path of a .toml file
-    profile: String,
-    /// The server at the link's end, where no client runs [default: server-a or server-b]
-    #[arg(long, value_name = "HOST")]
-    server: Option<String>,
-    /// What carries the link
-    #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
-    backend: BackendChoice,
-    /// Seeds the losses, where netem can be given a seed (Linux and iproute2 6.6 on)
-    #[arg(long, default_value_t = 1, env = "TWINLINK_SEED", value_parser = crate::units::seed)]
-    seed: u64,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -86,7 +73,7 @@ pub struct PlanArgs {
 
 pub fn main(command: LinkCommand) -> Result<()> {
     match command {
-        LinkCommand::Set(args) => set(&args),
+        LinkCommand::Set { link, profile } => set(link, &profile),
         LinkCommand::Hold(args) => hold::main(&args),
         LinkCommand::Show { json } => print_rows(&show()?, json),
         LinkCommand::List { json } => list(json),
@@ -95,27 +82,21 @@ pub fn main(command: LinkCommand) -> Result<()> {
     }
 }
 
-fn set(args: &SetArgs) -> Result<()> {
-    let profile = load::load(&args.profile)?;
-    let request = ControlRequest::Set { link: args.link, profile: Box::new(profile.clone()) };
-    if let Some(rows) = client::ask(&request)? {
-        return print_rows(&rows, false);
+fn set(link: LinkId, profile: &str) -> Result<()> {
+    let profile = Box::new(load::load(profile)?);
+    match client::ask(&ControlRequest::Set { link, profile })? {
+        Some(rows) => print_rows(&rows, false),
+        None => bail!(
+            "cannot set link {link}: no process shapes links here: start a client, or a program under \"twinlink \
+             link hold\""
+        ),
     }
-    if args.backend == BackendChoice::None {
-        bail!("cannot set link {}: --backend none shapes nothing; use \"twinlink link clear\"", args.link);
-    }
-    let host = args.server.clone().unwrap_or_else(|| format!("server-{}", args.link));
-    let wanted = ShapingRequest { link: args.link, server: resolve(&host)?, profile };
-    let mut shaper = Shaper::set_for_good(&[], args.backend, args.seed)?;
-    shaper.change(&wanted)?;
-    drop(shaper);
-    print_rows(&show()?, false)
 }
 
 pub fn resolve(host: &str) -> Result<IpAddr> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let found = (bare, 0).to_socket_addrs().with_context(|| {
-        format!("cannot find the address of {host}: name the server at the link's end with --server HOST")
+        format!("cannot find the address of {host}: name it with --server-a or --server-b")
     })?;
     found
         .map(|address| address.ip())
@@ -127,10 +108,7 @@ fn clear(link: Option<LinkId>) -> Result<()> {
     if let Some(rows) = client::ask(&ControlRequest::Clear { link })? {
         return print_rows(&rows, false);
     }
-    guard::check_privilege()?;
-    let mut shaper = Shaper::set_for_good(&[], BackendChoice::Auto, 0)?;
-    LinkId::named(link).try_for_each(|link| shaper.clear_link(link))?;
-    drop(shaper);
+    crate::shape::clean_up()?;
     print_rows(&show()?, false)
 }
 
@@ -183,7 +161,7 @@ fn print_rows(rows: &[Row], json: bool) -> Result<()> {
         ]);
     }
     align(&mut table, 3..=12);
-    let dead = if rows.iter().any(|row| row.owner == "dead") {
+    let dead = if rows.iter().any(|row| row.owner == Owner::Dead) {
         "A run that was killed left this; the next one, or \"twinlink link clear\", removes it.\n"
     } else {
         ""
@@ -311,14 +289,14 @@ fn plan(args: &PlanArgs) -> Result<()> {
     print(&plan_text(&places, &profile, args.seed, shown_steps))
 }
 
-/// The script that `set` amounts to where nothing is shaped yet.
+/// The script that shapes a link where nothing is shaped yet. Its devices belong to no process.
 fn plan_text(places: &[DeviceDirection], profile: &Profile, seed: Option<u64>, shown_steps: usize) -> String {
     let mut ip = Vec::new();
     let mut tc = vec![render::add_clsact(&places[0].dev)];
     let mut redirects = Vec::new();
     for place in places {
         let shape = profile.shape(place.direction);
-        let alias = netem::alias(place, shape, &profile.name, Owner::Set, true);
+        let alias = netem::alias(place, shape, &profile.name, 0, true);
         ip.extend(render::make_ifb(place, &alias.render()));
         let seed = seed.map(|seed| render::seed_of(seed, place.link, place.direction));
         tc.extend(render::set_up(place, shape, Child::needed_by(shape), seed));
@@ -326,7 +304,7 @@ fn plan_text(places: &[DeviceDirection], profile: &Profile, seed: Option<u64>, s
     }
     tc.extend(redirects);
     let note = if tc.iter().any(|line| line.contains("distribution uniform")) {
-        "# iproute2 ships no table uniform.dist: set hands it one through $TC_LIB_DIR\n"
+        "# iproute2 ships no table uniform.dist: twinlink hands it one through $TC_LIB_DIR\n"
     } else {
         ""
     };

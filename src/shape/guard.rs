@@ -13,7 +13,6 @@ use rustix::thread::capabilities;
 use serde_json::Value;
 
 use super::netem::tc::read;
-use super::netem::tc::read::Owner;
 use super::netem::tc::run;
 use super::netem::tc::run::Tool;
 
@@ -126,10 +125,7 @@ pub fn lock() -> Result<Lock> {
 /// Names the process that shapes here, as far as its devices tell.
 fn other_owner() -> String {
     let devices = read::devices().unwrap_or_default();
-    let pid = devices.iter().find_map(|device| match device.alias.as_ref()?.owner {
-        Owner::Run(pid) => Some(pid),
-        Owner::Set => None,
-    });
+    let pid = devices.iter().find_map(|device| Some(device.alias.as_ref()?.pid));
     pid.map_or("another twinlink process".into(), |pid| format!("another twinlink process ({pid})"))
 }
 

@@ -30,7 +30,6 @@ use active_trace::Playing;
 use control::client::Row;
 use guard::Lock;
 use netem::tc::read;
-use netem::tc::read::Owner;
 use netem::{Netem, NetemLink};
 use userspace::UserspaceLinks;
 
@@ -115,8 +114,6 @@ pub struct Counters {
 }
 
 /// Owns the shaping of this network namespace for as long as it lives; clears it when dropped.
-///
-/// What `twinlink link set` left there is taken over and reported, and stays when this is dropped.
 pub struct Shaper {
     netem: Netem,
     held: UserspaceLinks,
@@ -125,7 +122,6 @@ pub struct Shaper {
     seed: u64,
     /// Taken with the first link: who shapes nothing locks nobody out.
     lock: Option<Lock>,
-    owner: Owner,
     /// Whether traces are played as soon as they are set, and those that are.
     plays: bool,
     playing: Vec<Playing>,
@@ -136,34 +132,13 @@ pub struct Shaper {
 impl Shaper {
     /// Checks everything first, then shapes all the links or none of them.
     ///
-    /// With no link wanted it takes over what `twinlink link set` put there, if anything, and removes the
-    /// packet rules of a process that was killed.
+    /// Links that a shared channel carries follow it, and their profiles are [`ChannelConfig::profile`]'s.
+    /// With no link wanted it removes what a process left that was killed.
     ///
     /// # Errors
     /// No privilege, no tc, a kernel that cannot do all of a profile, an interface that is not the
     /// lab's, or another process that already shapes here.
-    pub fn start(wanted: &[ShapingRequest], choice: BackendChoice, seed: u64) -> Result<Shaper> {
-        Shaper::start_as(Owner::Run(std::process::id()), wanted, None, choice, seed)
-    }
-
-    /// The same, with links on a shared channel: those that the scenario carries follow it, and their
-    /// profiles are [`ChannelConfig::profile`]'s.
-    pub fn start_on_air(
-        wanted: &[ShapingRequest],
-        air: &ChannelConfig,
-        choice: BackendChoice,
-        seed: u64,
-    ) -> Result<Shaper> {
-        Shaper::start_as(Owner::Run(std::process::id()), wanted, Some(air), choice, seed)
-    }
-
-    /// Sets links as `twinlink link set` does with no client running: they outlive this process.
-    pub fn set_for_good(wanted: &[ShapingRequest], choice: BackendChoice, seed: u64) -> Result<Shaper> {
-        Shaper::start_as(Owner::Set, wanted, None, choice, seed)
-    }
-
-    fn start_as(
-        owner: Owner,
+    pub fn start(
         wanted: &[ShapingRequest],
         air: Option<&ChannelConfig>,
         choice: BackendChoice,
@@ -176,7 +151,6 @@ impl Shaper {
             choice,
             seed,
             lock: None,
-            owner,
             plays: false,
             playing: Vec::new(),
             faults: Vec::new(),
@@ -184,7 +158,7 @@ impl Shaper {
         if wanted.is_empty() || choice == BackendChoice::None {
             // Whoever shapes nothing needs neither tc nor a privilege, so neither is missed.
             if guard::has_net_admin() {
-                shaper.look_around()?;
+                clean_up_if_idle()?;
             }
             return Ok(shaper);
         }
@@ -197,39 +171,11 @@ impl Shaper {
         Ok(shaper)
     }
 
-    /// Takes over what is there, where nothing is to be shaped. A run leaves alone what another process
-    /// shapes, as under "link hold"; packet rules are in the way only where nobody takes their packets.
-    fn look_around(&mut self) -> Result<()> {
-        if read::devices().is_ok_and(|devices| !devices.is_empty()) {
-            return match (self.take_over(&[]), self.owner) {
-                (Err(_), Owner::Run(_)) if self.lock.is_none() => {
-                    tracing::info!("another process shapes the links here: they stay as they are");
-                    Ok(())
-                }
-                (taken, _) => taken,
-            };
-        }
-        // A process that has the lock is about to repair them itself.
-        if guard::is_own_namespace()
-            && nfqueue::has_left_rules()
-            && let Ok(_lock) = guard::lock()
-        {
-            repair_rules()?;
-        }
-        Ok(())
-    }
-
-    /// Locks, repairs what a killed process left, and takes over what was set deliberately.
+    /// Locks, and removes what a killed process left.
     fn take_over(&mut self, devs: &[String]) -> Result<()> {
         if self.lock.is_none() {
             self.lock = Some(guard::lock()?);
-            let removed = netem::repair(devs).context("cannot remove what an earlier run left")?;
-            if removed > 0 {
-                tracing::warn!("removed {removed} devices that an earlier run had left shaped");
-            }
-            repair_rules()?;
-            self.netem = Netem::adopt()?;
-            self.note_applied();
+            remove_leftovers(devs)?;
         }
         Ok(())
     }
@@ -247,7 +193,7 @@ impl Shaper {
                 let mut requests = Vec::new();
                 for (wanted, dev) in wanted.iter().zip(devs) {
                     let (why, seed) = (why.clone(), self.tc_seed());
-                    requests.push(NetemLink { wanted, dev: dev.clone(), owner: self.owner, why, seed });
+                    requests.push(NetemLink { wanted, dev: dev.clone(), why, seed });
                 }
                 self.netem.add(&requests)?;
             }
@@ -269,15 +215,6 @@ impl Shaper {
     /// The backend that was asked for cannot do all of them, or none can; with what each lacks.
     fn decide(&self, wanted: &[ShapingRequest]) -> Result<(Backend, String)> {
         let on_air = wanted.iter().any(|wanted| self.held.on_air(wanted.link));
-        if self.owner == Owner::Set
-            && let Some(wanted) = wanted.iter().find(|wanted| wanted.profile.has_trace())
-        {
-            bail!(
-                "cannot set the profile {} for good: its trace needs a process that plays it: run a client, or a \
-                 command under \"twinlink link hold\"",
-                wanted.profile.name
-            );
-        }
         let asked = if self.choice == BackendChoice::Auto { "" } else { "asked for; " };
         if self.choice != BackendChoice::Userspace && !on_air {
             let reasons: Result<Vec<&str>, Refusal> =
@@ -289,8 +226,7 @@ impl Shaper {
                         return Ok((Backend::Netem, format!("{asked}{why}")));
                     };
                     let nearly = format!("netem does it nearly: {differs}");
-                    if self.choice == BackendChoice::Auto && self.owner != Owner::Set && userspace_can(wanted)
-                    {
+                    if self.choice == BackendChoice::Auto && userspace_can(wanted) {
                         return self.decide_userspace(wanted, &nearly);
                     }
                     return Ok((Backend::Netem, format!("{asked}{nearly}")));
@@ -315,12 +251,6 @@ impl Shaper {
     fn decide_userspace(&self, wanted: &[ShapingRequest], why: &str) -> Result<(Backend, String)> {
         for wanted in wanted {
             nfqueue::check(&wanted.profile)?;
-        }
-        if self.owner == Owner::Set {
-            bail!(
-                "cannot hold links in userspace without a process that holds them: run a client, or a \
-                 command under \"twinlink link hold\""
-            );
         }
         Ok((Backend::Userspace, why.to_string()))
     }
@@ -372,11 +302,11 @@ impl Shaper {
         result
     }
 
-    /// Takes away all that this process put there. What `twinlink link set` left stays.
+    /// Takes away all that this process put there.
     pub fn clear(&mut self) -> Result<()> {
         self.held.clear();
         self.playing.clear();
-        let result = self.netem.remove(|lane| lane.alias.owner != Owner::Set);
+        let result = self.netem.remove(|_| true);
         self.note_applied();
         result
     }
@@ -448,8 +378,40 @@ impl Drop for Shaper {
     }
 }
 
-/// Packet rules of a process that was killed drop all that they catch.
-fn repair_rules() -> Result<()> {
+/// Removes what a process left that was killed; fails while another process shapes here.
+///
+/// # Errors
+/// No privilege, or another process shapes here.
+pub fn clean_up() -> Result<()> {
+    guard::check_privilege()?;
+    let _lock = guard::lock()?;
+    remove_leftovers(&[])
+}
+
+/// Removes what a killed process left, unless a process shapes here: it repairs that itself, and a run that
+/// shapes nothing leaves its links as they are.
+fn clean_up_if_idle() -> Result<()> {
+    let left = read::devices().is_ok_and(|devices| !devices.is_empty())
+        || (guard::is_own_namespace() && nfqueue::has_left_rules());
+    if !left {
+        return Ok(());
+    }
+    match guard::lock() {
+        Ok(_lock) => remove_leftovers(&[]),
+        Err(_) => {
+            tracing::info!("another process shapes the links here: they stay as they are");
+            Ok(())
+        }
+    }
+}
+
+/// Removes devices and packet rules that a killed process left: the rules drop all that they catch. The
+/// caller holds the lock.
+fn remove_leftovers(devs: &[String]) -> Result<()> {
+    let removed = netem::repair(devs).context("cannot remove what an earlier run left")?;
+    if removed > 0 {
+        tracing::warn!("removed {removed} devices that an earlier run had left shaped");
+    }
     if nfqueue::repair()? {
         tracing::warn!("removed the packet rules that an earlier run had left");
     }

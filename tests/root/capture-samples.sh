@@ -7,9 +7,11 @@
 "$TWINLINK_BIN" segments "$WORK/data" --count 120 --mean-size 500KB --seed 1 >/dev/null
 start_servers "$WORK/data"
 
-# The devices are there from before the run, and the run takes them over, so that nothing is missed.
-link set a rate-20 >/dev/null
-link set b rate-80 >/dev/null
+# The servers stand still until the captures have begun, so that nothing is missed.
+kill -STOP "${server_pid[@]}"
+"$TWINLINK_BIN" client --link-a rate-20 --link-b rate-80 --give-up 60s --log "$WORK/log.jsonl" "${server[a]}" "${server[b]}" >"$WORK/out" &
+client=$!
+eventually 30 bash -c 'tc filter show dev eth0 egress | grep -q twl-b-up'
 captures=()
 for each in a b; do
     # Heads alone are kept; each record says how long its frame was.
@@ -17,11 +19,10 @@ for each in a b; do
     captures+=($!)
     eventually 20 grep -q 'listening on' "$WORK/$each.words"
 done
-"$TWINLINK_BIN" client --log "$WORK/log.jsonl" "${server[a]}" "${server[b]}" >"$WORK/out"
-# What was on its way when the run ended is captured too.
-sleep 0.3
-kill -INT "${captures[@]}"
-wait "${captures[@]}"
+kill -CONT "${server_pid[@]}"
+wait "$client"
+# The devices, and with them the captures, end with the run.
+wait "${captures[@]}" || true
 grep -H 'dropped by kernel' "$WORK"/*.words
 
 "$PYTHON" - "$WORK" <<'END_OF_PROGRAM'
@@ -61,4 +62,3 @@ for link in "ab":
     print(f"link {link}: {len(times)} frames captured; {compared} spans of a second agree; {logged} and {captured} bytes in all")
 print(f"worst second: {worst:.2%} apart")
 END_OF_PROGRAM
-link clear >/dev/null

@@ -6,8 +6,7 @@
 . "$(dirname "$0")/../link-lib.sh"
 
 start_sinks
-link set a rate-20
-link set b rate-80
+own_links --link-a rate-20 --link-b rate-80
 
 echo "== headers count the same each way"
 ping -q -c 10 -i 0.2 -s 100 "${server[a]}" >/dev/null
@@ -58,7 +57,8 @@ expect "rate and burst in bytes" "$rates" = "[2500000,3000]"
 
 if [ -e /proc/net/if_inet6 ]; then
     echo "== an IPv6 server"
-    link set a rate-20 --server server-a6
+    release_links
+    own_links --link-a rate-20 --server-a server-a6
     in_server a "$PYTHON" "$ROOT/tests/link-traffic.py" sink fd45::2 &
     at_exit "kill $!"
     eventually 90 traffic rtt fd45::2 1

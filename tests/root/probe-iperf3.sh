@@ -47,13 +47,13 @@ for pair in "rate-80 rate-20" "dsl cable"; do
 done
 expect "devices that the probes left" "$(ip -o link show type ifb | grep -c twl- || true)" -eq 0
 
-echo "== as the links are: unshaped, and set before"
+echo "== as the links are: unshaped, and another process's"
 link probe --json >"$WORK/probe"
 expect "verdicts on links that are not shaped" "$(jq -c 'map(.ok) | unique' "$WORK/probe")" = "[null]"
-link set b rate-20 >/dev/null
+own_links --link-b rate-20
 link probe --json >"$WORK/probe"
-expect "the rate of b is found in the kernel" "$(jq -c 'map(select(.link == "b")) | map(.rate_expected_kbit, .ok) | unique' "$WORK/probe")" = "[true,20000]"
-link clear >/dev/null
+expect "the rate of b is its owner's" "$(jq -c 'map(select(.link == "b")) | map(.rate_expected_kbit, .ok) | unique' "$WORK/probe")" = "[true,20000]"
+release_links
 
 echo "== a link that is not what its profile says"
 in_server a tc qdisc add dev eth0 root tbf rate 10mbit burst 3000 limit 100000

@@ -6,12 +6,6 @@
 
 "$PYTHON" "$ROOT/netem/traces/make.py" --check
 
-echo "== what cannot be played"
-code=0
-"$TWINLINK_BIN" link set a "$WORK/steps.toml" --server "${server[a]}" 2>"$WORK/words" || code=$?
-expect "exit code of link set, which nobody stays to play for" "$code" -ne 0
-grep -q 'needs a process that plays it' "$WORK/words" || fail "it does not say why: $(cat "$WORK/words")"
-
 traffic sink "$CLIENT" &
 sink=$!
 # What plays waits for all of this shell's children, and the sink ends only when it is told.

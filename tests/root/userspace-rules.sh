@@ -114,7 +114,7 @@ rate = "10mbit"
 queue = "100ms"
 END
 refused "down.duplicate" hold --link-a "$WORK/twice.toml" -- true
-refused "no process\|without a process" "$TWINLINK_BIN" link set a wifi-near --backend userspace
+refused "no process shapes links here" "$TWINLINK_BIN" link set a wifi-near
 
 scenario() { printf 'description = "x"\n[channel]\noverhead = "100us"\n[link.%s]\nphy = "%s"\nqueue = "50p"\n' "$@"; }
 scenario c 6mbit >"$WORK/unknown.toml"

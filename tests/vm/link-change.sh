@@ -6,6 +6,7 @@
 
 modprobe sch_netem 2>/dev/null || true
 start_sinks
+own_links --backend netem
 
 profile() { # NAME LINES: both ways alike
     printf 'description = "test"\n[down]\n%s\n[up]\n%s\n' "$2" "$2" >"$WORK/$1.toml"

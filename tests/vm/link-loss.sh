@@ -6,6 +6,7 @@
 
 modprobe sch_netem 2>/dev/null || true
 start_sinks
+own_links --backend netem
 
 # A queue of half a minute: a sender that was held up and catches up must not lose to a full one.
 profile() { # NAME LOSS

@@ -237,6 +237,7 @@ mod tests {
     use crate::config::profile::{Profile, Shape, load};
     use crate::emulate::emulator::Emulator;
     use crate::shape::Counters;
+    use crate::shape::control::client::Owner;
     use crate::units::LinkId;
 
     /// Feeds a meter a transfer whose rate (bytes/s) is told by the time, looked at every 10 ms.
@@ -301,7 +302,7 @@ mod tests {
             why: None,
             profile: "lte-medium".into(),
             server: None,
-            owner: "run".into(),
+            owner: Owner::Run,
             shape: load::load("lte-medium").unwrap().down,
             trace: None,
             kernel: serde_json::Value::Null,

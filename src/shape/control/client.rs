@@ -79,9 +79,7 @@ pub struct Row {
     pub profile: String,
     /// The server's address.
     pub server: Option<IpAddr>,
-    /// "run" where a running client holds it, "set" where it stays until it is cleared, "dead" where
-    /// the client that held it was killed.
-    pub owner: String,
+    pub owner: Owner,
     /// What is in force; read from the kernel where no running client was asked. Its rate is the profile's own
     /// also while a trace is played: the rate of the moment is in the counters.
     pub shape: Shape,
@@ -94,6 +92,15 @@ pub struct Row {
     /// How busy the stations are, for a link on a shared channel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub air: Option<Vec<Busy>>,
+}
+
+/// Whether the process that shapes a link is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Owner {
+    Run,
+    /// It was killed.
+    Dead,
 }
 
 /// The longest request or answer, so that neither side can be filled up. A profile carries its trace's

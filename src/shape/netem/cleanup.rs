@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::NetemDirection;
 use crate::shape::netem::tc::read;
-use crate::shape::netem::tc::read::{Device, Owner, Qdiscs};
+use crate::shape::netem::tc::read::{Device, Qdiscs};
 use crate::shape::netem::tc::render;
 use crate::shape::netem::tc::render::DeviceDirection;
 use crate::shape::netem::tc::run;
@@ -34,12 +34,9 @@ pub fn in_force() -> Result<Vec<NetemDirection>> {
 }
 
 /// Removes what a process left that was killed: its devices, and filters at the lab's preferences that
-/// lead nowhere. The caller holds the lock, so nothing that is owned by a run can be alive.
+/// lead nowhere. The caller holds the lock, so no owner of a device can be alive.
 pub fn repair(devs: &[String]) -> Result<usize> {
-    let dead: Vec<Device> = read::devices()?
-        .into_iter()
-        .filter(|device| !matches!(&device.alias, Some(alias) if alias.owner == Owner::Set))
-        .collect();
+    let dead: Vec<Device> = read::devices()?;
     take_away(&dead)?;
     let trials: Vec<String> = read::trials()?.iter().map(|name| render::remove_ifb(name)).collect();
     if !trials.is_empty() {

@@ -12,14 +12,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 
 use self::tc::read;
-use self::tc::read::{Alias, Device, Owner};
+use self::tc::read::{Alias, Device};
 use self::tc::render;
 use self::tc::render::{Child, DeviceDirection};
 use self::tc::run;
 use self::tc::run::Tool;
 use self::tc::stats;
 use self::trace_player::{AppliedStep, TracePlayer, Track};
-use super::control::client::Row;
+use super::control::client::{Owner, Row};
 use super::kernel_support;
 use super::kernel_support::Feature;
 use super::{ActiveShaping, Backend, Counters, ShapingRequest};
@@ -93,22 +93,11 @@ pub struct Netem {
 pub struct NetemLink<'a> {
     pub wanted: &'a ShapingRequest,
     pub dev: String,
-    pub owner: Owner,
     pub why: String,
     pub seed: Option<u64>,
 }
 
 impl Netem {
-    /// Takes over what is in force: the lanes that `twinlink link set` left.
-    pub fn adopt() -> Result<Netem> {
-        let lanes = in_force()?
-            .into_iter()
-            .filter(|lane| lane.alias.owner == Owner::Set)
-            .map(|lane| NetemDirection { why: "set before this run".into(), ..lane })
-            .collect();
-        Ok(Netem { lanes, ..Netem::default() })
-    }
-
     pub fn has(&self, link: LinkId) -> bool {
         self.lanes.iter().any(|lane| lane.place.link == link)
     }
@@ -289,7 +278,7 @@ fn lane(request: &NetemLink, direction: Direction) -> Result<NetemDirection> {
     let ShapingRequest { link, server, profile } = request.wanted;
     let place = DeviceDirection::new(*link, direction, &request.dev, *server);
     let shape = profile.shape(direction).clone();
-    let alias = alias(&place, &shape, &profile.name, request.owner, own_clsact(&request.dev)?);
+    let alias = alias(&place, &shape, &profile.name, std::process::id(), own_clsact(&request.dev)?);
     let child = Child::needed_by(&shape);
     Ok(NetemDirection {
         place,
@@ -301,9 +290,9 @@ fn lane(request: &NetemLink, direction: Direction) -> Result<NetemDirection> {
     })
 }
 
-pub fn alias(place: &DeviceDirection, shape: &Shape, profile: &str, owner: Owner, own_clsact: bool) -> Alias {
+pub fn alias(place: &DeviceDirection, shape: &Shape, profile: &str, pid: u32, own_clsact: bool) -> Alias {
     let (dev, server) = (place.dev.clone(), place.server.clone());
-    Alias { owner, dev, server, own_clsact, lossy: shape.can_lose(), profile: profile.to_string() }
+    Alias { pid, dev, server, own_clsact, lossy: shape.can_lose(), profile: profile.to_string() }
 }
 
 /// Returns whether the interface's clsact is, or will be, the lab's. Devices of the lab that are already
@@ -419,11 +408,7 @@ fn row(lane: &NetemDirection, counters: Counters, dead: bool) -> Row {
         why: (!lane.why.is_empty()).then(|| lane.why.clone()),
         profile: lane.alias.profile.clone(),
         server: lane.place.server.parse().ok(),
-        owner: match lane.alias.owner {
-            Owner::Run(_) if dead => "dead".into(),
-            Owner::Run(_) => "run".into(),
-            Owner::Set => "set".into(),
-        },
+        owner: if dead { Owner::Dead } else { Owner::Run },
         shape: lane.shape.without_trace(),
         trace: None,
         kernel: lane.report.clone(),

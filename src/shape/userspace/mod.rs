@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use self::nfqueue::{Busy, QueueCounts, Userspace};
-use super::control::client::Row;
+use super::control::client::{Owner, Row};
 use super::{ActiveShaping, Backend, Counters, ShapingRequest};
 use crate::config::channel::ChannelConfig;
 use crate::units::{Direction, LinkId};
@@ -147,7 +147,7 @@ impl UserspaceLinks {
                 why: Some(applied.why.clone()),
                 profile: applied.profile.clone(),
                 server: Some(server.to_canonical()),
-                owner: "run".into(),
+                owner: Owner::Run,
                 shape: applied.asked.without_trace(),
                 trace: None,
                 kernel: serde_json::Value::Null,

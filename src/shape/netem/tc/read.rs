@@ -166,19 +166,11 @@ fn netem_difference(shape: &Shape, asked: &Shape) -> Option<String> {
         .or_else(|| share("corrupt", shape.corrupt, asked.corrupt))
 }
 
-/// Who put a direction's shaping there: it decides who may take it away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// A process that holds the lab's lock; when it is dead, its shaping is rubbish.
-    Run(u32),
-    /// `twinlink link set` with no client running: it stays until it is cleared.
-    Set,
-}
-
 /// What an ifb's alias says about itself, so that a later process can tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alias {
-    pub owner: Owner,
+    /// The process that made it.
+    pub pid: u32,
     pub dev: String,
     pub server: String,
     /// Whether the lab made the interface's clsact, and so may remove it.
@@ -192,10 +184,6 @@ pub struct Alias {
 impl Alias {
     /// The text is at most 255 bytes, which is what an alias holds, and has no quotes in it.
     pub fn render(&self) -> String {
-        let owner = match self.owner {
-            Owner::Run(pid) => format!("run pid={pid}"),
-            Owner::Set => "set".to_string(),
-        };
         let clsact = if self.own_clsact { "own" } else { "found" };
         let lossy = if self.lossy { "yes" } else { "no" };
         let profile: String = self
@@ -205,21 +193,16 @@ impl Alias {
             .take(120)
             .collect();
         format!(
-            "twinlink owner={owner} dev={} server={} clsact={clsact} lossy={lossy} profile={profile}",
-            self.dev, self.server
+            "twinlink pid={} dev={} server={} clsact={clsact} lossy={lossy} profile={profile}",
+            self.pid, self.dev, self.server
         )
     }
 
     pub fn parse(text: &str) -> Option<Alias> {
         let fields: BTreeMap<&str, &str> =
             text.strip_prefix("twinlink ")?.split(' ').filter_map(|field| field.split_once('=')).collect();
-        let owner = match *fields.get("owner")? {
-            "run" => Owner::Run(fields.get("pid")?.parse().ok()?),
-            "set" => Owner::Set,
-            _ => return None,
-        };
         Some(Alias {
-            owner,
+            pid: fields.get("pid")?.parse().ok()?,
             dev: fields.get("dev")?.to_string(),
             server: fields.get("server")?.to_string(),
             own_clsact: *fields.get("clsact")? == "own",

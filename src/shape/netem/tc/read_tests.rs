@@ -82,7 +82,7 @@ fn a_fifo_is_checked_by_its_latency() {
 #[test]
 fn an_alias_reads_back_and_fits() {
     let alias = Alias {
-        owner: Owner::Run(4_194_304),
+        pid: 4_194_304,
         dev: "eth0123456789ab".into(),
         server: "fd45:1234:5678:9abc:def0:1234:5678:9abc".into(),
         own_clsact: true,
@@ -92,9 +92,9 @@ fn an_alias_reads_back_and_fits() {
     assert_eq!(Alias::parse(&alias.render()), Some(alias.clone()));
     assert!(Alias::parse(&alias.render().replace(" lossy=no", "")).unwrap().lossy);
     assert_eq!(Alias::parse("someone else's"), None);
-    assert_eq!(Alias::parse("twinlink owner=run dev=eth0"), None);
-    let odd = Alias { owner: Owner::Set, profile: "a \"b\"\n#ü".repeat(40), ..alias };
+    assert_eq!(Alias::parse("twinlink dev=eth0"), None);
+    let odd = Alias { pid: u32::MAX, profile: "a \"b\"\n#ü".repeat(40), ..alias };
     let text = odd.render();
     assert!(text.len() <= 255 && text.is_ascii() && !text.contains(['"', '\n', '#']), "{text}");
-    assert_eq!(Alias::parse(&text).unwrap().owner, Owner::Set);
+    assert_eq!(Alias::parse(&text).unwrap().pid, u32::MAX);
 }
