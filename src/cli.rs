@@ -11,13 +11,14 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use tracing_subscriber::EnvFilter;
 
 use crate::log::spool::Spool;
 use crate::results::page_for_people;
 
 use crate::commands::init;
-use crate::text::{print, tell, visible};
+use crate::text::{explained, print, tell, visible};
 use crate::{client, doctor, lab, report, segments, server, sweep};
 
 /// A two-server, one-client network lab
@@ -142,13 +143,14 @@ fn leave_report(folder: &Path) {
             let _ = print(&format!("The page: {}\n", page_for_people(folder)));
         }
         Ok(_) => {}
-        Err(error) => tracing::warn!("the run's log is there, but not its report: {error:#}"),
+        Err(error) => tracing::warn!("the run's log is there, but not its report: {}", explained(&error)),
     }
 }
 
 /// The whole program.
 pub fn main() -> ExitCode {
     forget_empty_settings();
+    outlive_the_limit_on_files();
     let json_expected = !std::io::stderr().is_terminal();
     let cli = match Cli::try_parse_from(spell_out_probe(std::env::args_os())) {
         Ok(cli) => cli,
@@ -160,9 +162,9 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             if json {
-                tracing::error!("{error:#}");
+                tracing::error!("{}", explained(&error));
             } else {
-                tell(&format!("error: {}", visible(&format!("{error:#}"))));
+                tell(&format!("error: {}", visible(&explained(&error))));
             }
             ExitCode::FAILURE
         }
@@ -200,6 +202,15 @@ fn forget_empty_settings() {
         // SAFETY: no other thread runs yet, so none can be reading the environment.
         unsafe { std::env::remove_var(name) };
     }
+}
+
+/// Lets a write that meets the limit on the size of files fail with an error. A handler, other than an ignored
+/// signal, is not handed on to the programs that this one starts.
+fn outlive_the_limit_on_files() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let nothing = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing. Without it, the signal ends this process.
+    let _ = unsafe { sigaction(Signal::SIGXFSZ, &nothing) };
 }
 
 /// Help and version go to stdout as clap writes them; a mistake in a container's command line is

@@ -1,6 +1,7 @@
 //! Text that is printed: on stdout, without a panic; and text of others, made fit to print.
 
-use std::io::{ErrorKind, Write};
+use std::error::Error;
+use std::io::{self, ErrorKind, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -20,6 +21,26 @@ pub fn print(text: &str) -> Result<()> {
 /// Prints a line to stderr, where that can be written.
 pub fn tell(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// What to do about an error of the system whose cause is room: on a disk, in a quota, under a limit.
+pub fn remedy(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let own = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    let code = own.or_else(|| error.downcast_ref::<rustix::io::Errno>().map(|error| error.raw_os_error()))?;
+    match code {
+        libc::EFBIG => Some("raise the limit on the size of files (ulimit -f)"),
+        libc::ENOSPC => Some("free some space there, or name a folder on another disk"),
+        libc::EDQUOT => Some("free some of this user's quota, or name a folder on another disk"),
+        _ => None,
+    }
+}
+
+/// An error with its causes and, where the system ran out of room, what to do about it.
+pub fn explained(error: &anyhow::Error) -> String {
+    match error.chain().find_map(remedy) {
+        Some(remedy) => format!("{error:#}: {remedy}"),
+        None => format!("{error:#}"),
+    }
 }
 
 /// A span of time as people say one: "30 ms", "0.7 s", "40 s", "2 min 5 s", "3 h 16 min".
@@ -70,6 +91,20 @@ pub fn visible(text: &str) -> std::borrow::Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_for_want_of_room_say_what_to_do() {
+        for (code, word) in [(libc::EFBIG, "ulimit -f"), (libc::ENOSPC, "space"), (libc::EDQUOT, "quota")] {
+            let own = anyhow::Error::from(io::Error::from_raw_os_error(code)).context("cannot write x");
+            let other = rustix::io::Errno::from_raw_os_error(code);
+            for error in [own, anyhow::Error::from(other).context("cannot write x")] {
+                let text = explained(&error);
+                assert!(text.starts_with("cannot write x: ") && text.contains(word), "{text}");
+            }
+        }
+        let other = anyhow::Error::from(io::Error::from_raw_os_error(libc::EIO));
+        assert_eq!(explained(&other), format!("{other:#}"));
+    }
 
     #[test]
     fn durations_read_as_people_say_them() {

@@ -1201,29 +1201,72 @@ fn at_any_moment_that_a_run_is_killed_its_notes_are_true_and_miss_one_request_a_
     assert!(there > 0, "no run was killed when anything of a file was there");
 }
 
+/// Runs twinlink under a limit of the shell's `ulimit`: blocks of 512 bytes for `-f`.
+fn under_limit(limit: &str, args: &[&str]) -> std::process::Output {
+    let socket = tempfile::tempdir().unwrap();
+    Command::new("sh")
+        .args(["-c", &format!("ulimit {limit}; exec \"$@\""), "sh", TWINLINK])
+        .args(args)
+        .env("TWINLINK_CONTROL", socket.path().join("control.sock"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Expects an error that names the limit on files and what to do, and returns what was said.
+fn failed_for_want_of_room(output: &std::process::Output) -> String {
+    let words = stderr(output);
+    assert_eq!(output.status.code(), Some(1), "{:?}: {words}", output.status);
+    assert!(words.contains("File too large") && words.contains("raise the limit"), "{words}");
+    words
+}
+
+#[test]
+fn a_log_that_meets_a_limit_ends_the_run_with_its_word() {
+    let pair = pair(4, "100B");
+    let dir = tempfile::tempdir().unwrap();
+    let mut complete = 0;
+    for blocks in 1.. {
+        let log = dir.path().join(blocks.to_string());
+        let log_arg = log.to_str().unwrap();
+        let args = ["client", "--log", log_arg, &pair.a.address, &pair.b.address];
+        let output = under_limit(&format!("-f {blocks}"), &args);
+        let text = fs::read_to_string(&log).unwrap();
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("a whole record")).collect();
+        let end = run_end(&records(&output)).clone();
+        if output.status.success() {
+            assert_eq!(
+                (end["exit"].as_str(), lines.last().unwrap()["data"]["exit"].as_str()),
+                (Some("ok"), Some("ok"))
+            );
+            complete = blocks;
+            break;
+        }
+        let words = failed_for_want_of_room(&output);
+        assert!(words.contains("cannot write to the log file"), "{words}");
+        assert_eq!(
+            (end["exit"].as_str(), &end["elapsed_ms"]),
+            (Some("log"), &serde_json::Value::Null),
+            "{end}"
+        );
+        assert!(end["summary"].as_str().unwrap().contains("ulimit -f"), "{end}");
+    }
+    assert!(complete > 5, "the whole log took {complete} blocks");
+}
+
 #[test]
 fn what_could_not_be_written_is_not_noted() {
     let body = noise(400_000);
     let server = good_ranges(body.clone());
-    let (out, socket) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    // No file may grow longer than 400 blocks of 512 bytes.
-    let code = Command::new("sh")
-        .args([
-            "-c",
-            "trap '' XFSZ; ulimit -f 400; exec \"$@\"",
-            "sh",
-            TWINLINK,
-            "client",
-            "--files",
-            "x{0..9}",
-        ])
-        .args(["--schedule", "adaptive", "--out", out.path().to_str().unwrap(), &server, &server])
-        .env("TWINLINK_CONTROL", socket.path().join("control.sock"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert_eq!(code.code(), Some(1));
+    let out = tempfile::tempdir().unwrap();
+    let out_dir = out.path().to_str().unwrap();
+    let output = under_limit(
+        "-f 400",
+        &["client", "--files", "x{0..9}", "--schedule", "adaptive", "--out", out_dir, &server, &server],
+    );
+    let words = failed_for_want_of_room(&output);
+    assert_eq!(run_end(&records(&output))["exit"], "store", "{words}");
     let kept = kept(out.path(), &body);
     assert_eq!(kept.files, 0);
     assert!(kept.there > 0, "nothing was written");

@@ -231,3 +231,27 @@ fn what_cannot_be_begun_is_named_before_anything_is_made() {
     let output = bench.run(&["--resume"]);
     assert!(stderr(&output).contains("nothing to resume"), "{}", stderr(&output));
 }
+
+#[test]
+fn an_experiment_whose_log_meets_a_limit_says_so_in_its_last_record() {
+    let text = "probe = \"off\"\nschedules = [\"greedy\"]\nrepetitions = 3\n[[condition]]\nname = \"x\"\nlink_a = \"wifi-near\"\n";
+    let bench = Bench::new(text);
+    fs::remove_dir_all(bench.dir.path().join("data")).unwrap();
+    segments(&bench.dir.path().join("data"), 2, "100B");
+    let servers =
+        [Server::start(&bench.dir.path().join("data")), Server::start(&bench.dir.path().join("data"))];
+    for blocks in 1..6 {
+        let line = format!("ulimit -f {blocks}; exec \"$@\"");
+        let sweep = bench.sweep(&servers[0].address, &servers[1].address, &[]);
+        let mut limited = Command::new("sh");
+        limited.args(["-c", &line, "sh", TWINLINK]).args(sweep.get_args()).stdin(Stdio::null());
+        limited.current_dir(bench.dir.path()).env("TWINLINK_CONTROL", bench.dir.path().join("control.sock"));
+        let output = limited.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{blocks}: {}", stderr(&output));
+        let records = records(&output);
+        let end = &records.last().unwrap()["data"];
+        assert_eq!(records.last().unwrap()["event"], "sweep_end", "{blocks}");
+        assert_eq!(end["exit"], "failed", "{blocks}: {end}");
+        assert!(stderr(&output).contains("ulimit -f"), "{blocks}: {}", stderr(&output));
+    }
+}

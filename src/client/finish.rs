@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-
 use super::ClientArgs;
 use super::links::Links;
 use super::transfer::{Failure, Totals, Transfer};
@@ -13,6 +11,7 @@ use crate::bound::TcpSegments;
 use crate::log::schema::{Event, Fault, LinkTotals, Log, PerLink, Qoe, Reconciled, RunEnd, RunStart};
 use crate::qoe::{self, Arrival, Rule};
 use crate::simulate;
+use crate::text::explained;
 use crate::units::LinkId;
 
 /// What a run has gathered for its last record, as far as it came.
@@ -32,22 +31,24 @@ pub struct RunFacts {
     pub probe_ms: f64,
 }
 
-/// Writes the last record of a run.
+/// Writes the last record of a run. A log that cannot be written is a failure of the run, unless there is one.
 pub fn close(
     log: &Log,
     args: &ClientArgs,
     ends: &mut RunFacts,
-    outcome: &Result<(), Failure>,
-) -> Result<RunEnd> {
+    outcome: Result<(), Failure>,
+) -> (RunEnd, Result<(), Failure>) {
+    // The last record tells of all that could not be written before it.
+    let write = |event| drop(log.write(event));
     // A run that was interrupted while it was prepared has a first record too.
     if let Some(start) = ends.start.take() {
-        log.write(Event::RunStart(start))?;
+        write(Event::RunStart(start));
     }
     let totals = ends.job.as_ref().map(|job| job.totals()).unwrap_or_default();
-    let record = run_end(args, ends, &totals, outcome);
+    let mut record = run_end(args, ends, &totals, &outcome);
     for link in LinkId::BOTH {
         let Some(found) = ends.reconciled[link.index()].filter(|found| !found.ok) else { continue };
-        log.write(Event::Fault(Fault {
+        write(Event::Fault(Fault {
             link: Some(link),
             segment: None,
             what: format!(
@@ -59,12 +60,12 @@ pub fn close(
                 found.allowed_most_bytes
             ),
             action: "the result is kept; do not trust it".into(),
-        }))?;
+        }));
     }
     if let Some((elapsed_ms, bounds)) = record.elapsed_ms.zip(bounds(ends, &totals))
         && elapsed_ms < bounds.credible_ms
     {
-        log.write(Event::Fault(Fault {
+        write(Event::Fault(Fault {
             link: None,
             segment: None,
             what: format!(
@@ -73,10 +74,10 @@ pub fn close(
                 bounds.plain_ms, bounds.credible_ms
             ),
             action: "the result is kept; do not trust it".into(),
-        }))?;
+        }));
     }
-    log.write(Event::RunEnd(Box::new(record.clone())))?;
-    Ok(record)
+    let written = log.end(&mut record).map_err(|error| Failure::new("log", error));
+    (record, outcome.and(written))
 }
 
 fn run_end(args: &ClientArgs, ends: &RunFacts, totals: &Totals, outcome: &Result<(), Failure>) -> RunEnd {
@@ -207,7 +208,7 @@ fn summary(
     faults: (u64, Option<Fault>),
 ) -> String {
     if let Err(failure) = outcome {
-        return format!("{} ended after {} files: {:#}.", args.schedule, end.files, failure.error);
+        return format!("{} ended after {} files: {}.", args.schedule, end.files, explained(&failure.error));
     }
     let seconds = end.elapsed_ms.unwrap_or_default() / 1e3;
     let mbytes = end.bytes as f64 / 1e6;

@@ -133,7 +133,7 @@ async fn run(args: ClientArgs, asked: LinkSetup, log: Arc<Log>) -> Result<()> {
     let names = asked.names();
     let mut signals = Signals::listen()?;
     let run = Run { args: &args, asked, log, cell: None, bars: true };
-    let FinishedRun { record, outcome, .. } = one_run(run, &mut signals).await?;
+    let FinishedRun { record, outcome, .. } = one_run(run, &mut signals).await;
     if progress::on_terminal() {
         let servers = PerLink { a: args.servers[0].clone(), b: args.servers[1].clone() };
         let summary = progress::summary(&record, &servers, names.each_ref().map(Option::as_deref));
@@ -143,10 +143,7 @@ async fn run(args: ClientArgs, asked: LinkSetup, log: Arc<Log>) -> Result<()> {
 }
 
 /// Does a run: shapes, fetches, logs and clears. A signal ends it like any other failure.
-///
-/// # Errors
-/// The last record cannot be written; how the run itself went is in what is returned.
-pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> Result<FinishedRun> {
+pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> FinishedRun {
     let mut ends = finish::RunFacts::default();
     let (args, log) = (run.args, run.log.clone());
     // Dropping the work on a signal clears the links: their owner clears them when it goes.
@@ -155,8 +152,8 @@ pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> Result<FinishedRun>
         interrupted = signals.next() => Err(interrupted),
     };
     let outcome = unshape(ends.links.clone(), outcome).await;
-    let record = finish::close(&log, args, &mut ends, &outcome)?;
-    Ok(FinishedRun { record, probe_ms: ends.probe_ms, outcome })
+    let (record, outcome) = finish::close(&log, args, &mut ends, outcome);
+    FinishedRun { record, probe_ms: ends.probe_ms, outcome }
 }
 
 /// Takes the shaping away, however the run went. Failing at it is a failure of the run, unless there

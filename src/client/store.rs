@@ -217,7 +217,7 @@ impl Store {
         }
         written.with_context(|| {
             let path = self.notes.join(name);
-            format!("cannot write {}; free some space or give another --out", path.display())
+            format!("cannot write {}", path.display())
         })
     }
 
@@ -436,7 +436,7 @@ impl Incoming {
     }
 
     fn cannot_write(&self) -> String {
-        format!("cannot write {}; free some space or give another --out", self.part.display())
+        format!("cannot write {}", self.part.display())
     }
 
     /// Bytes of the complete file that are to be hashed still.

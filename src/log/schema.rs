@@ -46,6 +46,23 @@ pub enum Event {
     ServeEnd(ServeEnd),
 }
 
+impl Event {
+    /// Makes a last record say that the log file lacks some, and why.
+    pub(super) fn incomplete_log(&mut self, cause: &str) {
+        let told = |summary: &str| format!("{summary} The log file is not complete: {cause}.");
+        match self {
+            Event::RunEnd(end) if end.exit == "ok" => {
+                (end.exit, end.summary) = ("log".into(), told(&end.summary));
+                (end.elapsed_ms, end.efficiency, end.predicted_ms) = (None, None, None);
+            }
+            Event::SweepEnd(end) if end.exit == "ok" => {
+                (end.exit, end.summary) = ("failed".into(), told(&end.summary));
+            }
+            _ => {}
+        }
+    }
+}
+
 /// What the run was, before anything happened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

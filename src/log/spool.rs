@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::text::remedy;
+
 /// Lines that may wait for a reader; beyond them, lines are dropped.
 const LONGEST_QUEUE: usize = 16 * 1024;
 /// How long the end of a log waits for a slow reader.
@@ -105,7 +107,8 @@ fn write_all(lines: &Receiver<Message>, sink: &mut impl Write, error: &Mutex<Opt
                 if let Err(cause) = sink.write_all(&line).and_then(|()| sink.flush()) {
                     broken = true;
                     if let Ok(mut error) = error.lock() {
-                        *error = Some(cause.to_string());
+                        let remedy = remedy(&cause).map_or(String::new(), |remedy| format!(": {remedy}"));
+                        *error = Some(format!("{cause}{remedy}"));
                     }
                 }
             }

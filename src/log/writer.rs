@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 use anyhow::{Context, Result, bail};
 
 use super::say::say;
-use super::schema::{Event, Fault, Record, SCHEMA};
+use super::schema::{Event, Fault, Record, RunEnd, SCHEMA};
 use super::spool::Spool;
 
 /// Writes records as they happen: all of them to the file, those that `stdout` lets through there.
@@ -123,60 +123,86 @@ impl Log {
     ///
     /// # Errors
     /// When the file cannot be written, or stdout where that is all there is. The file then holds whole
-    /// records up to the one that failed; the last record is on stdout all the same.
+    /// records up to the one that failed; the last record is on stdout all the same, and says it.
     pub fn write(&self, event: Event) -> Result<()> {
         self.write_at(Instant::now(), event)
+    }
+
+    /// Writes a run's last record; where the log has failed, so has the run, and the record says so.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub fn end(&self, end: &mut RunEnd) -> Result<()> {
+        let mut record = self.record(Instant::now(), Event::RunEnd(Box::new(std::mem::take(end))));
+        let written = self.put(&mut record);
+        if let Event::RunEnd(record) = record.event {
+            *end = *record;
+        }
+        written
     }
 
     /// Writes a record of something that happened earlier, as where another thread writes the log.
     ///
     /// # Errors
     /// As `write`.
-    pub fn write_at(&self, at: Instant, mut event: Event) -> Result<()> {
-        let detail = match &event {
+    pub fn write_at(&self, at: Instant, event: Event) -> Result<()> {
+        self.put(&mut self.record(at, event))
+    }
+
+    fn record(&self, at: Instant, event: Event) -> Record {
+        Record {
+            schema: SCHEMA.to_string(),
+            t_ns: at.saturating_duration_since(self.started).as_nanos() as u64,
+            run: self.run.clone(),
+            event,
+        }
+    }
+
+    fn put(&self, record: &mut Record) -> Result<()> {
+        let detail = match &record.event {
             Event::Sample(_) => Stdout::Samples,
             Event::Link(link) if link.action == "step" => Stdout::Samples,
             Event::Segment(_) => Stdout::Segments,
             _ => Stdout::Records,
         };
-        let is_last = matches!(event, Event::RunEnd(_) | Event::SweepEnd(_) | Event::ServeEnd(_));
+        let is_last = matches!(record.event, Event::RunEnd(_) | Event::SweepEnd(_) | Event::ServeEnd(_));
         let mut sinks = self.sinks.lock().expect("no writer of the log panics");
         if sinks.closed {
             return Ok(());
         }
         sinks.closed = is_last;
-        if let Event::Fault(fault) = &event {
+        if let Event::Fault(fault) = &record.event {
             sinks.faults.0 += 1;
             sinks.faults.1.get_or_insert_with(|| fault.clone());
         }
         let dropped = sinks.stdout.as_ref().map_or(0, Spool::dropped);
-        match &mut event {
+        match &mut record.event {
             Event::RunEnd(end) => end.dropped_records = dropped,
             Event::ServeEnd(end) => end.dropped_records = dropped,
             _ => {}
         }
         let shown = sinks.stdout.as_ref().filter(|_| detail <= sinks.shows);
-        let said = shown.map(|_| say(&event, self.page.as_deref()));
-        let record = Record {
-            schema: SCHEMA.to_string(),
-            t_ns: at.saturating_duration_since(self.started).as_nanos() as u64,
-            run: self.run.clone(),
-            event,
-        };
-        let mut line = serde_json::to_vec(&record).context("cannot render a log record")?;
-        line.push(b'\n');
-        if let (Some(stdout), Some(said)) = (shown, said) {
+        let mut line = line(record)?;
+        if let Some(file) = &sinks.file {
+            file.insist(line.clone());
+            if is_last {
+                file.flush();
+                if let Some(cause) = file.error() {
+                    record.event.incomplete_log(&cause);
+                    line = self::line(record)?;
+                }
+            }
+        }
+        if let Some(stdout) = shown {
             let mut spoken = b"{\"say\":".to_vec();
+            let said = say(&record.event, self.page.as_deref());
             serde_json::to_writer(&mut spoken, &said).context("cannot render a log record")?;
             spoken.push(b',');
             spoken.extend(&line[1..]);
             if is_last { stdout.insist(spoken) } else { stdout.offer(spoken) }
         }
-        if let Some(file) = &sinks.file {
-            file.insist(line);
-        }
-        if is_last {
-            [&sinks.file, &sinks.stdout].into_iter().flatten().for_each(Spool::flush);
+        if let Some(stdout) = sinks.stdout.as_ref().filter(|_| is_last) {
+            stdout.flush();
         }
         match (&sinks.file, &sinks.stdout) {
             (Some(file), _) => {
@@ -188,6 +214,12 @@ impl Log {
             (None, None) => Ok(()),
         }
     }
+}
+
+fn line(record: &Record) -> Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(record).context("cannot render a log record")?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 impl Drop for Log {

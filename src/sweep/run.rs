@@ -23,6 +23,7 @@ use crate::log::schema;
 use crate::log::schema::{
     Cell, CellEnd, Event, Fault, Log, PerLink, Stdout, SweepEnd, SweepStart, Throughput,
 };
+use crate::text::explained;
 
 /// An experiment under way.
 struct Sweep<'a> {
@@ -70,14 +71,14 @@ pub async fn all(args: &SweepArgs, experiment: &Experiment, folder: &ExperimentF
         failed: 0,
         unmeasured: 0,
     };
-    let mut interrupted = false;
+    let mut outcome = Ok(Then::GoOn);
     for step in plan::steps(experiment, &complete, &folder.done.measured) {
-        if sweep.step(step).await? == Then::Stop {
-            interrupted = true;
+        outcome = sweep.step(step).await;
+        if !matches!(outcome, Ok(Then::GoOn)) {
             break;
         }
     }
-    sweep.close(cells, interrupted)
+    sweep.close(cells, outcome)
 }
 
 fn start(log: &Log, args: &SweepArgs, experiment: &Experiment, skipped: u64) -> SweepStart {
@@ -220,7 +221,7 @@ impl Sweep<'_> {
         let log = Arc::new(Log::new(run.clone(), Some(self.folder.new_run(&run)?), Stdout::Nothing)?);
         let asked = self.condition(cell)?.asked.clone();
         let run_of_cell = Run { args: &options, asked, log, cell: Some(cell.clone()), bars: false };
-        let FinishedRun { record, probe_ms, .. } = client::one_run(run_of_cell, &mut self.signals).await?;
+        let FinishedRun { record, probe_ms, .. } = client::one_run(run_of_cell, &mut self.signals).await;
         let took_ms = began.elapsed().as_secs_f64() * 1e3;
         Ok(CellEnd {
             cell: cell.clone(),
@@ -236,28 +237,32 @@ impl Sweep<'_> {
     }
 
     /// Writes the last record.
-    fn close(self, cells: u64, interrupted: bool) -> Result<SweepEnd> {
+    fn close(self, cells: u64, outcome: Result<Then>) -> Result<SweepEnd> {
         self.progress.finish();
-        let exit = match (interrupted, self.failed + self.unmeasured) {
-            (true, _) => "interrupted",
-            (false, 0) => "ok",
-            (false, _) => "failed",
-        };
-        let summary = match exit {
-            "ok" => format!("All {cells} runs of {} are complete.", self.experiment.name),
-            "interrupted" => format!("{} was interrupted; --resume does the rest.", self.experiment.name),
-            _ if self.failed > 0 => format!(
-                "{} of {cells} runs of {} failed; --resume tries them again.",
-                self.failed, self.experiment.name
+        let name = &self.experiment.name;
+        let (exit, summary) = match (&outcome, self.failed + self.unmeasured) {
+            (Err(error), _) => {
+                ("failed", format!("{name} ended: {}; --resume does the rest.", explained(error)))
+            }
+            (Ok(Then::Stop), _) => {
+                ("interrupted", format!("{name} was interrupted; --resume does the rest."))
+            }
+            (_, 0) => ("ok", format!("All {cells} runs of {name} are complete.")),
+            _ if self.failed > 0 => (
+                "failed",
+                format!("{} of {cells} runs of {name} failed; --resume tries them again.", self.failed),
             ),
-            _ => format!(
-                "All {cells} runs of {} are complete, but the throughput of {} conditions is unknown.",
-                self.experiment.name, self.unmeasured
+            _ => (
+                "failed",
+                format!(
+                    "All {cells} runs of {name} are complete, but the throughput of {} conditions is unknown.",
+                    self.unmeasured
+                ),
             ),
         };
         let end = SweepEnd { exit: exit.into(), summary, cells, failed: self.failed };
-        self.log.write(Event::SweepEnd(end.clone()))?;
-        Ok(end)
+        let written = self.log.write(Event::SweepEnd(end.clone()));
+        outcome.and(written).map(|()| end)
     }
 }
 
