@@ -85,12 +85,12 @@ pub fn bound_tcp_s(paths: &[Path], bytes: f64) -> Option<f64> {
     least_time(paths, bytes, Path::delivered_tcp)
 }
 
-/// The least time (s) for `bytes` over two links that may share the air, and that with slow start.
-pub fn bounds_s(paths: &[Path], air: Option<&ChannelConfig>, bytes: f64) -> Option<(f64, f64)> {
-    let plain = match air {
+/// The least time (s) for `bytes` over two links that may share the channel, and that with slow start.
+pub fn bounds_s(paths: &[Path], channel: Option<&ChannelConfig>, bytes: f64) -> Option<(f64, f64)> {
+    let plain = match channel {
         None => bound_s(paths, bytes)?,
-        Some(air) => {
-            let (sharers, behind_s) = channel::sharers(air, paths, bytes);
+        Some(channel) => {
+            let (sharers, behind_s) = channel::sharers(channel, paths, bytes);
             channel::least_time_s(&sharers, behind_s, bytes)?
         }
     };

@@ -28,9 +28,9 @@ pub struct ClientArgs {
     /// Profile of the link to server b
     #[arg(long, env = "TWINLINK_LINK_B", value_name = "PROFILE")]
     pub link_b: Option<String>,
-    /// A scenario that puts links on one wireless channel, by name or as a .toml file; they need no profile then
-    #[arg(long, env = "TWINLINK_AIR", value_name = "SCENARIO")]
-    pub air: Option<String>,
+    /// A wireless channel that both links share, by name or as a .toml file; they need no profile then
+    #[arg(long, env = "TWINLINK_CHANNEL", value_name = "CHANNEL")]
+    pub channel: Option<String>,
     /// Change links during the run as this file says
     #[arg(long, env = "TWINLINK_SCRIPT", value_name = "FILE")]
     pub script: Option<PathBuf>,
@@ -93,7 +93,7 @@ fn playing_time(text: &str) -> Result<Delay, String> {
 impl ClientArgs {
     /// Whether they say how the links are, be it that nothing shapes them.
     pub fn names_links(&self) -> bool {
-        let named = [&self.link_a, &self.link_b, &self.air].iter().any(|name| name.is_some());
+        let named = [&self.link_a, &self.link_b, &self.channel].iter().any(|name| name.is_some());
         named || self.backend == BackendChoice::None
     }
 

@@ -145,11 +145,11 @@ fn predicted_ms(args: &ClientArgs, ends: &RunFacts, totals: &Totals) -> Option<f
     let size = |segment| job.schedule(|scheduler, _| scheduler.size(segment));
     let sizes: Vec<u64> = (0..job.segments.len()).map(size).collect::<Option<_>>()?;
     let congestion = ends.senders.map(|told| told.unwrap_or_else(simulate::kernels_choice));
-    let air = links.air();
+    let channel = links.channel();
     let schedule = args.schedule_of(job.segments.iter().map(|segment| segment.name.as_str()));
     let setup = simulate::Setup {
         profiles: &profiles,
-        air: air.as_ref(),
+        channel: channel.as_ref(),
         changes: &changes,
         schedule: &schedule,
         pipeline: args.pipeline,
@@ -191,11 +191,11 @@ fn bounds(ends: &RunFacts, totals: &Totals) -> Option<Bounds> {
     let paths =
         links.paths(totals.first_request?, ends.segments.map(|seen| seen.unwrap_or(TcpSegments::USUAL)))?;
     let bytes = (totals.bytes + totals.head_bytes) as f64;
-    let air = links.air();
-    let (plain, tcp) = bound::bounds_s(&paths, air.as_ref(), bytes)?;
+    let channel = links.channel();
+    let (plain, tcp) = bound::bounds_s(&paths, channel.as_ref(), bytes)?;
     let packets: f64 = paths.iter().map(|path| path.mss_bytes).sum();
     let credible =
-        bound::bounds_s(&paths, air.as_ref(), (bytes - packets).max(0.0)).map_or(0.0, |found| found.0);
+        bound::bounds_s(&paths, channel.as_ref(), (bytes - packets).max(0.0)).map_or(0.0, |found| found.0);
     let tolerance = bound::TOLERANCE_S + links.latest_step_s();
     Some(Bounds { plain_ms: plain * 1e3, tcp_ms: tcp * 1e3, credible_ms: (credible - tolerance) * 1e3 })
 }

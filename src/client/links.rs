@@ -38,7 +38,7 @@ pub struct Links {
 pub struct CounterReading {
     counters: Vec<(LinkId, Direction, Counters)>,
     airtimes: Vec<Airtime>,
-    on_air: [bool; 2],
+    on_channel: [bool; 2],
 }
 
 impl CounterReading {
@@ -52,8 +52,8 @@ impl CounterReading {
     }
 
     /// How busy the shared channel is, for a link that is on one.
-    pub fn air(&self, link: LinkId) -> Option<Vec<Airtime>> {
-        self.on_air[link.index()].then(|| self.airtimes.clone())
+    pub fn airtimes(&self, link: LinkId) -> Option<Vec<Airtime>> {
+        self.on_channel[link.index()].then(|| self.airtimes.clone())
     }
 }
 
@@ -122,7 +122,7 @@ impl Links {
                 Some(ShapingRequest { link, server: servers[link.index()], profile: profile? })
             })
             .collect();
-        let shaper = Shaper::start(&wanted, asked.air.as_ref(), choice, seed);
+        let shaper = Shaper::start(&wanted, asked.channel.as_ref(), choice, seed);
         let shaper = shaper.context("cannot shape the links")?;
         let links = Links {
             shaper: Mutex::new(shaper),
@@ -313,9 +313,13 @@ impl Links {
         let mut shaper = self.shaper();
         let counters = shaper.counters()?;
         let airtime = |busy: &Busy| Airtime { station: busy.station.clone(), busy_pct: busy.share * 100.0 };
-        let on_air = LinkId::BOTH.map(|link| shaper.air().is_some_and(|air| air.link(link).is_some()));
-        let reading =
-            CounterReading { counters, airtimes: shaper.air_busy().iter().map(airtime).collect(), on_air };
+        let on_channel =
+            LinkId::BOTH.map(|link| shaper.channel().is_some_and(|channel| channel.link(link).is_some()));
+        let reading = CounterReading {
+            counters,
+            airtimes: shaper.airtimes().iter().map(airtime).collect(),
+            on_channel,
+        };
         let steps = shaper.take_steps();
         let faults = shaper.take_faults();
         drop(shaper);
@@ -348,9 +352,9 @@ impl Links {
         Some((spoilt, held as u64))
     }
 
-    /// The scenario of the shared channel, if the links are on one.
-    pub fn air(&self) -> Option<ChannelConfig> {
-        self.shaper().air().cloned()
+    /// The shared channel, if the links are on one.
+    pub fn channel(&self) -> Option<ChannelConfig> {
+        self.shaper().channel().cloned()
     }
 
     /// What was in force at a time, as profiles (`None` for an unshaped link), and what changed after it.
@@ -374,13 +378,13 @@ impl Links {
     /// The links as the bound sees them; `None` where one of them is or was unshaped.
     pub fn paths(&self, first_request: Instant, segments: [TcpSegments; 2]) -> Option<Vec<Path>> {
         let history = self.history.lock().expect("nobody panics while holding the history");
-        let air = self.air();
+        let channel = self.channel();
         LinkId::BOTH
             .into_iter()
             .map(|link| {
                 let mut stages = stages(&history[link.index()], first_request)?;
-                // The air is a limit of its own, and luck on it makes a link faster than the mean.
-                if let Some(rate) = air.as_ref().and_then(|air| air.most(link)) {
+                // The channel is a limit of its own, and luck on it makes a link faster than the mean.
+                if let Some(rate) = channel.as_ref().and_then(|channel| channel.most(link)) {
                     stages.iter_mut().for_each(|stage| stage.down.rate = rate);
                 }
                 bound::link::path(&stages, segments[link.index()])

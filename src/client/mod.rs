@@ -78,26 +78,26 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
 #[derive(Clone, Debug)]
 pub struct LinkSetup {
     pub profiles: [Option<Profile>; 2],
-    pub air: Option<ChannelConfig>,
+    pub channel: Option<ChannelConfig>,
     /// What changes during the run.
     pub script: Option<Script>,
 }
 
 impl LinkSetup {
     pub fn load(args: &ClientArgs) -> Result<LinkSetup> {
-        let air = args.air.as_deref().map(ChannelConfig::load).transpose()?;
-        let profiles = channel::profiles(air.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
+        let channel = args.channel.as_deref().map(ChannelConfig::load).transpose()?;
+        let profiles = channel::profiles(channel.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
         let script = args.script.as_deref().map(Script::load).transpose()?;
         let changed = script.iter().flat_map(Script::links);
         for link in changed {
             if args.backend == BackendChoice::None {
                 bail!("the script changes link {link}, and --backend none shapes nothing: leave one out");
             }
-            if air.as_ref().is_some_and(|air| air.link(link).is_some()) {
-                bail!("the script changes link {link}, which is on the air and follows its scenario");
+            if channel.as_ref().is_some_and(|channel| channel.link(link).is_some()) {
+                bail!("the script changes link {link}, which is on the channel and follows its channel file");
             }
         }
-        Ok(LinkSetup { profiles, air, script })
+        Ok(LinkSetup { profiles, channel, script })
     }
 
     /// Whether any link is asked to be shaped.

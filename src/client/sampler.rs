@@ -95,7 +95,7 @@ fn log(
             sender: told.map(|(_, sender)| sender),
             down: reading.shaping(link, Direction::Down),
             up: reading.shaping(link, Direction::Up),
-            air: reading.air(link),
+            air: reading.airtimes(link),
         };
         job.log.write(Event::Sample(Box::new(sample))).map_err(|error| Failure::new("log", error))?;
     }

@@ -29,9 +29,9 @@ pub struct HoldArgs {
     /// The profile of link b
     #[arg(long, value_name = "PROFILE", env = "TWINLINK_LINK_B")]
     link_b: Option<String>,
-    /// A scenario that puts links on one wireless channel; they need no profile then
-    #[arg(long, value_name = "SCENARIO", env = "TWINLINK_AIR")]
-    air: Option<String>,
+    /// A wireless channel that both links share; they need no profile then
+    #[arg(long, value_name = "CHANNEL", env = "TWINLINK_CHANNEL")]
+    channel: Option<String>,
     /// What carries the links
     #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
     backend: BackendChoice,
@@ -57,11 +57,11 @@ impl HoldArgs {
         if link == LinkId::A { &self.server_a } else { &self.server_b }
     }
 
-    /// The links to shape. One that is on the air has no profile of its own.
-    fn wanted(&self, air: Option<&ChannelConfig>) -> Result<Vec<ShapingRequest>> {
+    /// The links to shape. One that is on the channel has no profile of its own.
+    fn wanted(&self, channel: Option<&ChannelConfig>) -> Result<Vec<ShapingRequest>> {
         let named = [self.link_a.as_deref(), self.link_b.as_deref()];
         let mut wanted = Vec::new();
-        for (link, profile) in LinkId::BOTH.into_iter().zip(channel::profiles(air, named)?) {
+        for (link, profile) in LinkId::BOTH.into_iter().zip(channel::profiles(channel, named)?) {
             if let Some(profile) = profile {
                 wanted.push(ShapingRequest { link, server: resolve(self.server(link))?, profile });
             }
@@ -100,10 +100,10 @@ impl HoldLateness {
 
 /// Shapes, runs the program, takes the shaping away; fails if the program does.
 pub fn main(args: &HoldArgs) -> Result<()> {
-    let air = args.air.as_deref().map(ChannelConfig::load).transpose()?;
-    let wanted = args.wanted(air.as_ref())?;
+    let channel = args.channel.as_deref().map(ChannelConfig::load).transpose()?;
+    let wanted = args.wanted(channel.as_ref())?;
     let runtime = crate::runtime::multi_thread(1)?;
-    let shaper = Shaper::start(&wanted, air.as_ref(), args.backend, args.seed)?;
+    let shaper = Shaper::start(&wanted, channel.as_ref(), args.backend, args.seed)?;
     for row in shaper.applied() {
         let (link, direction, profile, why) = (row.link, row.direction, &row.profile, &row.why);
         tracing::info!("link {link} {direction}: {profile}, {} ({why})", row.backend);

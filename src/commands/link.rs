@@ -166,7 +166,7 @@ fn print_rows(rows: &[Row], json: bool) -> Result<()> {
     } else {
         ""
     };
-    print(&format!("{table}\n{}{}{dead}", notes(rows), air(rows)))
+    print(&format!("{table}\n{}{}{dead}", notes(rows), airtimes(rows)))
 }
 
 /// A trace's rate is that of the moment.
@@ -202,10 +202,10 @@ fn notes(rows: &[Row]) -> String {
 }
 
 /// A line about the shared channel; empty without one.
-fn air(rows: &[Row]) -> String {
-    let Some(busy) = rows.iter().find_map(|row| row.air.as_ref()) else { return String::new() };
+fn airtimes(rows: &[Row]) -> String {
+    let Some(busy) = rows.iter().find_map(|row| row.airtimes.as_ref()) else { return String::new() };
     let share = |busy: &Busy| format!("{} {:.0} %", busy.station, busy.share * 100.0);
-    format!("on the air since the last reading: {}\n", busy.iter().map(share).collect::<Vec<_>>().join(", "))
+    format!("airtime since the last reading: {}\n", busy.iter().map(share).collect::<Vec<_>>().join(", "))
 }
 
 fn list(json: bool) -> Result<()> {

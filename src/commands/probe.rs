@@ -35,9 +35,9 @@ pub struct ProbeArgs {
     /// Shape link b so
     #[arg(long, value_name = "PROFILE")]
     link_b: Option<String>,
-    /// Put links on the wireless channel of this scenario
-    #[arg(long, value_name = "SCENARIO")]
-    air: Option<String>,
+    /// A wireless channel that both links share
+    #[arg(long, value_name = "CHANNEL")]
+    channel: Option<String>,
     /// What carries the links
     #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
     backend: BackendChoice,
@@ -56,9 +56,9 @@ pub struct ProbeArgs {
 }
 
 pub fn main(args: &ProbeArgs) -> Result<()> {
-    let air = args.air.as_deref().map(ChannelConfig::load).transpose()?;
-    let profiles = channel::profiles(air.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
-    let probes = client::runtime()?.block_on(run(args, LinkSetup { profiles, air, script: None }))?;
+    let channel = args.channel.as_deref().map(ChannelConfig::load).transpose()?;
+    let profiles = channel::profiles(channel.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
+    let probes = client::runtime()?.block_on(run(args, LinkSetup { profiles, channel, script: None }))?;
     let told = if args.json { serde_json::to_string_pretty(&probes)? } else { table(&probes).to_string() };
     print(&format!("{told}\n"))?;
     let bad = probes.iter().filter(|probe| probe.ok == Some(false)).count();

@@ -50,7 +50,7 @@ pub fn main(args: SimulateArgs) -> Result<()> {
     let schedule = args.client.schedule_of([]);
     let setup = Setup {
         profiles: &asked.profiles,
-        air: asked.air.as_ref(),
+        channel: asked.channel.as_ref(),
         changes: asked.script.as_ref().map_or(&[], |script| &script.changes),
         schedule: &schedule,
         pipeline: args.client.pipeline,

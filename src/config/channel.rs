@@ -1,6 +1,6 @@
-//! Scenario files of the shared channel: what a `.toml` file in `netem/air` says, strictly validated.
+//! Channel files: the shared channel that a `.toml` file in `netem/channels` describes, strictly validated.
 //!
-//! A scenario names the stations of one access point. A link has one wireless crossing where one of
+//! A channel file names the stations of one access point. A link has one wireless crossing where one of
 //! its ends is a station, and two where both are, for then the access point passes it on. Knows
 //! nothing of packets or of the kernel.
 
@@ -27,7 +27,7 @@ pub struct ChannelConfig {
     /// The client as a station; none where it is wired to the access point.
     pub client: Option<Station>,
     /// By [`LinkId::index`]; none for a link that is not on the channel.
-    pub links: [Option<AirLink>; 2],
+    pub links: [Option<ChannelLink>; 2],
 }
 
 /// What a turn on the channel costs, and how turns are shared out.
@@ -75,12 +75,12 @@ pub struct Station {
     pub retry: Percent,
 }
 
-/// A link on the channel: its server's radio, and what lies behind the air.
+/// A link on the channel: its server's radio, and what lies behind the channel.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct AirLink {
+pub struct ChannelLink {
     /// The server as a station; none where it is wired to the access point.
     pub server: Option<Station>,
-    /// The most that the link carries in each direction, whatever the air allows.
+    /// The most that the link carries in each direction, whatever the channel allows.
     pub cap: Option<Rate>,
     pub delay: Delay,
     pub jitter: Delay,
@@ -113,11 +113,11 @@ struct FileLink {
 
 macro_rules! built_in {
     ($($name:literal),* $(,)?) => {
-        &[$(($name, include_str!(concat!("../../netem/air/", $name, ".toml")))),*]
+        &[$(($name, include_str!(concat!("../../netem/channels/", $name, ".toml")))),*]
     };
 }
 
-/// Name and text of every scenario in `netem/air`.
+/// Name and text of every channel in `netem/channels`.
 const BUILT_IN: &[(&str, &str)] = built_in![
     "course-scenario-1-near",
     "course-scenario-1-mid",
@@ -127,21 +127,21 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "course-scenario-2-far",
 ];
 
-/// The largest scenario that is read, bytes.
+/// The largest channel file that is read, bytes.
 const LARGEST: u64 = 64 * 1024;
 
-/// Where names are looked up: `air` beside `$TWINLINK_PROFILES`, then `./netem/air`.
+/// Where names are looked up: `channels` beside `$TWINLINK_PROFILES`, then `./netem/channels`.
 fn folders() -> Vec<PathBuf> {
     let profiles = std::env::var_os("TWINLINK_PROFILES").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    let beside = profiles.and_then(|dir| Some(dir.parent()?.join("air")));
-    beside.into_iter().chain([PathBuf::from("netem/air")]).filter(|dir| dir.is_dir()).collect()
+    let beside = profiles.and_then(|dir| Some(dir.parent()?.join("channels")));
+    beside.into_iter().chain([PathBuf::from("netem/channels")]).filter(|dir| dir.is_dir()).collect()
 }
 
 impl ChannelConfig {
-    /// Loads a scenario by its name or the path of its file.
+    /// Loads a channel by its name or the path of its file.
     ///
     /// # Errors
-    /// Nothing of that name, a file that cannot be read, or anything in it that makes no sense; the
+    /// Nothing of that name, a file that cannot be read, or anything in it that is invalid; the
     /// error names the file and the key.
     pub fn load(wanted: &str) -> Result<ChannelConfig> {
         if wanted.contains('/') || wanted.ends_with(".toml") {
@@ -156,66 +156,65 @@ impl ChannelConfig {
             let guess = load::nearest(wanted, known.iter().copied())
                 .map_or(String::new(), |name| format!("did you mean {name}? "));
             bail!(
-                "there is no air scenario \"{wanted}\": {guess}name one of {}, or the path of a .toml file",
+                "there is no channel \"{wanted}\": {guess}name one of {}, or the path of a .toml file",
                 known.join(", ")
             );
         };
-        ChannelConfig::parse(name, text)
-            .with_context(|| format!("the built-in air scenario {name} makes no sense"))
+        ChannelConfig::parse(name, text).with_context(|| format!("the built-in channel {name} is invalid"))
     }
 
-    /// Reads a scenario file; its name is the file's, without `.toml`.
+    /// Reads a channel file; its name is the file's, without `.toml`.
     fn read(path: &Path) -> Result<ChannelConfig> {
-        let text = crate::config::file::read(path, "air scenario", LARGEST)?;
+        let text = crate::config::file::read(path, "channel", LARGEST)?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         ChannelConfig::parse(&name, &text)
-            .with_context(|| format!("the air scenario {} makes no sense", path.display()))
+            .with_context(|| format!("the channel {} is invalid", path.display()))
     }
 
-    /// Parses a scenario's text.
+    /// Parses a channel file's text.
     ///
     /// # Errors
     /// Unknown keys and links, rates of 0, and values out of range.
     pub fn parse(name: &str, text: &str) -> Result<ChannelConfig> {
         let file: ChannelFile = toml::from_str(text)?;
-        let mut scenario = ChannelConfig {
+        let mut config = ChannelConfig {
             name: name.to_string(),
             description: file.description,
             channel: file.channel,
             client: file.client,
             links: [None, None],
         };
-        if scenario.channel.ampdu == 0 || scenario.channel.ampdu > 64 {
-            bail!("channel.ampdu is {}: a turn carries 1 to 64 packets", scenario.channel.ampdu);
+        if config.channel.ampdu == 0 || config.channel.ampdu > 64 {
+            bail!("channel.ampdu is {}: a turn carries 1 to 64 packets", config.channel.ampdu);
         }
-        if scenario.channel.txop.is_zero() {
+        if config.channel.txop.is_zero() {
             bail!("channel.txop is 0: give a turn some time, as in \"4ms\"");
         }
-        if let Some(client) = &scenario.client {
+        if let Some(client) = &config.client {
             check_retry("client", client.retry)?;
         }
         for (key, link) in file.link {
             let id: LinkId =
                 key.parse().map_err(|why: String| anyhow::anyhow!("the table [link.{key}]: {why}"))?;
-            scenario.links[id.index()] = Some(link.checked(&key, scenario.client.is_some())?);
+            config.links[id.index()] = Some(link.checked(&key, config.client.is_some())?);
         }
-        if scenario.links.iter().all(Option::is_none) {
+        if config.links.iter().all(Option::is_none) {
             bail!("there is no link on the channel: write a table [link.a] or [link.b]");
         }
-        Ok(scenario)
+        Ok(config)
     }
 
-    pub fn link(&self, link: LinkId) -> Option<&AirLink> {
+    pub fn link(&self, link: LinkId) -> Option<&ChannelLink> {
         self.links[link.index()].as_ref()
     }
 
     /// The radios that a link crosses, the server's first.
     pub fn crossings(&self, link: LinkId) -> Vec<Station> {
-        let Some(on_air) = self.link(link) else { return Vec::new() };
-        on_air.server.into_iter().chain(self.client).collect()
+        let Some(on_channel) = self.link(link) else { return Vec::new() };
+        on_channel.server.into_iter().chain(self.client).collect()
     }
 
-    /// The time on the air that a frame of `bytes` takes over all its crossings when every turn
+    /// The airtime that a frame of `bytes` takes over all its crossings when every turn
     /// carries as many such frames as it may: Σ (overhead / n + bits / phy) / (1 − retry).
     ///
     /// A turn costs its overhead once and each frame its bits over the radio's rate (Heusse,
@@ -230,14 +229,14 @@ impl ChannelConfig {
         let overhead = self.channel.overhead.0.as_secs_f64();
         let txop = self.channel.txop.0.as_secs_f64();
         let crossing = |station: Station| {
-            let on_air = bytes as f64 / station.phy.bytes_per_s();
-            let fit = ((txop - overhead) / on_air).floor().clamp(1.0, f64::from(self.channel.ampdu));
-            (overhead / fit + on_air) * tries(station)
+            let frame_s = bytes as f64 / station.phy.bytes_per_s();
+            let fit = ((txop - overhead) / frame_s).floor().clamp(1.0, f64::from(self.channel.ampdu));
+            (overhead / fit + frame_s) * tries(station)
         };
         self.crossings(link).into_iter().map(crossing).sum()
     }
 
-    /// The least time on the air for a byte of payload: a full segment with `payload` bytes in a
+    /// The least airtime for a byte of payload: a full segment with `payload` bytes in a
     /// full frame, and the ACKs that come back for it, `acks` a segment (0.5 where every second
     /// segment is acknowledged).
     ///
@@ -262,30 +261,30 @@ impl ChannelConfig {
     /// The most that a link can carry one way, in frames, if no transmission ever fails.
     pub fn most(&self, link: LinkId) -> Option<Rate> {
         let cap = self.link(link)?.cap;
-        let air = Rate::from_bits_per_s((FRAME as f64 * 8.0 / self.airtime_s(link, FRAME, |_| 1.0)) as u64);
-        Some(cap.map_or(air, |cap| cap.min(air)))
+        let most = Rate::from_bits_per_s((FRAME as f64 * 8.0 / self.airtime_s(link, FRAME, |_| 1.0)) as u64);
+        Some(cap.map_or(most, |cap| cap.min(most)))
     }
 
     /// What a link alone on the channel carries one way, in frames: its bits over their airtime, but
     /// no more than its cap.
     pub fn alone(&self, link: LinkId) -> Option<Rate> {
-        let on_air = self.link(link)?;
-        let air = FRAME as f64 * 8.0 / self.least_airtime_s(link, FRAME);
-        let air = Rate::from_bits_per_s((air as u64).max(1));
-        Some(on_air.cap.map_or(air, |cap| cap.min(air)))
+        let on_channel = self.link(link)?;
+        let bits_per_s = FRAME as f64 * 8.0 / self.least_airtime_s(link, FRAME);
+        let most = Rate::from_bits_per_s((bits_per_s as u64).max(1));
+        Some(on_channel.cap.map_or(most, |cap| cap.min(most)))
     }
 
-    /// A link on the channel as a shape, for logs and for what lies behind the air. Its rate is what
+    /// A link on the channel as a shape, for logs and for what lies behind the channel. Its rate is what
     /// the link carries alone.
     pub fn shape(&self, link: LinkId) -> Option<Shape> {
-        let on_air = self.link(link)?;
+        let on_channel = self.link(link)?;
         Some(Shape {
             rate: self.alone(link)?,
-            delay: on_air.delay,
-            jitter: on_air.jitter,
+            delay: on_channel.delay,
+            jitter: on_channel.jitter,
             distribution: None,
             loss: Loss::default(),
-            queue: on_air.queue,
+            queue: on_channel.queue,
             reorder: Percent::ZERO,
             duplicate: Percent::ZERO,
             corrupt: Percent::ZERO,
@@ -306,25 +305,25 @@ impl ChannelConfig {
     }
 }
 
-/// The profiles of both links: of those on the air, what the scenario says; of the others, the one
+/// The profiles of both links: of those on the channel, what the channel file says; of the others, the one
 /// that is named, if one is.
 ///
 /// # Errors
-/// A profile that cannot be loaded, or one for a link that is on the air.
-pub fn profiles(air: Option<&ChannelConfig>, named: [Option<&str>; 2]) -> Result<[Option<Profile>; 2]> {
-    let of = |link: LinkId| match (air.and_then(|air| air.profile(link)), named[link.index()]) {
+/// A profile that cannot be loaded, or one for a link that is on the channel.
+pub fn profiles(channel: Option<&ChannelConfig>, named: [Option<&str>; 2]) -> Result<[Option<Profile>; 2]> {
+    let of = |link: LinkId| match (channel.and_then(|channel| channel.profile(link)), named[link.index()]) {
         (Some(_), Some(_)) => bail!(
-            "link {link} is on the air of the scenario, so it has no profile of its own: leave \
+            "link {link} is on the shared channel, so it has no profile of its own: leave \
              --link-{link} out"
         ),
         (None, Some(name)) => load::load(name).map(Some),
-        (on_air, None) => Ok(on_air),
+        (on_channel, None) => Ok(on_channel),
     };
     Ok([of(LinkId::A)?, of(LinkId::B)?])
 }
 
 impl FileLink {
-    fn checked(self, key: &str, client_is_wireless: bool) -> Result<AirLink> {
+    fn checked(self, key: &str, client_is_wireless: bool) -> Result<ChannelLink> {
         let server = match (self.phy, self.retry) {
             (Some(phy), retry) => Some(Station { phy, retry: retry.unwrap_or_default() }),
             (None, Some(_)) => {
@@ -334,14 +333,14 @@ impl FileLink {
         };
         if server.is_none() && !client_is_wireless {
             bail!(
-                "link.{key} crosses no air: give link.{key}.phy or a [client] with a phy, or leave \
+                "link.{key} crosses no channel: give link.{key}.phy or a [client] with a phy, or leave \
                  the table out"
             );
         }
         if let Some(server) = &server {
             check_retry(&format!("link.{key}"), server.retry)?;
         }
-        Ok(AirLink { server, cap: self.cap, delay: self.delay, jitter: self.jitter, queue: self.queue })
+        Ok(ChannelLink { server, cap: self.cap, delay: self.delay, jitter: self.jitter, queue: self.queue })
     }
 }
 
@@ -377,14 +376,14 @@ mod tests {
 
     #[test]
     fn a_good_file_is_read_as_it_is_written() {
-        let scenario = ChannelConfig::parse("x", GOOD).unwrap();
-        assert_eq!(scenario.channel.ampdu, 1);
-        assert_eq!(scenario.channel.fair, Fair::Turns);
-        let b = scenario.link(LinkId::B).unwrap();
+        let config = ChannelConfig::parse("x", GOOD).unwrap();
+        assert_eq!(config.channel.ampdu, 1);
+        assert_eq!(config.channel.fair, Fair::Turns);
+        let b = config.link(LinkId::B).unwrap();
         assert_eq!(b.server.unwrap().phy.to_string(), "6mbit");
         assert_eq!(b.queue.to_string(), "100ms");
-        assert_eq!(scenario.alone(LinkId::B).unwrap().to_string(), "3mbit");
-        assert_eq!(scenario.crossings(LinkId::A).len(), 1);
+        assert_eq!(config.alone(LinkId::B).unwrap().to_string(), "3mbit");
+        assert_eq!(config.crossings(LinkId::A).len(), 1);
     }
 
     #[test]
@@ -392,7 +391,7 @@ mod tests {
         let cases = [
             (GOOD.replace("[link.b]", "[link.c]"), "link.c"),
             (GOOD.replace("\"6mbit\"", "\"0mbit\""), "rate of 0"),
-            (GOOD.replace("phy = \"54mbit\"", ""), "link.a crosses no air"),
+            (GOOD.replace("phy = \"54mbit\"", ""), "link.a crosses no channel"),
             (GOOD.replace("phy = \"6mbit\"", ""), "link.b.retry"),
             (GOOD.replace("overhead", "overhed"), "overhed"),
             (GOOD.replace("phy = \"54mbit\"", "pyh = \"54mbit\""), "pyh"),
@@ -410,27 +409,27 @@ mod tests {
 
     #[test]
     fn the_least_airtime_is_the_formula() {
-        let scenario = ChannelConfig::parse("x", GOOD).unwrap();
+        let config = ChannelConfig::parse("x", GOOD).unwrap();
         let expected = 170e-6 + 1514.0 * 8.0 / 54e6;
-        assert!((scenario.least_airtime_s(LinkId::A, 1514) - expected).abs() < 1e-9);
+        assert!((config.least_airtime_s(LinkId::A, 1514) - expected).abs() < 1e-9);
         let many = GOOD.replace("\"170us\"", "\"170us\"\nampdu = 32\ntxop = \"4ms\"");
-        let scenario = ChannelConfig::parse("x", &many).unwrap();
+        let config = ChannelConfig::parse("x", &many).unwrap();
         // 3.83 ms hold 17 frames of 224.3 µs, fewer than the aggregate's 32.
         let expected = 170e-6 / 17.0 + 1514.0 * 8.0 / 54e6;
-        assert!((scenario.least_airtime_s(LinkId::A, 1514) - expected).abs() < 1e-9);
+        assert!((config.least_airtime_s(LinkId::A, 1514) - expected).abs() < 1e-9);
         let both = many.replace("[link.a]", "[client]\nphy = \"54mbit\"\n[link.a]");
-        let scenario = ChannelConfig::parse("x", &both).unwrap();
-        assert!((scenario.least_airtime_s(LinkId::A, 1514) - 2.0 * expected).abs() < 1e-9);
+        let config = ChannelConfig::parse("x", &both).unwrap();
+        assert!((config.least_airtime_s(LinkId::A, 1514) - 2.0 * expected).abs() < 1e-9);
     }
 
     #[test]
     fn every_scenario_that_ships_is_valid_and_says_where_its_numbers_are_from() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("netem/air");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("netem/channels");
         let mut seen = 0;
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            let scenario = ChannelConfig::read(&path).unwrap();
-            assert_eq!(ChannelConfig::load(&scenario.name).unwrap(), scenario, "not built in");
+            let config = ChannelConfig::read(&path).unwrap();
+            assert_eq!(ChannelConfig::load(&config.name).unwrap(), config, "not built in");
             let text = std::fs::read_to_string(&path).unwrap();
             for line in text.lines().filter(|line| line.starts_with("phy") || line.starts_with("retry")) {
                 assert!(line.contains("judgement"), "{}: {line}", path.display());

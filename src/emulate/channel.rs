@@ -60,7 +60,7 @@ struct TransmitQueue {
     phy: Rate,
     retry: Percent,
     frames: VecDeque<Frame>,
-    /// Time on the air so far, for sharing it out evenly.
+    /// Time on the channel so far, for sharing it out evenly.
     airtime: Nanos,
 }
 
@@ -81,7 +81,7 @@ struct Contender {
     lanes: Vec<TransmitQueue>,
     /// The lane that had the last turn.
     last_lane: usize,
-    /// Time on the air, turns that are under way included.
+    /// Time on the channel, turns that are under way included.
     busy: Nanos,
 }
 
@@ -99,14 +99,14 @@ struct Turn {
     frames: Vec<usize>,
 }
 
-/// One direction of a link that crosses the air.
+/// One direction of a link that crosses the channel.
 #[derive(Clone, Debug)]
 struct ChannelFlow {
     path: Vec<QueuePosition>,
     cap: Option<Bottleneck>,
     /// Held back by the cap, with the time of release.
     entry: VecDeque<(Nanos, Frame)>,
-    /// Packets in `entry` and on the air, and their bytes.
+    /// Packets in `entry` and on the channel, and their bytes.
     waiting: (u64, u64),
     tail: Tail,
     limit: Limit,
@@ -123,7 +123,7 @@ pub struct SharedChannel {
     turn: Option<Turn>,
     turns: Stream,
     retries: Stream,
-    /// Packets that were lost on the air and that the caller has not taken yet.
+    /// Packets that were lost on the channel and that the caller has not taken yet.
     lost: Vec<(LinkId, Direction, u32)>,
 }
 
@@ -136,11 +136,11 @@ fn flow_of(index: usize) -> (LinkId, Direction) {
 }
 
 impl SharedChannel {
-    /// Sets the channel up. `split_delay` says that what goes up is held for the air alone and that
+    /// Sets the channel up. `split_delay` says that what goes up is held for the channel alone and that
     /// its delay is added to what comes down (see [`DelayStage::Elsewhere`]).
-    pub fn new(scenario: &ChannelConfig, seed: u64, split_delay: bool) -> SharedChannel {
-        let mut air = SharedChannel {
-            channel: scenario.channel.clone(),
+    pub fn new(config: &ChannelConfig, seed: u64, split_delay: bool) -> SharedChannel {
+        let mut channel = SharedChannel {
+            channel: config.channel.clone(),
             contenders: vec![Contender::new("ap")],
             flows: [None, None, None, None],
             turn: None,
@@ -148,21 +148,21 @@ impl SharedChannel {
             retries: Stream::new(seed, LinkId::A, Direction::Down, Purpose::Retry),
             lost: Vec::new(),
         };
-        let client = scenario.client.map(|station| air.add_station("client", &station));
+        let client = config.client.map(|station| channel.add_station("client", &station));
         for link in LinkId::BOTH {
-            let Some(on_air) = scenario.link(link) else { continue };
+            let Some(on_channel) = config.link(link) else { continue };
             let name = if link == LinkId::A { "server-a" } else { "server-b" };
-            let server = on_air.server.map(|station| air.add_station(name, &station));
+            let server = on_channel.server.map(|station| channel.add_station(name, &station));
             // A station's way to the access point is its own turn, the way back the access point's.
             let down = [server.map(|s| (s.0, 0)), client.map(|c| (ACCESS_POINT, c.1))];
             let up = [client.map(|c| (c.0, 0)), server.map(|s| (ACCESS_POINT, s.1))];
             for (direction, path) in [(Direction::Down, down), (Direction::Up, up)] {
                 let path = path.into_iter().flatten().collect();
-                air.flows[flow_index(link, direction)] =
-                    Some(ChannelFlow::new(scenario, link, direction, path, seed, split_delay));
+                channel.flows[flow_index(link, direction)] =
+                    Some(ChannelFlow::new(config, link, direction, path, seed, split_delay));
             }
         }
-        air
+        channel
     }
 
     /// Gives the contender of a new station, and the access point's lane to it.
@@ -180,7 +180,7 @@ impl SharedChannel {
     }
 
     fn flow(&mut self, link: LinkId, direction: Direction) -> &mut ChannelFlow {
-        self.flows[flow_index(link, direction)].as_mut().expect("the caller asks for links on the air")
+        self.flows[flow_index(link, direction)].as_mut().expect("the caller asks for links on the channel")
     }
 
     /// Takes a packet of `bytes` (as Ethernet frame) in, after all that happens before it.
@@ -217,7 +217,7 @@ impl SharedChannel {
 
     /// Plays everything that happens on the channel up to now.
     pub fn advance(&mut self, now: Nanos) {
-        while let Some(at) = self.next_on_air().filter(|&at| at <= now) {
+        while let Some(at) = self.next_on_channel().filter(|&at| at <= now) {
             if let Some(turn) = self.turn.take_if(|turn| turn.ends <= at) {
                 self.end_turn(turn);
             }
@@ -229,7 +229,7 @@ impl SharedChannel {
     }
 
     /// When something happens on the channel: a turn ends, or a packet finds it idle.
-    fn next_on_air(&self) -> Option<Nanos> {
+    fn next_on_channel(&self) -> Option<Nanos> {
         match &self.turn {
             Some(turn) => Some(turn.ends),
             None => self.flows.iter().flatten().filter_map(|f| f.entry.front()).map(|e| e.0).min(),
@@ -329,7 +329,7 @@ impl SharedChannel {
     /// When to call [`SharedChannel::advance`] next.
     pub fn next_event(&self) -> Option<Nanos> {
         let departures = self.flows.iter().flatten().filter_map(|flow| flow.tail.next_departure());
-        departures.chain(self.next_on_air()).min()
+        departures.chain(self.next_on_channel()).min()
     }
 
     /// Hands out a direction's next packet whose time has come.
@@ -344,7 +344,7 @@ impl SharedChannel {
         Some(departure)
     }
 
-    /// Hands out the packets that were lost on the air.
+    /// Hands out the packets that were lost on the channel.
     pub fn take_lost(&mut self) -> std::vec::Drain<'_, (LinkId, Direction, u32)> {
         self.lost.drain(..)
     }
@@ -365,7 +365,7 @@ impl SharedChannel {
         }
     }
 
-    /// How long each station and the access point have been on the air since the start.
+    /// How long each station and the access point have been on the channel since the start.
     pub fn busy(&self) -> impl Iterator<Item = (&'static str, Nanos)> + '_ {
         self.contenders.iter().map(|contender| (contender.name, contender.busy))
     }
@@ -398,14 +398,14 @@ impl Contender {
 
 impl ChannelFlow {
     fn new(
-        scenario: &ChannelConfig,
+        config: &ChannelConfig,
         link: LinkId,
         direction: Direction,
         path: Vec<QueuePosition>,
         seed: u64,
         split_delay: bool,
     ) -> ChannelFlow {
-        let shape = scenario.shape(link).expect("the link is on the channel");
+        let shape = config.shape(link).expect("the link is on the channel");
         let delay = match direction {
             _ if !split_delay => DelayStage::Here,
             Direction::Down => DelayStage::HereAnd(&shape),
@@ -413,7 +413,7 @@ impl ChannelFlow {
         };
         ChannelFlow {
             path,
-            cap: scenario.link(link).and_then(|on_air| on_air.cap).map(Bottleneck::new),
+            cap: config.link(link).and_then(|on_channel| on_channel.cap).map(Bottleneck::new),
             entry: VecDeque::new(),
             waiting: (0, 0),
             tail: Tail::new(&shape, delay, seed, link, direction),

@@ -1,4 +1,4 @@
-//! All that is modelled in one network namespace: links of their own, and links that share the air.
+//! All that is modelled in one network namespace: links of their own, and links that share the channel.
 //! Pure; time is handed in, and must not run backwards.
 
 use super::channel::SharedChannel;
@@ -29,26 +29,26 @@ pub fn index_of((link, direction): Way) -> usize {
 #[derive(Clone, Debug)]
 pub struct Emulator {
     own: [Option<LinkModel>; 4],
-    air: Option<SharedChannel>,
+    channel: Option<SharedChannel>,
     seed: u64,
 }
 
 impl Emulator {
-    pub fn new(air: Option<&ChannelConfig>, seed: u64) -> Emulator {
+    pub fn new(channel: Option<&ChannelConfig>, seed: u64) -> Emulator {
         Emulator {
             own: [const { None }; 4],
-            air: air.map(|scenario| SharedChannel::new(scenario, seed, true)),
+            channel: channel.map(|config| SharedChannel::new(config, seed, true)),
             seed,
         }
     }
 
-    fn on_air(&mut self, link: LinkId) -> Option<&mut SharedChannel> {
-        self.air.as_mut().filter(|air| air.carries(link))
+    fn on_channel(&mut self, link: LinkId) -> Option<&mut SharedChannel> {
+        self.channel.as_mut().filter(|channel| channel.carries(link))
     }
 
-    /// Sets a link up, or changes it in place. A link on the air keeps to its scenario.
+    /// Sets a link up, or changes it in place. A link on the channel keeps to its channel file.
     pub fn set(&mut self, now: Nanos, link: LinkId, profile: &Profile) {
-        if self.on_air(link).is_some() {
+        if self.on_channel(link).is_some() {
             return;
         }
         for direction in Direction::BOTH {
@@ -81,8 +81,8 @@ impl Emulator {
     /// # Errors
     /// The cause, where the packet is dropped.
     pub fn arrive(&mut self, now: Nanos, way: Way, id: u32, bytes: u32) -> Result<Arrived, Cause> {
-        if let Some(air) = self.on_air(way.0) {
-            return air.arrive(now, way, id, bytes).map(|()| Arrived::Held);
+        if let Some(channel) = self.on_channel(way.0) {
+            return channel.arrive(now, way, id, bytes).map(|()| Arrived::Held);
         }
         match &mut self.own[index_of(way)] {
             Some(model) => model.arrive(now, id, bytes).map(|_| Arrived::Held),
@@ -98,30 +98,30 @@ impl Emulator {
     /// When something happens next that makes a packet depart or moves it on.
     pub fn next_event(&self) -> Option<Nanos> {
         let own = self.own.iter().flatten().filter_map(LinkModel::next_departure).min();
-        let air = self.air.as_ref().and_then(SharedChannel::next_event);
-        own.into_iter().chain(air).min()
+        let channel = self.channel.as_ref().and_then(SharedChannel::next_event);
+        own.into_iter().chain(channel).min()
     }
 
     /// Plays everything up to now; [`Emulator::take_due`] then gives what departs.
     pub fn advance(&mut self, now: Nanos) {
-        if let Some(air) = &mut self.air {
-            air.advance(now);
+        if let Some(channel) = &mut self.channel {
+            channel.advance(now);
         }
     }
 
     pub fn take_due(&mut self, now: Nanos, way: Way) -> Option<Departure> {
-        match self.on_air(way.0) {
-            Some(air) => air.take_due(now, way.0, way.1),
+        match self.on_channel(way.0) {
+            Some(channel) => channel.take_due(now, way.0, way.1),
             None => self.own[index_of(way)].as_mut()?.take_due(now),
         }
     }
 
     /// Hands out the packets that were lost after they were taken in.
     pub fn take_lost(&mut self) -> impl Iterator<Item = (LinkId, Direction, u32)> + '_ {
-        self.air.as_mut().into_iter().flat_map(SharedChannel::take_lost)
+        self.channel.as_mut().into_iter().flat_map(SharedChannel::take_lost)
     }
 
-    /// Takes a link's model away, and forgets what it held. A link on the air stays there.
+    /// Takes a link's model away, and forgets what it held. A link on the channel stays there.
     pub fn remove(&mut self, link: LinkId) {
         for direction in Direction::BOTH {
             self.own[index_of((link, direction))] = None;
@@ -129,15 +129,15 @@ impl Emulator {
     }
 
     pub fn tally(&mut self, now: Nanos, way: Way) -> Option<Tally> {
-        match self.on_air(way.0) {
-            Some(air) => Some(air.tally(now, way.0, way.1)),
+        match self.on_channel(way.0) {
+            Some(channel) => Some(channel.tally(now, way.0, way.1)),
             None => Some(self.own[index_of(way)].as_mut()?.tally(now)),
         }
     }
 
-    /// How long each station and the access point have been on the air since the start.
+    /// How long each station and the access point have been on the channel since the start.
     pub fn busy(&self) -> Vec<(&'static str, Nanos)> {
-        self.air.iter().flat_map(SharedChannel::busy).collect()
+        self.channel.iter().flat_map(SharedChannel::busy).collect()
     }
 }
 

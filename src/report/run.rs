@@ -136,8 +136,8 @@ impl LoggedRun {
 
     /// Whether both links were on one channel.
     pub fn shares_channel(&self) -> bool {
-        let on_air = |link| self.samples.iter().any(|s| s.data.link == link && s.data.air.is_some());
-        LinkId::BOTH.into_iter().all(on_air)
+        let on_channel = |link| self.samples.iter().any(|s| s.data.link == link && s.data.air.is_some());
+        LinkId::BOTH.into_iter().all(on_channel)
     }
 
     /// The congestion control of a server's sockets, which send the payload.

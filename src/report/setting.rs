@@ -146,7 +146,7 @@ fn server(start: &RunStart, link: LinkId) -> String {
 /// The short form of docs/limitations.md.
 const NOT_MODELLED: &str = "<section id=\"not-modelled\"><h2>What is not modelled</h2><ul>\
 <li>The shared channel is an airtime model, not Wi-Fi: no collisions, no rate adaptation, no hidden stations.</li>\
-<li>The links of two profiles are independent of each other; only an air scenario makes them share.</li>\
+<li>The links of two profiles are independent of each other; only a shared channel makes them share.</li>\
 <li>Link-layer retransmission shows only as jitter and as the loss it leaves.</li>\
 <li>Losses in bursts count packets, not time; they are a poor picture of Wi-Fi's.</li>\
 <li>The bound is physics: it knows neither losses nor TCP's start, so on a lossy link no TCP reaches it.</li>\

@@ -196,12 +196,12 @@ fn reason(place: &ConditionResults, split: &Split, throughput: &MedianThroughput
         text += if adds_up < 1.1 { ": one channel, shared." } else { "." };
         if adds_up >= 1.1 {
             return text
-                + " So something other than the air caps a station, and the best split lies where that \
+                + " So something other than the channel caps a station, and the best split lies where that \
                    station is full and the other takes the rest, not at the ratio of the throughputs.";
         }
     }
-    text += " The channel is shared: while either station sends the air is busy, so the time is linear in \
-             the split, and least at an end, with the link whose bytes need less air";
+    text += " The channel is shared: while either station sends the channel is busy, so the time is linear in \
+             the split, and least at an end, with the link whose bytes need less airtime";
     if !split.end_tried {
         text += ", which was not tried here";
     }
@@ -416,7 +416,7 @@ mod tests {
         let bent = ratio(&place("shared"), &split(0.7, 0.5), &throughput(28e3));
         assert!(bent.contains("something else acts too"), "{bent}");
         let capped = ratio(&place("shared"), &split(1.4, 0.5), &throughput(56e3));
-        assert!(capped.contains("other than the air caps a station"), "{capped}");
+        assert!(capped.contains("other than the channel caps a station"), "{capped}");
         let apart = ratio(&place("independent"), &split(1.5, 0.5), &throughput(60e3));
         assert!(apart.contains("that is link b, 0.500 s after the other: it carried less"), "{apart}");
     }

@@ -140,13 +140,13 @@ impl Shaper {
     /// lab's, or another process that already shapes here.
     pub fn start(
         wanted: &[ShapingRequest],
-        air: Option<&ChannelConfig>,
+        channel: Option<&ChannelConfig>,
         choice: BackendChoice,
         seed: u64,
     ) -> Result<Shaper> {
         let mut shaper = Shaper {
             netem: Netem::default(),
-            held: UserspaceLinks::new(air, seed),
+            held: UserspaceLinks::new(channel, seed),
             applied: Vec::new(),
             choice,
             seed,
@@ -214,9 +214,9 @@ impl Shaper {
     /// # Errors
     /// The backend that was asked for cannot do all of them, or none can; with what each lacks.
     fn decide(&self, wanted: &[ShapingRequest]) -> Result<(Backend, String)> {
-        let on_air = wanted.iter().any(|wanted| self.held.on_air(wanted.link));
+        let on_channel = wanted.iter().any(|wanted| self.held.on_channel(wanted.link));
         let asked = if self.choice == BackendChoice::Auto { "" } else { "asked for; " };
-        if self.choice != BackendChoice::Userspace && !on_air {
+        if self.choice != BackendChoice::Userspace && !on_channel {
             let reasons: Result<Vec<&str>, Refusal> =
                 wanted.iter().map(|w| netem_reason(&w.profile)).collect();
             match reasons {
@@ -240,7 +240,7 @@ impl Shaper {
         if self.choice == BackendChoice::Netem {
             bail!("cannot do a shared channel with netem: use --backend auto or userspace");
         }
-        let why = if on_air {
+        let why = if on_channel {
             "a shared channel is modelled in userspace"
         } else {
             "packets are held in userspace"
@@ -266,8 +266,8 @@ impl Shaper {
         if self.choice == BackendChoice::None {
             bail!("cannot shape link {}: this run was told to shape nothing (--backend none)", wanted.link);
         }
-        if self.held.on_air(wanted.link) {
-            bail!("cannot change link {}: it is on the air, and follows its scenario", wanted.link);
+        if self.held.on_channel(wanted.link) {
+            bail!("cannot change link {}: it is on the channel, and follows its channel file", wanted.link);
         }
         let server = wanted.server.to_canonical().to_string();
         let lane = self.netem.lanes().iter().find(|lane| lane.place.link == wanted.link);
@@ -352,13 +352,13 @@ impl Shaper {
     }
 
     /// How busy the stations of a shared channel were when counters were last read.
-    pub fn air_busy(&self) -> &[nfqueue::Busy] {
+    pub fn airtimes(&self) -> &[nfqueue::Busy] {
         self.held.busy()
     }
 
     /// The shared channel, if there is one.
-    pub fn air(&self) -> Option<&ChannelConfig> {
-        self.held.air()
+    pub fn channel(&self) -> Option<&ChannelConfig> {
+        self.held.channel()
     }
 
     /// What went wrong with the shaping since the last call (an overload), for the log. Seen when

@@ -22,9 +22,9 @@ use crate::units::PerLink;
 /// What is to be predicted.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup<'a> {
-    /// By [`LinkId::index`]; those of links on the air are what the scenario says.
+    /// By [`LinkId::index`]; those of links on the channel are what the channel file says.
     pub profiles: &'a [Option<Profile>; 2],
-    pub air: Option<&'a ChannelConfig>,
+    pub channel: Option<&'a ChannelConfig>,
     /// What changes during the run, in the order of its times.
     pub changes: &'a [script::Change],
     pub schedule: &'a Schedule,
@@ -142,7 +142,7 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
     let paths = [path_a?, path_b?];
     let bytes: u64 = setup.sizes.iter().sum();
     let heads = ANSWER_HEAD_BYTES * setup.sizes.len() as u64;
-    let (bound_s, bound_tcp_s) = bound::bounds_s(&paths, setup.air, (bytes + heads) as f64)?;
+    let (bound_s, bound_tcp_s) = bound::bounds_s(&paths, setup.channel, (bytes + heads) as f64)?;
     let making = |link: LinkId| Making {
         server: setup.congestion[link.index()],
         paced: setup.kernel == Control::Bbr,
@@ -159,7 +159,7 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
     changes.sort_by_key(|change| change.at);
     let client = Client::new(setup.schedule, setup.pipeline, setup.sizes, rtt);
     let looks_up = client.needs_sizes();
-    let plant = Emulator::new(setup.air, setup.seed);
+    let plant = Emulator::new(setup.channel, setup.seed);
     let mut run = SimulatedRun::new(plant, profiles, changes, client, LinkId::BOTH.map(making), rtt);
     if looks_up {
         run.look_up(setup.sizes.len(), making(LinkId::A));
@@ -206,7 +206,7 @@ fn stages<'a>(setup: &Setup<'a>, link: LinkId) -> Option<Vec<LinkStage<'a>>> {
 
 /// The link as the bound sees it, on the userspace backend.
 fn path(setup: &Setup, link: LinkId, stages: &[LinkStage]) -> Option<Path> {
-    let most = setup.air.and_then(|air| air.most(link));
+    let most = setup.channel.and_then(|channel| channel.most(link));
     let stages: Vec<_> = stages
         .iter()
         .map(|&(at, profile)| {

@@ -19,7 +19,7 @@ fn predict(setup: &Setup) -> Option<Prediction> {
 fn setup<'a>(profiles: &'a [Option<Profile>; 2], schedule: &'a Schedule, sizes: &'a [u64]) -> Setup<'a> {
     Setup {
         profiles,
-        air: None,
+        channel: None,
         changes: &[],
         schedule,
         pipeline: Pipeline::Auto,

@@ -101,7 +101,7 @@ impl<'a> Predictions<'a> {
         };
         let setup = Setup {
             profiles: &asked.profiles,
-            air: asked.air.as_ref(),
+            channel: asked.channel.as_ref(),
             changes: asked.script.as_ref().map_or(&[], |script| &script.changes),
             schedule: &schedule,
             pipeline: cell.pipeline.parse().ok()?,

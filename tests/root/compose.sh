@@ -99,12 +99,12 @@ expect "schedule in run_start names 3:1" "$(records run_start "$second/log.jsonl
 expect "segments from a at 3:1" "$(records segment "$second/log.jsonl" | jq -s 'map(select(.link == "a")) | length')" -eq 120
 
 echo "== both links on one channel, and a script"
-TWINLINK_LINK_A='' TWINLINK_LINK_B='' TWINLINK_AIR=course-scenario-1-mid TWINLINK_FILES='s{001..020}.m4s' up air
+TWINLINK_LINK_A='' TWINLINK_LINK_B='' TWINLINK_CHANNEL=course-scenario-1-mid TWINLINK_FILES='s{001..020}.m4s' up channel
 log=$(newer second)/log.jsonl
-expect "air: files" "$(records run_end "$log" | jq .files)" -eq 20
-expect "air: stations with a share of the channel" "$(records sample "$log" | jq -s '[.[].air // [] | .[].station] | unique | length')" -ge 2
+expect "channel: files" "$(records run_end "$log" | jq .files)" -eq 20
+expect "channel: stations with a share of the channel" "$(records sample "$log" | jq -s '[.[].air // [] | .[].station] | unique | length')" -ge 2
 TWINLINK_SCRIPT=netem/scripts/walk.toml TWINLINK_PROBE=off up script
-log=$(newer air)/log.jsonl
+log=$(newer channel)/log.jsonl
 check_run script "$log"
 expect "script: profiles of link a, in order" "$(records link "$log" | jq -r 'select(.link == "a" and .direction == "down") | .profile' | xargs)" = \
     "wifi-near wifi-mid wifi-far wifi-mid"

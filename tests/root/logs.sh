@@ -49,8 +49,8 @@ client probed --probe warn --link-a wifi-mid --link-b lte-medium --files 's{001.
 # TCP need not keep a lossy link busy; then the probe says that it knows no rate.
 expect "probes with a goodput, and a rate or why there is none" "$(records probe "$logs/probed.jsonl" |
     jq -s -c 'map(.goodput_kbit > 0 and (.rate_kbit > 0 or (.verdict | contains("its rate is not known")))) | unique')" = "[true]"
-client air --air course-scenario-1-mid --files 's{001..010}.m4s'
-expect "stations on the air" "$(records sample "$logs/air.jsonl" | jq -s '[.[].air // [] | .[].station] | unique | length')" -ge 2
+client channel --channel course-scenario-1-mid --files 's{001..010}.m4s'
+expect "stations on the channel" "$(records sample "$logs/channel.jsonl" | jq -s '[.[].air // [] | .[].station] | unique | length')" -ge 2
 "$PYTHON" -m http.server 4480 --bind "$CLIENT" --directory "$WORK/data" >"$WORK/python.log" 2>&1 &
 at_exit "kill $!"
 eventually 20 curl -sf -o /dev/null "http://$CLIENT:4480/SHA256SUMS"

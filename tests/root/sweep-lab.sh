@@ -21,11 +21,11 @@ probe = "off"
 schedules = ["greedy", "ratio=1:2"]
 throughput = "500ms"
 [[condition]]
-name = "air"
-air = "course-scenario-1-mid"
+name = "wifi"
+channel = "course-scenario-1-mid"
 [[condition]]
-name = "air"
-air = "course-scenario-1-mid"
+name = "wifi"
+channel = "course-scenario-1-mid"
 independent = true
 [[condition]]
 name = "rates"
@@ -53,8 +53,8 @@ for end in $(records cell_end "$log" | jq -r '"\(.run):\(.cell.condition):\(.cel
     IFS=: read -r run condition channel <<<"$end"
     of=$(dirname "$log")/runs/$run/log.jsonl
     case $condition-$channel in
-    air-shared) wanted=course-scenario-1-mid ;;
-    air-independent) wanted="course-scenario-1-mid link b alone" ;;
+    wifi-shared) wanted=course-scenario-1-mid ;;
+    wifi-independent) wanted="course-scenario-1-mid link b alone" ;;
     *) wanted="rate-20, rate 30mbit" ;;
     esac
     [ "$(records link "$of" | jq -r 'select(.link == "b" and .direction == "down") | .profile')" = "$wanted" ] ||
@@ -66,8 +66,8 @@ done
 # channels of their own about as much.
 share() { records throughput "$log" | jq -s "map(select(.condition == \"$1\" and .channel == \"$2\") |
     (.together_kbit.a + .together_kbit.b) / (.alone_kbit.a + .alone_kbit.b)) | add / length"; }
-expect "together over alone, shared" "$(share air shared)" -lt 0.75
-expect "together over alone, independent" "$(share air independent)" -gt 0.75
+expect "together over alone, shared" "$(share wifi shared)" -lt 0.75
+expect "together over alone, independent" "$(share wifi independent)" -gt 0.75
 expect "together over alone, rates" "$(share rates independent)" -gt 0.75
 setup=$(records cell_end "$log" | jq -s -c '[.[].setup_ms] | sort | {least: .[0], median: .[length / 2 | floor], most: .[-1]}')
 echo "a cell beside its transfer, ms: $setup"

@@ -116,13 +116,13 @@ END
 refused "down.duplicate" hold --link-a "$WORK/twice.toml" -- true
 refused "no process shapes links here" "$TWINLINK_BIN" link set a wifi-near
 
-scenario() { printf 'description = "x"\n[channel]\noverhead = "100us"\n[link.%s]\nphy = "%s"\nqueue = "50p"\n' "$@"; }
-scenario c 6mbit >"$WORK/unknown.toml"
-scenario a 0mbit >"$WORK/zero.toml"
-refused "no link is called \"c\"" hold --air "$WORK/unknown.toml" -- true
-refused "rate of 0" hold --air "$WORK/zero.toml" -- true
-refused "no air scenario" hold --air course-scenario-9 -- true
-scenario a 6mbit >"$WORK/good.toml"
-refused "profile of its own" hold --air "$WORK/good.toml" --link-a wifi-near -- true
-refused "shared channel with netem" "$TWINLINK_BIN" link hold --backend netem --air "$WORK/good.toml" -- true
+channel() { printf 'description = "x"\n[channel]\noverhead = "100us"\n[link.%s]\nphy = "%s"\nqueue = "50p"\n' "$@"; }
+channel c 6mbit >"$WORK/unknown.toml"
+channel a 0mbit >"$WORK/zero.toml"
+refused "no link is called \"c\"" hold --channel "$WORK/unknown.toml" -- true
+refused "rate of 0" hold --channel "$WORK/zero.toml" -- true
+refused "no channel" hold --channel course-scenario-9 -- true
+channel a 6mbit >"$WORK/good.toml"
+refused "profile of its own" hold --channel "$WORK/good.toml" --link-a wifi-near -- true
+refused "shared channel with netem" "$TWINLINK_BIN" link hold --backend netem --channel "$WORK/good.toml" -- true
 expect "rules at the end" "$(rules)" -eq 0

@@ -307,7 +307,7 @@ mod tests {
             trace: None,
             kernel: serde_json::Value::Null,
             counters: Counters::default(),
-            air: None,
+            airtimes: None,
         }
     }
 

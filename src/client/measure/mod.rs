@@ -119,9 +119,9 @@ impl Prober {
     /// # Errors
     /// A server or the shaper does not answer. A link that is not as it should be is no error.
     pub async fn measure(&self) -> Result<Vec<Probe>> {
-        let on_air = self.rows().await?.iter().any(|row| row.air.is_some());
+        let on_channel = self.rows().await?.iter().any(|row| row.airtimes.is_some());
         let [a, b] = LinkId::BOTH;
-        let (a, b) = if on_air {
+        let (a, b) = if on_channel {
             let first = self.link(a, self.round_trips(a).await?).await?;
             (first, self.link(b, self.round_trips(b).await?).await?)
         } else {
@@ -397,11 +397,11 @@ fn judge(
     ipv6: bool,
 ) -> Probe {
     let own = rows.map(|(own, _)| own);
-    let shape = own.filter(|row| row.air.is_none() && row.trace.is_none()).map(|row| &row.shape);
+    let shape = own.filter(|row| row.airtimes.is_none() && row.trace.is_none()).map(|row| &row.shape);
     let (mut compared, mut notes) = (Vec::new(), Vec::new());
     match own {
         None => notes.push("the link is not shaped, so there is nothing to compare".to_string()),
-        Some(row) if row.air.is_some() => {
+        Some(row) if row.airtimes.is_some() => {
             notes.push("on a shared channel the rate depends on who else sends: not compared".to_string());
         }
         Some(row) if row.trace.is_some() => {

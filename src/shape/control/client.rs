@@ -90,8 +90,8 @@ pub struct Row {
     pub kernel: serde_json::Value,
     pub counters: Counters,
     /// How busy the stations are, for a link on a shared channel.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub air: Option<Vec<Busy>>,
+    #[serde(rename = "air", default, skip_serializing_if = "Option::is_none")]
+    pub airtimes: Option<Vec<Busy>>,
 }
 
 /// Whether the process that shapes a link is there.

@@ -413,7 +413,7 @@ fn row(lane: &NetemDirection, counters: Counters, dead: bool) -> Row {
         trace: None,
         kernel: lane.report.clone(),
         counters,
-        air: None,
+        airtimes: None,
     }
 }
 

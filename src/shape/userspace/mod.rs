@@ -18,7 +18,7 @@ use crate::units::{Direction, LinkId};
 pub struct UserspaceLinks {
     packets: Option<Userspace>,
     wanted: Vec<(ShapingRequest, String)>,
-    air: Option<ChannelConfig>,
+    channel: Option<ChannelConfig>,
     seed: u64,
     /// How busy the stations were at the last reading.
     busy: Vec<Busy>,
@@ -27,24 +27,24 @@ pub struct UserspaceLinks {
 }
 
 impl UserspaceLinks {
-    pub fn new(air: Option<&ChannelConfig>, seed: u64) -> UserspaceLinks {
-        UserspaceLinks { air: air.cloned(), seed, ..UserspaceLinks::default() }
+    pub fn new(channel: Option<&ChannelConfig>, seed: u64) -> UserspaceLinks {
+        UserspaceLinks { channel: channel.cloned(), seed, ..UserspaceLinks::default() }
     }
 
     pub fn has(&self, link: LinkId) -> bool {
         self.wanted.iter().any(|(wanted, _)| wanted.link == link)
     }
 
-    /// Whether a link is on the shared channel, and so keeps to its scenario.
-    pub fn on_air(&self, link: LinkId) -> bool {
-        self.air.as_ref().is_some_and(|air| air.link(link).is_some())
+    /// Whether a link is on the shared channel, and so keeps to its channel file.
+    pub fn on_channel(&self, link: LinkId) -> bool {
+        self.channel.as_ref().is_some_and(|channel| channel.link(link).is_some())
     }
 
     /// Sets links up or changes them in place, and notes why they are held here.
     pub fn set(&mut self, wanted: &[ShapingRequest], why: &str) -> Result<()> {
         match &mut self.packets {
             Some(packets) => packets.set(wanted)?,
-            None => self.packets = Some(Userspace::start(wanted, self.air.as_ref(), self.seed)?),
+            None => self.packets = Some(Userspace::start(wanted, self.channel.as_ref(), self.seed)?),
         }
         for wanted in wanted {
             self.wanted.retain(|(other, _)| other.link != wanted.link);
@@ -152,7 +152,7 @@ impl UserspaceLinks {
                 trace: None,
                 kernel: serde_json::Value::Null,
                 counters: self.counters_of(counts),
-                air: self.on_air(link).then(|| self.busy.clone()),
+                airtimes: self.on_channel(link).then(|| self.busy.clone()),
             })
         });
         Ok(rows.collect())
@@ -164,8 +164,8 @@ impl UserspaceLinks {
     }
 
     /// The shared channel, if there is one.
-    pub fn air(&self) -> Option<&ChannelConfig> {
-        self.air.as_ref()
+    pub fn channel(&self) -> Option<&ChannelConfig> {
+        self.channel.as_ref()
     }
 
     /// The faults since the last call.

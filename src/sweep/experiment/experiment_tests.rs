@@ -21,7 +21,7 @@ link_b = { profile = "lte-weak", delay = "75ms", loss = "1%" }
 
 [[condition]]
 name = "near"
-air = "course-scenario-1-near"
+channel = "course-scenario-1-near"
 "#;
 
 fn parse(text: &str) -> Result<Experiment> {
@@ -34,8 +34,8 @@ fn a_good_experiment_is_read_as_it_is_written() {
     assert_eq!(experiment.cells(), 2 * 2 * 2 * 3);
     assert_eq!(experiment.pipelines, [Pipeline::Auto, Pipeline::Depth(1)]);
     assert_eq!((experiment.segment_duration.ms(), experiment.startup), (500.0, 2));
-    let [links, air] = &experiment.conditions[..] else { panic!("two conditions") };
-    assert_eq!((links.channel(), air.channel()), ("independent", "shared"));
+    let [links, channel] = &experiment.conditions[..] else { panic!("two conditions") };
+    assert_eq!((links.channel(), channel.channel()), ("independent", "shared"));
     let [a, b] = links.asked.profiles.each_ref().map(|profile| profile.clone().unwrap());
     assert_eq!(a.name, "wifi-near");
     assert_eq!(b.name, "lte-weak, delay 75ms, loss 1%");
@@ -64,7 +64,7 @@ fn what_makes_no_sense_is_refused_with_its_name_and_what_to_do() {
         ("\"500ms\"", "\"0s\"", &["segment_duration is", "4s"]),
         ("seed = 7", "startup = 0", &["startup is 0", "one segment"]),
         ("seed = 7", "probe = \"always\"", &["probe is \"always\"", "\"warn\""]),
-        ("name = \"near\"\nair", "name = \"\"\nair", &["name"]),
+        ("name = \"near\"\nchannel", "name = \"\"\nchannel", &["name"]),
         (
             "\"wifi-near\"",
             "\"wifi-naer\"",
@@ -75,15 +75,19 @@ fn what_makes_no_sense_is_refused_with_its_name_and_what_to_do() {
         ("delay = \"75ms\"", "delay = 75", &["line 15"]),
         ("delay = \"75ms\"", "delay = \"75\"", &["unit"]),
         ("delay = \"75ms\"", "jitter = \"9s\"", &["lte-weak, jitter 9s", "more than the delay"]),
-        ("air = ", "link_b = \"dsl\"\nair = ", &["link b is on the air", "leave link_b out"]),
         (
-            "air = \"course-scenario-1-near\"",
-            "independent = true\nlink_a = \"dsl\"",
-            &["for the links of a scenario"],
+            "channel = ",
+            "link_b = \"dsl\"\nchannel = ",
+            &["link b is on the shared channel", "leave link_b out"],
         ),
-        ("air = \"course-scenario-1-near\"", "", &["neither profiles", "air"]),
-        ("air = ", "link_c = ", &["link_c", "did you mean \"link_"]),
-        ("air = \"course-scenario-1-near\"", "link_a = \"dsl\"", &["\"near\" is there twice"]),
+        (
+            "channel = \"course-scenario-1-near\"",
+            "independent = true\nlink_a = \"dsl\"",
+            &["for the links of a shared channel"],
+        ),
+        ("channel = \"course-scenario-1-near\"", "", &["neither profiles", "channel"]),
+        ("channel = ", "link_c = ", &["link_c", "did you mean \"link_"]),
+        ("channel = \"course-scenario-1-near\"", "link_a = \"dsl\"", &["\"near\" is there twice"]),
         ("repetitions = 3", "repetitions = 1000\ndescription = 1", &["line 5"]),
     ];
     for (from, to, words) in cases {
@@ -100,13 +104,13 @@ fn what_makes_no_sense_is_refused_with_its_name_and_what_to_do() {
 #[test]
 fn the_control_of_a_shared_channel_has_what_each_link_carries_alone() {
     let control =
-        parse(&GOOD.replace("air = ", "independent = true\nair = ").replacen("\"near\"", "\"n\"", 1));
+        parse(&GOOD.replace("channel = ", "independent = true\nchannel = ").replacen("\"near\"", "\"n\"", 1));
     let control = control.unwrap().conditions.remove(1);
     assert_eq!(control.channel(), "independent");
-    let scenario = crate::config::channel::ChannelConfig::load("course-scenario-1-near").unwrap();
+    let config = crate::config::channel::ChannelConfig::load("course-scenario-1-near").unwrap();
     for link in crate::units::LinkId::BOTH {
         let profile = control.asked.profiles[link.index()].as_ref().unwrap();
-        assert_eq!(Some(profile.down.rate), scenario.alone(link));
+        assert_eq!(Some(profile.down.rate), config.alone(link));
         assert_eq!(profile.name, format!("course-scenario-1-near link {link} alone"));
     }
 }

@@ -1,4 +1,4 @@
-//! The links of a condition: a scenario of the shared channel, or profiles with a few values changed.
+//! The links of a condition: a shared channel, or profiles with a few values changed.
 
 use std::path::Path;
 
@@ -54,42 +54,42 @@ impl<'de> Deserialize<'de> for LinkChoice {
 }
 
 /// Loads what a condition names. A link without a profile that is on no channel is not shaped. With
-/// `independent`, a scenario's links keep what each of them carries alone on the channel, and no longer
+/// `independent`, a channel's links keep what each of them carries alone on the channel, and no longer
 /// share it: the control for what sharing does.
 ///
 /// # Errors
 /// Nothing is named, something that is named cannot be loaded, or a link on the channel has a
 /// profile too.
 pub fn load(
-    air: Option<&str>,
+    channel: Option<&str>,
     independent: bool,
     links: [Option<LinkChoice>; 2],
     folder: &Path,
 ) -> Result<LinkSetup> {
-    let air = air.map(|name| ChannelConfig::load(&beside(folder, name))).transpose()?;
+    let channel = channel.map(|name| ChannelConfig::load(&beside(folder, name))).transpose()?;
     ensure!(
-        air.is_some() || !independent,
-        "independent = true is for the links of a scenario (air); those with profiles are independent"
+        channel.is_some() || !independent,
+        "independent = true is for the links of a shared channel; those with profiles are independent"
     );
     ensure!(
-        air.is_some() || links.iter().any(Option::is_some),
-        "it names neither profiles (link_a, link_b) nor a scenario (air)"
+        channel.is_some() || links.iter().any(Option::is_some),
+        "it names neither profiles (link_a, link_b) nor a channel (channel)"
     );
     let mut profiles = [None, None];
     for (link, wanted) in LinkId::BOTH.into_iter().zip(links) {
-        let on_air = air.as_ref().and_then(|air| air.profile(link));
+        let on_channel = channel.as_ref().and_then(|channel| channel.profile(link));
         ensure!(
-            on_air.is_none() || wanted.is_none(),
-            "link {link} is on the air of the scenario, so it has no profile of its own: leave link_{link} out"
+            on_channel.is_none() || wanted.is_none(),
+            "link {link} is on the shared channel, so it has no profile of its own: leave link_{link} out"
         );
         profiles[link.index()] = match wanted {
             Some(wanted) => Some(wanted.0.load(folder).map_err(|error| anyhow!("link_{link}: {error:#}"))?),
-            None if independent => on_air
+            None if independent => on_channel
                 .map(|profile| Profile { name: format!("{} link {link} alone", profile.name), ..profile }),
-            None => on_air,
+            None => on_channel,
         };
     }
-    Ok(LinkSetup { profiles, air: air.filter(|_| !independent), script: None })
+    Ok(LinkSetup { profiles, channel: channel.filter(|_| !independent), script: None })
 }
 
 impl Changed {

@@ -1,7 +1,7 @@
 //! Experiment files: what a `.toml` file in `experiments` says, strictly validated.
 //!
 //! An experiment is a matrix: conditions of the links × schedules × pipelines × congestion controls,
-//! each of them done once in every repetition. Reads the profiles and scenarios that it names, so that
+//! each of them done once in every repetition. Reads the profiles and channels that it names, so that
 //! a wrong one is known before the first run; opens no socket and shapes nothing.
 
 pub(crate) mod find;
@@ -69,7 +69,8 @@ pub struct Condition {
 impl Condition {
     /// "shared" where both links are on one channel, else "independent".
     pub fn channel(&self) -> &'static str {
-        let shared = self.asked.air.as_ref().is_some_and(|air| air.links.iter().all(Option::is_some));
+        let shared =
+            self.asked.channel.as_ref().is_some_and(|channel| channel.links.iter().all(Option::is_some));
         if shared { "shared" } else { "independent" }
     }
 }
@@ -133,8 +134,8 @@ fn on() -> String {
 #[serde(deny_unknown_fields)]
 struct FileCondition {
     name: String,
-    air: Option<String>,
-    /// Each link of the scenario on a channel of its own.
+    channel: Option<String>,
+    /// Each link of the channel on a channel of its own.
     #[serde(default)]
     independent: bool,
     link_a: Option<LinkChoice>,
@@ -155,10 +156,10 @@ impl Experiment {
             .with_context(|| format!("the experiment {shown} makes no sense"))
     }
 
-    /// Parses an experiment's text. Paths of profiles and scenarios in it start at `folder`.
+    /// Parses an experiment's text. Paths of profiles and channels in it start at `folder`.
     ///
     /// # Errors
-    /// Unknown keys, profiles and scenarios, empty or repeated entries, and values out of range.
+    /// Unknown keys, profiles and channels, empty or repeated entries, and values out of range.
     pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Experiment> {
         let file: ExperimentFile = toml::from_str(text).map_err(|error| anyhow!(explain(text, &error)))?;
         // Each block of repetitions has the next seed.
@@ -286,8 +287,9 @@ impl FileCondition {
             "the condition's name \"{}\" is empty, longer than 60 bytes, or no plain text",
             name.escape_debug()
         );
-        let asked = links::load(self.air.as_deref(), self.independent, [self.link_a, self.link_b], folder)
-            .with_context(|| format!("the condition \"{name}\" cannot be set up"))?;
+        let asked =
+            links::load(self.channel.as_deref(), self.independent, [self.link_a, self.link_b], folder)
+                .with_context(|| format!("the condition \"{name}\" cannot be set up"))?;
         Ok(Condition { name, asked })
     }
 }

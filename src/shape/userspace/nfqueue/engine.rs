@@ -36,7 +36,7 @@ pub struct EngineReading {
     pub tallies: [Option<Tally>; 4],
     /// Since the last reading.
     pub lateness: [LatenessSummary; 4],
-    /// Time on the air since the start, by station; empty without a shared channel.
+    /// Airtime since the start, by station; empty without a shared channel.
     pub busy: Vec<(&'static str, Nanos)>,
     /// When this was read, on the thread's clock.
     pub at: Nanos,
@@ -182,7 +182,7 @@ impl Engine {
         Ok(received)
     }
 
-    /// Drops what the air has lost after it was taken in.
+    /// Drops what the channel has lost after it was taken in.
     fn drop_lost(&mut self) -> Result<()> {
         for (link, direction, id) in self.plant.take_lost() {
             let way = (link, direction);

@@ -145,13 +145,13 @@ pub struct Userspace {
 }
 
 impl Userspace {
-    /// Takes over the packets of these links. A link that the scenario carries follows it, and its
-    /// profile is what the scenario says of it.
+    /// Takes over the packets of these links. A link that the channel carries follows it, and its
+    /// profile is what the channel file says of it.
     ///
     /// # Errors
     /// Another program on the queues, no NFQUEUE, no iptables, no privilege, or a profile with
     /// something that this backend cannot do.
-    pub fn start(wanted: &[ShapingRequest], air: Option<&ChannelConfig>, seed: u64) -> Result<Userspace> {
+    pub fn start(wanted: &[ShapingRequest], channel: Option<&ChannelConfig>, seed: u64) -> Result<Userspace> {
         wanted.iter().try_for_each(|wanted| check(&wanted.profile))?;
         if repair().context("cannot start the userspace backend")? {
             tracing::warn!("removed the packet rules that an earlier run had left");
@@ -164,7 +164,7 @@ impl Userspace {
         WAYS.into_iter().try_for_each(|way| bind(&mut socket, queue_number(way)))?;
         let (commands, receiver) = mpsc::channel();
         let wake = Arc::new(event_counter().context("cannot make an event counter")?);
-        let engine = Engine::new(socket, Emulator::new(air, seed), receiver, Arc::clone(&wake));
+        let engine = Engine::new(socket, Emulator::new(channel, seed), receiver, Arc::clone(&wake));
         let thread = std::thread::Builder::new()
             .name("links".into())
             .spawn(move || engine.run())
@@ -235,7 +235,7 @@ impl Userspace {
         Ok(())
     }
 
-    /// Counts of every direction, and the shares of the air. Cheap enough for ten times a second.
+    /// Counts of every direction, and the airtimes. Cheap enough for ten times a second.
     ///
     /// # Errors
     /// The thread has ended; with its reason.
