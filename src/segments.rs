@@ -208,7 +208,7 @@ impl Set {
                 done.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
             }
         };
-        let threads = thread::available_parallelism().map_or(1, |n| n.get()).min(self.sizes.len());
+        let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get).min(self.sizes.len());
         thread::scope(|scope| {
             // Where the system refuses a thread, those there are do the work.
             for _ in 1..threads {

@@ -164,7 +164,7 @@ pub fn clamp_window(socket: &impl AsRawFd, bytes: u64) -> io::Result<()> {
             libc::IPPROTO_TCP,
             libc::TCP_WINDOW_CLAMP,
             (&raw const value).cast(),
-            mem::size_of_val(&value) as libc::socklen_t,
+            size_of_val(&value) as libc::socklen_t,
         )
     };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -178,7 +178,7 @@ fn min_rtt_ms(raw: &RawTcpInfo, filled: usize) -> Option<f64> {
 
 fn read_raw(fd: RawFd) -> io::Result<(RawTcpInfo, usize)> {
     let mut raw = RawTcpInfo::default();
-    let mut length = mem::size_of::<RawTcpInfo>() as libc::socklen_t;
+    let mut length = size_of::<RawTcpInfo>() as libc::socklen_t;
     // SAFETY: `raw` is plain data of `length` bytes, which is all that the kernel writes to.
     let status = unsafe {
         libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut raw).cast(), &mut length)

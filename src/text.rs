@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 /// # Errors
 /// stdout cannot be written, as on a full disk.
 pub fn print(text: &str) -> Result<()> {
-    let mut stdout = std::io::stdout();
+    let mut stdout = io::stdout();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
         _ => Ok(()),
@@ -20,7 +20,7 @@ pub fn print(text: &str) -> Result<()> {
 
 /// Prints a line to stderr, where that can be written.
 pub fn tell(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// What to do about an error of the system whose cause is room: on a disk, in a quota, under a limit.

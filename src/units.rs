@@ -166,7 +166,7 @@ impl Rate {
 
     /// The time that `bytes` take at this rate. The rate must not be 0.
     pub fn time_for(self, bytes: u64) -> Duration {
-        Duration::from_nanos((bytes as u128 * 8 * 1_000_000_000 / self.0 as u128) as u64)
+        Duration::from_nanos((u128::from(bytes) * 8 * 1_000_000_000 / u128::from(self.0)) as u64)
     }
 }
 

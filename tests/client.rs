@@ -431,7 +431,7 @@ fn lies_about_the_length_and_missing_files_are_errors() {
     let good = good_server().to_string();
     let args = ["--files", "x0", "--give-up", "3s", "--schedule", "ratio=1:0"];
     let with = |address: String| {
-        let mut all: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
+        let mut all: Vec<String> = args.iter().map(ToString::to_string).collect();
         all.extend([address, good.clone()]);
         all
     };
@@ -953,7 +953,7 @@ fn adaptive_goes_on_with_a_server_that_was_away_for_longer_than_give_up() {
     let body = noise(100_000);
     let began = std::sync::OnceLock::new();
     let away = slow_server(body.clone(), move |stream, _| {
-        let since = began.get_or_init(std::time::Instant::now).elapsed();
+        let since = began.get_or_init(Instant::now).elapsed();
         !(200..2000).contains(&since.as_millis()) || be_silent(stream)
     });
     let records = fetch_many(40, "700ms", &body, &slow_server(body.clone(), |_, _| true), &away);
@@ -1294,16 +1294,16 @@ fn a_client_that_stood_still_goes_on_where_it_was() {
     let (a, b) = (slow_server(body.clone(), |_, _| true), slow_server(body, |_, _| true));
     for schedule in SCHEDULES {
         let out = tempfile::tempdir().unwrap();
-        let mut running = std::process::Command::new(TWINLINK)
+        let mut running = Command::new(TWINLINK)
             .args(["client", "--files", "x{0..19}", "--give-up", "2s", "--schedule", schedule, "--out"])
             .args([out.path().to_str().unwrap(), &a, &b])
             .env("TWINLINK_CONTROL", out.path().with_extension("sock"))
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let kill = |signal: &str, pid: u32| {
-            std::process::Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+            Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
         };
         let there = || fs::read_dir(out.path()).map_or(0, Iterator::count);
         while there() < 3 && running.try_wait().unwrap().is_none() {
@@ -1575,7 +1575,7 @@ fn a_file_that_one_server_sends_slowly_ends_no_run() {
             drop(scope.spawn({
                 let run = &run;
                 move || run(schedule)
-            }))
+            }));
         });
     });
 }

@@ -82,7 +82,7 @@ pub fn close(
 
 fn run_end(args: &ClientArgs, ends: &RunFacts, totals: &Totals, outcome: &Result<(), Failure>) -> RunEnd {
     let log = ends.job.as_ref().map(|job| job.log.clone());
-    let since_first = |at: std::time::Instant| {
+    let since_first = |at: Instant| {
         totals.first_request.map(|first| at.saturating_duration_since(first).as_secs_f64() * 1e3)
     };
     let elapsed_ms = if outcome.is_ok() { totals.last_file.and_then(since_first) } else { None };
@@ -93,10 +93,10 @@ fn run_end(args: &ClientArgs, ends: &RunFacts, totals: &Totals, outcome: &Result
         let gauge = ends.job.as_ref().map(|job| job.gauge(link));
         LinkTotals {
             bytes,
-            files: gauge.map_or(0, |gauge| gauge.files()),
+            files: gauge.map_or(0, super::transfer::LinkMetrics::files),
             goodput_kbit: last_byte_ms.filter(|&ms| ms > 0.0).map(|ms| bytes as f64 * 8.0 / ms),
             last_byte_ms,
-            connections: gauge.map_or(0, |gauge| gauge.connections()),
+            connections: gauge.map_or(0, super::transfer::LinkMetrics::connections),
             reconciled: ends.reconciled[link.index()],
         }
     };

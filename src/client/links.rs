@@ -339,7 +339,7 @@ impl Links {
         for past in &history[link.index()] {
             let Shapes { down, up, .. } = past.shapes.as_ref()?;
             let steps = down.trace.iter().flat_map(|trace| trace.steps()).map(|step| step.rate);
-            let fastest = steps.fold(down.rate, |fastest, rate| fastest.max(rate));
+            let fastest = steps.fold(down.rate, Ord::max);
             spoilt = spoilt.max(down.corrupt.probability() + down.duplicate.probability());
             let held_s = (down.greatest_delay().0
                 + down.jitter.0

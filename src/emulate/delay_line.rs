@@ -58,7 +58,7 @@ impl Bottleneck {
             self.rest = 0;
         }
         let leaves = self.pace.open_from(self.free_at);
-        let work = bytes as u128 * 8 * 1_000_000_000 + self.rest;
+        let work = u128::from(bytes) * 8 * 1_000_000_000 + self.rest;
         (self.free_at, self.rest) = self.pace.finish(leaves, work);
         if leaves > now {
             self.queue.push_back((leaves, bytes));

@@ -57,7 +57,7 @@ impl Stream {
 
     /// At least 0 and below `end`, which must be above 0. The bias is below `end` / 2⁶⁴.
     pub fn below(&mut self, end: usize) -> usize {
-        ((self.0.next_u64() as u128 * end as u128) >> 64) as usize
+        ((u128::from(self.0.next_u64()) * end as u128) >> 64) as usize
     }
 }
 

@@ -201,9 +201,9 @@ fn show(entry: &fs::DirEntry, target: &Path) -> std::io::Result<()> {
         return symlink(fs::read_link(entry.path())?, target);
     }
     if kind.is_dir() {
-        fs::create_dir(target)?
+        fs::create_dir(target)?;
     } else {
-        drop(fs::File::create(target)?)
+        drop(fs::File::create(target)?);
     }
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
     Ok(mount(Some(&entry.path()), target, None::<&str>, flags, None::<&str>)?)

@@ -97,7 +97,7 @@ impl Chance {
 
     /// At least 0 and below `end`.
     fn below(&mut self, end: usize) -> usize {
-        ((self.0.next_u64() as u128 * end as u128) >> 64) as usize
+        ((u128::from(self.0.next_u64()) * end as u128) >> 64) as usize
     }
 
     /// The median of as many values, drawn from `values` with replacement.

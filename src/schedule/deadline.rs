@@ -157,7 +157,7 @@ impl Scheduler {
         self.player.watch(film, &self.complete, now.as_secs_f64());
         let first = 0..(film.leading + film.startup.max(1)).min(self.complete.len());
         let missing = |segment: usize| {
-            let have = self.open.get(&segment).into_iter().flat_map(|have| have.iter());
+            let have = self.open.get(&segment).into_iter().flat_map(super::ranges::Ranges::iter);
             let have: u64 = have.map(|(from, to)| to - from).sum();
             self.sizes.estimate(&PartRequest::whole(segment)).saturating_sub(have)
         };

@@ -439,7 +439,7 @@ impl Scheduler {
     /// brings all of it anew.
     pub fn begins_anew(&mut self, link: LinkId) {
         let Some(segment) = self.flow(link).asked.front().map(|asked| asked.part.segment) else { return };
-        let had = self.open.get(&segment).into_iter().flat_map(|have| have.iter());
+        let had = self.open.get(&segment).into_iter().flat_map(Ranges::iter);
         self.wasted += had.map(|(from, to)| to - from).sum::<u64>();
         self.restart(segment, None);
         self.pool.retain(|part| part.segment != segment, &self.sizes);

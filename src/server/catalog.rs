@@ -179,7 +179,7 @@ fn hash_all(found: Vec<FolderFile>) -> Result<Vec<CatalogEntry>> {
             done.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
         }
     };
-    let threads = thread::available_parallelism().map_or(1, |n| n.get()).min(found.len());
+    let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get).min(found.len());
     thread::scope(|scope| {
         for _ in 1..threads {
             if thread::Builder::new().spawn_scoped(scope, work).is_err() {

@@ -93,7 +93,8 @@ impl Default for Limits {
 pub fn main(args: ServerArgs) -> Result<()> {
     let table = Catalog::choose(&args.data, args.samples.as_deref())?;
     let log = Arc::new(Log::new(schema::new_run_id(), None, Stdout::Samples)?);
-    let runtime = crate::runtime::multi_thread(std::thread::available_parallelism().map_or(1, |n| n.get()))?;
+    let runtime =
+        crate::runtime::multi_thread(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))?;
     runtime.block_on(async {
         let shutdown = shutdown_signal().context("cannot listen for signals")?;
         let listener = TcpListener::bind(&args.listen).await.with_context(|| {

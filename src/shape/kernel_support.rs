@@ -152,7 +152,7 @@ fn try_them(wanted: &[Feature]) -> Result<Vec<(Feature, FeatureSupport)>> {
 /// Whether a trial failed because the system refused to start its tool: that says nothing of the kernel's
 /// features.
 fn is_no_answer(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<std::io::Error>())
+    error.chain().any(<dyn std::error::Error + 'static>::is::<std::io::Error>)
 }
 
 fn try_here(wanted: &[Feature]) -> Result<Vec<(Feature, FeatureSupport)>> {

@@ -64,7 +64,7 @@ impl<'a> Predictions<'a> {
             }
         };
         std::thread::scope(|scope| {
-            let others = std::thread::available_parallelism().map_or(1, |cores| cores.get()) - 1;
+            let others = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) - 1;
             for _ in 0..others.min(kinds.len()) {
                 // Where the system refuses a thread, those that there are do its work.
                 let _ = std::thread::Builder::new().spawn_scoped(scope, work);

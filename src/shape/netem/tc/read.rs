@@ -59,7 +59,7 @@ impl Qdiscs {
     /// The shape that is in force, as far as the kernel tells: a distribution's name it does not.
     pub fn shape(&self) -> Option<Shape> {
         let rate = self.rate()?;
-        let netem = self.netem.as_ref().map(|netem| &netem["options"]).unwrap_or(&Value::Null);
+        let netem = self.netem.as_ref().map_or(&Value::Null, |netem| &netem["options"]);
         let seconds = |value: &Value| {
             let seconds = value.as_f64().unwrap_or_default().max(0.0);
             Delay(Duration::from_micros((seconds * 1e6).round() as u64))
