@@ -4,7 +4,7 @@
 //! went well, 1 when the work failed, 2 when the command line made no sense.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,12 +13,13 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::debug_fn;
 
 use crate::log::spool::Spool;
 use crate::results::page_for_people;
 
 use crate::commands::init;
-use crate::text::{explained, print, tell, visible};
+use crate::text::{explained, print, tell, visible, visible_json};
 use crate::{client, doctor, lab, report, segments, server, sweep};
 
 /// A two-server, one-client network lab
@@ -164,7 +165,7 @@ pub fn main() -> ExitCode {
             if json {
                 tracing::error!("{}", explained(&error));
             } else {
-                tell(&format!("error: {}", visible(&explained(&error))));
+                tell(&format!("error: {}", explained(&error)));
             }
             ExitCode::FAILURE
         }
@@ -237,16 +238,35 @@ fn start_tracing(json: bool) -> Option<Spool> {
     let queue = json.then(|| Spool::start("stderr", std::io::stderr()).ok()).flatten();
     let through = queue.clone();
     let writer = move || match &through {
-        Some(queue) => Box::new(queue.clone()) as Box<dyn Write>,
+        Some(queue) => Box::new(VisibleJson(queue.clone())) as Box<dyn Write>,
         None => Box::new(std::io::stderr()),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     if json {
         builder.json().flatten_event(true).with_target(false).init();
     } else {
-        builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).without_time().init();
+        let fields = debug_fn(|out, field, value| match field.name() {
+            "message" => write!(out, "{}", visible(&format!("{value:?}"))),
+            name => write!(out, " {name}={}", visible(&format!("{value:?}"))),
+        });
+        let builder = builder.fmt_fields(fields).with_ansi(std::io::stderr().is_terminal());
+        builder.with_target(false).without_time().init();
     }
     queue
+}
+
+/// Lines of JSON on their way to a queue, made fit for a terminal.
+struct VisibleJson(Spool);
+
+impl Write for VisibleJson {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.offer(visible_json(&String::from_utf8_lossy(line)).into_owned().into_bytes());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

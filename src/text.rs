@@ -1,26 +1,36 @@
 //! Text that is printed: on stdout, without a panic; and text of others, made fit to print.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::io::{self, ErrorKind, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Prints to stdout; a reader that has gone away (a closed pipe) is no failure.
+/// Prints text to stdout, made fit for a terminal; a reader that has gone away (a closed pipe) is no failure.
 ///
 /// # Errors
 /// stdout cannot be written, as on a full disk.
 pub fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(lines(text).as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
         _ => Ok(()),
     }
 }
 
-/// Prints a line to stderr, where that can be written.
+/// Prints a value as JSON over several lines to stdout, as [`print()`].
+///
+/// # Errors
+/// As [`print()`].
+pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let json = serde_json::to_string_pretty(value).context("cannot render JSON")?;
+    print(&format!("{}\n", visible_json(&json)))
+}
+
+/// Prints a line to stderr, made fit for a terminal, where that can be written.
 pub fn tell(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", lines(line));
 }
 
 /// What to do about an error of the system whose cause is room: on a disk, in a quota, under a limit.
@@ -71,26 +81,60 @@ pub fn duration(span: Duration) -> String {
     }
 }
 
-/// Text of others as it can be shown: control characters but line ends become escapes, so that no log or
-/// server sets a terminal's title or moves its cursor. So do marks that turn the direction of writing.
-pub fn visible(text: &str) -> std::borrow::Cow<'_, str> {
-    let hidden = |c: char| {
-        c != '\n' && c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if !text.contains(hidden) {
+/// Whether a terminal would obey a character instead of showing it: control characters of both sets, line and
+/// paragraph separators, and marks that turn the direction of writing.
+fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn replaced(text: &str, hidden: impl Fn(char) -> bool, escape: impl Fn(char) -> String) -> Cow<'_, str> {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !text.contains(&hidden) {
         return text.into();
     }
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if hidden(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+        if hidden(c) { shown.push_str(&escape(c)) } else { shown.push(c) }
     }
     shown.into()
+}
+
+fn escape(c: char) -> String {
+    c.escape_unicode().to_string()
+}
+
+/// Text of others as it can be shown: what a terminal would obey becomes an escape, line ends apart, so that no
+/// log or server sets a terminal's title or moves its cursor.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    replaced(text, |c| c != '\n' && is_obeyed(c), escape)
+}
+
+/// The same of whole lines of our own, which may be indented by tabs.
+fn lines(text: &str) -> Cow<'_, str> {
+    replaced(text, |c| !matches!(c, '\n' | '\t') && is_obeyed(c), escape)
+}
+
+/// JSON whose strings a terminal does not obey, and which means the same. What serde_json leaves as it is stands
+/// in strings only.
+pub fn visible_json(json: &str) -> Cow<'_, str> {
+    replaced(json, |c| !c.is_ascii_whitespace() && is_obeyed(c), |c| format!("\\u{:04x}", c as u32))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_that_a_terminal_does_not_obey_means_the_same() {
+        let text = "\u{1b}]0;x\u{7}\t\u{7f}\u{9b}2J\u{2028}\u{202e}\u{2069} Größe";
+        for json in [serde_json::to_string(&[text]).unwrap(), serde_json::to_string_pretty(&[text]).unwrap()]
+        {
+            let shown = visible_json(&json);
+            assert!(!shown.contains(|c| c != '\n' && is_obeyed(c)), "{shown}");
+            assert_eq!(serde_json::from_str::<Vec<String>>(&shown).unwrap(), [text]);
+            assert_eq!(lines(&shown), shown);
+        }
+    }
 
     #[test]
     fn errors_for_want_of_room_say_what_to_do() {
@@ -134,6 +178,7 @@ mod tests {
     fn control_characters_show_as_escapes() {
         assert_eq!(visible("a\u{1b}]0;title\u{7}b\tc\nd"), "a\\u{1b}]0;title\\u{7}b\\u{9}c\nd");
         assert_eq!(visible("x\u{202e}gpj.exe\u{9b}1m"), "x\\u{202e}gpj.exe\\u{9b}1m");
-        assert!(matches!(visible("Größe 3 × 5 = 15"), std::borrow::Cow::Borrowed(_)));
+        assert_eq!(visible("\u{7f}\u{2028}\u{2029}\u{61c}"), "\\u{7f}\\u{2028}\\u{2029}\\u{61c}");
+        assert!(matches!(visible("Größe 3 × 5 = 15"), Cow::Borrowed(_)));
     }
 }

@@ -250,6 +250,73 @@ fn other_programs_behind_the_port_are_told_apart() {
     }
 }
 
+/// What a terminal obeys: of both sets of control characters, separators, and a turn of direction.
+const OBEYED: &str = "\u{1b}]0;title\u{7}\u{7f}\u{9b}2J\u{2028}\u{2029}\u{202e}";
+
+fn expect_nothing_obeyed(what: &str, output: &std::process::Output) {
+    for text in [&output.stdout, &output.stderr] {
+        let text = String::from_utf8(text.clone()).expect("UTF-8");
+        let obeyed = |c: char| (c.is_control() && c != '\n') || matches!(c, '\u{2028}'..='\u{202e}');
+        assert!(!text.contains(obeyed), "{what}: {text:?}");
+    }
+    let both = [&output.stdout[..], &output.stderr].concat();
+    assert!(String::from_utf8_lossy(&both).contains("title"), "{what} says nothing of it");
+}
+
+#[test]
+fn nothing_of_servers_or_files_is_obeyed_by_a_terminal() {
+    let pair = pair(2, "1KB");
+    let banner = odd_server(|_, mut stream| {
+        let _ = stream.write_all(format!("SSH-{OBEYED}\r\n").as_bytes());
+        read_request(&mut stream);
+    });
+    let leads_away = odd_server(|_, mut stream| {
+        read_request(&mut stream);
+        // A head with a control character of ASCII is none.
+        let place = OBEYED.replace(|c: char| c.is_ascii_control(), "");
+        answer(&mut stream, &format!("HTTP/1.1 302 Found\r\nLocation: http://x.invalid/{place}"), b"");
+    });
+    let other = odd_server(|_, mut stream| {
+        read_request(&mut stream);
+        answer(&mut stream, "HTTP/1.1 200 OK", format!("{}  {OBEYED}\n", "0".repeat(64)).as_bytes());
+    });
+    for (what, address) in [("a banner", banner), ("a redirect", leads_away), ("a list", other)] {
+        let output = client(&["--give-up", "300ms", &address.to_string(), &pair.a.address]);
+        // Every line is JSON still.
+        records(&output);
+        for line in stderr(&output).lines() {
+            serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|_| panic!("{what}: {line}"));
+        }
+        expect_nothing_obeyed(what, &output);
+    }
+
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    let escaped: String = OBEYED.chars().map(|c| format!("\\u{:04x}", c as u32)).collect();
+    fs::create_dir_all(dir.path().join("netem/profiles")).unwrap();
+    let profile = "[down]\nrate = \"1mbit\"\nqueue = \"1s\"\n[up]\nrate = \"1mbit\"\nqueue = \"1s\"\n";
+    let description = format!("description = \"{escaped}\"\n");
+    write("netem/profiles/odd.toml", &(description + profile));
+    write("odd.toml", &format!("{profile}\"{escaped}\" = 1\n"));
+    write(&format!("{OBEYED}.toml"), "nothing");
+    let condition =
+        format!("[[condition]]\nname = \"{escaped}\"\nlink_a = \"wifi-near\"\nlink_b = \"wifi-near\"\n");
+    write("experiment.toml", &format!("repetitions = 1\nschedules = [\"greedy\"]\n{condition}"));
+    let named = format!("./{OBEYED}.toml");
+    for args in [
+        &["sweep", "experiment.toml", "--dry-run"][..],
+        &["link", "list"],
+        &["link", "list", "--json"],
+        &["link", "plan", "a", "./odd.toml"],
+        &["link", "plan", "a", &named],
+        &["simulate", "--link-a", &named, "--link-b", "wifi-near"],
+        &["report", &named],
+    ] {
+        let output = Command::new(TWINLINK).args(args).current_dir(dir.path()).output().unwrap();
+        expect_nothing_obeyed(&args.join(" "), &output);
+    }
+}
+
 #[test]
 fn servers_that_differ_are_an_error_that_names_the_first_difference() {
     let first = pair(3, "1KB");

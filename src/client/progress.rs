@@ -44,7 +44,8 @@ impl Bars {
         let bars = LinkId::BOTH.map(|link| {
             let bar = all.add(ProgressBar::new(files).with_style(style.clone()));
             let profile = profiles[link.index()].unwrap_or("unshaped");
-            bar.set_prefix(format!("{link} {} ({profile})", peers.get(link).name));
+            let prefix = format!("{link} {} ({profile})", peers.get(link).name);
+            bar.set_prefix(visible(&prefix).into_owned());
             bar
         });
         Bars { bars }
@@ -88,7 +89,7 @@ pub fn summary(end: &RunEnd, peers: &PerLink<String>, profiles: [Option<&str>; 2
         let share = (end.bytes > 0).then(|| totals.bytes as f64 * 100.0 / end.bytes as f64);
         table.add_row([
             link.to_string(),
-            visible(peers.get(link)).into_owned(),
+            peers.get(link).clone(),
             profiles[link.index()].unwrap_or("unshaped").to_string(),
             totals.files.to_string(),
             format!("{:.2}", totals.bytes as f64 / 1e6),
@@ -97,7 +98,7 @@ pub fn summary(end: &RunEnd, peers: &PerLink<String>, profiles: [Option<&str>; 2
             number(totals.last_byte_ms.map(|ms| ms / 1e3), 2),
         ]);
     }
-    format!("{table}\n{}", visible(&end.summary))
+    format!("{table}\n{}", end.summary)
 }
 
 /// How often the bars move and the samples are taken.

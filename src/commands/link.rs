@@ -19,7 +19,7 @@ use crate::shape::netem::tc::render;
 use crate::shape::netem::tc::render::{Child, DeviceDirection};
 use crate::shape::userspace::nfqueue::Busy;
 use crate::shape::{Counters, netem};
-use crate::text::print;
+use crate::text::{print, print_json};
 use crate::units::{Direction, LinkId, Rate};
 
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -122,7 +122,7 @@ pub fn show() -> Result<Vec<Row>> {
 
 fn print_rows(rows: &[Row], json: bool) -> Result<()> {
     if json {
-        return print(&(serde_json::to_string_pretty(&serde_json::json!({ "links": rows }))? + "\n"));
+        return print_json(&serde_json::json!({ "links": rows }));
     }
     if rows.is_empty() {
         return print("no link is shaped\n");
@@ -212,7 +212,7 @@ fn list(json: bool) -> Result<()> {
     let profiles = load::list();
     if json {
         let entries: Vec<serde_json::Value> = profiles.iter().map(listed).collect();
-        return print(&(serde_json::to_string_pretty(&entries)? + "\n"));
+        return print_json(&entries);
     }
     let mut table = new_table(&[
         "profile",

@@ -17,7 +17,7 @@ use crate::config::channel::ChannelConfig;
 use crate::log::schema;
 use crate::log::schema::{Log, PerLink, Probe, Stdout};
 use crate::shape::BackendChoice;
-use crate::text::print;
+use crate::text::{print, print_json};
 use crate::units::{Delay, LinkId};
 use crate::{client, manifest};
 
@@ -59,8 +59,7 @@ pub fn main(args: &ProbeArgs) -> Result<()> {
     let channel = args.channel.as_deref().map(ChannelConfig::load).transpose()?;
     let profiles = channel::profiles(channel.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
     let probes = client::runtime()?.block_on(run(args, LinkSetup { profiles, channel, script: None }))?;
-    let told = if args.json { serde_json::to_string_pretty(&probes)? } else { table(&probes).to_string() };
-    print(&format!("{told}\n"))?;
+    if args.json { print_json(&probes) } else { print(&format!("{}\n", table(&probes))) }?;
     let bad = probes.iter().filter(|probe| probe.ok == Some(false)).count();
     if bad > 0 {
         bail!("{bad} of {} directions are not what their profiles say", probes.len());

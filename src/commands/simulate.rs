@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::client::{ClientArgs, LinkSetup};
 use crate::simulate::{Control, Prediction, Setup, kernels_choice, predict, sizes};
-use crate::text::print;
+use crate::text::{print, visible_json};
 
 /// The client's options, and those of a simulation. Servers are not taken.
 #[derive(Clone, Debug, clap::Args)]
@@ -62,8 +62,10 @@ pub fn main(args: SimulateArgs) -> Result<()> {
     let prediction = predict(&setup, SEEDS, &|| true).context(
         "a link has no rate any more, or the files can never all arrive: see the profiles and the script",
     )?;
-    let told =
-        if args.json { serde_json::to_string(&prediction)? } else { text(&args, congestion, &prediction) };
+    let told = match args.json {
+        true => visible_json(&serde_json::to_string(&prediction)?).into_owned(),
+        false => text(&args, congestion, &prediction),
+    };
     print(&format!("{told}\n"))
 }
 

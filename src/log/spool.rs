@@ -88,17 +88,6 @@ impl Spool {
     }
 }
 
-impl Write for Spool {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.offer(line.to_vec());
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 fn write_all(lines: &Receiver<Message>, sink: &mut impl Write, error: &Mutex<Option<String>>) {
     let mut broken = false;
     for message in lines {

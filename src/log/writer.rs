@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::say::say;
 use super::schema::{Event, Fault, Record, RunEnd, SCHEMA};
 use super::spool::Spool;
+use crate::text::{visible, visible_json};
 
 /// Writes records as they happen: all of them to the file, those that `stdout` lets through there.
 pub struct Log {
@@ -196,7 +197,7 @@ impl Log {
         if let Some(stdout) = shown {
             let mut spoken = b"{\"say\":".to_vec();
             let said = say(&record.event, self.page.as_deref());
-            serde_json::to_writer(&mut spoken, &said).context("cannot render a log record")?;
+            serde_json::to_writer(&mut spoken, &visible(&said)).context("cannot render a log record")?;
             spoken.push(b',');
             spoken.extend(&line[1..]);
             if is_last { stdout.insist(spoken) } else { stdout.offer(spoken) }
@@ -217,9 +218,8 @@ impl Log {
 }
 
 fn line(record: &Record) -> Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(record).context("cannot render a log record")?;
-    line.push(b'\n');
-    Ok(line)
+    let json = serde_json::to_string(record).context("cannot render a log record")?;
+    Ok((visible_json(&json).into_owned() + "\n").into_bytes())
 }
 
 impl Drop for Log {
@@ -274,6 +274,21 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(text.lines().last().unwrap().contains("run_end"), "{text}");
+    }
+
+    #[test]
+    fn no_record_holds_what_a_terminal_obeys() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        let log = Log::new("r".into(), Some(create_log_file(&path).unwrap()), Stdout::Nothing).unwrap();
+        let what = "\u{1b}]0;title\u{7}\u{9b}2J\u{7f}\u{85}\u{2028}\u{2029}\u{202e}\u{2066} ü";
+        let fault = Fault { link: None, segment: Some(what.into()), what: what.into(), action: "a".into() };
+        log.write(Event::Fault(fault)).unwrap();
+        drop(log);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(visible(&text), text);
+        let record: Record = serde_json::from_str(&text).unwrap();
+        assert!(matches!(record.event, Event::Fault(fault) if fault.what == what));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::log::schema::{Cell, CellEnd};
-use crate::text::duration;
+use crate::text::{duration, visible};
 
 /// Whether a person is looking.
 pub fn on_terminal() -> bool {
@@ -45,13 +45,15 @@ impl Progress {
         let left = self.bar.length().unwrap_or_default().saturating_sub(done);
         let left = time_left(self.began.elapsed(), done - self.before, left)
             .map_or(String::new(), |left| format!(", about {} left", duration(left)));
-        self.bar.set_message(format!("{what}{} ({}){left}", cell.condition, cell.channel));
+        let line = format!("{what}{} ({}){left}", cell.condition, cell.channel);
+        self.bar.set_message(visible(&line).into_owned());
     }
 
     /// A run is over.
     pub fn ended(&self, end: &CellEnd) {
         let (cell, outcome) = (&end.cell, &end.summary);
-        self.bar.println(format!("{:>4}  {} ({}): {outcome}", cell.index, cell.condition, cell.channel));
+        let line = format!("{:>4}  {} ({}): {outcome}", cell.index, cell.condition, cell.channel);
+        self.bar.println(visible(&line));
         self.bar.inc(1);
     }
 
