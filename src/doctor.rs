@@ -16,6 +16,7 @@ use crate::shape::kernel_support::{Feature, FeatureSupport};
 use crate::shape::netem::tc::run;
 use crate::shape::netem::tc::run::Tool;
 use crate::shape::userspace::nfqueue;
+use crate::text::{print, print_json};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct DoctorArgs {
@@ -45,15 +46,13 @@ impl Finding {
 pub fn main(args: DoctorArgs) -> Result<()> {
     let mut checks = checks(true);
     checks.extend(ways());
-    let text = if args.json {
-        serde_json::to_string_pretty(&report(&checks))? + "\n"
-    } else {
-        let table = table(&checks).to_string();
-        // Cells are padded to the terminal's width, which only makes copies of the text wide.
-        let lines: Vec<&str> = table.lines().map(str::trim_end).collect();
-        format!("{}\n{}\n", lines.join("\n"), summary(&checks))
-    };
-    crate::text::print(&text)
+    if args.json {
+        return print_json(&report(&checks));
+    }
+    let table = table(&checks).to_string();
+    // Cells are padded to the terminal's width, which only makes copies of the text wide.
+    let lines: Vec<&str> = table.lines().map(str::trim_end).collect();
+    print(&format!("{}\n{}\n", lines.join("\n"), summary(&checks)))
 }
 
 /// The findings, for the log: all but Docker's, which no container can see and which take a while.
@@ -197,22 +196,38 @@ fn ways() -> Vec<Finding> {
         Ok(version) => Finding::new("docker", Some(true), version, ""),
         Err(why) => Finding::new("docker", Some(false), why, advice),
     };
-    let compose_advice = "install the compose plugin, version 2.20 or later";
-    let compose = match ask(&["compose", "version", "--short"]) {
-        Ok(version) => {
-            let ok = kernel_support::major_and_minor(&version).map(|version| version >= OLDEST_COMPOSE);
-            Finding::new("docker compose", ok, version, compose_advice)
-        }
-        Err(why) => Finding::new("docker compose", Some(false), why, compose_advice),
-    };
+    let compose = compose(ask(&["compose", "version", "--short"]));
     vec![rootless, client, compose]
 }
+
+/// Judges what docker answered to a question for its compose plugin's version.
+fn compose(answer: Result<String, String>) -> Finding {
+    let name = "docker compose";
+    match answer {
+        Ok(version) => {
+            let ok = kernel_support::major_and_minor(&version).map(|version| version >= OLDEST_COMPOSE);
+            Finding::new(name, ok, version, "upgrade the compose plugin to version 2.20 or later")
+        }
+        Err(why) if why == NO_DOCKER => Finding::new(name, Some(false), why, "it comes with Docker Engine"),
+        // Without its plugin, docker takes the word for one of its own commands, and the option for a mistake.
+        Err(why) => Finding::new(
+            name,
+            Some(false),
+            format!("docker has no compose plugin that answers; it says: {why}"),
+            "install the compose plugin, version 2.20 or later: docker-compose-plugin of Docker's own packages, \
+             docker-compose-v2 of Ubuntu's, docker-compose of Debian's (13 on) or Fedora's",
+        ),
+    }
+}
+
+/// Why docker does not answer where there is none.
+const NO_DOCKER: &str = "not found";
 
 /// What docker answers, or in one line why it does not.
 fn ask(args: &[&str]) -> Result<String, String> {
     let output = Command::new("docker").args(args).stdin(Stdio::null()).output();
     let output = output.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => "not found".to_string(),
+        std::io::ErrorKind::NotFound => NO_DOCKER.to_string(),
         _ => format!("cannot be started: {error}"),
     })?;
     let text =
@@ -301,6 +316,18 @@ mod tests {
         assert_eq!(version("v2.20.3-desktop.1"), Some((2, 20)));
         assert!(version("2.19.1") < Some(OLDEST_COMPOSE) && version("5.0.0") > Some(OLDEST_COMPOSE));
         assert_eq!(version("dev"), None);
+    }
+
+    #[test]
+    fn docker_without_its_compose_plugin_is_told_with_a_remedy() {
+        for why in ["unknown flag: --short", "docker: 'compose' is not a docker command."] {
+            let found = compose(Err(why.into()));
+            assert!(found.found.contains("no compose plugin") && found.found.contains(why), "{found:?}");
+            assert!(found.advice.unwrap().contains("docker-compose-plugin"));
+        }
+        assert!(compose(Err(NO_DOCKER.into())).advice.unwrap().contains("Docker Engine"));
+        assert!(compose(Ok("2.19.1".into())).advice.unwrap().contains("upgrade"));
+        assert_eq!(compose(Ok("2.26.1".into())).advice, None);
     }
 
     #[test]
