@@ -139,7 +139,7 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
 /// run is no failure.
 fn leave_report(folder: &Path) {
     match report::leave_in(folder) {
-        Ok(_) if std::io::stdout().is_terminal() => {
+        Ok(_) if io::stdout().is_terminal() => {
             // A page that nobody is told of is no failure either.
             let _ = print(&format!("The page: {}\n", page_for_people(folder)));
         }
@@ -152,7 +152,7 @@ fn leave_report(folder: &Path) {
 pub fn main() -> ExitCode {
     forget_empty_settings();
     outlive_the_limit_on_files();
-    let json_expected = !std::io::stderr().is_terminal();
+    let json_expected = !io::stderr().is_terminal();
     let cli = match Cli::try_parse_from(spell_out_probe(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => return usage_error(&error, json_expected),
@@ -235,11 +235,11 @@ fn usage_error(error: &clap::Error, json_expected: bool) -> ExitCode {
 /// stands still holds nothing up; that queue is returned.
 fn start_tracing(json: bool) -> Option<Spool> {
     let filter = EnvFilter::try_from_env("TWINLINK_TRACE").unwrap_or_else(|_| EnvFilter::new("info"));
-    let queue = json.then(|| Spool::start("stderr", std::io::stderr()).ok()).flatten();
+    let queue = json.then(|| Spool::start("stderr", io::stderr()).ok()).flatten();
     let through = queue.clone();
     let writer = move || match &through {
         Some(queue) => Box::new(VisibleJson(queue.clone())) as Box<dyn Write>,
-        None => Box::new(std::io::stderr()),
+        None => Box::new(io::stderr()),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     if json {
@@ -249,7 +249,7 @@ fn start_tracing(json: bool) -> Option<Spool> {
             "message" => write!(out, "{}", visible(&format!("{value:?}"))),
             name => write!(out, " {name}={}", visible(&format!("{value:?}"))),
         });
-        let builder = builder.fmt_fields(fields).with_ansi(std::io::stderr().is_terminal());
+        let builder = builder.fmt_fields(fields).with_ansi(io::stderr().is_terminal());
         builder.with_target(false).without_time().init();
     }
     queue
