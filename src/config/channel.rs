@@ -30,7 +30,7 @@ pub struct ChannelConfig {
     pub links: [Option<ChannelLink>; 2],
 }
 
-/// What a turn on the channel costs, and how turns are shared out.
+/// The cost of a turn on the channel, and how turns are shared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Channel {
@@ -56,7 +56,7 @@ fn long_txop() -> Delay {
     Delay(std::time::Duration::from_micros(5484))
 }
 
-/// What the access point's downlink shares out evenly.
+/// The quantity that the access point's downlink shares evenly: turns or airtime.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fair {
@@ -75,7 +75,7 @@ pub struct Station {
     pub retry: Percent,
 }
 
-/// A link on the channel: its server's radio, and what lies behind the channel.
+/// A link on the channel: its server's radio, and the path behind the channel.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ChannelLink {
     /// The server as a station; none where it is wired to the access point.
@@ -236,13 +236,12 @@ impl ChannelConfig {
         self.crossings(link).into_iter().map(crossing).sum()
     }
 
-    /// The least airtime for a byte of payload: a full segment with `payload` bytes in a
-    /// full frame, and the ACKs that come back for it, `acks` a segment (0.5 where every second
-    /// segment is acknowledged).
+    /// Returns the least airtime (seconds) for a byte of payload: a full segment with `payload` bytes in a
+    /// full frame, and its ACKs, `acks` a segment (0.5 with delayed ACKs).
     ///
-    /// Of so many segments chance repeats fewer than the mean now and then. Their transmissions are
-    /// n / (1 − r) on average with a deviation of √(n·r) / (1 − r) (negative binomial), and the least
-    /// is taken as five deviations below.
+    /// Chance can repeat fewer of `segments` than the mean. Their transmissions are n / (1 − r) on average
+    /// with a deviation of √(n·r) / (1 − r) (negative binomial); the result uses five deviations below the
+    /// mean.
     pub fn least_airtime_per_payload_byte_s(
         &self,
         link: LinkId,
@@ -258,15 +257,15 @@ impl ChannelConfig {
         (airtime(FRAME) + acks * airtime(ACK_FRAME)) / payload as f64
     }
 
-    /// The most that a link can carry one way, in frames, if no transmission ever fails.
+    /// Returns the highest rate that a link can carry one way, in frames, if no transmission fails.
     pub fn most(&self, link: LinkId) -> Option<Rate> {
         let cap = self.link(link)?.cap;
         let most = Rate::from_bits_per_s((FRAME as f64 * 8.0 / self.airtime_s(link, FRAME, |_| 1.0)) as u64);
         Some(cap.map_or(most, |cap| cap.min(most)))
     }
 
-    /// What a link alone on the channel carries one way, in frames: its bits over their airtime, but
-    /// no more than its cap.
+    /// Returns the rate in frames that a link carries one way when it is alone on the channel: bits over
+    /// airtime, at most its cap.
     pub fn alone(&self, link: LinkId) -> Option<Rate> {
         let on_channel = self.link(link)?;
         let bits_per_s = FRAME as f64 * 8.0 / self.least_airtime_s(link, FRAME);
@@ -274,8 +273,8 @@ impl ChannelConfig {
         Some(on_channel.cap.map_or(most, |cap| cap.min(most)))
     }
 
-    /// A link on the channel as a shape, for logs and for what lies behind the channel. Its rate is what
-    /// the link carries alone.
+    /// Returns a link on the channel as a shape, for logs and for the path behind the channel. Its rate is
+    /// [`ChannelConfig::alone`].
     pub fn shape(&self, link: LinkId) -> Option<Shape> {
         let on_channel = self.link(link)?;
         Some(Shape {
@@ -293,7 +292,7 @@ impl ChannelConfig {
         })
     }
 
-    /// The same as a profile, both directions alike.
+    /// Returns the same as a profile, both directions alike.
     pub fn profile(&self, link: LinkId) -> Option<Profile> {
         let shape = self.shape(link)?;
         Some(Profile {
@@ -305,11 +304,11 @@ impl ChannelConfig {
     }
 }
 
-/// The profiles of both links: of those on the channel, what the channel file says; of the others, the one
-/// that is named, if one is.
+/// Returns the profiles of both links: the channel file's for a link on the channel, else the one named, if
+/// any.
 ///
 /// # Errors
-/// A profile that cannot be loaded, or one for a link that is on the channel.
+/// A profile cannot be loaded, or is named for a link on the channel.
 pub fn profiles(channel: Option<&ChannelConfig>, named: [Option<&str>; 2]) -> Result<[Option<Profile>; 2]> {
     let of = |link: LinkId| match (channel.and_then(|channel| channel.profile(link)), named[link.index()]) {
         (Some(_), Some(_)) => bail!(

@@ -1,4 +1,5 @@
-//! What people write for the program to read.
+//! Files that people write: profiles, channels, traces, scripts. Each is read with a size limit and
+//! validated.
 
 pub mod channel;
 pub mod file;

@@ -1,4 +1,4 @@
-//! Scripts: which profile a link is given when, so that a change in the middle of a run can be repeated.
+//! Scripts: changes of links at given times, so that a change in the middle of a run can be repeated.
 //!
 //! ```toml
 //! [[at]]
@@ -7,7 +7,7 @@
 //! profile = "wifi-far"   # or: clear = true
 //! ```
 //!
-//! Parses and checks; knows no clock and changes no link. Profiles are found by who calls.
+//! Parses and checks; knows no clock and changes no link. The caller finds the profiles.
 
 use std::path::Path;
 
@@ -36,11 +36,11 @@ pub struct Change {
     pub to: To,
 }
 
-/// What a link is changed to.
+/// The new state of a link.
 #[derive(Clone, Debug, PartialEq)]
 pub enum To {
     Profile(Box<Profile>),
-    /// Not shaped any more.
+    /// Removes the shaping.
     Clear,
 }
 
@@ -66,7 +66,7 @@ impl Script {
     /// Reads a file and the profiles that it names.
     ///
     /// # Errors
-    /// The file cannot be read, or something in it makes no sense, with its place.
+    /// The file cannot be read, or an entry is invalid; the error says where.
     pub fn load(path: &Path) -> Result<Script> {
         let text = file::read(path, "script", LONGEST)?;
         Script::parse(&text, load::load)
@@ -76,7 +76,7 @@ impl Script {
     /// Parses a script. `profile` finds a profile by its name or path.
     ///
     /// # Errors
-    /// What is wrong, with the number of its `[[at]]`.
+    /// An entry is invalid; the error gives the number of its `[[at]]`.
     pub fn parse(text: &str, profile: impl Fn(&str) -> Result<Profile>) -> Result<Script> {
         let file: ScriptFile = toml::from_str(text)?;
         if file.at.is_empty() {

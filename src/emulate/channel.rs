@@ -41,7 +41,7 @@ struct Frame {
     id: u32,
     bytes: u32,
     draws: Draws,
-    /// How many crossings are behind it.
+    /// The number of crossings behind it.
     crossed: usize,
     tries: u32,
     fate: Fate,
@@ -54,13 +54,13 @@ enum Fate {
     Lost,
 }
 
-/// What one radio has for another, in order.
+/// The frames that one radio has for another, in order.
 #[derive(Clone, Debug)]
 struct TransmitQueue {
     phy: Rate,
     retry: Percent,
     frames: VecDeque<Frame>,
-    /// Time on the channel so far, for sharing it out evenly.
+    /// The time on the channel so far (ns), for sharing it evenly.
     airtime: Nanos,
 }
 
@@ -74,7 +74,7 @@ impl TransmitQueue {
     }
 }
 
-/// Whoever takes turns: a station with one lane, or the access point with a lane for each station.
+/// A contender for turns: a station with one lane, or the access point with a lane for each station.
 #[derive(Clone, Debug)]
 struct Contender {
     name: &'static str,
@@ -85,7 +85,7 @@ struct Contender {
     busy: Nanos,
 }
 
-/// Where a lane is: which contender's, and which of its lanes.
+/// The index of a contender, and of one of its lanes.
 type QueuePosition = (usize, usize);
 
 /// The access point's place among the contenders.
@@ -387,7 +387,7 @@ impl Contender {
             Fair::Airtime => in_turn.min_by_key(|&index| self.lanes[index].airtime),
         }
         .expect("a contender with a turn has something to send");
-        // A lane that had nothing to send saves nothing up: it is counted from where the least is.
+        // A lane that had nothing to send saves nothing up: it counts from the least airtime.
         let least = self.lanes[chosen].airtime;
         for lane in self.lanes.iter_mut().filter(|lane| !lane.has_work()) {
             lane.airtime = lane.airtime.max(least);

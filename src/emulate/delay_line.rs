@@ -13,17 +13,16 @@ pub const ETHERNET_HEADER: u32 = 14;
 
 /// Serves packets one after another at a rate.
 ///
-/// A packet leaves when its service *begins*: one that finds the bottleneck idle is not delayed,
-/// and the time that its bits take keeps the next one back. So an idle link adds its delay and
-/// nothing else, like a token bucket that holds one packet, and no window of time ever sees more
-/// than rate × window plus one packet.
+/// A packet leaves when its service *begins*: one that finds the bottleneck idle is not delayed, and its bits
+/// keep the next one back. An idle link thus adds its delay and nothing else, like a token bucket that holds
+/// one packet, and no window of time sees more than rate × window plus one packet.
 #[derive(Clone, Debug)]
 pub struct Bottleneck {
     pace: ServiceRate,
     free_at: Nanos,
-    /// What integer nanoseconds left over, in bits × 10⁹; carried so that no rate drifts.
+    /// The remainder of the integer nanoseconds, in bits × 10⁹; carried so that no rate drifts.
     rest: u128,
-    /// When those that wait leave, and their bytes, in order.
+    /// The departure and the bytes of each waiting packet, in order.
     queue: VecDeque<(Nanos, u32)>,
     queued_bytes: u64,
 }
@@ -39,7 +38,7 @@ impl Bottleneck {
         }
     }
 
-    /// Packets that wait, and their bytes. The one in service does not wait.
+    /// Returns the number of waiting packets, and their bytes. The one in service does not wait.
     pub fn waiting(&mut self, now: Nanos) -> (u64, u64) {
         while let Some(&(leaves, bytes)) = self.queue.front()
             && leaves <= now
@@ -50,7 +49,7 @@ impl Bottleneck {
         (self.queue.len() as u64, self.queued_bytes)
     }
 
-    /// When a packet that comes now leaves; [`Nanos::MAX`] where an outage never ends.
+    /// Returns the departure of a packet that comes now; [`Nanos::MAX`] where an outage never ends.
     pub fn pass(&mut self, now: Nanos, bytes: u32) -> Nanos {
         self.waiting(now);
         if self.free_at < now {
@@ -67,9 +66,9 @@ impl Bottleneck {
         leaves
     }
 
-    /// Serves at another pace from now on. `next` is when the first of those that wait was to leave,
-    /// if any waits; what is left of that time shrinks or grows with the rate. Those that wait are
-    /// then to pass again, in their order.
+    /// Changes the service rate from now on. `next` is the departure of the first waiting packet, if one
+    /// waits; the rest of that time shrinks or grows with the rate. The caller then passes the waiting
+    /// packets again, in their order.
     pub fn change(&mut self, now: Nanos, pace: ServiceRate, next: Option<Nanos>) {
         let left = self.pace.work(now, next.unwrap_or(self.free_at));
         self.free_at = if left > 0 { pace.finish(now, left).0 } else { now };
@@ -80,7 +79,7 @@ impl Bottleneck {
     }
 }
 
-/// What chance says of one packet's way along a line; drawn on arrival, used when it gets there.
+/// The random numbers of one packet on a line; drawn on arrival, used when the packet enters it.
 #[derive(Clone, Copy, Debug)]
 pub struct Draw {
     jitter: f64,
@@ -94,11 +93,11 @@ impl Draw {
     }
 }
 
-/// Jitter as a process in time: at any moment it is spread as its distribution says, and it becomes
-/// another within `correlation`. Packets draw nothing, so a busy link has the jitter of an idle one.
+/// Jitter as a process in time: at any moment it follows its distribution, and it takes another value within
+/// `correlation`. Packets draw nothing, so a busy link has the jitter of an idle one.
 ///
-/// Between two independent normal values the process is x₀ cos φ + x₁ sin φ, φ from 0 to π/2, which
-/// is normal with the same variance all the way.
+/// Between two independent normal values the process is x₀ cos φ + x₁ sin φ, φ from 0 to π/2, which is normal
+/// with the same variance all the way.
 #[derive(Clone, Debug)]
 struct JitterProcess {
     correlation: Nanos,
@@ -114,7 +113,7 @@ impl JitterProcess {
         JitterProcess { correlation: 0, stream, began: None, cell: None }
     }
 
-    /// Changes how fast it changes.
+    /// Sets the correlation time.
     fn set(&mut self, correlation: Nanos) {
         if correlation != self.correlation {
             (self.correlation, self.began, self.cell) = (correlation, None, None);
@@ -172,8 +171,8 @@ impl DelayLine {
         line
     }
 
-    /// Takes over another shape's delay, jitter and reordering for what enters from now on. With
-    /// `began` its trace is played from that time on.
+    /// Adopts another shape's delay, jitter and reordering for packets that enter from now on. With `began`
+    /// its trace is played from that time on.
     pub fn change(&mut self, shape: &Shape, began: Option<Nanos>) {
         self.delay = shape.delay.0.as_nanos() as f64;
         self.jitter = shape.jitter.0.as_nanos() as f64;
@@ -184,7 +183,8 @@ impl DelayLine {
         self.played = trace.zip(began).map(|(trace, began)| ActiveTrace::new(trace, began));
     }
 
-    /// Delay and jitter of what enters at a time. No packet can arrive before it was sent.
+    /// Returns delay and jitter (ns) of a packet that enters at a time. No packet can arrive before it was
+    /// sent.
     fn delay(&self, enters: Nanos) -> (f64, f64) {
         let step = self.played.as_ref().and_then(|played| played.at(enters).0.delay);
         let delay = step.map_or(self.delay, |delay| delay.0.as_nanos() as f64);
@@ -208,8 +208,8 @@ impl DelayLine {
         self.last
     }
 
-    /// When a packet leaves that overtook others on the line before: it waits for none of them, and
-    /// none waits for it.
+    /// Returns the departure of a packet that overtook others on the line before: it waits for none of them,
+    /// and none waits for it.
     pub fn pass_ahead(&mut self, enters: Nanos, draw: Draw) -> Nanos {
         self.leaves(enters, draw)
     }

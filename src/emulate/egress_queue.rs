@@ -1,6 +1,6 @@
-//! What is behind a bottleneck: the delay lines, and the packets on their way to a departure. Pure.
+//! The path behind a bottleneck: the delay lines, and the packets on them. Pure.
 //!
-//! Keeps packets in order of departure, and counts how many a direction holds.
+//! Keeps packets in order of departure, and counts those that a direction holds.
 
 use std::collections::VecDeque;
 
@@ -9,10 +9,10 @@ use crate::config::profile::Shape;
 use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
-/// A packet whose time has come.
+/// A packet that departs now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Departure {
-    /// What the caller calls the packet.
+    /// The caller's number of the packet.
     pub id: u32,
     pub bytes: u32,
     /// When it should leave.
@@ -26,14 +26,14 @@ pub struct Departure {
 pub enum DelayStage<'a> {
     /// In this direction, as in nature.
     Here,
-    /// In the other direction: a packet leaves when it has passed the bottleneck. What a sender's
-    /// own host holds back counts against its socket, and TCP would send too little.
+    /// In the other direction: a packet leaves when it has passed the bottleneck. Packets held back on the
+    /// sender's host count against its socket buffer, and TCP would send too little.
     Elsewhere,
     /// Here, and the other direction's delay after it, so that the round trip is right.
     HereAnd(&'a Shape),
 }
 
-/// What chance says of a packet on this direction's line, and on the other direction's behind it.
+/// A packet's random numbers for this direction's line, and for the other direction's behind it.
 pub type Draws = (Draw, Option<Draw>);
 
 /// A packet that has been given its place in the bottleneck.
@@ -145,9 +145,9 @@ impl Tail {
         Some(Departure { id: packet.id, bytes: packet.bytes, at: packet.due, damage: packet.damage })
     }
 
-    /// Changes the lines for what has not entered them yet, and hands that back in its order, to be
-    /// given new places in the bottleneck and filed again. With `began` the shapes' traces are played
-    /// from that time on.
+    /// Changes the lines for packets that have not entered them yet, and returns these in order; the caller
+    /// gives them new places in the bottleneck and files them again. With `began` the shapes' traces are
+    /// played from that time on.
     pub fn change(
         &mut self,
         now: Nanos,
@@ -160,7 +160,7 @@ impl Tail {
         let waiting = packets.split_off(packets.partition_point(|packet| packet.out <= now));
         self.forget_planned(&waiting);
         let last = |time: fn(&Packet) -> Nanos| packets.iter().map(time).max().unwrap_or(0);
-        // In a direction whose delay is elsewhere only the exits still know what went before.
+        // In a direction whose delay is elsewhere only the exits still know the last departure.
         self.own.rewind(self.exits.back().map_or(0, |exit| exit.0).max(last(|packet| packet.through)));
         self.own.change(shape, began);
         if let (Some(line), Some(other)) = (&mut self.other, other) {
@@ -172,7 +172,7 @@ impl Tail {
         waiting
     }
 
-    /// Takes the planned exits of these packets back.
+    /// Removes the planned exits of these packets.
     fn forget_planned(&mut self, packets: &[Packet]) {
         let mut planned: Vec<(Nanos, u32)> = packets.iter().map(|p| (p.through, p.bytes)).collect();
         planned.sort_unstable();

@@ -1,5 +1,5 @@
-//! All that is modelled in one network namespace: links of their own, and links that share the channel.
-//! Pure; time is handed in, and must not run backwards.
+//! The model of one network namespace: links of their own, and links that share the channel. Pure: the caller
+//! gives the time, which must not run backwards.
 
 use super::channel::SharedChannel;
 use super::link::{Cause, DelayStage, Departure, LinkModel, Tally};
@@ -24,8 +24,8 @@ pub fn index_of((link, direction): Way) -> usize {
     link.index() * 2 + direction as usize
 }
 
-/// The modelled links. What goes up is held for rate and queue alone; its delay is added to what
-/// comes down, so that the round trip is right though no sender's own packets are held for long.
+/// The modelled links. The up direction holds packets for rate and queue alone; its delay is added to the
+/// down direction, so that the RTT is right though no packets of a local sender are held for long.
 #[derive(Clone, Debug)]
 pub struct Emulator {
     own: [Option<LinkModel>; 4],
@@ -141,7 +141,7 @@ impl Emulator {
     }
 }
 
-/// What became of a packet that was not dropped.
+/// The result for a packet that was not dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrived {
     Held,

@@ -1,14 +1,14 @@
-//! One direction of a link as a state machine: a packet goes in, its departure or its drop comes
-//! out. No clock, no socket, no thread: time is handed in, and must not run backwards.
+//! One direction of a link as a state machine: a packet goes in, its departure or its drop comes out. No
+//! clock, no socket, no thread: the caller gives the time, which must not run backwards.
 //!
-//! The order of things, which is also the netem backend's as far as packets can tell:
+//! The stages, which the netem backend has in the same order as far as packets can tell:
 //!
 //! 1. **Loss** comes first: a lost packet takes neither queue nor rate.
 //! 2. **Queue.** A packet is dropped where those that wait at the bottleneck fill the queue, counted in
 //!    bytes, or in packets where the profile says packets. The delay line has no limit.
 //! 3. **Bottleneck**, then 4. **delay line** with jitter; see [`super::delay_line`].
 //!
-//! What it does not do: duplicate packets (no backend that holds a kernel's packets can).
+//! It duplicates no packets: no backend that holds a kernel's packets can.
 
 use super::delay_line::Bottleneck;
 pub use super::egress_queue::{DelayStage, Departure};
@@ -26,7 +26,7 @@ pub enum Cause {
     QueueFull,
 }
 
-/// What a direction counted since it was set up.
+/// The counters of a direction since it was set up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Packets and bytes that departed.
@@ -74,7 +74,7 @@ pub struct LinkModel {
     loss: LossProcess,
     bottleneck: Bottleneck,
     tail: Tail,
-    /// Where the loss changes with time.
+    /// The trace, where the loss changes with time.
     played_loss: Option<ActiveTrace>,
     corrupt: Percent,
     corrupt_stream: Stream,
@@ -142,14 +142,14 @@ impl LinkModel {
         Some(departure)
     }
 
-    /// Puts another profile in force. What is queued stays queued and is served at the new rate;
-    /// what has passed the bottleneck keeps its departure; a lowered limit evicts nothing.
+    /// Adopts another profile. Queued packets stay and are served at the new rate; packets behind the
+    /// bottleneck keep their departures; a lowered limit drops nothing.
     pub fn change(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>) {
         self.put(now, shape, other, None);
     }
 
-    /// The same, and the traces of the two shapes are played from now on: every step takes effect at
-    /// its own time, with nobody to trigger it. What is in the queue meets the rates of its time.
+    /// Adopts the profile as [`LinkModel::change`] does, and plays the traces of the two shapes from now on:
+    /// every step takes effect at its own time, without a call. Queued packets meet the rates of their time.
     pub fn play(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>) {
         self.put(now, shape, other, Some(now));
     }

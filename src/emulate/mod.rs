@@ -1,4 +1,4 @@
-//! What links do to packets, in virtual time: the userspace backend and the simulation drive it. Pure.
+//! Links and a shared channel in virtual time; the userspace backend and the simulation drive them. Pure.
 
 pub mod channel;
 pub mod delay_line;

@@ -1,8 +1,8 @@
-//! Chance, made repeatable: loss, jitter and the other draws that decide a packet's fate.
+//! Repeatable random numbers: loss, jitter and the other draws that decide a packet's fate.
 //!
-//! Every purpose draws from a stream of its own, once for every packet that arrives, whatever
-//! becomes of it. So the n-th packet of a direction meets the same fate under the same seed, and
-//! adding jitter to a profile does not move its losses. Reads no clock.
+//! Every purpose draws from a stream of its own, once for every packet that arrives, whatever becomes of it.
+//! The n-th packet of a direction therefore meets the same fate under the same seed, and adding jitter to a
+//! profile does not move its losses. Reads no clock.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -11,14 +11,14 @@ use crate::config::profile::{Distribution, FRAME, Loss, Shape};
 use crate::units::Nanos;
 use crate::units::{Direction, LinkId, Percent, Rate};
 
-/// What a stream of random numbers decides.
+/// The decision that a stream of random numbers makes.
 #[derive(Clone, Copy, Debug)]
 pub enum Purpose {
     Loss = 0,
     Jitter = 1,
     Reorder = 2,
     Corrupt = 3,
-    /// Whose turn it is on a shared channel.
+    /// The next turn on a shared channel.
     Turn = 4,
     /// Whether a transmission on a shared channel must be repeated.
     Retry = 5,
@@ -93,7 +93,7 @@ impl LossProcess {
         }
     }
 
-    /// Takes over another shape's loss, rate and queue.
+    /// Adopts another shape's loss, rate and queue.
     pub fn reshape(&mut self, shape: &Shape) {
         self.change(shape.loss);
         self.rate = shape.rate;
@@ -135,7 +135,7 @@ impl LossProcess {
         let steps = passes.saturating_sub(self.stepped_at) / step;
         self.stepped_at += steps * step;
         let ahead = passes + self.rate.time_for(u64::from(bytes)).as_nanos() as Nanos;
-        // What overflows the queue does not pass, but each full frame is a step all the same.
+        // An overflow of the queue does not pass, but each full frame is a step all the same.
         let latest = now + self.ahead_most + step;
         self.passes_at = Some(ahead.min(latest));
         self.stepped_at -= ahead.saturating_sub(latest).min(self.stepped_at);

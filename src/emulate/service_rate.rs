@@ -1,5 +1,5 @@
-//! How fast a bottleneck serves, over time: steadily, or as a trace says that is being played.
-//! Pure; time is handed in.
+//! The service rate of a bottleneck over time: constant, or of a trace that is being played. Pure: the caller
+//! gives the time.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ impl ActiveTrace {
         ActiveTrace { trace: Arc::clone(trace), began }
     }
 
-    /// What is in force at a time, and until when.
+    /// Returns the step in force at a time, and its end.
     pub fn at(&self, now: Nanos) -> (TraceStep, Nanos) {
         let moment = self.trace.at(now.saturating_sub(self.began));
         (moment.step, self.began.saturating_add(moment.until))
@@ -56,7 +56,7 @@ impl ServiceRate {
         now
     }
 
-    /// What can be served between two times, in bits × 10⁹.
+    /// Returns the work that can be served between two times, in bits × 10⁹.
     pub fn work(&self, from: Nanos, to: Nanos) -> u128 {
         let (mut now, mut work) = (from, 0);
         while now < to {
@@ -68,7 +68,7 @@ impl ServiceRate {
         work
     }
 
-    /// When work that begins at `from` is done, and what whole nanoseconds left over of it.
+    /// Returns when work that begins at `from` is done, and the remainder of the whole nanoseconds.
     pub fn finish(&self, from: Nanos, mut work: u128) -> (Nanos, u128) {
         let mut now = from;
         while now < Nanos::MAX {

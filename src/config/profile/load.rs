@@ -234,7 +234,7 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
     format!("line {line}, {key_path}{message}{hint}")
 }
 
-/// What a value of this key looks like.
+/// Returns an example value of the key, for error messages.
 fn example(key: &str) -> String {
     let value = match key {
         "rate" => "37mbit",

@@ -1,6 +1,6 @@
-//! Link profiles: what a `.toml` file in `netem/profiles` says, and which values make sense.
+//! Link profiles: the content of a `.toml` file in `netem/profiles`, and which values are valid.
 //!
-//! Finding and reading the files is [`load`]'s. Nothing here knows of tc, of packets or of the kernel.
+//! [`load`] finds and reads the files. This module knows nothing of tc, packets or the kernel.
 
 pub mod load;
 
@@ -24,23 +24,23 @@ pub struct Profile {
     pub up: Shape,
 }
 
-/// What one direction does to packets: a bottleneck with a queue, then (or before) a delay.
+/// One direction of a link: a bottleneck with a queue, and a delay before or behind it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
-    /// Of Ethernet frames (IP length + 14 bytes).
+    /// In Ethernet frames (IP length + 14 bytes).
     pub rate: Rate,
     /// One way, on an idle link.
     #[serde(default)]
     pub delay: Delay,
     #[serde(default)]
     pub jitter: Delay,
-    /// How long the jitter takes to become another: 5 times the jitter where nothing is said, which
-    /// keeps mean and spread at any load. At 0 each packet draws anew, as with netem; since order is
-    /// kept, on a busy link the delay then stays near the upper end.
+    /// The correlation time of the jitter: 5 times the jitter by default, which keeps mean and spread at any
+    /// load. At 0 each packet draws anew, as with netem; since order is kept, the delay on a busy link then
+    /// stays near its upper end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation: Option<Delay>,
-    /// How the jitter is spread; uniform where nothing is said.
+    /// The distribution of the jitter; uniform by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distribution: Option<Distribution>,
     #[serde(default)]
@@ -53,8 +53,8 @@ pub struct Shape {
     pub duplicate: Percent,
     #[serde(default)]
     pub corrupt: Percent,
-    /// The rate over time, and with it delay and loss where it has them. Until it is played the values
-    /// above are in force. The queue is measured by the greatest rate of both.
+    /// The rate over time, with delay and loss where the trace has them. Before it is played the values above
+    /// are in force. The queue is measured by the greatest rate of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<Arc<Trace>>,
 }

@@ -11,7 +11,7 @@ const S: u128 = 1_000_000_000;
 const LONE_ROW: Nanos = S as Nanos;
 
 pub struct Builder {
-    /// What the first row's time was; steps count from there.
+    /// The first row's time; steps count from it.
     origin: Option<Nanos>,
     /// The last row, and how long the one before it lasted.
     last: Option<TraceStep>,
@@ -20,7 +20,7 @@ pub struct Builder {
     bins: Option<Bins>,
 }
 
-/// What may pass in each of the steps that rates are averaged over.
+/// The bits of each step that rates are averaged over.
 struct Bins {
     step: Nanos,
     bins: Vec<Bin>,

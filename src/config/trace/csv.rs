@@ -82,8 +82,8 @@ fn is_zero(text: &str) -> bool {
     text.starts_with('0') && rest.chars().all(char::is_alphabetic)
 }
 
-/// Where the columns of the public data sets are: kbit/s, `-` where nothing was measured. What is
-/// missing is what it was before; a row is a second where there is no `Timestamp`.
+/// The columns of the public data sets: kbit/s, `-` where nothing was measured. A missing value keeps the one
+/// before it; without a `Timestamp` a row is a second.
 struct Bitrates {
     down: usize,
     up: usize,

@@ -13,7 +13,7 @@ use super::{SHORTEST_STEP, Trace};
 use crate::config::file;
 use crate::units::Delay;
 
-/// What a profile says of its trace.
+/// The table `[trace]` of a profile.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TraceTable {
@@ -23,15 +23,15 @@ pub struct TraceTable {
     up_file: Option<String>,
     #[serde(default)]
     format: Format,
-    /// Whether it begins again at its end; it does where nothing is said.
+    /// Whether the trace starts again at its end; true by default.
     #[serde(default = "yes", rename = "loop")]
     looped: bool,
-    /// How much of it is skipped.
+    /// The part that is skipped.
     #[serde(default)]
     offset: Delay,
     /// Average the rates over steps of this length.
     step: Option<Delay>,
-    /// Which way the file is for; down where it has one rate and nothing is said, both where it has two.
+    /// The direction of the file; by default down for one rate, both for two.
     direction: Option<Ways>,
 }
 

@@ -1,8 +1,8 @@
 //! Traces: the rate of one direction over time, with delay and loss where the file has them.
 //!
-//! A trace is a list of steps from time 0 to its length, played once or over and over. Times are
-//! counted from when it began to be played; what that moment is, others decide. [`read`] turns files
-//! into steps, [`load`] finds the files that profiles name. Knows no packets, no clock and no kernel.
+//! A trace is a list of steps from time 0 to its length, played once or in a loop. Its times count from the
+//! moment at which playing begins, which the caller chooses. [`read`] turns files into steps, [`load`] finds
+//! the files that profiles name. This module knows no packets, no clock and no kernel.
 
 pub(crate) mod build;
 pub(crate) mod csv;
@@ -34,14 +34,14 @@ impl TraceStep {
     }
 }
 
-/// What is in force at a moment, and for how long.
+/// The step in force at a moment, and its end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Moment {
     pub step: TraceStep,
-    /// How many steps began before it since the trace did, laps included.
+    /// The number of steps that began before this one, laps included.
     pub number: u64,
-    /// When it began and when the next one begins, since the trace began; the last of a trace that is
-    /// played once ends at [`Nanos::MAX`].
+    /// When this step began and when the next one begins, since the trace began. The last step of a trace
+    /// that is played once ends at [`Nanos::MAX`].
     pub since: Nanos,
     pub until: Nanos,
 }
@@ -74,7 +74,7 @@ impl Trace {
     /// Checks the steps: the first at 0, ascending, in range, at least one of them no outage.
     ///
     /// # Errors
-    /// What is wrong, in words without the file's name.
+    /// A step is invalid; the text names no file.
     pub fn new(file: String, looped: bool, steps: Vec<TraceStep>, length: Nanos) -> Result<Trace, String> {
         if steps.first().map(|step| step.at) != Some(0) {
             return Err("it has no step at its beginning".into());
@@ -138,7 +138,7 @@ impl Trace {
         self.length
     }
 
-    /// What is in force `t` after the beginning. A trace that is not looped keeps its last step.
+    /// Returns the step in force `t` after the beginning. A trace that is not looped keeps its last step.
     pub fn at(&self, t: Nanos) -> Moment {
         let lap = if self.looped { t / self.length } else { 0 };
         let origin = lap * self.length;

@@ -34,7 +34,7 @@ pub struct Steps {
     pub length: Nanos,
 }
 
-/// What a file holds.
+/// The content of a trace file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ParsedTrace {
     /// One rate, for whichever direction the profile says.
@@ -142,7 +142,7 @@ fn mahimahi<R: BufRead>(first: String, mut lines: Lines<R>, step: Nanos) -> Resu
             return Err(lines.problem(format!("{ms} ms is more than a week")));
         }
         last = ms;
-        // What may pass at t is used by then, so it belongs to the millisecond before.
+        // The opportunity at t is used by t, so it belongs to the millisecond before.
         builder.add(ms.saturating_sub(1) * MS, FRAME * 8).map_err(|e| lines.problem(e))?;
         line = lines.line()?;
     }
@@ -187,7 +187,7 @@ pub fn seconds(text: &str) -> Result<Nanos, String> {
     Ok((value * S as f64).round() as Nanos)
 }
 
-/// A rate in bit/s. What is slower than the slowest rate of a profile counts as an outage.
+/// Returns a rate in bit/s. A rate below the slowest of a profile counts as an outage.
 pub fn rate_of(bits: f64) -> Result<Rate, String> {
     let (least, most) = super::RATES;
     if bits > most as f64 {

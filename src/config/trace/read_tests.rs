@@ -146,7 +146,7 @@ proptest! {
         }
     }
 
-    /// What may pass in all is what the milliseconds say, whatever the steps.
+    /// Averaging keeps the number of bits, whatever the length of the steps.
     #[test]
     fn averaging_mahimahi_loses_no_packet(
         gaps in prop::collection::vec(0u64..40, 1..400), step_ms in 10u64..2000,
