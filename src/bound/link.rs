@@ -42,7 +42,7 @@ pub struct TcpSegments {
 }
 
 impl TcpSegments {
-    /// What TCP sends over Ethernet with IPv4, where nothing else is known.
+    /// The segments of TCP over Ethernet with IPv4, where nothing else is known.
     pub const USUAL: TcpSegments = TcpSegments { mss_bytes: 1448.0, ipv6: false, timestamps: true };
 
     /// The share of a frame that is payload: a segment travels with TCP's 20 bytes of header and 12 of
@@ -75,8 +75,8 @@ impl Stage {
         (least_of_all_s(&self.down, self.played), least_of_all_s(&self.up, self.played))
     }
 
-    /// Returns what passes the bottleneck of one of its shapes over time. `more_s` is what comes behind it
-    /// beside that shape's own delay.
+    /// Returns the course of a bottleneck with one of the link's shapes. `more_s` is the delay behind it
+    /// beside that shape's own.
     fn course(&self, shape: &Shape, share: f64, more_s: f64) -> Course {
         let behind = |delay: Delay| match self.shaper {
             ShaperFacts::Model => least_s(shape, delay) + more_s,
@@ -102,8 +102,8 @@ impl Stage {
     }
 }
 
-/// The better of two stages in all that counts, from when the second begins: what holds while the first
-/// is changed into it.
+/// Returns the better of two stages in every value, from when the second begins: it holds while the first is
+/// changed into it.
 pub fn better(first: &Stage, second: Stage) -> Stage {
     let fast = if second.down.rate > first.down.rate { second.clone() } else { first.clone() };
     let least = |of: fn(&Stage) -> f64| Delay(std::time::Duration::from_secs_f64(of(first).min(of(&second))));
@@ -112,7 +112,7 @@ pub fn better(first: &Stage, second: Stage) -> Stage {
     Stage { from_s: second.from_s, down: still(fast.down, down), up: still(fast.up, up), ..fast }
 }
 
-/// Returns what one direction carries over all stages, in bytes of payload.
+/// Returns the capacity of one direction over all stages, in bytes of payload.
 fn capacity(stages: &[Stage], share: f64, course: impl Fn(&Stage) -> Course) -> Capacity {
     stages.iter().enumerate().fold(Capacity::default(), |capacity, (index, stage)| {
         let again = match stage.shaper {
@@ -123,8 +123,8 @@ fn capacity(stages: &[Stage], share: f64, course: impl Fn(&Stage) -> Course) -> 
     })
 }
 
-/// The path of a link whose shapes these are, one after another; `None` where there are none, or where
-/// its way up never lets a request pass.
+/// Returns the path of a link with these shapes, one after another; `None` where there are none, or where its
+/// up direction never lets a request pass.
 pub fn path(stages: &[Stage], segment: TcpSegments) -> Option<Path> {
     let first = stages.first()?;
     let share = segment.payload_share();

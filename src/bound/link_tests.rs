@@ -120,7 +120,7 @@ fn bound_is_below_two_small_files_at_64_kbit() {
 
 #[test]
 fn bound_counts_a_trace_from_its_beginning() {
-    // What comes before the outage was at the bottleneck before the first round trip was over.
+    // Packets before the outage were at the bottleneck before the first RTT was over.
     let outage = traced("25mbit", "50ms", &[(0, 25, None), (3000, 0, None), (8000, 25, None)], None);
     let slow = plain("1mbit", "50ms");
     let links = [(&outage, &[][..]), (&slow, &[][..])];
@@ -141,7 +141,7 @@ fn bound_follows_the_delay_of_a_trace() {
     let moves = traced("10mbit", "20ms", &steps, Some(6000));
     let slow = plain("1mbit", "50ms");
     for bytes in [1e5, 1e6, 2.45e6, 2.6e6, 5.2e6, 2e7] {
-        // What comes after a fall of the delay waits for what came before it.
+        // Packets after a fall of the delay wait for those before it.
         holds([(&moves, &[]), (&slow, &[])], bytes, 0.145);
     }
 }

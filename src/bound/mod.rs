@@ -1,9 +1,9 @@
-//! What physics allows: the least time in which a payload can come over the links. Pure.
+//! Bounds: the least time in which a payload can come over the links. Pure.
 //!
-//! T* is the least T with Σᵢ [βᵢ + ∫ Cᵢ(t) dt over t ≥ oᵢ with t + eᵢ(t) ≤ T]⁺ ≥ payload, where an
-//! answer on link i can be at the bottleneck at oᵢ at the earliest, βᵢ is the burst credit, eᵢ the least
-//! delay behind the bottleneck and Cᵢ the payload capacity. No schedule is faster on links that do not
-//! share a channel; [`channel`] is for those that do.
+//! T* is the least T with Σᵢ [βᵢ + ∫ Cᵢ(t) dt over t ≥ oᵢ with t + eᵢ(t) ≤ T]⁺ ≥ payload, where an answer on
+//! link i can be at the bottleneck at oᵢ at the earliest, βᵢ is the burst credit, eᵢ the least delay behind
+//! the bottleneck and Cᵢ the payload capacity. No schedule is faster on links that do not share a channel;
+//! [`channel`] is for those that do.
 
 pub(crate) mod capacity;
 pub mod channel;

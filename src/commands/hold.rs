@@ -32,7 +32,7 @@ pub struct HoldArgs {
     /// A wireless channel that both links share; they need no profile then
     #[arg(long, value_name = "CHANNEL", env = "TWINLINK_CHANNEL")]
     channel: Option<String>,
-    /// What carries the links
+    /// Backend that shapes the links
     #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
     backend: BackendChoice,
     /// Seeds the losses and all other chance
@@ -78,7 +78,7 @@ struct HoldLateness(BTreeMap<(LinkId, Direction), LateRow>);
 struct LateRow {
     link: LinkId,
     direction: Direction,
-    /// Those of the worst second: a mean over seconds would hide it.
+    /// The percentiles of the worst second: a mean over seconds would hide it.
     p50_ms: f64,
     p99_ms: f64,
     max_ms: f64,
@@ -98,7 +98,7 @@ impl HoldLateness {
     }
 }
 
-/// Shapes, runs the program, takes the shaping away; fails if the program does.
+/// Shapes, runs the program, removes the shaping; fails if the program does.
 pub fn main(args: &HoldArgs) -> Result<()> {
     let channel = args.channel.as_deref().map(ChannelConfig::load).transpose()?;
     let wanted = args.wanted(channel.as_ref())?;
@@ -111,7 +111,7 @@ pub fn main(args: &HoldArgs) -> Result<()> {
     let shaper = Arc::new(Mutex::new(shaper));
     let mut late = HoldLateness::default();
     let status = runtime.block_on(async {
-        // Who changes nothing meanwhile will not miss it.
+        // Only `link set` needs the control socket, so the program runs without it.
         match ControlServer::open() {
             Ok(control) => drop(tokio::spawn(control.serve(acting(args.clone(), shaper.clone())))),
             Err(error) => tracing::debug!("links cannot be set meanwhile: {error:#}"),
@@ -138,7 +138,7 @@ fn locked(shaper: &Mutex<Shaper>) -> MutexGuard<'_, Shaper> {
     shaper.lock().expect("nobody panics while holding the shaper")
 }
 
-/// What the control socket's requests do.
+/// Returns the action on the control socket's requests.
 fn acting(args: HoldArgs, shaper: Arc<Mutex<Shaper>>) -> impl Fn(ControlRequest) -> Result<Vec<Row>> {
     move |request| {
         let mut shaper = locked(&shaper);
@@ -156,7 +156,7 @@ fn acting(args: HoldArgs, shaper: Arc<Mutex<Shaper>>) -> impl Fn(ControlRequest)
     }
 }
 
-/// Runs the program to its end, and tells what goes wrong with the links meanwhile.
+/// Runs the program to its end, and reports faults of the links meanwhile.
 async fn run(command: &[String], shaper: &Mutex<Shaper>, late: &mut HoldLateness) -> Result<ExitStatus> {
     let mut child = tokio::process::Command::new(&command[0])
         .args(&command[1..])

@@ -1,7 +1,7 @@
-//! `twinlink link …`: the command-line handles on links.
+//! `twinlink link …`: reads and changes links from the command line.
 //!
-//! Changes go to the control socket of the process here that shapes, so that a link has one owner and a change
-//! is in its log. Where none runs, `show` and `clear` act on what a killed one left.
+//! A change goes to the control socket of the process that shapes, so that a link has one owner and its log
+//! has the change. If none runs, `show` and `clear` act on the links that a killed process left.
 
 use std::net::{IpAddr, ToSocketAddrs};
 
@@ -112,7 +112,7 @@ fn clear(link: Option<LinkId>) -> Result<()> {
     print_rows(&show()?, false)
 }
 
-/// What is in force: asked of the running client, else read from the kernel.
+/// Returns the links in force: asked of the running client, else read from the kernel.
 pub fn show() -> Result<Vec<Row>> {
     match client::ask(&ControlRequest::Show)? {
         Some(rows) => Ok(rows),
@@ -259,7 +259,7 @@ fn list_row(name: &str, source: &ProfileSource, profile: &Profile, direction: Di
         Some(trace) => format!("trace, mean {:.1} mbit", trace.mean_kbit() / 1e3),
         None => shape.rate.to_string(),
     };
-    // What is the link's stands in the first of its two rows.
+    // The first of a link's two rows shows the values of both.
     let of_link = |text: String| if direction == Direction::Down { text } else { String::new() };
     vec![
         of_link(name.to_string()),
@@ -289,7 +289,7 @@ fn plan(args: &PlanArgs) -> Result<()> {
     print(&plan_text(&places, &profile, args.seed, shown_steps))
 }
 
-/// The script that shapes a link where nothing is shaped yet. Its devices belong to no process.
+/// Returns the script that shapes a link where nothing is shaped yet. Its devices belong to no process.
 fn plan_text(places: &[DeviceDirection], profile: &Profile, seed: Option<u64>, shown_steps: usize) -> String {
     let mut ip = Vec::new();
     let mut tc = vec![render::add_clsact(&places[0].dev)];
@@ -316,10 +316,10 @@ fn plan_text(places: &[DeviceDirection], profile: &Profile, seed: Option<u64>, s
     )
 }
 
-/// The steps of a trace that a plan prints where nobody asks for all.
+/// The steps of a trace that a plan prints without `--all`.
 const SHOWN_STEPS: usize = 20;
 
-/// A direction's trace as comments of a script: who runs it plays no trace.
+/// Returns a direction's trace as comments of a script: running the script plays no trace.
 fn schedule(shape: &Shape, direction: Direction, shown_steps: usize) -> String {
     let Some(trace) = &shape.trace else { return String::new() };
     let length_s = trace.length() as f64 / 1e9;

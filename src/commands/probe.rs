@@ -1,5 +1,5 @@
-//! `twinlink link probe`: the measurement by itself, with profiles of its own, or of the links as they
-//! are. Fails where a link is not what its profile says.
+//! `twinlink link probe`: measures the links, with profiles or as they are. Fails where a link differs from
+//! its profile.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub struct ProbeArgs {
     /// A wireless channel that both links share
     #[arg(long, value_name = "CHANNEL")]
     channel: Option<String>,
-    /// What carries the links
+    /// Backend that shapes the links
     #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
     backend: BackendChoice,
     /// Seeds the losses and all other chance

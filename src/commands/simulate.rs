@@ -23,14 +23,14 @@ pub struct SimulateArgs {
     pub json: bool,
 }
 
-/// So many seeds are played where losses decide: the least and the most of them hold between them what
-/// nine of ten runs with other seeds take.
+/// The number of seeds where losses decide: the least and the most of their results bound nine of ten runs
+/// with other seeds.
 const SEEDS: usize = 9;
 
 /// Predicts the run that the options describe, and prints it.
 ///
 /// # Errors
-/// Options that make no sense, and links without a rate.
+/// An option is invalid, or a link has no rate.
 pub fn main(args: SimulateArgs) -> Result<()> {
     if let Some(server) = args.client.servers.first() {
         bail!("a simulation needs no servers: leave {server} out, and say --data DIR for the files' sizes");

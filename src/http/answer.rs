@@ -1,4 +1,4 @@
-//! Heads of answers: what the client learns from one, and where its body lies.
+//! Heads of answers: the status, the fields that the client uses, and the position of the body.
 //!
 //! It is lenient where curl and browsers are, and where leniency cannot move the end of a body.
 
@@ -32,7 +32,7 @@ pub struct AnswerHead {
     /// The sha-256 of the whole file in base64, from `Repr-Digest`.
     pub sha256_base64: Option<String>,
     pub server: Option<String>,
-    /// What the server tells of its sending end (`crate::sender_report`).
+    /// The server's report on its sending end (`crate::sender_report`).
     pub sender: Option<String>,
     pub location: Option<String>,
     /// How long the server asks to wait before the next request.

@@ -1,4 +1,4 @@
-//! Bodies of requests: where they end, and how much of what came is content.
+//! Bodies of requests: their end, and the number of bytes of content. Pure.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ impl Default for Framing {
 
 /// The most that chunk extensions and trailers of one body may take, bytes.
 const MAX_BESIDE_BYTES: usize = 16 * 1024;
-/// What a line with the size of a chunk takes without extensions: 16 digits and its end.
+/// The length of a line with a chunk's size without extensions: 16 digits and its end.
 const SIZE_LINE_BYTES: usize = 18;
 
 /// Takes a body apart as it comes; its content goes nowhere.
@@ -36,9 +36,9 @@ pub struct BodyReader {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BodyState {
-    /// So many bytes of the body are left.
+    /// The bytes of the body that are left.
     Content(u64),
-    /// So many bytes of a chunk are left.
+    /// The bytes of a chunk that are left.
     Chunk(u64),
     ChunkEnd,
     Size,
@@ -46,10 +46,10 @@ enum BodyState {
     End,
 }
 
-/// What the next bytes of a body are.
+/// The meaning of the next bytes of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// So many bytes of content.
+    /// Bytes of content.
     Content(u64),
     /// The body is complete.
     End,

@@ -1,7 +1,7 @@
-//! Heads of requests: what a request asks for, and where it ends.
+//! Heads of requests: the resource that a request asks for, and its end.
 //!
-//! A request whose end is not plain is refused, and its connection closed, since what follows could be
-//! taken for another request than its sender meant (RFC 9112, section 11.2).
+//! A request whose end is ambiguous is refused and its connection closed: the bytes behind it could be taken
+//! for another request than its sender meant (RFC 9112, section 11.2).
 
 use super::body::Framing;
 
@@ -116,7 +116,7 @@ fn framing(minor_version: u8, lengths: &[&[u8]], codings: &[&[u8]]) -> Result<Fr
     }
 }
 
-/// What `Connection` says about the connection's end.
+/// The options of `Connection` about the connection's end.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     says_close: bool,

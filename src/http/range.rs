@@ -1,10 +1,10 @@
-//! Ranges: what a request asks of a representation, with the validators that it depends on, and what an answer
-//! says it brings (RFC 9110, sections 13 and 14). Pure: header values in, a decision out; no file, no socket.
+//! Ranges: the part of a representation that a request asks for, with the validators that it depends on, and
+//! the part that an answer brings (RFC 9110, sections 13 and 14). Pure: header values in, a decision out.
 
 /// The largest size of a file that is believed: 8 TiB, so that the sum over a million files is a `u64`.
 pub(super) const MAX_FILE_BYTES: u64 = 1 << 43;
 
-/// What is to be sent of a representation.
+/// The part of a representation that is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selection {
     /// All of it.
@@ -50,7 +50,7 @@ enum Number {
     Malformed,
 }
 
-/// Digits only: no sign, no space. What is too large for 64 bits is behind the end of any file.
+/// Reads digits only: no sign, no space. A number beyond 64 bits is behind the end of any file.
 fn number(text: &str) -> Number {
     if text.is_empty() {
         Number::None

@@ -10,7 +10,7 @@ use super::answer::{AnswerHead, MAX_BLANK_BYTES, MAX_INTERIM, NotHttp, after_bla
 /// The most that the head of an answer may take, in bytes.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
-/// What the next bytes of a connection are.
+/// The meaning of the next bytes of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub enum AnswerEvent<'a> {
     Head(Box<AnswerHead>),

@@ -18,7 +18,7 @@ pub fn absolute(text: &str) -> Option<Absolute<'_>> {
     (is_scheme && !authority.is_empty()).then_some(Absolute { scheme, authority, rest })
 }
 
-/// What a request's target names.
+/// The resource that a request's target names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target<'a> {
     /// A path, without its leading slash, query and fragment; still percent-encoded.

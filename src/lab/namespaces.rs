@@ -177,7 +177,7 @@ pub fn mount_own_folders() -> Result<()> {
     Ok(())
 }
 
-/// What the lab's `/run` does not have of the machine's: its namespaces, locks and control sockets, and
+/// Entries of the machine's `/run` that the lab's does not have: namespaces, locks, control sockets, and
 /// services that resolve names of the machine.
 const LEFT_OUT: [&str; 5] = ["netns", "twinlink", "xtables.lock", "systemd", "nscd"];
 

@@ -76,7 +76,7 @@ mod tests {
         fill(&samples).unwrap();
         assert_eq!(fs::read_dir(&samples).unwrap().count(), COUNT as usize + 1);
         assert!(fs::metadata(samples.join("s001.m4s")).unwrap().len() > 4);
-        // What is complete is left alone.
+        // A complete folder is left alone.
         fs::remove_file(samples.join("s001.m4s")).unwrap();
         fill(&samples).unwrap();
         assert!(!samples.join("s001.m4s").exists());

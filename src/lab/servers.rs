@@ -17,11 +17,11 @@ use super::samples;
 use crate::http::health;
 use crate::text::duration;
 
-/// What is to be started.
+/// The servers to start.
 pub struct ServerRequest {
-    /// What both serve; the sample segments where nothing is said.
+    /// The folder of both servers; the sample segments by default.
     pub data: Option<PathBuf>,
-    /// What server b serves, where it differs.
+    /// The folder of server b, where it differs.
     pub data_b: Option<PathBuf>,
     /// The program, with places for what differs; else twinlink's own server.
     pub command: Option<String>,

@@ -66,7 +66,7 @@ impl AccessLog {
     }
 }
 
-/// What is known of a connection outside its own task.
+/// The state of a connection that others than its own task see.
 pub struct ConnectionLog {
     pub peer: SocketAddr,
     /// Counts connections from 1.

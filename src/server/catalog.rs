@@ -1,7 +1,7 @@
-//! The table of names that can be asked for, built once at start from the files of one folder.
+//! The table of names that can be requested, built once at start from the files of one folder.
 //!
-//! After that, nothing that a request says reaches the file system: a name is looked up here, and the
-//! path that is opened is the one found at start. What a folder offers is `folder`'s to say.
+//! After that, no text of a request reaches the file system: a name is looked up here, and the path that is
+//! opened is the one found at start. `manifest::folder` selects the files of a folder.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -22,7 +22,7 @@ use crate::manifest::SUMS;
 use crate::manifest::folder::{FolderFile, list, read_list, sort};
 use crate::segments::hex;
 
-/// All that a server serves.
+/// The files that a server serves.
 pub struct Catalog {
     folder: PathBuf,
     entries: Vec<CatalogEntry>,
@@ -63,10 +63,10 @@ impl CatalogEntry {
 }
 
 impl Catalog {
-    /// The table of `data`, or of `samples` where `data` holds no servable file.
+    /// Returns the table of `data`, or of `samples` where `data` holds no servable file.
     ///
     /// # Errors
-    /// When neither holds one, or a file cannot be read.
+    /// Neither holds one, or a file cannot be read.
     pub fn choose(data: &Path, samples: Option<&Path>) -> Result<Catalog> {
         if let Some(table) = Catalog::build(data)? {
             return Ok(table);
@@ -89,10 +89,10 @@ impl Catalog {
         })
     }
 
-    /// The table of one folder; nothing where it is missing or holds no servable file.
+    /// Returns the table of one folder; `None` where it is missing or holds no servable file.
     ///
     /// # Errors
-    /// When the folder or a file in it cannot be read.
+    /// The folder or a file in it cannot be read.
     pub fn build(folder: &Path) -> Result<Option<Catalog>> {
         let mut found = list(folder)?;
         if found.is_empty() {
@@ -150,7 +150,7 @@ impl Catalog {
     }
 }
 
-/// Says where the folder's own list and the files disagree. What is served is what the files are.
+/// Reports differences between the folder's own list and the files. The server serves the files as they are.
 fn compare(entries: &[CatalogEntry], listed: &[(String, String)], folder: &Path) {
     let digests: HashMap<&str, String> =
         entries.iter().map(|entry| (entry.name.as_str(), hex(&entry.digest))).collect();

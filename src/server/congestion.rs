@@ -1,5 +1,5 @@
-//! The server's side of `Twinlink-Sender`: chooses a connection's congestion control and tells how
-//! its TCP is doing. The header's text is `sender`'s business, the socket's options are `tcp`'s.
+//! The server's side of `Twinlink-Sender`: chooses a connection's congestion control and reports its TCP
+//! state. `sender_report` is the header's text, `tcp` the socket's options.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::{sender_report, tcp};
 /// part of the traffic that it reports on.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
-/// What a connection's answers say of its sending.
+/// The reports on one connection's sending.
 #[derive(Default)]
 pub struct Sending {
     reported: Option<Instant>,

@@ -1,4 +1,4 @@
-//! One connection: requests in, answers out, in order, until one side has had enough.
+//! One connection: requests in, answers out, in order, until one side ends it.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -25,22 +25,22 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// Up to this many bytes, reading a file and writing it together with the head costs less than sending
 /// it apart from it.
 const SMALL_BYTES: u64 = 64 * 1024;
-/// A request's body that nobody wants is read to its end up to this size, so that the connection is kept.
+/// Reads an unwanted body to its end up to this size, so that the connection is kept.
 const UNWANTED_BYTES: u64 = 64 * 1024;
-/// What is read of a request's body at a time.
+/// The size of one read of a request's body.
 const BODY_READ_BYTES: usize = 64 * 1024;
 /// A closing connection drops at most this many bytes of a peer that goes on sending.
 const LINGER_BYTES: usize = 64 << 20;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What all connections share.
+/// The state that all connections share.
 pub struct ServerState {
     pub table: Catalog,
     pub limits: Limits,
 }
 
-/// Serves one connection until it ends. When `stop` turns true, what is in flight is finished and
-/// nothing more is answered.
+/// Serves one connection until it ends. When `stop` turns true, it finishes the answer in flight and answers
+/// nothing more.
 pub async fn serve(
     tcp: TcpStream,
     connection: Arc<ConnectionLog>,
@@ -84,7 +84,7 @@ enum RequestEnd {
     MadeRoom,
 }
 
-/// What a client says next.
+/// The next message of a client.
 enum Next {
     Request(RequestHead),
     Refused(RefusedRequest),
@@ -93,7 +93,7 @@ enum Next {
 
 struct Conversation<'a> {
     socket: Socket,
-    /// What came, used up to `used`.
+    /// Bytes received, of which `used` are consumed.
     input: Vec<u8>,
     used: usize,
     sending: Sending,

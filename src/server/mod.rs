@@ -1,10 +1,10 @@
 //! The server: the files of one folder over HTTP/1.1.
 //!
-//! `table` is all that can be asked for (`folder` says what there is), `respond` turns a request into an
-//! answer, `file` tells whether a file is still what was hashed, `socket` sends, large files with sendfile, and
-//! gives up on peers that make no progress, `places` bounds the connections, `sending` chooses and tells how TCP
-//! sends, `connection` puts these together, and `journal` keeps the log. Nothing here shapes traffic, and
-//! nothing here knows of the client.
+//! `catalog` is the table of files (`manifest::folder` selects them), `respond` turns a request into an
+//! answer, `file` tells whether a file is still the one that was hashed, `socket` sends, large files with
+//! sendfile, and gives up on peers that make no progress, `places` bounds the connections, `congestion`
+//! chooses how TCP sends and reports on it, `connection` combines these, and `access_log` writes the log.
+//! Nothing here shapes traffic or knows the client.
 
 pub(crate) mod access_log;
 pub mod catalog;
@@ -50,7 +50,7 @@ pub struct ServerArgs {
     pub listen: String,
 }
 
-/// What a server puts up with.
+/// The limits on time, bytes and connections.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// From the first byte of a request's head to its last. Generous, because a link of the lab may
@@ -116,12 +116,11 @@ fn shutdown_signal() -> Result<impl Future<Output = &'static str>> {
     })
 }
 
-/// Serves `table` on a bound listener until `shutdown` resolves, to the reason that the log's last
-/// record gives. Then no connection is accepted any more, and those that are busy have
-/// `limits.finish` to end.
+/// Serves `table` on a bound listener until `shutdown` resolves, to the reason that the log's last record
+/// gives. Then it accepts no more connections, and busy ones have `limits.finish` to end.
 ///
 /// # Errors
-/// When the listener has no address. What fails later concerns one connection and ends in the log.
+/// The listener has no address. A later failure concerns one connection and ends in the log.
 pub async fn run(
     listener: TcpListener,
     table: Catalog,
@@ -170,7 +169,7 @@ pub async fn run(
     Ok(())
 }
 
-/// Where connections come in and where they are kept.
+/// Accepts connections and keeps them.
 struct Acceptor {
     places: Arc<Places>,
     refusals: Arc<Semaphore>,

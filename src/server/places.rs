@@ -1,9 +1,9 @@
 //! The places that connections take, and the choice of the one that makes room.
 //!
-//! Where all places are taken, the connection closes that has waited longest for a request among those
-//! of the address that holds most: idle connections never keep a client out. Of the places, one address
-//! takes three quarters at most, so that connections which are all busy leave room for others. Downloaders
-//! that open 16 connections for each of several files stay far below that.
+//! If all places are taken, the connection closes that has waited longest for a request, among those of the
+//! address with the most: idle connections never keep a client out. One address takes at most three quarters
+//! of the places, so that busy connections leave room for others. Downloaders that open 16 connections for
+//! each of several files stay far below that.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

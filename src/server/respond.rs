@@ -1,7 +1,6 @@
 //! From a request to its answer: which resource, which part of it, and which headers.
 //!
-//! Knows no socket and no time limit; opens a file at most. Errors have a one-line text that says
-//! what to do.
+//! Knows no socket and no time limit; opens a file at most. An error has one line of text with a remedy.
 
 use std::fmt::{Display, Write};
 use std::io;
@@ -16,12 +15,12 @@ use crate::http::target::{Target, percent_decoded, target};
 /// Seconds after which a client may ask again what was answered with 503.
 const RETRY_AFTER_S: u32 = 1;
 
-/// What a request is about.
+/// The resource that a request names.
 pub enum Resource<'a> {
     Entry(&'a CatalogEntry),
     Health,
     Sink,
-    /// The method is not one that the resource takes; what it takes instead.
+    /// The resource does not take the method; it takes these.
     NotAllowed(&'static str),
     NotFound,
     /// Why the request cannot be understood.

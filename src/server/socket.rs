@@ -37,7 +37,7 @@ pub struct Socket {
     timer: Pin<Box<Sleep>>,
 }
 
-/// What a connection waits for.
+/// The event that a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     Request,
