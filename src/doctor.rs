@@ -1,7 +1,7 @@
-//! What this host can do for the lab, line by line, and what to do about the rest.
+//! Checks this host for the lab, line by line, with a remedy for each fault.
 //!
-//! It looks and tries, and changes nothing. It is the same inside a container and outside, where it
-//! asks about Docker too.
+//! It looks and tries, and changes nothing. It is the same inside a container and outside, where it checks
+//! Docker too.
 
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -32,7 +32,7 @@ struct Finding {
     /// Null where it could not be found out.
     ok: Option<bool>,
     found: String,
-    /// What to do about it, where something is to be done.
+    /// The remedy, if one is needed.
     advice: Option<String>,
 }
 
@@ -72,7 +72,7 @@ fn report(checks: &[Finding]) -> serde_json::Value {
     serde_json::json!({ "kernel": kernel(), "summary": summary(checks), "checks": checks })
 }
 
-/// What can be looked up and, with `trying`, what has to be tried out.
+/// Returns the findings; with `trying` also those that need a trial.
 fn checks(trying: bool) -> Vec<Finding> {
     let mut checks = vec![Finding::new("kernel", Some(true), kernel(), ""), namespace(), net_admin()];
     if trying {
@@ -132,7 +132,7 @@ fn tools() -> Vec<Finding> {
     iproute2.into_iter().chain([iptables]).collect()
 }
 
-/// What a program says of its version, without its name.
+/// Returns the version of a program's text, without its name.
 fn version(text: &str) -> &str {
     text.split_once(' ').map_or(text, |(_, rest)| rest).trim()
 }
@@ -223,7 +223,10 @@ fn compose(answer: Result<String, String>) -> Finding {
 /// Why docker does not answer where there is none.
 const NO_DOCKER: &str = "not found";
 
-/// What docker answers, or in one line why it does not.
+/// Returns docker's answer.
+///
+/// # Errors
+/// One line says why it does not answer.
 fn ask(args: &[&str]) -> Result<String, String> {
     let output = Command::new("docker").args(args).stdin(Stdio::null()).output();
     let output = output.map_err(|error| match error.kind() {

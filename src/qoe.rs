@@ -1,13 +1,13 @@
-//! What a viewer would have met who plays the segments in order as they come. Pure: a fold over
-//! arrival times; it reads no clock, and knows nothing of links, sockets or files.
+//! The quality for a viewer who plays the segments in order as they arrive. Pure: a fold over arrival times;
+//! it reads no clock, and knows nothing of links, sockets or files.
 //!
-//! The viewer's player starts when the first segments are there, plays in order, stops where the next
-//! segment is missing, and goes on as soon as that one has come. It never skips, and its buffer has no
-//! upper end. An initialization segment (`init.mp4`) carries no film: it only has to be there first.
+//! The viewer's player starts when the first segments are there, plays in order, stops where the next segment
+//! is missing, and goes on as soon as that one has come. It never skips, and its buffer has no upper end. An
+//! initialization segment (`init.mp4`) carries no media time: it only has to be there first.
 
 use serde::{Deserialize, Serialize};
 
-/// What a viewer would have met who plays the segments in order as they come.
+/// The quality for a viewer who plays the segments in order as they arrive.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Qoe {
@@ -142,7 +142,7 @@ fn buffer(ready: &[f64], begin_ms: f64, start_ms: f64, duration: f64) -> Vec<(f6
         }
         points.push((moment, level));
         level += duration;
-        // What comes at the same moment is one step.
+        // Arrivals at the same moment are one step.
         while arrived.next_if_eq(&moment).is_some() {
             level += duration;
         }

@@ -236,12 +236,11 @@ fn generator(seed: u64, stream: u64) -> ChaCha8Rng {
 
 /// One weight a segment, in millionths of the mean before it is made exact.
 ///
-/// Video comes in scenes: within one, sizes wander a little; at a cut, they jump. So a walk says how
-/// the segments rank, and the weight follows from the rank, which makes any set, however small or
-/// unlucky its seed, spread as it should. Large segments are more common than small ones, as in the
-/// course's set, where the mean lies nearer the maximum: with m from 0 for the largest to 1 for the
-/// smallest, the weight is largest − (largest − smallest)·(6m² + m)/7, of mean
-/// largest − (largest − smallest)·5/14 = 1.
+/// Video comes in scenes: within one, sizes wander a little; at a cut, they jump. A walk says how the
+/// segments rank, and the weight follows from the rank, which makes any set, however small or unlucky its
+/// seed, spread as it should. Large segments are more common than small ones, as in the course's set, where
+/// the mean lies nearer the maximum: with m from 0 for the largest to 1 for the smallest, the weight is
+/// largest − (largest − smallest)·(6m² + m)/7, of mean largest − (largest − smallest)·5/14 = 1.
 fn weights(count: u32, seed: u64) -> Vec<u64> {
     const ONE: u64 = 65_535;
     let walk = walk(count, seed);

@@ -1,10 +1,10 @@
-//! What a server tells its client of the sending end: one header, the same name both ways.
+//! A server's report on its sending end to its client: one header, the same name both ways.
 //!
-//! A request with `Twinlink-Sender: ?1` asks for a report of the server's socket; with
-//! `Twinlink-Sender: cc=reno` it also chooses the congestion control for what is sent from then on.
-//! The answer's header is a report, a dictionary of numbers and tokens (RFC 8941):
-//! `cc=reno, rtt_us=40213, cwnd=52, …`. A choice that cannot be had is answered with 400 and
-//! `allowed=(bbr reno)`. Servers that do not know the header ignore it. Pure: no socket, no clock.
+//! A request with `Twinlink-Sender: ?1` asks for a report of the server's socket; with `Twinlink-Sender:
+//! cc=reno` it also chooses the congestion control for what is sent from then on. The answer's header is a
+//! report, a dictionary of numbers and tokens (RFC 8941): `cc=reno, rtt_us=40213, cwnd=52, …`. A choice that
+//! is unavailable is answered with 400 and `allowed=(bbr reno)`. Servers that do not know the header ignore
+//! it. Pure: no socket, no clock.
 
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -52,7 +52,7 @@ pub fn refuse(allowed: &[&str]) -> String {
     format!("allowed=({})", allowed.join(" "))
 }
 
-/// What can be had instead of a refused choice, if this header refuses one.
+/// Returns the choices that a server allows instead, if this header refuses one.
 pub fn allowed(value: &str) -> Option<Vec<&str>> {
     let names = get(value, "allowed")?.strip_prefix('(')?.strip_suffix(')')?;
     Some(names.split_whitespace().collect())

@@ -79,7 +79,7 @@ struct RawTcpInfo {
 }
 
 const NO_MIN_RTT: u32 = u32::MAX;
-/// What the kernel calls a slow-start threshold that was never set (`TCP_INFINITE_SSTHRESH`).
+/// The kernel's value for a slow-start threshold that was never set (`TCP_INFINITE_SSTHRESH`).
 const NO_SSTHRESH: u32 = 0x7fff_ffff;
 
 /// The congestion controls that can be asked for.
@@ -219,8 +219,8 @@ pub fn set_congestion_control(socket: &impl AsRawFd, name: &str) -> io::Result<(
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Those of `CONGESTION_CONTROLS` that this process may use here, found by trying on a socket of its
-/// own: what is allowed depends on the kernel, its modules and the process's capabilities.
+/// Returns the entries of `CONGESTION_CONTROLS` that this process may use here, found by trying on a socket
+/// of its own: the kernel, its modules and the process's capabilities decide.
 pub fn usable() -> io::Result<Vec<&'static str>> {
     // SAFETY: this passes no pointers.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };

@@ -33,7 +33,7 @@ pub fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{}", lines(line));
 }
 
-/// What to do about an error of the system whose cause is room: on a disk, in a quota, under a limit.
+/// Returns a remedy for a system error whose cause is room: on a disk, in a quota, under a limit.
 pub fn remedy(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let own = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
     let code = own.or_else(|| error.downcast_ref::<rustix::io::Errno>().map(|error| error.raw_os_error()))?;

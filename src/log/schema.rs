@@ -63,14 +63,14 @@ impl Event {
     }
 }
 
-/// What the run was, before anything happened.
+/// The configuration of the run, before anything happened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunStart {
     pub version: String,
     pub command_line: Vec<String>,
     pub kernel: String,
-    /// What the lab can do here: the findings of `twinlink doctor`.
+    /// The findings of `twinlink doctor` on this host.
     pub doctor: serde_json::Value,
     pub seed: u64,
     pub schedule: String,
@@ -149,7 +149,7 @@ pub struct Link {
     pub why: String,
     pub profile: Option<String>,
     pub asked: Option<LinkShape>,
-    /// What the kernel reports back, as tc prints it.
+    /// The kernel's report, as tc prints it.
     pub kernel: serde_json::Value,
     /// "set", "changed" or "cleared"; "step" when a step of its trace begins.
     pub action: String,
@@ -178,7 +178,7 @@ pub struct LinkShape {
     pub reorder_pct: f64,
     pub duplicate_pct: f64,
     pub corrupt_pct: f64,
-    /// What changes it over time. Added in 0.1.
+    /// The trace that changes the rate over time. Added in 0.1.
     #[serde(default)]
     pub trace: Option<LinkTrace>,
 }
@@ -361,13 +361,13 @@ pub struct RunEnd {
     /// Files that an earlier run had left complete; null without `--resume`. Added in 0.1.
     #[serde(default)]
     pub resumed_files: Option<u64>,
-    /// What it had left of these and of others, not part of `bytes`. Added in 0.1.
+    /// Bytes of these files and of others that it left, not part of `bytes`. Added in 0.1.
     #[serde(default)]
     pub resumed_bytes: Option<u64>,
     /// Time that `--sync` took after the last file, not part of `elapsed_ms`.
     pub sync_ms: Option<f64>,
     pub links: PerLink<LinkTotals>,
-    /// What a viewer would have met; null where nothing came. Added in 0.1.
+    /// The quality for a viewer; null where nothing came. Added in 0.1.
     #[serde(default)]
     pub qoe: Option<Qoe>,
 }
@@ -399,7 +399,7 @@ pub struct Reconciled {
     pub shaper_packets: u64,
     /// Frames without headers, less what was received: what came twice.
     pub unexplained_bytes: i64,
-    /// What of it may be: the least (below nothing), and the most.
+    /// The least (below 0) and the most of it that is allowed.
     pub allowed_least_bytes: i64,
     pub allowed_most_bytes: i64,
     /// Whether it is within these two.
@@ -425,7 +425,7 @@ pub struct SweepStart {
     pub wall_clock: String,
 }
 
-/// What each link carried under one condition, measured by an experiment.
+/// The throughput of each link under one condition, measured by an experiment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Throughput {
@@ -453,7 +453,7 @@ pub struct CellEnd {
     pub bound_ms: Option<f64>,
     pub efficiency: Option<f64>,
     pub predicted_ms: Option<f64>,
-    /// What the cell took beside the transfer itself and its probe.
+    /// The time of the cell beside its transfer and its probe.
     pub setup_ms: Option<f64>,
 }
 

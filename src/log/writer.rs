@@ -1,5 +1,5 @@
-//! Writes the log: a file that is never overwritten and loses nothing, and stdout. What a record holds
-//! is the parent's. Whoever logs never waits for whoever reads: each sink has a thread of its own.
+//! Writes the log: a file that is never overwritten and loses nothing, and stdout. The parent module defines
+//! the records. Logging never waits for a reader: each sink has a thread of its own.
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -297,7 +297,7 @@ mod tests {
         let path = dir.path().join("log.jsonl");
         let mut file = WholeLines { file: create_log_file(&path).unwrap(), whole_bytes: 0 };
         file.write_all(b"{\"first\":1}\n").unwrap();
-        // What a full disk leaves of a record: its beginning.
+        // A full disk leaves the beginning of a record.
         std::fs::write(&path, "{\"first\":1}\n{\"sec").unwrap();
         file.file = File::open(&path).unwrap();
         assert!(file.write_all(b"{\"second\":2}\n").is_err(), "the file is open for reading only");

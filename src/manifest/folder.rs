@@ -1,5 +1,5 @@
-//! What a folder offers: the files to serve, and the order and digests that its own `SHA256SUMS`
-//! gives. Reads names and that one list; no content of a file.
+//! The files of a folder to serve, and the order and digests that its own `SHA256SUMS` gives. Reads names and
+//! that one list; no content of a file.
 //!
 //! Not served: subfolders, dotfiles, `README*`, `manifest*`, `*.sh` (all in any case), and
 //! `SHA256SUMS` itself, which the server makes anew. A symbolic link is served when it leads to a

@@ -17,7 +17,7 @@ use crate::units::LinkId;
 /// The list of digests that a folder may hold and a server offers.
 pub const SUMS: &str = "SHA256SUMS";
 
-/// What is asked for where no server has a list.
+/// The pattern of files to fetch where no server has a manifest.
 pub const DEFAULT_PATTERN: &str = "s{001..160}.m4s";
 
 /// The longest line of a list that is read: far more than a digest and a name take.
@@ -146,10 +146,10 @@ pub fn expand(pattern: &str) -> Result<Vec<ManifestEntry>> {
     (low..=high).map(|i| ManifestEntry::new(&format!("{before}{i:0width$}{after}"), None)).collect()
 }
 
-/// What is to be fetched, from what each server says it has.
+/// Returns the files to fetch, from the manifests of both servers.
 ///
 /// # Errors
-/// When both have a list and the lists differ: the first difference is named.
+/// Both have a manifest and they differ; the error names the first difference.
 pub fn agree(
     pattern: Option<&str>,
     a: Option<Vec<ManifestEntry>>,

@@ -28,7 +28,7 @@ pub struct Study<'a> {
     /// The labels of all cells, in the order of the tables.
     pub labels: Vec<String>,
     pub places: Vec<ConditionResults<'a>>,
-    /// What went wrong in the experiment beside its runs.
+    /// Faults of the experiment outside its runs.
     pub faults: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ pub struct ConditionResults<'a> {
     pub cells: Vec<Entrant<'a>>,
     /// Index of the cell with the least median time.
     pub best: Option<usize>,
-    /// What each link carried by itself and beside the other, where that was measured.
+    /// The throughput of each link alone and beside the other, where it was measured.
     pub throughput: Option<MedianThroughput>,
     /// The best ratio against the ratio of the measured throughputs.
     pub split: Option<Split>,
@@ -158,7 +158,7 @@ pub fn studies(loaded: &Loaded, with_faulty: bool) -> Vec<Study<'_>> {
     loaded.groups.iter().map(|group| study(group, with_faulty || group.runs.len() == 1)).collect()
 }
 
-/// What tells a run's cell apart from others.
+/// The settings that tell a run's cell from others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CellKey {
     pub condition: String,
@@ -223,7 +223,7 @@ fn distance(condition: &str) -> usize {
     ["near", "mid", "far"].iter().position(|word| condition.contains(word)).unwrap_or(3)
 }
 
-/// So that "30 ms" comes before "100 ms".
+/// Returns the first number in a condition's name, which sorts "30 ms" before "100 ms".
 fn first_number(condition: &str) -> f64 {
     let digits = condition.split(|c: char| !c.is_ascii_digit() && c != '.').find(|part| !part.is_empty());
     digits.and_then(|digits| digits.parse().ok()).unwrap_or(f64::MAX)
@@ -385,7 +385,7 @@ fn place<'a>(
     ConditionResults { condition, channel, cells, best, throughput, split }
 }
 
-/// What the links carried: as the experiment measured it, else as the probes before the runs did.
+/// Returns the links' throughput: of the experiment's measurement, else of the probes before the runs.
 fn throughput(group: &Group, condition: &str, channel: &str, cells: &[Entrant]) -> Option<MedianThroughput> {
     let measured: Vec<_> = group
         .sweep

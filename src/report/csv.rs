@@ -97,7 +97,7 @@ fn qoe<T: Display>(run: &LoggedRun, of: impl Fn(&schema::Qoe) -> Option<T>) -> S
     end(run, |end| end.qoe.as_ref().and_then(&of))
 }
 
-/// What the first record of a link's way down says.
+/// Returns a value of the first record of a link's down direction.
 fn first_down<T: Display>(run: &LoggedRun, link: LinkId, of: impl Fn(&Link) -> T) -> String {
     let mut records = run.links.iter().map(|timed| &timed.data);
     or_empty(records.find(|record| record.link == link && record.direction == Direction::Down).map(of))

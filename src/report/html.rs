@@ -135,7 +135,7 @@ fn section_of(study: &Study, named: bool) -> String {
     text + "</section>"
 }
 
-/// What a single run came to, in figures and in words.
+/// Returns the results of a single run, in figures and in words.
 fn one_run(run: &LoggedRun) -> String {
     let mut text = String::from("<div class=\"facts\">");
     let mut fact = |value: Option<String>, what: &str| {

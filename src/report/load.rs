@@ -1,7 +1,7 @@
 //! Reads logs back: one run's folder, a folder of results, an experiment's folder, or a log file.
 //!
-//! What cannot be used is named, and the rest is kept: a line that was cut off, a log of a newer
-//! schema, a run that never ended, runs of another experiment. Nothing here changes a file.
+//! It names unusable input and keeps the rest: a line that was cut off, a log of a newer schema, a run that
+//! never ended, runs of another experiment. Changes no file.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -54,7 +54,7 @@ const RUN_LOG: &str = "log.jsonl";
 /// A path that cannot be read at all: that is a mistake in the call, not in the data.
 pub fn load(paths: &[PathBuf]) -> Result<Loaded> {
     let mut loaded = Loaded::default();
-    // Who names all that lies in a folder names an earlier report too.
+    // A list of all files in a folder includes those of an earlier report.
     let of_a_report = |path: &&PathBuf| [PAGE, SUMMARY, TABLES].iter().any(|name| path.ends_with(name));
     for path in paths.iter().filter(|path| paths.len() == 1 || !of_a_report(path)) {
         let meta = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -153,7 +153,7 @@ impl Loaded {
         }
     }
 
-    /// What an experiment's file promises against what lies in its folder.
+    /// Compares the cells that an experiment's file promises with the runs in its folder.
     fn check_experiment(&mut self, path: &Path, sweep: &SweepFile, runs: &mut Vec<LoggedRun>) {
         self.keep_last_tries(sweep, runs);
         for end in &sweep.cells {
@@ -173,7 +173,7 @@ impl Loaded {
             let what = format!("two experiments in one file: {}", names.join(", "));
             self.problem(&sweep.path, what);
         }
-        // What another experiment ran is not of this one's cells, whatever its conditions are called.
+        // A run of another experiment belongs to none of these cells, whatever its condition is called.
         runs.retain(|run| {
             let of = run.start.as_ref().map(|_| run.experiment().unwrap_or("no experiment"));
             let other = of.filter(|name| !names.is_empty() && !names.contains(name));
@@ -244,7 +244,7 @@ impl Loaded {
         Some(sweep)
     }
 
-    /// A file's text, unless it was read before. What is no UTF-8 shows as a bad line.
+    /// Returns a file's text, unless it was read before. Bytes that are not UTF-8 show as a bad line.
     fn text(&mut self, path: &Path) -> Option<String> {
         self.found += 1;
         let known = fs::canonicalize(path).unwrap_or_else(|_| path.into());

@@ -1,4 +1,4 @@
-//! What a log tells: a run or an experiment, put together from its records. Reads no file.
+//! A run or an experiment, built from its records. Reads no file.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -32,11 +32,11 @@ pub struct LoggedRun {
     pub segments: Vec<Segment>,
     pub samples: Vec<Timed<Sample>>,
     pub faults: Vec<Timed<Fault>>,
-    /// What its cell took beside probe and transfer, where an experiment tells it.
+    /// The time of its cell beside probe and transfer, where an experiment tells it.
     pub setup_ms: Option<f64>,
 }
 
-/// What an experiment's own file tells, beside its runs.
+/// An experiment's own file, without its runs.
 #[derive(Clone, Debug, Default)]
 pub struct SweepFile {
     pub name: String,
@@ -46,7 +46,7 @@ pub struct SweepFile {
     pub throughputs: Vec<Throughput>,
     /// The last end of each cell: one that was tried again has several.
     pub cells: Vec<CellEnd>,
-    /// What went wrong beside the runs.
+    /// Faults outside the runs.
     pub faults: Vec<Timed<Fault>>,
     pub end: Option<SweepEnd>,
 }
@@ -164,7 +164,7 @@ impl LoggedRun {
     }
 }
 
-/// What the shaper has dropped on the way down since the link was set.
+/// Returns the packets that the shaper has dropped in the down direction since the link was set.
 pub fn drops(sample: &Sample) -> u64 {
     sample.down.as_ref().map_or(0, |down| down.dropped_queue.saturating_add(down.dropped_loss.unwrap_or(0)))
 }

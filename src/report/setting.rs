@@ -16,7 +16,7 @@ pub fn markup(loaded: &Loaded) -> String {
     format!("{}{}{}", links(loaded), environment(loaded), NOT_MODELLED)
 }
 
-/// What tells one row of the table from another.
+/// The key of a row of the table.
 type SettingKey = (String, LinkId, Direction, String);
 
 /// Each link as it was asked for, beside what the probes found: medians over the runs.

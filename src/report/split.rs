@@ -28,8 +28,8 @@ pub struct Split {
     pub line: Option<LineFit>,
     /// Whether a ratio that leaves one link out was among them.
     pub end_tried: bool,
-    /// What both carried together over the better one alone: 1 where they share one resource, more
-    /// where they add up. Null where it was not measured.
+    /// The throughput of both together over the better one alone: 1 where they share one resource, more where
+    /// they add up. Null where it was not measured.
     pub adds_up: Option<f64>,
     /// How much later than the other a link ended in the runs of `named`, ms; positive: link a was last.
     pub a_ends_later_ms: Option<f64>,

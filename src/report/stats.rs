@@ -62,8 +62,8 @@ pub fn estimate(values: &[f64], seed: u64) -> Option<Estimate> {
     Some(chance.interval(values.len(), middle, |chance| chance.median_again(values)))
 }
 
-/// By how much `x` is more than `y` where both were measured in the same blocks: the median of the
-/// differences, each in percent of its `y`. What a block had in common drops out.
+/// Returns by how much `x` exceeds `y` where both were measured in the same blocks: the median of the
+/// differences, each in percent of its `y`. Effects common to a block cancel.
 pub fn paired(pairs: &[(f64, f64)], seed: u64) -> Option<Difference> {
     let differences: Vec<f64> =
         pairs.iter().filter(|(_, y)| *y > 0.0).map(|(x, y)| (x - y) / y * 100.0).collect();

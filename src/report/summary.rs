@@ -12,7 +12,7 @@ struct SummaryFile<'a> {
     schema: &'static str,
     studies: &'a [Study<'a>],
     verdicts: Vec<SummaryVerdict>,
-    /// What could not be used.
+    /// Input that is unusable.
     problems: &'a [Problem],
 }
 

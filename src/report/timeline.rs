@@ -1,8 +1,8 @@
 //! One run over time: goodput over the rates in force, queues, drops and retransmissions, each segment
 //! on its link, and the viewer's buffer; faults and changes of a link are marked in all of them.
 //!
-//! What is more than a plot can show is put together: samples into steps of equal length, neighbouring
-//! segments of a link into one bar. The words under the plots say so.
+//! More values than a plot can show are merged: samples into steps of equal length, neighbouring segments of
+//! a link into one bar. The words under the plots say so.
 
 use std::fmt::Write;
 
@@ -95,7 +95,7 @@ fn marks(run: &LoggedRun, first_ms: f64, length_s: f64) -> Vec<Mark> {
     let mut marks: Vec<Mark> = faults
         .chain(changes)
         .map(|(at_ms, class, what)| Mark { at_s: (at_ms - first_ms) / 1e3, class, what })
-        // What is cleared after the last file is no part of the transfer.
+        // A change after the last file, such as a clear, is no part of the transfer.
         .filter(|mark| mark.at_s <= length_s || mark.class == "fault")
         .collect();
     marks.sort_by(|x, y| x.at_s.total_cmp(&y.at_s));
@@ -132,7 +132,7 @@ impl TimelineView<'_> {
             // A sample speaks of the time before it.
             let at_s = (sample.at_ms - self.first_ms) / 1e3 - 0.05;
             let data = &sample.data;
-            // What the first sample has counted was before the transfer.
+            // The counts of the first sample include the time before the transfer.
             let since = |of: &dyn Fn(&Sample) -> u64| of(data).saturating_sub(of(before.unwrap_or(data)));
             let (drops, resent) = (since(&drops), since(&|sample| resent(sample, told)));
             before = Some(data);
@@ -404,7 +404,7 @@ fn queue_ms(down: &Shaping, rate_before_kbit: Option<f64>) -> f64 {
     down.queue_ms.or(before).unwrap_or(0.0)
 }
 
-/// What had to be sent again where the servers tell it, else what arrived out of order.
+/// Returns the retransmissions where the servers report them, else the segments that arrived out of order.
 fn resent(sample: &Sample, told: bool) -> u64 {
     if told {
         sample.sender.as_ref().map_or(0, |sender| sender.retransmits_total)

@@ -8,7 +8,7 @@ use super::stats::{Difference, ENOUGH, Estimate};
 use crate::log::schema::Fault;
 use crate::units::LinkId;
 
-/// What a place's runs say.
+/// Returns the verdict on the runs of a condition.
 pub fn verdict(place: &ConditionResults) -> Vec<String> {
     let mut said = Vec::new();
     if let Some(best) = place.best {
@@ -92,7 +92,8 @@ fn broken(place: &ConditionResults) -> Option<String> {
     (!broken.is_empty()).then(|| format!("Runs without every file, left out: {}.", broken.join("; ")))
 }
 
-/// What ended a cell's runs: each word, how often where there are several, and what was said first.
+/// Returns the reasons why a cell's runs failed: each word, its count where there are several, and the first
+/// message.
 fn why(cell: &Entrant) -> String {
     let several = cell.reasons.len() > 1;
     let said = cell.reasons.iter().map(|reason| {

@@ -1,5 +1,5 @@
-//! The client of a simulation: the client's own scheduler, driven as the client's links drive it. Pure;
-//! time is handed in.
+//! The client of a simulation: drives the client's own scheduler as the client's links drive it. Pure: the
+//! caller gives the time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,11 +14,11 @@ pub const ANSWER_HEAD_BYTES: u64 = 470;
 const REQUEST_BYTES: u64 = 115;
 const RANGE_REQUEST_BYTES: u64 = 175;
 
-/// How long a connection that stalled is left alone.
+/// The pause before a stalled connection is used again (ns).
 const BACKOFF: Nanos = 100_000_000;
 /// How often a link that could be a stalled one is looked at again.
 const LOOK_AGAIN: Nanos = 100_000_000;
-/// No two looks at the scheduler are nearer to each other where only time has passed.
+/// The least time between two calls of the scheduler where only time has passed (ns).
 const LEAST_WAIT: Nanos = 1_000;
 
 /// A request that is not answered in full.
@@ -34,7 +34,7 @@ struct SimulatedRequest {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum SimulatedState {
     Open,
-    /// Closed, and opened again when there is work, not before this time.
+    /// Closed; opened again for work, not before this time.
     Closed(Nanos),
     Opening,
 }
@@ -44,21 +44,21 @@ enum SimulatedState {
 pub struct Side {
     asked: VecDeque<SimulatedRequest>,
     state: SimulatedState,
-    /// When the scheduler is to be asked again though nothing came.
+    /// When to ask the scheduler again though nothing came.
     wake: Nanos,
     pub bytes: u64,
     pub files: u64,
     pub last_byte: Option<Nanos>,
 }
 
-/// What a link wants of the network.
+/// The next action of a link on the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wish {
     /// A request of so many bytes, and the bytes of its answer.
     Ask(u64, u64),
-    /// The connection is closed; what is on its way is lost.
+    /// Closes the connection; packets in flight are lost.
     Close,
-    /// A new connection.
+    /// Opens a new connection.
     Open,
 }
 
@@ -120,7 +120,7 @@ impl<'a> Client<'a> {
         self.sides[link.index()].wake
     }
 
-    /// What a link wants now, if anything; to be asked again until it is nothing.
+    /// Returns the next action of a link, if any; the caller asks again until there is none.
     pub fn wish(&mut self, link: LinkId, now: Nanos) -> Option<Wish> {
         let side = &mut self.sides[link.index()];
         side.wake = Nanos::MAX;

@@ -1,5 +1,5 @@
-//! A TCP connection between the client and a server: two ends, each a sender and a receiver. Pure; time
-//! is handed in.
+//! A TCP connection between the client and a server: two ends, each a sender and a receiver. Pure: the caller
+//! gives the time.
 
 use std::collections::VecDeque;
 
@@ -16,11 +16,11 @@ const SYN_BYTES: u32 = 74;
 /// A SYN is sent again after this time, and then after twice as long.
 const SYN_TIMEOUT: Nanos = 1_000_000_000;
 
-/// What a packet carries.
+/// The content of a packet.
 #[derive(Clone, Copy, Debug)]
 pub enum Content {
     Syn,
-    /// Data, or none of it, and what its receiver is told.
+    /// Data, if any, and the acknowledgement for its receiver.
     Segment {
         number: u32,
         end: u64,
@@ -67,7 +67,7 @@ enum SenderState {
     Open,
 }
 
-/// What the connections of a link are made with.
+/// The parameters of a link's connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Making {
     pub server: Control,
@@ -126,7 +126,7 @@ impl TcpConnection {
     pub fn establish(&mut self, now: Nanos, rtt: Nanos) {
         let making = self.making;
         let seed = making.seed.wrapping_add(u64::from(self.generation) << 32);
-        // What the client sends is so little that its congestion control does not matter.
+        // The client sends so little that its congestion control does not matter.
         self.ends =
             [Control::Reno, making.server].map(|control| ConnectionEnd::new(control, making, seed, now, rtt));
         self.state = SenderState::Open;
@@ -138,7 +138,7 @@ impl TcpConnection {
         self.state = SenderState::Opening(now, SYN_TIMEOUT);
     }
 
-    /// Forgets the connection; what of it is on its way counts no more.
+    /// Forgets the connection; its packets in flight are ignored.
     pub fn close(&mut self) {
         self.generation += 1;
         self.requests.clear();
@@ -210,8 +210,8 @@ impl TcpConnection {
         }
     }
 
-    /// Takes a packet that has come; what it lets an end send waits for [`TcpConnection::send`], so that what
-    /// comes together is acknowledged together.
+    /// Takes a packet that arrived. The caller then calls [`TcpConnection::send`] once for all packets that
+    /// arrived together, so that one acknowledgement covers them.
     pub fn take(&mut self, now: Nanos, packet: &TcpPacket, send: &mut impl FnMut(TcpPacket)) -> Came {
         if packet.generation != self.generation {
             return Came::Bytes(0);
@@ -260,7 +260,7 @@ impl TcpConnection {
     }
 }
 
-/// What a packet brought the client.
+/// The event at the client that a packet caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Came {
     Bytes(u64),

@@ -3,7 +3,7 @@
 
 use super::client::ANSWER_HEAD_BYTES;
 
-/// So many are asked for in one go.
+/// The number of requests in one batch.
 const TOGETHER: usize = 64;
 /// A HEAD request, bytes.
 const REQUEST_BYTES: u64 = 116;

@@ -1,9 +1,9 @@
-//! How long a run would take, in virtual time.
+//! Predicts how long a run would take, in virtual time.
 //!
-//! The scheduler is the client's own, the links and the shared channel are the shaper's own model of
-//! them (`crate::emulate::emulator`), and TCP is played segment by segment ([`connection`], with a [`sender`] and
-//! a [`receiver`] at each end). Everything below this module is pure: no clock, no file, no socket. What
-//! the model leaves out stands in `docs/simulation.md`.
+//! It uses the client's own scheduler, the shaper's own model of the links and the shared channel
+//! (`crate::emulate::emulator`), and a model of TCP by the segment ([`connection`], with a [`sender`] and a
+//! [`receiver`] at each end). Everything below this module is pure: no clock, no file, no socket.
+//! `docs/simulation.md` lists the limits of the model.
 
 pub(crate) mod client;
 pub(crate) mod connection;
@@ -24,8 +24,8 @@ use crate::units::ByteCount;
 pub use predict::{Prediction, Setup, predict};
 pub use sender::control::Control;
 
-/// What this machine's kernel sends with where nothing is chosen; CUBIC where it is unknown or has no
-/// model, as most kernels have it.
+/// Returns the congestion control of this machine's kernel; CUBIC, most kernels' default, where it is unknown
+/// or has no model.
 pub fn kernels_choice() -> Control {
     let name = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
     name.trim().parse().unwrap_or(Control::Cubic)

@@ -1,5 +1,5 @@
-//! From a run's options to how long it takes: builds the model, plays it, adds it up. Pure but for the
-//! threads on which several seeds are played.
+//! Predicts a run: builds the model, plays it under one or more seeds, sums it up. Pure but for the threads
+//! on which several seeds are played.
 
 use serde::Serialize;
 
@@ -19,27 +19,27 @@ use crate::units::LinkId;
 use crate::units::Nanos;
 use crate::units::PerLink;
 
-/// What is to be predicted.
+/// The input of a prediction.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup<'a> {
-    /// By [`LinkId::index`]; those of links on the channel are what the channel file says.
+    /// By [`LinkId::index`]; of a link on the channel, the profile of the channel file.
     pub profiles: &'a [Option<Profile>; 2],
     pub channel: Option<&'a ChannelConfig>,
-    /// What changes during the run, in the order of its times.
+    /// Changes during the run, in the order of their times.
     pub changes: &'a [script::Change],
     pub schedule: &'a Schedule,
     pub pipeline: Pipeline,
     /// The files' sizes in bytes, in the order of the list.
     pub sizes: &'a [u64],
-    /// What each server sends with.
+    /// The congestion control of each server.
     pub congestion: [Control; 2],
-    /// What the servers' sockets begin with: BBR leaves them paced.
+    /// The congestion control of new sockets of the servers: BBR leaves them paced.
     pub kernel: Control,
     /// Of the links' losses.
     pub seed: u64,
 }
 
-/// How a run goes.
+/// A predicted run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Prediction {
     /// From the first request to the last byte; of several seeds, the median's.
@@ -47,9 +47,9 @@ pub struct Prediction {
     /// The least and the most of the seeds that were played.
     pub least_ms: f64,
     pub most_ms: f64,
-    /// So many seeds: several where chance decides, as losses and jitter do.
+    /// The number of seeds played: several where losses or jitter decide.
     pub seeds: usize,
-    /// The least that physics allows (see `crate::bound`).
+    /// The bound (see `crate::bound`), without and with slow start.
     pub bound_ms: f64,
     pub bound_tcp_ms: f64,
     /// `bound_ms` / `elapsed_ms`.
@@ -60,7 +60,7 @@ pub struct Prediction {
     pub links: PerLink<Share>,
 }
 
-/// What one link brings.
+/// The part of the payload that one link brings.
 #[derive(Clone, Debug, Serialize)]
 pub struct Share {
     pub bytes: u64,
@@ -194,7 +194,7 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
 /// A profile and the time from which on it is in force.
 type LinkStage<'a> = (Nanos, &'a Profile);
 
-/// What a link is one after another; `None` where it has no rate at first or is cleared later.
+/// Returns a link's profiles, one after another; `None` where it has no rate at first or is cleared later.
 fn stages<'a>(setup: &Setup<'a>, link: LinkId) -> Option<Vec<LinkStage<'a>>> {
     let first = (0, setup.profiles[link.index()].as_ref()?);
     let later = setup.changes.iter().filter(|change| change.link == link).map(|change| match &change.to {

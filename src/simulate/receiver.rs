@@ -7,7 +7,7 @@ use crate::units::Nanos;
 pub const BLOCKS: usize = 3;
 /// A lone segment is acknowledged after this time.
 const DELAYED_ACK: Nanos = 40_000_000;
-/// So many acknowledgements of a new connection wait for nothing.
+/// The number of acknowledgements of a new connection that are not delayed.
 const QUICK_ACKS: u32 = 16;
 /// Segments out of order are acknowledged at once so often; those after them share an acknowledgement
 /// for a twentieth of a round trip, 1 ms at most.
@@ -26,7 +26,7 @@ pub struct Block {
     end: u64,
 }
 
-/// What a receiver tells its sender.
+/// An acknowledgement.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Told {
     /// The first segment that has not come.
@@ -63,7 +63,7 @@ pub struct Receiver {
     window: Autotune,
 }
 
-/// The window grows to twice what came in the last round trip, and more where that grows (Linux's
+/// The window grows to twice the bytes received in the last round trip, and more where that grows (Linux's
 /// dynamic right-sizing).
 #[derive(Clone, Debug)]
 struct Autotune {
@@ -202,7 +202,7 @@ impl Receiver {
         self.due
     }
 
-    /// What to tell now, alone or with data; `with_data` of new data.
+    /// Returns the acknowledgement to send now; `with_data` if it travels with new data.
     pub fn tell(&mut self, now: Nanos, with_data: bool) -> Told {
         if with_data {
             self.interactive |= self.heard.is_some_and(|heard| now - heard < DELAYED_ACK);

@@ -28,7 +28,7 @@ pub struct ExperimentFolder {
     _held: results::Folder,
 }
 
-/// What an earlier call has left.
+/// The results of earlier calls.
 #[derive(Clone, Debug, Default)]
 pub struct CompletedRuns {
     /// Cells that ended well.

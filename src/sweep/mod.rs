@@ -47,7 +47,7 @@ pub struct SweepArgs {
     /// Where the experiment's folder is made
     #[arg(long, env = "TWINLINK_RESULTS", value_name = "DIR", default_value = "results")]
     pub results: PathBuf,
-    /// What shapes the links
+    /// Backend that shapes the links
     #[arg(long, env = "TWINLINK_BACKEND", value_enum, default_value = "auto")]
     pub backend: BackendChoice,
     /// How long a server may be away before a run gives it up
@@ -76,7 +76,7 @@ pub fn main(args: SweepArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
     Ok(())
 }
 
-/// What a dry run prints: every run in its order.
+/// Returns the output of a dry run: every run in its order.
 fn listing(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);

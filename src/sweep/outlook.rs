@@ -15,7 +15,7 @@ use crate::simulate::{self, Setup};
 /// Seeds that are played where losses decide.
 const SEEDS: usize = 5;
 
-/// What is known of cells of one kind: condition, channel, schedule, pipeline and congestion control.
+/// The key of cells with equal predictions: condition, channel, schedule, pipeline and congestion control.
 type Kind = [String; 5];
 
 fn kind(cell: &Cell) -> Kind {
@@ -75,7 +75,7 @@ impl<'a> Predictions<'a> {
         Ok(outlook)
     }
 
-    /// What a cell's transfer takes; `None` where a link has no rate.
+    /// Returns the predicted time of a cell's transfer; `None` where a link has no rate.
     pub fn seconds(&self, cell: &Cell) -> Option<Seconds> {
         *self.known.get(&kind(cell))?
     }
@@ -84,7 +84,7 @@ impl<'a> Predictions<'a> {
         let asked = &self.experiment.condition_of(cell)?.asked;
         let schedule = match cell.schedule.parse().ok()? {
             Policy::Fixed(schedule) => schedule,
-            // What is measured alone will be about what the profiles say.
+            // The rates measured alone will be near those of the profiles.
             Policy::RatesAlone => {
                 let [a, b] = &asked.profiles;
                 let kbit = |rate: f64| rate.round().max(1.0) as u32;
@@ -115,7 +115,8 @@ impl<'a> Predictions<'a> {
         Some(Seconds { median: found.elapsed_ms / 1e3, between })
     }
 
-    /// What measuring throughputs takes in all: three times its span for each condition and block.
+    /// Returns the time that measuring throughputs takes in all (s): three times its span for each condition
+    /// and block.
     pub fn measuring_s(&self) -> f64 {
         let times = 3 * self.experiment.repetitions * self.experiment.conditions.len() as u64;
         self.experiment.throughput.map_or(0.0, |span| span.0.as_secs_f64() * times as f64)

@@ -44,7 +44,7 @@ fn shuffle(cells: &mut [Cell], seed: u64, block: u64) {
     }
 }
 
-/// What is left to do where `complete` cells have been done and `measured` conditions measured.
+/// Returns the remaining steps where `complete` cells have been done and `measured` conditions measured.
 pub fn steps(experiment: &Experiment, complete: &[Cell], measured: &[Throughput]) -> Vec<PlanStep> {
     let mut steps = Vec::new();
     let mut known: Vec<_> =

@@ -39,7 +39,7 @@ impl Progress {
         Progress { bar, began: Instant::now(), before: done }
     }
 
-    /// What is being done now.
+    /// Shows the current step.
     pub fn now(&self, what: &str, cell: &Cell) {
         let done = self.bar.position();
         let left = self.bar.length().unwrap_or_default().saturating_sub(done);

@@ -105,7 +105,7 @@ impl Sweep<'_> {
         }
     }
 
-    /// What the client is asked for in a cell, its schedule apart.
+    /// Returns the client's options in a cell, without its schedule.
     fn options(&self, cell: &Cell) -> Result<client::ClientArgs> {
         let servers = [self.args.server_a.clone(), self.args.server_b.clone()];
         let mut options = client::ClientArgs::plain(servers)?;

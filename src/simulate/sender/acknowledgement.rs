@@ -1,4 +1,4 @@
-//! What an acknowledgement tells: what came, how long it took, and what the window becomes.
+//! Processes an acknowledgement: the segments that arrived, the RTT, and the new window.
 
 use super::control::{Ack, Algorithm, ControlState, RateSample};
 use super::{MSS, Sender, Sent, Timer};
@@ -71,7 +71,7 @@ impl Sender {
             self.known_blocks[place] = (from, to);
             let mut number = from;
             while number < to {
-                // What the last acknowledgement named too needs no look.
+                // Skip the segments that the last acknowledgement named too.
                 if let Some(old) =
                     known.iter().find(|old| old.0 <= number && number < old.1 && old.0 >= block.from)
                 {
@@ -176,7 +176,7 @@ impl Sender {
     }
 }
 
-/// What an acknowledgement brought.
+/// The sum of one acknowledgement.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sum {
     pub(super) prior_in_flight: u32,

@@ -41,7 +41,7 @@ fn paced(rate: f64, gain: f64) -> f64 {
     rate * gain * PACING_MARGIN * MSS as f64 * 1e9
 }
 
-/// What a connection with this round trip is paced at before anything is known, bytes a second.
+/// Returns the pacing rate (bytes/s) of a new connection with this RTT.
 pub fn first_pacing_rate(rtt: Nanos) -> f64 {
     paced(f64::from(FIRST_WINDOW) / rtt.max(1_000_000) as f64, STARTUP_GAIN)
 }

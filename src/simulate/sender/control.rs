@@ -1,4 +1,4 @@
-//! What a congestion control is told and what it decides.
+//! The interface of a congestion control: its input, its state and its decisions.
 
 use std::fmt;
 use std::str::FromStr;
@@ -57,7 +57,7 @@ pub enum ControlState {
 pub struct Window {
     pub segments: u32,
     pub ssthresh: u32,
-    /// What congestion avoidance has counted towards the next segment.
+    /// Acknowledged segments that count towards the next growth in congestion avoidance.
     pub counted: u32,
     /// Whether the window, and not the data, was the limit.
     pub limits: bool,
@@ -108,7 +108,7 @@ pub struct RateSample {
     pub app_limited: bool,
 }
 
-/// What one acknowledgement told.
+/// One acknowledgement, as a congestion control sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Ack {
     pub now: Nanos,

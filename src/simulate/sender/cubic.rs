@@ -6,7 +6,7 @@ use crate::units::Nanos;
 
 /// C of the window curve, segments / s³ (RFC 9438, 5.1).
 const C: f64 = 0.4;
-/// What a loss leaves of the window: 0.7, in Linux 717 / 1024 (RFC 9438, 4.6).
+/// The factor of the window after a loss: 0.7, in Linux 717 / 1024 (RFC 9438, 4.6).
 const BETA: f64 = 717.0 / 1024.0;
 /// The window is looked at anew after this time, or when it has changed.
 const RENEW: Nanos = 31_250_000;
@@ -17,7 +17,7 @@ const LEAST_HYSTART_WINDOW: u32 = 16;
 const TRAIN_GAP: Nanos = 2_000_000;
 /// A train of paced segments is a whole round trip and so much longer where the link is full.
 const PACED_TRAIN: Nanos = 1_000_000;
-/// So many round trips are measured before a round's delay is judged.
+/// The number of RTT samples before a round's delay is judged.
 const LEAST_SAMPLES: u32 = 8;
 /// How much longer than the least a round trip may be: an eighth, within these bounds.
 const DELAY_BOUNDS: (Nanos, Nanos) = (4_000_000, 16_000_000);
@@ -73,7 +73,7 @@ impl Cubic {
     /// A round trip was measured; all before the first of `acked` have come, those before the second are
     /// sent.
     pub fn measured(&mut self, now: Nanos, rtt: Nanos, acked: (u32, u32), paced: bool, window: &mut Window) {
-        // What is measured right after a recovery has waited for it.
+        // A sample right after a recovery includes its waiting time.
         if self.epoch.is_some_and(|epoch| now - epoch < 1_000_000_000) {
             return;
         }

@@ -1,4 +1,4 @@
-//! What is lost: what was sent a while before something that has come (RACK, RFC 8985).
+//! Detects losses: a segment is lost if it was sent a while before one that has arrived (RACK, RFC 8985).
 
 use std::cmp::Reverse;
 
@@ -6,7 +6,7 @@ use super::control::ControlState;
 use super::{LEAST_TIMER, Sender, Timer};
 use crate::units::Nanos;
 
-/// So many segments that came out of order say that one before them is lost.
+/// The number of segments out of order that show that one before them is lost.
 const DUPLICATES: u32 = 3;
 
 impl Sender {

@@ -44,8 +44,8 @@ struct Sent {
     ever_again: bool,
     app_limited: bool,
     at: Nanos,
-    /// What was known when it was last sent: segments delivered, when the last of these was, and when
-    /// the one was sent that began its flight.
+    /// The state when it was last sent: segments delivered, the time of the last delivery, and the sending
+    /// time of the segment that began its flight.
     delivered: u64,
     delivered_at: Nanos,
     first_at: Nanos,
@@ -352,7 +352,7 @@ impl Sender {
         (self.last_sent, self.sent_some) = (now, true);
         self.sendings_total += 1;
         if let Some(rate) = self.pacing_rate.filter(|_| self.sendings_total >= UNPACED) {
-            // What was late before shortens the wait by half of it at most.
+            // Lateness shortens the wait by half of it at most.
             let wait = (f64::from(segment.bytes) * 1e9 / rate.max(1.0)) as Nanos;
             let credit = now.saturating_sub(self.paced_until);
             self.paced_until = self.paced_until.max(now) + wait - credit.min(wait / 2);

@@ -1,5 +1,5 @@
-//! What follows a loss: the window is reduced in proportion (RFC 6937), or is as before where the loss
-//! was none (RFC 4015, RFC 5682).
+//! Recovers from a loss: reduces the window in proportion (RFC 6937), or restores it where the loss was
+//! spurious (RFC 4015, RFC 5682).
 
 use super::acknowledgement::Sum;
 use super::control::ControlState;
@@ -156,7 +156,7 @@ impl Sender {
             let more = recovery.delivered.saturating_sub(recovery.sent).max(acked);
             (more + u32::from(sum.advanced && losses == 0)).min(ssthresh - in_flight)
         };
-        // What is lost first is sent again in any case.
+        // The first lost segment is sent again in any case.
         more = more.max(u32::from(recovery.sent == 0));
         self.window.segments = in_flight + more;
     }

@@ -19,7 +19,7 @@ struct Pipe {
     queue: u64,
     now: Nanos,
     free_at: Nanos,
-    /// What arrives when: segments with their time of sending, and acknowledgements.
+    /// Arrivals by time: segments with their time of sending, and acknowledgements.
     events: BTreeMap<(Nanos, u64), Event>,
     sent: u64,
     /// Sendings that are lost.
@@ -147,7 +147,7 @@ fn timeout_of_a_link_that_only_paused_is_undone() {
     pipe.sender.offer(0, 4_000_000);
     pipe.play(200 * MS);
     let before = pipe.sender.window();
-    // What is on its way comes two seconds later.
+    // Segments in flight arrive two seconds later.
     let late = std::mem::take(&mut pipe.events);
     let late = late.into_iter().map(|((at, number), event)| ((at + 2000 * MS, number), event));
     pipe.events = late.collect();

@@ -87,7 +87,7 @@ impl Sender {
 
     pub(super) fn time_out(&mut self, now: Nanos) {
         let fresh = self.state < ControlState::Recovery;
-        // What was sent a moment ago may still come.
+        // Segments sent less than an RTT ago may still arrive.
         let (rtt, first) = (self.rack.rtt, self.first);
         for number in first..self.next_number() {
             let at = self.segments[(number - first) as usize].at;

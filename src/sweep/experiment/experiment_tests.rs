@@ -1,4 +1,4 @@
-//! What makes a valid experiment, and how others are refused.
+//! Valid experiments, and the errors of invalid ones.
 
 use crate::sweep::experiment::*;
 use crate::sweep::plan;

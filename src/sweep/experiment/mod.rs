@@ -197,7 +197,7 @@ impl Experiment {
         Ok(experiment)
     }
 
-    /// What concerns more than one key, and the ranges of numbers.
+    /// Checks rules between keys, and the ranges of numbers.
     fn check(&self) -> Result<()> {
         ensure!(
             (1..=MOST_REPETITIONS).contains(&self.repetitions),
