@@ -114,8 +114,8 @@ fn lines(text: &str) -> Cow<'_, str> {
     replaced(text, |c| !matches!(c, '\n' | '\t') && is_obeyed(c), escape)
 }
 
-/// JSON whose strings a terminal does not obey, and which means the same. What serde_json leaves as it is stands
-/// in strings only.
+/// Returns JSON of the same meaning whose strings a terminal does not obey. Only strings hold characters that
+/// serde_json leaves as they are.
 pub fn visible_json(json: &str) -> Cow<'_, str> {
     replaced(json, |c| !c.is_ascii_whitespace() && is_obeyed(c), |c| format!("\\u{:04x}", c as u32))
 }

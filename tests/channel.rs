@@ -1,5 +1,5 @@
-//! What the shared channel must do: the published formula for saturated stations, order,
-//! conservation, and a repeatable fate.
+//! Properties of the shared channel: the published formula for saturated stations, order, conservation, and a
+//! repeatable fate.
 
 use std::collections::HashMap;
 
@@ -109,7 +109,7 @@ fn airtime_fairness_undoes_the_anomaly_on_the_way_down_from_the_access_point() {
     for (fair, expected) in [("turns", [5.4e6, 5.4e6]), ("airtime", [27e6, 3e6])] {
         let channel = format!("overhead = \"0us\"\nfair = \"{fair}\"");
         let text = channel_file(&channel, "phy = \"54mbit\"", "phy = \"6mbit\"", None);
-        // What goes up to servers that are stations is what the access point sends down to them.
+        // Up traffic to servers that are stations is the access point's down traffic to them.
         let both = saturate(&mut shared(&text), &[A_UP, (LinkId::B, Direction::Up)], 30);
         close(both[0], expected[0], 0.02, fair);
         close(both[1], expected[1], 0.02, fair);
@@ -175,7 +175,7 @@ fn phy() -> impl Strategy<Value = String> {
     (1u32..200, 0u32..40).prop_map(|(mbit, retry)| format!("phy = \"{mbit}mbit\"\nretry = \"{retry}%\""))
 }
 
-/// What the channel did with each packet: its place in the order of departures, by way.
+/// The fate of each packet: its place in the order of departures (by way), drops, and losses.
 type Told = (Vec<(usize, u32, Nanos)>, Vec<u32>, Vec<u32>);
 
 /// Plays packets (gap, way, bytes) and gives departures, drops at the queue, and losses on the channel.

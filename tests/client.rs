@@ -250,7 +250,7 @@ fn other_programs_behind_the_port_are_told_apart() {
     }
 }
 
-/// What a terminal obeys: of both sets of control characters, separators, and a turn of direction.
+/// Characters that a terminal obeys: of both sets of control characters, separators, and a turn of direction.
 const OBEYED: &str = "\u{1b}]0;title\u{7}\u{7f}\u{9b}2J\u{2028}\u{2029}\u{202e}";
 
 fn expect_nothing_obeyed(what: &str, output: &std::process::Output) {
@@ -873,7 +873,7 @@ fn good_ranges(body: Arc<Vec<u8>>) -> String {
     range_server(body, |_, _| true)
 }
 
-/// What a run that ended early has left.
+/// The files that a run left that ended early.
 #[derive(Default)]
 struct Kept {
     /// Files under their names.
@@ -883,8 +883,8 @@ struct Kept {
     there: u64,
 }
 
-/// Looks at what a run has left of files that are all `body`, of which no byte is 0. What notes speak
-/// of has to be there.
+/// Reads the files that a run left, of files that are all `body`, of which no byte is 0. Checks that every
+/// part in a note is there.
 fn kept(out: &Path, body: &[u8]) -> Kept {
     let mut kept = Kept::default();
     let files = |dir: &Path| {
@@ -956,7 +956,7 @@ fn fetch_many(count: u64, give_up: &str, body: &[u8], a: &str, b: &str) -> Vec<s
     records
 }
 
-/// What each request brought of each segment.
+/// Returns the parts of all segments, one for each request.
 fn parts(records: &[serde_json::Value]) -> Vec<&serde_json::Value> {
     let segments = of_event(records, "segment");
     segments.into_iter().flat_map(|segment| segment["parts"].as_array().unwrap()).collect()
@@ -1206,7 +1206,7 @@ fn a_killed_run_goes_on_where_it_was() {
     assert!(output.status.success(), "{}", stderr(&output));
     let records = records(&output);
     let end = run_end(&records);
-    // Those that were whole and not yet checked are complete too.
+    // Files that were whole and not yet checked are complete too.
     let kept = end["resumed_files"].as_u64().unwrap();
     assert!(kept >= there, "{kept} of {there}");
     assert_eq!(end["files"], 10 - kept);

@@ -99,7 +99,7 @@ impl Asked {
     }
 }
 
-/// What goes out on a connection, and what becomes of it.
+/// The bytes that go out on a connection, and what the server does then.
 struct Reply(Vec<u8>, Then);
 
 enum Then {
@@ -109,7 +109,7 @@ enum Then {
     Hang,
     /// The last `usize` bytes of what went out over and over.
     Repeat(usize),
-    /// What went out did so a byte every so often.
+    /// Sends the bytes one by one, with this pause.
     Slowly(Duration),
 }
 
@@ -241,7 +241,7 @@ fn assert_all_right(output: &Output, out: &std::path::Path, whose: &str) {
     }
 }
 
-/// What a server answers, and a word of the fault that must come of it, where one must.
+/// A server's answers, and a word of the fault that they must cause, if any.
 struct Row {
     name: &'static str,
     answer: Answer,

@@ -124,7 +124,7 @@ fn imports(text: &str) -> BTreeSet<String> {
     rooms
 }
 
-/// What breaks the table, one line each.
+/// Returns the violations of the table, one line each.
 fn violations(sources: &BTreeMap<String, String>) -> Vec<String> {
     let table: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
     let rooms: BTreeSet<&str> = sources.keys().map(|file| room(file)).collect();

@@ -224,7 +224,7 @@ fn the_doctor_tells_programs_what_it_tells_people() {
     for check in checks {
         let name = check["name"].as_str().unwrap();
         assert!(table.contains(name), "{name}: {table}");
-        // What is not well says what to do.
+        // A finding that is not well has a remedy.
         assert!(check["ok"] == true || check["advice"].is_string(), "{check}");
     }
 }

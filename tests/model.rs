@@ -1,4 +1,4 @@
-//! What must hold for every packet on every profile that the userspace model takes.
+//! Properties of every packet on every profile that the userspace model takes.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn link(shape: &Shape, seed: u64) -> LinkModel {
 /// A packet that comes `gap` after the one before it.
 type Arrival = (Nanos, u32);
 
-/// What became of every packet, by id, and every departure in order.
+/// The fate of every packet, by id, and every departure in order.
 #[derive(Debug, Default, PartialEq)]
 struct Outcome {
     dropped: Vec<(u32, Cause)>,

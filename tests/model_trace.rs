@@ -1,4 +1,4 @@
-//! What must hold for every packet while a trace is played in the userspace model.
+//! Properties of every packet while a trace is played in the userspace model.
 
 use std::sync::Arc;
 use std::time::Duration;

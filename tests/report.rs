@@ -434,7 +434,7 @@ fn of_a_cell_that_was_tried_again_the_last_end_counts() {
     assert!(words.contains("ratio=1:1 (1 of 1: link, \\\"It could not be shaped\\\")"), "{words}");
     assert_eq!(fs::read_to_string(dir.path().join("csv/runs.csv")).unwrap().lines().count(), 1 + 48);
 
-    // What was not measured came last.
+    // Unmeasured cells come last.
     fs::write(&sweep, text.replace(end, &format!("{end}\n{unmeasured}"))).unwrap();
     let said = stderr(&report(&[dir.path()]));
     assert!(said.contains("cell 3, ratio=1:1, was not measured: done"), "{said}");

@@ -15,7 +15,7 @@ fn wanted(link: LinkId, profile: &str) -> ShapingRequest {
     ShapingRequest { link, server, profile: load::load(profile).unwrap() }
 }
 
-/// What tc knows of shaping in this namespace.
+/// Returns the shaping in this namespace as tc prints it.
 fn kernel_state() -> String {
     let output = std::process::Command::new("tc").args(["qdisc", "show"]).output().unwrap();
     String::from_utf8(output.stdout).unwrap()

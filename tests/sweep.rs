@@ -37,7 +37,7 @@ impl Bench {
             .args(options)
             .current_dir(self.dir.path())
             .env("TWINLINK_CONTROL", self.dir.path().join("control.sock"))
-            // What a container of the lab has set is not for an experiment's runs.
+            // The environment of a lab's container does not apply to an experiment's runs.
             .env("TWINLINK_SCHEDULE", "ratio=1:0")
             .env("TWINLINK_LINK_A", "no-such-profile")
             .stdin(Stdio::null());

@@ -31,7 +31,7 @@ impl Server {
         lines.read_line(&mut first).expect("the server says that it is ready");
         let ready: Value = serde_json::from_str(&first).expect("that is JSON");
         let address = ready["data"]["listen"].as_str().expect("it says where").to_string();
-        // What it logs further must be read, or it would wait for a reader.
+        // Reads the rest of its log, or it would wait for a reader.
         std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
         Server { child, address }
     }

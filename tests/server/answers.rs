@@ -1,4 +1,4 @@
-//! What the server answers.
+//! The server's answers.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -1,4 +1,4 @@
-//! What the server puts up with, and how it ends.
+//! The server's limits, and its end.
 
 use std::time::Duration;
 

@@ -13,7 +13,7 @@ use crate::lab::{Client, Lab, PATIENCE, content, request, requests};
 const SHORT: Duration = Duration::from_millis(200);
 const AFTER: &str = "GET /healthz HTTP/1.1\r\nHost: lab\r\n\r\n";
 
-/// What becomes of the connection behind an answer.
+/// The state of the connection behind an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
     Kept,
@@ -144,7 +144,7 @@ async fn malformed_chunks_are_refused() {
     ];
     let lab = lab().await;
     check(&lab, CHUNKED, &cases).await;
-    // What is no content is bounded too.
+    // Bytes beside the content are bounded too.
     let extension = format!("3;{}\r\nabc\r\n0\r\n\r\n", "a".repeat(20_000));
     let extensions = format!("1;{}\r\na\r\n", "a".repeat(100)).repeat(1000) + "0\r\n\r\n";
     let trailers = format!("0\r\n{}\r\n", "X: y\r\n".repeat(10_000));
