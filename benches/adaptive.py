@@ -409,10 +409,10 @@ def main():
         inside(Bench(options.inside, options), cases)
         return
     if os.geteuid() != 0:
-        die("could not make network namespaces: not root")
+        die("cannot make network namespaces: not root")
     for program in ("aria2c", "iptables", "sha256sum"):
         if not shutil.which(program):
-            die(f"there is no {program}: run tests/setup/packages.sh root peers")
+            die(f"{program} not found: run tests/setup/packages.sh root peers")
     folder = f"{ROOT}/target/bench/adaptive-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
     os.makedirs(folder)
     try:

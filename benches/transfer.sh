@@ -138,9 +138,9 @@ case $# in
     ;;
 *) die "usage: transfer.sh [--rounds N]" ;;
 esac
-is_root || die "could not make network namespaces: not root"
+is_root || die "cannot make network namespaces: not root"
 for program in aria2c curl jq python3; do
-    have "$program" || die "there is no $program: run tests/setup/packages.sh root peers"
+    have "$program" || die "$program not found: run tests/setup/packages.sh root peers"
 done
 
 BENCH=$TARGET/bench/transfer-$(date -u +%Y%m%dT%H%M%SZ)

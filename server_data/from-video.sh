@@ -30,7 +30,7 @@ else
     digests() { shasum -a 256 "$@"; }
 fi
 
-[ -e "$video" ] || fail "there is no file $video"
+[ -e "$video" ] || fail "$video not found"
 [ -f "$video" ] || fail "$video is not a file"
 [ -r "$video" ] || fail "$video cannot be read: check its permissions"
 # With its protocol named, a file name cannot be taken for an option or a URL.

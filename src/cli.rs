@@ -128,7 +128,7 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
                     args.command.extend(["--results".into(), "results".into()]);
                 }
             }
-            Ok(_) => bail!("cannot run the client: its options are no client's"),
+            Ok(_) => bail!("cannot run the client: an option is not the client's"),
             Err(error) => return Ok(usage_error(&error, false)),
         }
     }

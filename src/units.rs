@@ -58,7 +58,7 @@ impl FromStr for LinkId {
         match s {
             "a" | "A" => Ok(LinkId::A),
             "b" | "B" => Ok(LinkId::B),
-            _ => Err(format!("no link is called \"{s}\": the links are a and b")),
+            _ => Err(format!("link \"{s}\" not found: the links are a and b")),
         }
     }
 }

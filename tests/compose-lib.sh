@@ -4,7 +4,7 @@
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 needs_root
-have docker || cannot_run "there is no docker"
+have docker || cannot_run "docker not found"
 
 DOCKER_CONFIG=$("$ROOT/tests/setup/compose.sh")
 export DOCKER_CONFIG

@@ -76,7 +76,7 @@ fn mistakes_leave_everything_as_it_was() {
     fs::write(taken.join("s001.m4s"), "a user's own").unwrap();
     let fresh = dir.path().join("fresh");
     for (video, out, expected) in [
-        (&dir.path().join("missing.mp4"), &fresh, "there is no file"),
+        (&dir.path().join("missing.mp4"), &fresh, "missing.mp4 not found"),
         (&text, &fresh, "is not a video that ffmpeg can read"),
         (&video, &taken, "holds s001.m4s already"),
         (&video, &dir.path().to_path_buf(), "would be served as a whole too"),

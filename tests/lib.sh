@@ -15,7 +15,7 @@ at_exit() { undo_list=("$1" "${undo_list[@]}"); }
 undo_all() {
     local code=$? undo
     for undo in "${undo_list[@]}"; do
-        eval "$undo" || echo "could not clean up with: $undo"
+        eval "$undo" || echo "cannot clean up with: $undo"
     done
     exit "$code"
 }
@@ -42,7 +42,7 @@ cannot_run() {
 
 needs_root() { is_root || cannot_run "not root"; }
 
-needs_binary() { [ -x "$TWINLINK_BIN" ] || fail "there is no binary at $TWINLINK_BIN; run 'cargo build --release' or set TWINLINK_BIN"; }
+needs_binary() { [ -x "$TWINLINK_BIN" ] || fail "$TWINLINK_BIN not found; run 'cargo build --release' or set TWINLINK_BIN"; }
 
 # expect WHAT FOUND OPERATOR WANTED: compares numbers (also with a fraction) with -lt -le -gt -ge
 # -eq -ne, and words with = and !=.

@@ -203,7 +203,7 @@ fn a_folder_without_a_run_is_named_beside_one_that_has_some() {
 
     let output = report(&[empty.path()]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("there is nothing to report"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("nothing to report"), "{}", stderr(&output));
     assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0, "nothing is written there");
     let output = report(&[Path::new("/does/not/exist")]);
     assert!(stderr(&output).contains("cannot read /does/not/exist"), "{}", stderr(&output));

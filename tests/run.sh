@@ -10,8 +10,8 @@
 set -euo pipefail
 . "$(dirname "$0")/setup/common.sh"
 
-[ $# -ge 1 ] || die "could not run any test: usage: run.sh DIR [NAME...]"
-[ -d "$1" ] || die "could not run the tests of '$1': no such directory"
+[ $# -ge 1 ] || die "cannot run any test: usage: run.sh DIR [NAME...]"
+[ -d "$1" ] || die "cannot run the tests of '$1': no such directory"
 dir=$(cd "$1" && pwd)
 shift
 tier=$(basename "$dir")
@@ -23,12 +23,12 @@ trap 'rm -rf "$outcomes"' EXIT
 if [ $# -gt 0 ]; then
     tests=()
     for name in "$@"; do
-        [ -f "$dir/${name%.sh}.sh" ] || die "could not run '$name': no such test in $dir"
+        [ -f "$dir/${name%.sh}.sh" ] || die "cannot run '$name': no such test in $dir"
         tests+=("$dir/${name%.sh}.sh")
     done
 else
     tests=("$dir"/*.sh)
-    [ -f "${tests[0]}" ] || die "could not run the tests of '$dir': it holds none"
+    [ -f "${tests[0]}" ] || die "cannot run the tests of '$dir': it holds none"
 fi
 
 # Runs one test, prints how it went, and notes the outcome and the seconds.

@@ -156,7 +156,7 @@ impl ChannelConfig {
             let guess = load::nearest(wanted, known.iter().copied())
                 .map_or(String::new(), |name| format!("did you mean {name}? "));
             bail!(
-                "there is no channel \"{wanted}\": {guess}name one of {}, or the path of a .toml file",
+                "channel \"{wanted}\" not found: {guess}name one of {}, or the path of a .toml file",
                 known.join(", ")
             );
         };
@@ -199,7 +199,7 @@ impl ChannelConfig {
             config.links[id.index()] = Some(link.checked(&key, config.client.is_some())?);
         }
         if config.links.iter().all(Option::is_none) {
-            bail!("there is no link on the channel: write a table [link.a] or [link.b]");
+            bail!("no link is on the channel: write a table [link.a] or [link.b]");
         }
         Ok(config)
     }

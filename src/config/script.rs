@@ -69,8 +69,7 @@ impl Script {
     /// The file cannot be read, or an entry is invalid; the error says where.
     pub fn load(path: &Path) -> Result<Script> {
         let text = file::read(path, "script", LONGEST)?;
-        Script::parse(&text, load::load)
-            .with_context(|| format!("the script {} is not valid", path.display()))
+        Script::parse(&text, load::load).with_context(|| format!("the script {} is invalid", path.display()))
     }
 
     /// Parses a script. `profile` finds a profile by its name or path.
@@ -147,7 +146,7 @@ mod tests {
         };
         let far = "profile = \"wifi-far\"";
         assert!(
-            entry("1s", "c", far).contains("number 2: link: no link is called \"c\""),
+            entry("1s", "c", far).contains("number 2: link: link \"c\" not found"),
             "{}",
             entry("1s", "c", far)
         );

@@ -219,7 +219,7 @@ pub fn mount_hosts(text: &str) -> Result<()> {
     let bound = mount(Some(path), "/etc/hosts", None::<&str>, MsFlags::MS_BIND, None::<&str>);
     match bound.map_err(std::io::Error::from) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("cannot give the lab host names: there is no file /etc/hosts: make an empty one")
+            bail!("cannot give the lab host names: /etc/hosts not found: make an empty one")
         }
         other => other.context("cannot put the lab's /etc/hosts over the machine's"),
     }

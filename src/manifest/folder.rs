@@ -53,7 +53,7 @@ pub fn list(folder: &Path) -> Result<Vec<FolderFile>> {
     let inside = match fs::canonicalize(folder) {
         Ok(inside) => inside,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            tracing::warn!("there is no folder {}", folder.display());
+            tracing::warn!("folder {} not found: nothing in it is served", folder.display());
             return Ok(Vec::new());
         }
         Err(error) => return Err(error).with_context(attempt),

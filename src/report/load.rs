@@ -389,7 +389,7 @@ fn of_another_schema(schema: &str) -> String {
     if version(schema) > version(SCHEMA) {
         format!("written as {schema}, and this program reads {SCHEMA}: use the newer program; left out")
     } else {
-        format!("written as \"{schema}\", not {SCHEMA}: no log of this lab; left out")
+        format!("written as \"{schema}\", not {SCHEMA}: it is not a log of twinlink; left out")
     }
 }
 

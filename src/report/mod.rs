@@ -48,7 +48,7 @@ pub fn main(args: ReportArgs) -> Result<()> {
     let loaded = load::load(&args.paths)?;
     if loaded.runs().next().is_none() {
         let named: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
-        bail!("there is nothing to report: {}", visible(&named.join("; ")));
+        bail!("nothing to report: {}", visible(&named.join("; ")));
     }
     let out = args.out.unwrap_or_else(|| folder_of(&args.paths[0]));
     let studies = compare::studies(&loaded, args.with_faulty);

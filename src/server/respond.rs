@@ -219,7 +219,7 @@ pub fn other<'a>(resource: &Resource) -> Answer<'a> {
         Resource::NotAllowed(allow) => Answer::plain(405, "this takes other methods").header("Allow", allow),
         Resource::Bad(why) => Answer::plain(400, why),
         Resource::Entry(_) | Resource::Sink | Resource::NotFound => {
-            Answer::plain(404, "there is no such file here: /SHA256SUMS lists those that are")
+            Answer::plain(404, "file not found: /SHA256SUMS lists the files of this server")
         }
     }
 }

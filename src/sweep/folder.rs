@@ -64,8 +64,9 @@ impl ExperimentFolder {
         let dir = match dir {
             Some(dir) => {
                 let copy = dir.join(COPY);
-                let text = fs::read_to_string(&copy)
-                    .with_context(|| format!("cannot go on in {}: no experiment is there", dir.display()))?;
+                let text = fs::read_to_string(&copy).with_context(|| {
+                    format!("cannot go on in {}: experiment.toml not found", dir.display())
+                })?;
                 ensure!(
                     text == experiment.text,
                     "cannot go on in {}: its experiment.toml is not the experiment that was given; give \
@@ -107,7 +108,7 @@ fn newest(results: &Path, experiment: &Experiment) -> Result<PathBuf> {
     let same = |dir: &&PathBuf| fs::read_to_string(dir.join(COPY)).is_ok_and(|text| text == experiment.text);
     let Some(dir) = dirs.iter().rev().find(same) else {
         bail!(
-            "there is nothing to resume: no folder in {} holds this experiment as it is now; begin it \
+            "nothing to resume: no folder in {} holds this experiment as it is now; begin it \
              without --resume",
             results.display()
         );
@@ -136,8 +137,8 @@ fn done(folder: &results::Folder) -> Result<CompletedRuns> {
 fn parse(text: &[u8]) -> Result<CompletedRuns> {
     let mut done = CompletedRuns::default();
     for (number, line) in (1..).zip(text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())) {
-        let record: Record =
-            serde_json::from_slice(line).with_context(|| format!("line {number} is no record of its log"))?;
+        let record: Record = serde_json::from_slice(line)
+            .with_context(|| format!("line {number} is not a record of its log"))?;
         match record.event {
             Event::CellEnd(end) if end.exit == "ok" => done.complete.push(end.cell),
             Event::Throughput(throughput) => done.measured.push(throughput),
@@ -216,7 +217,7 @@ mod tests {
         let error = find(Some(&three), 3).unwrap_err().to_string();
         assert!(error.contains("is not the experiment that was given"), "{error}");
         let error = find(Some(&results.path().join("4")), 3).unwrap_err().to_string();
-        assert!(error.contains("no experiment is there"), "{error}");
+        assert!(error.contains("experiment.toml not found"), "{error}");
     }
 
     #[test]

@@ -113,7 +113,7 @@ expect "script: predicted within a tenth" "$(records run_end "$log" | jq '(.pred
 echo "== a change in the middle of a run"
 export COMPOSE_PROJECT_NAME=$project
 touch "$WORK/change.begun"
-compose up -d --force-recreate client >"$WORK/change.up" 2>&1 || fail "could not start: $(tail -n 5 "$WORK/change.up")"
+compose up -d --force-recreate client >"$WORK/change.up" 2>&1 || fail "cannot start: $(tail -n 5 "$WORK/change.up")"
 newest() { find results -mindepth 1 -maxdepth 1 -type d -newer "$WORK/change.begun"; }
 under_way() { grep -q '"event":"sample".*"bytes":[1-9][0-9][0-9][0-9]' "$(newest)/log.jsonl"; }
 eventually 90 under_way
@@ -151,7 +151,7 @@ compose down --timeout 5 >/dev/null 2>&1
 
 echo "== the servers opened to this host"
 address_of() { open port "$1" 4455; }
-open up -d --wait server-a server-b >"$WORK/open.log" 2>&1 || fail "could not open the servers: $(tail -n 5 "$WORK/open.log")"
+open up -d --wait server-a server-b >"$WORK/open.log" 2>&1 || fail "cannot open the servers: $(tail -n 5 "$WORK/open.log")"
 for service in server-a server-b; do
     curl -sf -m 20 -o "$WORK/sums" "http://$(address_of "$service")/SHA256SUMS"
     expect "$service: names in SHA256SUMS" "$(wc -l <"$WORK/sums")" -eq 160
@@ -169,7 +169,7 @@ echo "== a user's own segments"
 head -c 100000 /dev/urandom >server_data/one.bin
 head -c 200000 /dev/urandom >server_data/two.bin
 chmod 644 server_data/*.bin
-open up -d --wait --force-recreate server-a >"$WORK/open.log" 2>&1 || fail "could not restart server-a: $(tail -n 5 "$WORK/open.log")"
+open up -d --wait --force-recreate server-a >"$WORK/open.log" 2>&1 || fail "cannot restart server-a: $(tail -n 5 "$WORK/open.log")"
 curl -sf -m 20 "http://$(address_of server-a)/one.bin" | cmp - server_data/one.bin
 expect "status of a sample when a folder is mounted" "$(curl -s -m 20 -o /dev/null -w '%{http_code}' "http://$(address_of server-a)/s001.m4s")" -eq 404
 

@@ -63,7 +63,7 @@ done
 expect "rate in force at the end" "$(jq -s -c '[.[] | select(.event == "sample" and .data.link == "a") | .data.down.rate_kbit] | last' "$WORK/script.jsonl")" -eq 80000
 expect "faults" "$(records fault "$WORK/script.jsonl" | wc -l)" -eq 0
 
-echo "== scripts that make no sense are refused before anything is shaped"
+echo "== invalid scripts are refused before anything is shaped"
 refused() { # WORDS
     if client bad --link-a rate-20 --script "$WORK/bad.toml"; then fail "this script was not refused: $(cat "$WORK/bad.toml")"; fi
     grep -q -- "$1" "$WORK/bad.out" || fail "'$1' is not in: $(cat "$WORK/bad.out")"
@@ -71,7 +71,7 @@ refused() { # WORDS
 }
 entry() { printf '[[at]]\nafter = "%s"\nlink = "%s"\n%s\n' "$@" >"$WORK/bad.toml"; }
 entry 1s c 'profile = "wifi-far"'
-refused 'no link is called'
+refused 'link "c" not found'
 entry -1s a 'profile = "wifi-far"'
 refused negative
 entry 1s a 'profile = "no-such"'

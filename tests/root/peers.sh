@@ -165,7 +165,7 @@ if [ -n "${KEEP:-}" ]; then
 fi
 
 for program in curl aria2c nginx python3; do
-    have "$program" || fail "there is no $program: run tests/setup/packages.sh peers"
+    have "$program" || fail "$program not found: run tests/setup/packages.sh peers"
 done
 
 DATA=$WORK/data LARGE=$WORK/large

@@ -4,7 +4,7 @@
 # Runs alone: it compares two measurements of rates.
 . "$(dirname "$0")/../lib.sh"
 . "$(dirname "$0")/../link-lib.sh"
-have iperf3 || cannot_run "there is no iperf3; tests/setup/packages.sh peers"
+have iperf3 || cannot_run "iperf3 not found; tests/setup/packages.sh peers"
 
 "$TWINLINK_BIN" segments "$WORK/data" --count 8 --mean-size 500KB --seed 1 >/dev/null
 start_servers "$WORK/data"

@@ -6,7 +6,7 @@
 needs_root
 needs_binary
 for program in ffmpeg ffprobe; do
-    have "$program" || fail "there is no $program: run tests/setup/packages.sh peers"
+    have "$program" || fail "$program not found: run tests/setup/packages.sh peers"
 done
 
 SECONDS_LONG=60 FRAMES_PER_SECOND=25

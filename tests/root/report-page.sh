@@ -7,8 +7,8 @@
 . "$(dirname "$0")/../lib.sh"
 needs_root
 needs_binary
-have chromium || cannot_run "there is no chromium"
-have pdftotext || cannot_run "there is no pdftotext"
+have chromium || cannot_run "chromium not found"
+have pdftotext || cannot_run "pdftotext not found"
 
 # A browser's start-up takes seconds on a busy machine, and it writes a profile.
 browse() { # ARGUMENTS...

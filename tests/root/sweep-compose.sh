@@ -7,7 +7,7 @@ at_exit "compose down -v --remove-orphans --timeout 5 >/dev/null 2>&1"
 
 # What the image is made of is for the test of compose to look at; its layers are in the cache then.
 timeout 780 docker compose --progress plain -p "$project" build >"$WORK/build.log" 2>&1 </dev/null ||
-    fail "could not build the image: $(tail -n 20 "$WORK/build.log")"
+    fail "cannot build the image: $(tail -n 20 "$WORK/build.log")"
 
 sweep() { # NAME ARGS...: stdout and stderr are kept apart, as compose keeps them without a terminal
     local name=$1 code=0

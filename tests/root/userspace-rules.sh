@@ -119,9 +119,9 @@ refused "no process shapes links here" "$TWINLINK_BIN" link set a wifi-near
 channel() { printf 'description = "x"\n[channel]\noverhead = "100us"\n[link.%s]\nphy = "%s"\nqueue = "50p"\n' "$@"; }
 channel c 6mbit >"$WORK/unknown.toml"
 channel a 0mbit >"$WORK/zero.toml"
-refused "no link is called \"c\"" hold --channel "$WORK/unknown.toml" -- true
+refused "link \"c\" not found" hold --channel "$WORK/unknown.toml" -- true
 refused "rate of 0" hold --channel "$WORK/zero.toml" -- true
-refused "no channel" hold --channel course-scenario-9 -- true
+refused "channel \"course-scenario-9\" not found" hold --channel course-scenario-9 -- true
 channel a 6mbit >"$WORK/good.toml"
 refused "profile of its own" hold --channel "$WORK/good.toml" --link-a wifi-near -- true
 refused "shared channel with netem" "$TWINLINK_BIN" link hold --backend netem --channel "$WORK/good.toml" -- true

@@ -32,7 +32,7 @@ debian_codename() {
 debian_sources() {
     local suite=$1 dir=$2 own file found=
     own=$(debian_codename)
-    [ -n "$own" ] || die "could not derive a source list for Debian $suite: this is not a Debian system"
+    [ -n "$own" ] || die "cannot derive a source list for Debian $suite: this is not a Debian system"
     mkdir -p "$dir"
     for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
         if [ -f "$file" ] && grep -q "$own" "$file"; then
@@ -40,7 +40,7 @@ debian_sources() {
             found=yes
         fi
     done
-    [ -n "$found" ] || die "could not derive a source list for Debian $suite: no file in /etc/apt names $own"
+    [ -n "$found" ] || die "cannot derive a source list for Debian $suite: no file in /etc/apt names $own"
 }
 
 # debian_download SUITE DIR PACKAGE...: fetches packages of another release into DIR, with a source
@@ -56,8 +56,8 @@ debian_download() {
         -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$state/sources"
         -o Dir::State="$state/state" -o Dir::State::status=/var/lib/dpkg/status
         -o Dir::Cache="$state/cache" -o Acquire::Languages=none -o APT::Sandbox::User=)
-    "${apt[@]}" update >&2 || die "could not read the package lists of Debian $suite: see apt's words above"
+    "${apt[@]}" update >&2 || die "cannot read the package lists of Debian $suite: see apt's words above"
     (cd "$dir" && "${apt[@]}" download "$@" >&2) ||
-        die "could not fetch $* of Debian $suite: see apt's words above"
+        die "cannot fetch $* of Debian $suite: see apt's words above"
     rm -rf "$state"
 }

@@ -16,9 +16,9 @@ recent_compose() { # DOCKER_CONFIG
     [ "$major" -gt 2 ] || { [ "$major" -eq 2 ] && [ "$minor" -ge 20 ]; }
 }
 
-have docker || die "could not use docker compose: there is no docker; install Docker Engine or Docker Desktop"
+have docker || die "cannot use docker compose: docker not found; install Docker Engine or Docker Desktop"
 docker info >/dev/null 2>&1 ||
-    die "could not reach the docker daemon: start it, or join the group that may use it; 'docker info' says more"
+    die "cannot reach the docker daemon: start it, or join the group that may use it; 'docker info' says more"
 
 present=${DOCKER_CONFIG:-${HOME:-/root}/.docker}
 own=$TARGET/tools/docker
@@ -30,7 +30,7 @@ for config in "$present" "$own"; do
 done
 
 [ -n "$(debian_codename)" ] ||
-    die "could not find docker compose 2.20 or later: install docker's compose plugin (on Ubuntu: apt-get install docker-compose-v2 docker-buildx)"
+    die "cannot find docker compose 2.20 or later: install docker's compose plugin (on Ubuntu: apt-get install docker-compose-v2 docker-buildx)"
 
 say "unpacking docker's compose and buildx plugins into target/tools/docker"
 mkdir -p "$own/cli-plugins"
@@ -42,8 +42,8 @@ for package in "$work"/*.deb; do
 done
 for plugin in docker-compose docker-buildx; do
     file=$(find "$work/unpacked" -path "*/cli-plugins/$plugin" -type f | head -n 1)
-    [ -n "$file" ] || die "could not find the plugin $plugin in Debian's package of that name"
+    [ -n "$file" ] || die "cannot find the plugin $plugin in Debian's package of that name"
     install -m 755 "$file" "$own/cli-plugins/$plugin"
 done
-recent_compose "$own" || die "could not run the unpacked compose plugin: try '$own/cli-plugins/docker-compose version'"
+recent_compose "$own" || die "cannot run the unpacked compose plugin: try '$own/cli-plugins/docker-compose version'"
 printf '%s\n' "$own"

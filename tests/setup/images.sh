@@ -10,7 +10,7 @@ suite_of() {
     case $1 in
     *bookworm*) echo bookworm ;;
     *trixie*) echo trixie ;;
-    *) die "could not make a stand-in for $1: its tag names no Debian release that is known here" ;;
+    *) die "cannot make a stand-in for $1: its tag names no Debian release that is known here" ;;
     esac
 }
 
@@ -45,11 +45,11 @@ stand_in_debian() { # IMAGE
 stand_in_rust() { # IMAGE
     local wanted=${1#rust:} sysroot version
     wanted=${wanted%%-*}
-    have rustc || die "could not make a stand-in for $1: there is no rustc here; install Rust $wanted"
+    have rustc || die "cannot make a stand-in for $1: rustc not found; install Rust $wanted"
     version=$(rustc --version | cut -d' ' -f2)
     case $version in
     "$wanted" | "$wanted".*) ;;
-    *) die "could not make a stand-in for $1: rustc here is $version; install Rust $wanted" ;;
+    *) die "cannot make a stand-in for $1: rustc here is $version; install Rust $wanted" ;;
     esac
     sysroot=$(rustc --print sysroot)
     debian_root "$(suite_of "$1")" "$work/rust" ca-certificates,gcc,libc6-dev,pkg-config
@@ -68,7 +68,7 @@ work=$(mktemp -d "$TARGET/tools/images.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 mapfile -t images < <(sed -n 's/^FROM \([^ ]*\).*/\1/p' "$ROOT/Dockerfile" | sort -u)
-[ ${#images[@]} -gt 0 ] || die "could not read the base images: no FROM line in the Dockerfile"
+[ ${#images[@]} -gt 0 ] || die "cannot read the base images: no FROM line in the Dockerfile"
 for image in "${images[@]}"; do
     if docker image inspect "$image" >/dev/null 2>&1; then
         continue
@@ -77,11 +77,11 @@ for image in "${images[@]}"; do
     if timeout "${PULL_TIMEOUT:-300}" docker pull --quiet "$image" >/dev/null 2>"$work/pull.log"; then
         continue
     fi
-    say "could not pull $image ($(tail -n 1 "$work/pull.log")); making a stand-in from Debian's packages"
-    is_root || die "could not make a stand-in for $image: not root; run: sudo tests/setup/images.sh"
+    say "cannot pull $image ($(tail -n 1 "$work/pull.log")); making a stand-in from Debian's packages"
+    is_root || die "cannot make a stand-in for $image: not root; run: sudo tests/setup/images.sh"
     case $image in
     debian:*) stand_in_debian "$image" ;;
     rust:*) stand_in_rust "$image" ;;
-    *) die "could not make a stand-in for $image: only debian and rust images are known" ;;
+    *) die "cannot make a stand-in for $image: only debian and rust images are known" ;;
     esac
 done

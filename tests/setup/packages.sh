@@ -24,7 +24,7 @@ programs_of() {
     images) echo mmdebstrap=mmdebstrap ;;
     vm) echo depmod=kmod ping=iputils-ping ;;
     lint) echo shellcheck=shellcheck ;;
-    *) die "could not install for '$1': no such tier; expected base, root, peers, compose, browser, images, vm or lint" ;;
+    *) die "cannot install for '$1': no such tier; expected base, root, peers, compose, browser, images, vm or lint" ;;
     esac
 }
 
@@ -45,7 +45,7 @@ without_services() {
     trap - EXIT
 }
 
-[ $# -gt 0 ] || die "could not install anything: name at least one tier (base, root, peers, compose, browser, images, vm, lint)"
+[ $# -gt 0 ] || die "cannot install anything: name at least one tier (base, root, peers, compose, browser, images, vm, lint)"
 
 missing=()
 for tier in "$@"; do
@@ -57,19 +57,19 @@ done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 mapfile -t missing < <(printf '%s\n' "${missing[@]}" | tr , '\n' | sort -u)
-have apt-get || die "could not install for $*: there is no apt-get; install what these packages hold: ${missing[*]}"
-is_root || die "could not install for $*: not root; run: sudo apt-get install ${missing[*]}"
+have apt-get || die "cannot install for $*: apt-get not found; install what these packages hold: ${missing[*]}"
+is_root || die "cannot install for $*: not root; run: sudo apt-get install ${missing[*]}"
 
 say "installing for $*: ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update >&2
 log=$(mktemp)
 without_services apt-get -qq install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1 ||
-    die "could not install ${missing[*]}: $(tail -n 5 "$log")"
+    die "cannot install ${missing[*]}: $(tail -n 5 "$log")"
 rm -f "$log"
 
 for tier in "$@"; do
     for pair in $(programs_of "$tier"); do
-        have "${pair%%=*}" || die "could not find ${pair%%=*} after installing ${pair#*=}"
+        have "${pair%%=*}" || die "cannot find ${pair%%=*} after installing ${pair#*=}"
     done
 done

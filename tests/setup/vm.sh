@@ -15,9 +15,9 @@ prepare() {
     local work
     "$(dirname "$0")/packages.sh" vm
     [ ! -e "$VM/kernel/ready" ] || return 0
-    is_root || die "could not run a virtual machine: not root"
+    is_root || die "cannot run a virtual machine: not root"
     if [ -z "$(debian_codename)" ] || [ "$(dpkg --print-architecture)" != amd64 ]; then
-        die "could not fetch a kernel for the virtual machine: this needs Debian on amd64; where 'modprobe sch_netem' works, run 'sudo tests/run.sh tests/vm' instead"
+        die "cannot fetch a kernel for the virtual machine: this needs Debian on amd64; where 'modprobe sch_netem' works, run 'sudo tests/run.sh tests/vm' instead"
     fi
     say "fetching Debian's user-mode Linux into target/vm"
     rm -rf "$VM/kernel"
@@ -26,7 +26,7 @@ prepare() {
     debian_download "$(debian_codename)" "$work" user-mode-linux
     dpkg -x "$work"/user-mode-linux_*.deb "$VM/kernel"
     rm -rf "$work"
-    [ -n "$(find "$VM/kernel" -name 'sch_netem.ko*')" ] || die "could not use this kernel: it has no sch_netem module"
+    [ -n "$(find "$VM/kernel" -name 'sch_netem.ko*')" ] || die "cannot use this kernel: it has no sch_netem module"
     : >"$VM/kernel/ready"
 }
 
@@ -59,7 +59,7 @@ END
 run() { # SCRIPT [ARGS]
     local script=$1 run uml shown status=
     shift
-    [ -f "$script" ] || die "could not run '$script' in the virtual machine: no such file"
+    [ -f "$script" ] || die "cannot run '$script' in the virtual machine: no such file"
     script=$(realpath "$script")
     run=$(mktemp -d "$VM/run.XXXXXX")
     : >"$run/out"
@@ -87,7 +87,7 @@ run() { # SCRIPT [ARGS]
     status=$(cat "$run/status" 2>/dev/null || true)
     if [ -z "$status" ]; then
         tail -n 30 "$run/console" >&2
-        die "could not run '$script' to its end in the virtual machine: it left no exit code within ${VM_TIMEOUT:-1500} s; its console's last lines are above"
+        die "cannot run '$script' to its end in the virtual machine: it left no exit code within ${VM_TIMEOUT:-1500} s; its console's last lines are above"
     fi
     exit "$status"
 }
@@ -97,7 +97,7 @@ prepare)
     prepare
     ;;
 run)
-    [ $# -ge 2 ] || die "could not run anything in the virtual machine: usage: vm.sh run SCRIPT [ARGS]"
+    [ $# -ge 2 ] || die "cannot run anything in the virtual machine: usage: vm.sh run SCRIPT [ARGS]"
     prepare
     shift
     run "$@"

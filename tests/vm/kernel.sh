@@ -7,7 +7,7 @@ needs_root
 
 echo "kernel $(uname -r)"
 for module in sch_netem sch_tbf sch_ingress cls_u32 act_mirred ifb; do
-    modprobe "$module" || fail "there is no module $module in kernel $(uname -r)"
+    modprobe "$module" || fail "module $module not found in kernel $(uname -r)"
 done
 
 server=kernel-s-$$ client=kernel-c-$$

@@ -55,7 +55,7 @@ hide() {
     for module; do
         ! grep -q "^$module " /proc/modules || modprobe -r "$module" || fail "$module is in use"
         file=$(find -L "/lib/modules/$(uname -r)" -name "$module.ko*" | head -n 1)
-        [ -n "$file" ] || fail "there is no file of the module $module"
+        [ -n "$file" ] || fail "no file of the module $module"
         mount --bind /dev/null "$file"
         at_exit "umount $(printf %q "$file")"
     done

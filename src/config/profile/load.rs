@@ -145,7 +145,7 @@ fn unknown(wanted: &str) -> anyhow::Error {
     let guess = nearest(wanted, names.iter().map(String::as_str))
         .map_or(String::new(), |name| format!("did you mean {name}? "));
     anyhow!(
-        "no profile is called \"{wanted}\": {guess}the known ones are {}; a path to a .toml file works too",
+        "profile \"{wanted}\" not found: {guess}name one of {}, or the path of a .toml file",
         names.join(", ")
     )
 }
@@ -205,11 +205,11 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
     }
     if let Some(missing) = quoted("missing field") {
         let what = match missing.as_str() {
-            "down" | "up" => format!("there is no table [{missing}]: both [down] and [up] are needed"),
+            "down" | "up" => format!("table [{missing}] not found: both [down] and [up] are needed"),
             "file" if table == "trace" => {
                 "[trace] has no file: write file = \"../traces/mine.csv\"".to_string()
             }
-            "description" => "there is no description: start the file with description = \"…\"".to_string(),
+            "description" => "description not found: start the file with description = \"…\"".to_string(),
             _ if key.is_empty() => format!("[{table}] has no {missing}{}", example(&missing)),
             _ => format!("{table}.{key} has no {missing}{}", example(&missing)),
         };

@@ -105,7 +105,7 @@ fn a_wrong_profile_is_told_by_file_key_and_what_was_expected() {
             "down.distribution: unknown variant",
         ),
         (with_down("rate = \"1mbit\"\nqueue = \"1s\"\nreorder = \"1%\""), "give a delay"),
-        ("description = \"d\"\n[down]\nrate = \"1mbit\"\nqueue = \"1s\"\n".into(), "there is no table [up]"),
+        ("description = \"d\"\n[down]\nrate = \"1mbit\"\nqueue = \"1s\"\n".into(), "table [up] not found"),
         (
             "name = \"n\"\n".to_string() + &with_down("rate = \"1mbit\"\nqueue = \"1s\""),
             "unknown key \"name\"",

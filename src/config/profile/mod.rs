@@ -347,11 +347,11 @@ impl Shape {
             ));
         }
         if self.distribution.is_some() && self.jitter.is_zero() {
-            return Err("distribution: there is no jitter that it could spread: give a jitter".into());
+            return Err("distribution: the jitter is 0: give a jitter".into());
         }
         if let Some(correlation) = self.correlation {
             if self.jitter.is_zero() {
-                return Err("correlation: there is no jitter that could change: give a jitter".into());
+                return Err("correlation: the jitter is 0: give a jitter".into());
             }
             if correlation > LONGEST {
                 return Err(format!("correlation: {correlation} is out of range: at most {LONGEST}"));

@@ -157,7 +157,7 @@ impl Builder {
 
     /// Ends with the last row, which lasts as long as the one before it.
     pub fn end(mut self) -> Result<Steps, String> {
-        let Some(last) = self.last else { return Err("it is empty: there is no step in it".into()) };
+        let Some(last) = self.last else { return Err("it is empty: write one step at least".into()) };
         let length = last.at + self.lasted;
         self.close(&last, length)?;
         self.finish(length)

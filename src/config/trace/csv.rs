@@ -131,10 +131,10 @@ fn stamp(text: &str) -> Result<Nanos, String> {
     let parts: Option<Vec<u64>> = text.split(['.', '_']).map(|part| part.parse().ok()).collect();
     let Some([year, month, day, hour, minute, second]) = parts.as_deref() else { return seconds(text) };
     if !(1970..3000).contains(year) || !(1..=12).contains(month) || !(1..=31).contains(day) {
-        return Err(format!("{} is no date", shown(text)));
+        return Err(format!("{} is not a date", shown(text)));
     }
     if *hour > 23 || *minute > 59 || *second > 60 {
-        return Err(format!("{} is no time of day", shown(text)));
+        return Err(format!("{} is not a time of day", shown(text)));
     }
     // Days since 1 March of year 0, with the months counted from March, so that a leap day comes last.
     let (year, month) = if *month > 2 { (*year, month - 3) } else { (year - 1, month + 9) };

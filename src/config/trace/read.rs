@@ -74,10 +74,10 @@ impl<R: BufRead> Lines<R> {
             }
             self.number += 1;
             if count as u64 == LONGEST_LINE {
-                return Err(self.problem("more than 4096 bytes: this is no trace"));
+                return Err(self.problem("more than 4096 bytes: this is not a trace"));
             }
             let text = String::from_utf8(line).ok().filter(|text| !text.contains('\0'));
-            let text = text.ok_or_else(|| self.problem("bytes that are no text: this is no trace"))?;
+            let text = text.ok_or_else(|| self.problem("bytes that are not UTF-8: this is not a trace"))?;
             let text = text.trim_start_matches('\u{feff}').trim();
             if !text.is_empty() && !text.starts_with('#') {
                 return Ok(Some(text.to_string()));
@@ -96,7 +96,7 @@ impl<R: BufRead> Lines<R> {
 /// The line and what is wrong with it.
 pub fn read(from: impl BufRead, format: Format, step: Option<Nanos>) -> Result<ParsedTrace, String> {
     let mut lines = Lines { from, number: 0 };
-    let Some(first) = lines.line()? else { return Err("it is empty: there is no step in it".into()) };
+    let Some(first) = lines.line()? else { return Err("it is empty: write one step at least".into()) };
     let format = if format == Format::Auto { guess(&first).map_err(|e| lines.problem(e))? } else { format };
     match format {
         Format::Mahimahi => mahimahi(first, lines, step.unwrap_or(MAHIMAHI_STEP)).map(ParsedTrace::One),
@@ -113,11 +113,11 @@ fn guess(first: &str) -> Result<Format, String> {
         _ if first.contains(',') && first.starts_with(|c: char| c.is_alphabetic() || c == '"') => {
             Ok(Format::Csv)
         }
-        _ => {
-            Err("this is no trace: a line is a millisecond (mahimahi), or seconds and Mbit/s, or the header \
+        _ => Err(
+            "this is not a trace: a line is a millisecond (mahimahi), or seconds and Mbit/s, or the header \
                   of a CSV with time,rate or DL_bitrate,UL_bitrate"
-                .into())
-        }
+                .into(),
+        ),
     }
 }
 
@@ -133,7 +133,7 @@ fn mahimahi<R: BufRead>(first: String, mut lines: Lines<R>, step: Nanos) -> Resu
     let mut line = Some(first);
     while let Some(text) = line {
         let ms: u64 = text.parse().map_err(|_| {
-            lines.problem(format!("{} is no millisecond: a whole number is expected", shown(&text)))
+            lines.problem(format!("{} is not a millisecond: write a whole number", shown(&text)))
         })?;
         if ms < last {
             return Err(lines.problem(format!("{ms} ms comes after {last} ms: times must not fall")));

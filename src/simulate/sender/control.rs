@@ -33,7 +33,7 @@ impl FromStr for Control {
             "reno" => Ok(Control::Reno),
             "cubic" => Ok(Control::Cubic),
             "bbr" => Ok(Control::Bbr),
-            _ => Err(format!("no model of \"{s}\": reno, cubic and bbr have one")),
+            _ => Err(format!("\"{s}\" has no model: choose reno, cubic or bbr")),
         }
     }
 }

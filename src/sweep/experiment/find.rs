@@ -44,12 +44,12 @@ impl Experiment {
             let guess = nearest(&name, known.iter().copied())
                 .map_or(String::new(), |name| format!("did you mean {name}? "));
             bail!(
-                "no experiment is called \"{name}\": {guess}name one of {}, or the path of a .toml file",
+                "experiment \"{name}\" not found: {guess}name one of {}, or the path of a .toml file",
                 known.join(", ")
             );
         };
         Experiment::parse(name, text, Path::new(""))
-            .with_context(|| format!("the built-in experiment {name} is not valid"))
+            .with_context(|| format!("the built-in experiment {name} is invalid"))
     }
 }
 

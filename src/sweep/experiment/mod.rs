@@ -152,8 +152,7 @@ impl Experiment {
         let text = crate::config::file::read(path, "experiment", LARGEST_BYTES)?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let folder = path.parent().unwrap_or(Path::new(""));
-        Experiment::parse(&name, &text, folder)
-            .with_context(|| format!("the experiment {shown} makes no sense"))
+        Experiment::parse(&name, &text, folder).with_context(|| format!("the experiment {shown} is invalid"))
     }
 
     /// Parses an experiment's text. Paths of profiles and channels in it start at `folder`.
@@ -204,10 +203,7 @@ impl Experiment {
             "repetitions is {}: write a number from 1 to {MOST_REPETITIONS}; statistics need 5 or more",
             self.repetitions
         );
-        ensure!(
-            !self.conditions.is_empty(),
-            "there is no condition of the links: write a table [[condition]]"
-        );
+        ensure!(!self.conditions.is_empty(), "the experiment has no condition: write a table [[condition]]");
         for (at, condition) in self.conditions.iter().enumerate() {
             let same =
                 |other: &&Condition| (&other.name, other.channel()) == (&condition.name, condition.channel());
@@ -284,12 +280,12 @@ impl FileCondition {
         let name = self.name;
         ensure!(
             !name.is_empty() && name.len() <= 60 && !name.contains(char::is_control),
-            "the condition's name \"{}\" is empty, longer than 60 bytes, or no plain text",
+            "the condition's name \"{}\" is empty, longer than 60 bytes, or has control characters",
             name.escape_debug()
         );
         let asked =
             links::load(self.channel.as_deref(), self.independent, [self.link_a, self.link_b], folder)
-                .with_context(|| format!("the condition \"{name}\" cannot be set up"))?;
+                .with_context(|| format!("the condition \"{name}\" is invalid"))?;
         Ok(Condition { name, asked })
     }
 }
@@ -321,7 +317,7 @@ fn congestion_name(name: &str) -> Result<String, String> {
     }
     let guess =
         nearest(name, known.into_iter()).map_or(String::new(), |name| format!("did you mean {name}? "));
-    Err(format!("\"{name}\" cannot be asked for: {guess}name one of {}", known.join(", ")))
+    Err(format!("\"{name}\" is unsupported: {guess}name one of {}", known.join(", ")))
 }
 
 /// A depth may be written as a number.
@@ -330,7 +326,7 @@ fn pipeline_text(value: &toml::Value) -> Result<String> {
         toml::Value::String(text) => Ok(text.clone()),
         toml::Value::Integer(depth) => Ok(depth.to_string()),
         other => {
-            bail!("pipelines: {other} is no pipeline: write \"auto\", or a number of requests in flight")
+            bail!("pipelines: {other} is invalid: write \"auto\", or a number of requests in flight")
         }
     }
 }
