@@ -168,7 +168,7 @@ fn what_is_in_force_is_shown_with_its_reason_its_trace_and_the_causes_of_drops()
         serde_json::json!({
             "link": "a", "direction": direction, "backend": backend, "why": "asked for", "profile": "p",
             "server": "10.45.0.2", "owner": "run", "shape": { "rate": "20mbit", "queue": "100ms" },
-            "kernel": null, "counters": counters
+            "delay_line_ms": 0.0, "kernel": null, "counters": counters
         })
     };
     let counters = |kbit: f64, queue: u64, loss: Option<u64>, most: Option<u64>| {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::client::measure;
 use crate::log::schema::Stdout;
 use crate::schedule::{Pipeline, Schedule};
-use crate::shape::BackendChoice;
+use crate::shape::backend::BackendChoice;
 use crate::tcp;
 use crate::units::{Delay, Percent};
 
@@ -35,7 +35,7 @@ pub struct ClientArgs {
     #[arg(long, env = "TWINLINK_SCRIPT", value_name = "FILE")]
     pub script: Option<PathBuf>,
     /// What shapes the links
-    #[arg(long, env = "TWINLINK_BACKEND", value_enum, default_value = "auto")]
+    #[arg(long, env = "TWINLINK_BACKEND", default_value = "auto")]
     pub backend: BackendChoice,
     /// Folder for the files, created if missing; without it they are verified and deleted
     #[arg(long, env = "TWINLINK_OUT", value_name = "DIR")]

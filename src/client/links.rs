@@ -18,11 +18,11 @@ use crate::config::profile::{Loss, Profile, Shape};
 use crate::config::script::{Change, To};
 use crate::log::schema;
 use crate::log::schema::{Airtime, Event, Fault, Log};
+use crate::shape::Shaper;
+use crate::shape::active_shaping::{ActiveShaping, Counters, StationLoad};
 use crate::shape::active_trace::Stepped;
-use crate::shape::control::client::{ControlRequest, Row};
-use crate::shape::netem::tc::render::burst_bytes;
-use crate::shape::userspace::nfqueue::Busy;
-use crate::shape::{ActiveShaping, Backend, BackendChoice, Counters, Shaper, ShapingRequest};
+use crate::shape::backend::{BackendChoice, ShapingRequest};
+use crate::shape::control::client::ControlRequest;
 use crate::units::{Delay, Direction, LinkId};
 
 pub struct Links {
@@ -35,11 +35,7 @@ pub struct Links {
 }
 
 /// What all counters said at one time.
-pub struct CounterReading {
-    counters: Vec<(LinkId, Direction, Counters)>,
-    airtimes: Vec<Airtime>,
-    on_channel: [bool; 2],
-}
+pub struct CounterReading(Vec<ActiveShaping>);
 
 impl CounterReading {
     pub fn shaping(&self, link: LinkId, direction: Direction) -> Option<schema::Shaping> {
@@ -47,13 +43,17 @@ impl CounterReading {
     }
 
     pub fn counters(&self, link: LinkId, direction: Direction) -> Option<&Counters> {
-        let row = self.counters.iter().find(|(l, d, _)| (*l, *d) == (link, direction));
-        row.map(|(_, _, counters)| counters)
+        self.row(link, direction).map(|row| &row.counters)
+    }
+
+    fn row(&self, link: LinkId, direction: Direction) -> Option<&ActiveShaping> {
+        self.0.iter().find(|row| (row.link, row.direction) == (link, direction))
     }
 
     /// How busy the shared channel is, for a link that is on one.
     pub fn airtimes(&self, link: LinkId) -> Option<Vec<Airtime>> {
-        self.on_channel[link.index()].then(|| self.airtimes.clone())
+        let share = |of: &StationLoad| Airtime { station: of.station.clone(), busy_pct: of.share * 100.0 };
+        Some(self.row(link, Direction::Down)?.airtimes.as_ref()?.iter().map(share).collect())
     }
 }
 
@@ -75,7 +75,8 @@ struct Shapes {
     up: Shape,
     /// When their traces began to be played, so that the rates are the trace's.
     played: Option<Instant>,
-    backend: Backend,
+    /// What the bottleneck lets pass at once; none where it times every packet.
+    burst_bytes: Option<u64>,
 }
 
 impl Shapes {
@@ -91,12 +92,9 @@ impl Shapes {
 
     /// As the bound sees them, in force from a moment on.
     fn stage(&self, from: Instant, first_request: Instant) -> Stage {
-        let shaper = match self.backend {
-            Backend::Userspace => bound::link::ShaperFacts::Model,
-            Backend::Netem => {
-                let fastest = Shape { rate: self.down.greatest_rate(), ..self.down.clone() };
-                bound::link::ShaperFacts::Tbf { burst_bytes: burst_bytes(&fastest) as f64 }
-            }
+        let shaper = match self.burst_bytes {
+            None => bound::link::ShaperFacts::Model,
+            Some(bytes) => bound::link::ShaperFacts::Tbf { burst_bytes: bytes as f64 },
         };
         let since_first = |at: Instant| seconds_between(first_request, at);
         let from_s = since_first(from);
@@ -141,7 +139,7 @@ impl Links {
 
     /// Everything in force, a row per link and direction.
     pub fn applied(&self) -> Vec<ActiveShaping> {
-        self.shaper().applied().to_vec()
+        self.shaper().rows().to_vec()
     }
 
     /// Adds what is in force now to the history.
@@ -159,10 +157,10 @@ impl Links {
             let played = self.shaper().began(link);
             let row = |direction| applied.iter().find(|a| a.link == link && a.direction == direction);
             let shapes = row(Direction::Down).zip(row(Direction::Up)).map(|(down, up)| Shapes {
-                down: down.asked.clone(),
-                up: up.asked.clone(),
+                down: down.shape.clone(),
+                up: up.shape.clone(),
                 played,
-                backend: down.backend,
+                burst_bytes: down.burst_bytes,
             });
             let history = &mut history[link.index()];
             // Each change is of both links, whichever of them was changed.
@@ -202,11 +200,11 @@ impl Links {
         let of_way = |row: &&ActiveShaping| (row.link, row.direction) == (stepped.link, stepped.direction);
         let Some(applied) = applied.iter().find(of_way) else { return Ok(()) };
         let at = stepped.planned + stepped.late.unwrap_or_default();
-        let during = applied.asked.during(&stepped.step);
+        let during = applied.shape.during(&stepped.step);
         let step = schema::Link {
             link: stepped.link,
             direction: stepped.direction,
-            backend: applied.backend.to_string(),
+            backend: applied.backend.clone(),
             why: "a step of its trace".into(),
             profile: Some(applied.profile.clone()),
             // The queue stays what it is in bytes, so its time is that at the profile's own rate.
@@ -216,7 +214,7 @@ impl Links {
                 jitter_ms: during.jitter.ms(),
                 loss_pct: during.loss.mean().percent(),
                 trace: None,
-                ..shape_record(&applied.asked)
+                ..shape_record(&applied.shape)
             }),
             kernel: serde_json::Value::Null,
             action: "step".into(),
@@ -237,10 +235,10 @@ impl Links {
         self.log.write(Event::Link(Box::new(schema::Link {
             link: applied.link,
             direction: applied.direction,
-            backend: applied.backend.to_string(),
-            why: applied.why.clone(),
+            backend: applied.backend.clone(),
+            why: applied.why.clone().unwrap_or_default(),
             profile: Some(applied.profile.clone()),
-            asked: Some(shape_record(&applied.asked)),
+            asked: Some(shape_record(&applied.shape)),
             kernel: applied.kernel.clone(),
             action: action.to_string(),
             planned_ms: None,
@@ -294,7 +292,7 @@ impl Links {
     }
 
     /// Does what a command asks over the control socket, and tells what is in force then.
-    pub fn act(&self, request: ControlRequest) -> Result<Vec<Row>> {
+    pub fn act(&self, request: ControlRequest) -> Result<Vec<ActiveShaping>> {
         match request {
             ControlRequest::Set { link, profile } => drop(self.change(link, *profile)?),
             ControlRequest::Show => {}
@@ -304,22 +302,14 @@ impl Links {
     }
 
     /// The rows of `twinlink link show`.
-    pub fn rows(&self) -> Result<Vec<Row>> {
-        self.shaper().rows()
+    pub fn rows(&self) -> Result<Vec<ActiveShaping>> {
+        self.shaper().show()
     }
 
     /// Reads all counters, and logs as faults what went wrong with the shaping since the last time.
     pub fn read(&self) -> Result<CounterReading> {
         let mut shaper = self.shaper();
-        let counters = shaper.counters()?;
-        let airtime = |busy: &Busy| Airtime { station: busy.station.clone(), busy_pct: busy.share * 100.0 };
-        let on_channel =
-            LinkId::BOTH.map(|link| shaper.channel().is_some_and(|channel| channel.link(link).is_some()));
-        let reading = CounterReading {
-            counters,
-            airtimes: shaper.airtimes().iter().map(airtime).collect(),
-            on_channel,
-        };
+        let reading = CounterReading(shaper.read()?.to_vec());
         let steps = shaper.take_steps();
         let faults = shaper.take_faults();
         drop(shaper);

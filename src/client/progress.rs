@@ -9,7 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::origin::Origin;
 use super::transfer::Transfer;
 use crate::log::schema::{PerLink, RunEnd};
-use crate::shape::ActiveShaping;
+use crate::shape::active_shaping::ActiveShaping;
 use crate::text::tell;
 use crate::text::visible;
 use crate::units::{Direction, LinkId};
@@ -22,7 +22,8 @@ pub fn on_terminal() -> bool {
 /// Tells a person, on stderr, what carries each link, and why that does.
 pub fn tell_links(applied: &[ActiveShaping]) {
     for row in applied.iter().filter(|row| row.direction == Direction::Down) {
-        tell(&format!("link {}: {}, carried by {}: {}", row.link, row.profile, row.backend, row.why));
+        let why = row.why.as_deref().unwrap_or_default();
+        tell(&format!("link {}: {}, carried by {}: {why}", row.link, row.profile, row.backend));
     }
 }
 

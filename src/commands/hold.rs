@@ -16,9 +16,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::link::resolve;
 use crate::config::channel;
 use crate::config::channel::ChannelConfig;
-use crate::shape::control::client::{ControlRequest, Row};
+use crate::shape::Shaper;
+use crate::shape::active_shaping::ActiveShaping;
+use crate::shape::backend::{BackendChoice, ShapingRequest};
+use crate::shape::control::client::ControlRequest;
 use crate::shape::control::server::ControlServer;
-use crate::shape::{BackendChoice, Counters, Shaper, ShapingRequest};
 use crate::units::{Direction, LinkId};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -33,7 +35,7 @@ pub struct HoldArgs {
     #[arg(long, value_name = "CHANNEL", env = "TWINLINK_CHANNEL")]
     channel: Option<String>,
     /// Backend that shapes the links
-    #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
+    #[arg(long, default_value = "auto", env = "TWINLINK_BACKEND")]
     backend: BackendChoice,
     /// Seeds the losses and all other chance
     #[arg(long, default_value_t = 1, env = "TWINLINK_SEED", value_parser = crate::units::seed)]
@@ -85,8 +87,8 @@ struct LateRow {
 }
 
 impl HoldLateness {
-    fn note(&mut self, rows: &[(LinkId, Direction, Counters)]) {
-        for (link, direction, counters) in rows {
+    fn note(&mut self, rows: &[ActiveShaping]) {
+        for ActiveShaping { link, direction, counters, .. } in rows {
             let (link, direction) = (*link, *direction);
             let empty = LateRow { link, direction, p50_ms: 0.0, p99_ms: 0.0, max_ms: 0.0 };
             let row = self.0.entry((link, direction)).or_insert(empty);
@@ -104,9 +106,13 @@ pub fn main(args: &HoldArgs) -> Result<()> {
     let wanted = args.wanted(channel.as_ref())?;
     let runtime = crate::runtime::multi_thread(1)?;
     let shaper = Shaper::start(&wanted, channel.as_ref(), args.backend, args.seed)?;
-    for row in shaper.applied() {
-        let (link, direction, profile, why) = (row.link, row.direction, &row.profile, &row.why);
-        tracing::info!("link {link} {direction}: {profile}, {} ({why})", row.backend);
+    for row in shaper.rows() {
+        let (link, direction, profile) = (row.link, row.direction, &row.profile);
+        tracing::info!(
+            "link {link} {direction}: {profile}, {} ({})",
+            row.backend,
+            row.why.as_deref().unwrap_or_default()
+        );
     }
     let shaper = Arc::new(Mutex::new(shaper));
     let mut late = HoldLateness::default();
@@ -123,7 +129,7 @@ pub fn main(args: &HoldArgs) -> Result<()> {
     let mut shaper = locked(&shaper);
     if let Some(path) = &args.counters {
         let counted =
-            serde_json::json!({ "links": shaper.rows()?, "lateness": late.0.values().collect::<Vec<_>>() });
+            serde_json::json!({ "links": shaper.show()?, "lateness": late.0.values().collect::<Vec<_>>() });
         let text = serde_json::to_string_pretty(&counted)?;
         crate::results::write_named(path, text.as_bytes())
             .with_context(|| format!("cannot write the counters to {}", path.display()))?;
@@ -139,7 +145,10 @@ fn locked(shaper: &Mutex<Shaper>) -> MutexGuard<'_, Shaper> {
 }
 
 /// Returns the action on the control socket's requests.
-fn acting(args: HoldArgs, shaper: Arc<Mutex<Shaper>>) -> impl Fn(ControlRequest) -> Result<Vec<Row>> {
+fn acting(
+    args: HoldArgs,
+    shaper: Arc<Mutex<Shaper>>,
+) -> impl Fn(ControlRequest) -> Result<Vec<ActiveShaping>> {
     move |request| {
         let mut shaper = locked(&shaper);
         match request {
@@ -152,7 +161,7 @@ fn acting(args: HoldArgs, shaper: Arc<Mutex<Shaper>>) -> impl Fn(ControlRequest)
                 LinkId::named(link).try_for_each(|link| shaper.clear_link(link))?;
             }
         }
-        shaper.rows()
+        shaper.show()
     }
 }
 
@@ -178,7 +187,7 @@ async fn run(command: &[String], shaper: &Mutex<Shaper>, late: &mut HoldLateness
             },
             _ = look.tick() => {
                 let mut shaper = locked(shaper);
-                late.note(&shaper.counters()?);
+                late.note(shaper.read()?);
                 shaper.take_steps();
                 for (link, fault) in shaper.take_faults() {
                     tracing::warn!("link {link} {fault}");

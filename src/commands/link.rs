@@ -13,12 +13,12 @@ use crate::config::profile::load;
 use crate::config::profile::load::ProfileSource;
 use crate::config::profile::{Loss, Profile, Shape};
 use crate::config::trace;
+use crate::shape::active_shaping::{ActiveShaping, Counters, Owner, StationLoad};
 use crate::shape::control::client;
-use crate::shape::control::client::{ControlRequest, Owner, Row};
+use crate::shape::control::client::ControlRequest;
+use crate::shape::netem;
 use crate::shape::netem::tc::render;
 use crate::shape::netem::tc::render::{Child, DeviceDirection};
-use crate::shape::userspace::nfqueue::Busy;
-use crate::shape::{Counters, netem};
 use crate::text::{print, print_json};
 use crate::units::{Direction, LinkId, Rate};
 
@@ -113,14 +113,14 @@ fn clear(link: Option<LinkId>) -> Result<()> {
 }
 
 /// Returns the links in force: asked of the running client, else read from the kernel.
-pub fn show() -> Result<Vec<Row>> {
+pub fn show() -> Result<Vec<ActiveShaping>> {
     match client::ask(&ControlRequest::Show)? {
         Some(rows) => Ok(rows),
-        None => netem::rows(),
+        None => crate::shape::in_force(),
     }
 }
 
-fn print_rows(rows: &[Row], json: bool) -> Result<()> {
+fn print_rows(rows: &[ActiveShaping], json: bool) -> Result<()> {
     if json {
         return print_json(&serde_json::json!({ "links": rows }));
     }
@@ -147,7 +147,7 @@ fn print_rows(rows: &[Row], json: bool) -> Result<()> {
         table.add_row([
             format!("{} {}", row.link, row.direction),
             row.profile.clone(),
-            serde_json::to_value(row.backend)?.as_str().unwrap_or_default().to_string(),
+            row.backend.clone(),
             rate_now(row),
             milliseconds(shape.delay.ms()),
             milliseconds(shape.jitter.ms()),
@@ -170,7 +170,7 @@ fn print_rows(rows: &[Row], json: bool) -> Result<()> {
 }
 
 /// A trace's rate is that of the moment.
-fn rate_now(row: &Row) -> String {
+fn rate_now(row: &ActiveShaping) -> String {
     match row.counters.rate_kbit.filter(|_| row.trace.is_some()) {
         Some(0.0) => "outage".into(),
         Some(kbit) => Rate::from_bits_per_s((kbit * 1e3).round() as u64).to_string(),
@@ -188,9 +188,11 @@ fn dropped(counters: &Counters) -> String {
 }
 
 /// Lines about what carries each link and why, and which traces are played.
-fn notes(rows: &[Row]) -> String {
-    let why = |row: &Row| Some(format!("link {} is on {}: {}\n", row.link, row.backend, row.why.as_ref()?));
-    let trace = |row: &Row| {
+fn notes(rows: &[ActiveShaping]) -> String {
+    let why = |row: &ActiveShaping| {
+        Some(format!("link {} is on {}: {}\n", row.link, row.backend, row.why.as_ref()?))
+    };
+    let trace = |row: &ActiveShaping| {
         let (link, direction, trace) = (row.link, row.direction, row.trace.as_ref()?);
         Some(format!("link {link} {direction} follows the trace {trace}: the rate is that of this moment\n"))
     };
@@ -202,9 +204,9 @@ fn notes(rows: &[Row]) -> String {
 }
 
 /// A line about the shared channel; empty without one.
-fn airtimes(rows: &[Row]) -> String {
+fn airtimes(rows: &[ActiveShaping]) -> String {
     let Some(busy) = rows.iter().find_map(|row| row.airtimes.as_ref()) else { return String::new() };
-    let share = |busy: &Busy| format!("{} {:.0} %", busy.station, busy.share * 100.0);
+    let share = |busy: &StationLoad| format!("{} {:.0} %", busy.station, busy.share * 100.0);
     format!("airtime since the last reading: {}\n", busy.iter().map(share).collect::<Vec<_>>().join(", "))
 }
 

@@ -16,7 +16,7 @@ use crate::config::channel;
 use crate::config::channel::ChannelConfig;
 use crate::log::schema;
 use crate::log::schema::{Log, PerLink, Probe, Stdout};
-use crate::shape::BackendChoice;
+use crate::shape::backend::BackendChoice;
 use crate::text::{print, print_json};
 use crate::units::{Delay, LinkId};
 use crate::{client, manifest};
@@ -39,7 +39,7 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "CHANNEL")]
     channel: Option<String>,
     /// Backend that shapes the links
-    #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
+    #[arg(long, default_value = "auto", env = "TWINLINK_BACKEND")]
     backend: BackendChoice,
     /// Seeds the losses and all other chance
     #[arg(long, default_value_t = 1, env = "TWINLINK_SEED")]

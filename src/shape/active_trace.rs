@@ -1,15 +1,11 @@
-//! The shaper's traces: when they are played, which steps came when, and what went wrong.
+//! The traces that links follow: which step is in force, which steps came when, and what went wrong.
 //!
-//! Bookkeeping of both backends; what plays them is [`super::netem::trace_player`] and the userspace model.
+//! Bookkeeping that all backends share; what plays a trace is the backend's.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-
-use super::Shaper;
-use super::control::client::Row;
-use super::netem::trace_player::AppliedStep;
+use super::active_shaping::ActiveShaping;
 use crate::config::profile::Shape;
 use crate::config::trace::{Trace, TraceStep};
 use crate::units::Nanos;
@@ -25,6 +21,16 @@ pub struct Playing {
     /// When the next step that was not told yet begins, since the trace did.
     next: Nanos,
     ended: bool,
+}
+
+/// A step that a backend has made take effect.
+#[derive(Clone, Copy, Debug)]
+pub struct AppliedStep {
+    pub link: LinkId,
+    pub direction: Direction,
+    /// The number of the step since the trace began.
+    pub number: u64,
+    pub at: Instant,
 }
 
 /// A step of a trace that has begun.
@@ -51,12 +57,15 @@ impl Playing {
         self.trace.at(now.saturating_duration_since(self.began).as_nanos() as Nanos).step
     }
 
-    /// Makes a row of `twinlink link show` be that of a moment.
-    pub fn show(&self, row: &mut Row, now: Instant) {
-        let step = self.step(now);
+    /// Puts the trace and its rate of a moment into a row.
+    pub fn show(&self, row: &mut ActiveShaping, now: Instant) {
         row.trace = Some(self.trace.file().to_string());
-        row.shape = Shape { rate: row.shape.rate, ..row.shape.during(&step) };
-        row.counters.rate_kbit = Some(step.rate.kbit());
+        row.counters.rate_kbit = Some(self.step(now).rate.kbit());
+    }
+
+    /// A shape as it is in force at a time, but for its rate, which stays the profile's own.
+    pub fn shape(&self, shape: &Shape, now: Instant) -> Shape {
+        Shape { rate: shape.rate, trace: None, ..shape.during(&self.step(now)) }
     }
 
     /// The steps that have begun since the last call. `done` are those that took effect, where that is
@@ -103,57 +112,6 @@ impl Playing {
             self.trace.file(),
             crate::text::duration(length)
         ))
-    }
-}
-
-impl Shaper {
-    /// Plays the traces of all links from now on, and of those that are set later from then on. Until
-    /// this is called a profile's own values are in force.
-    ///
-    /// # Errors
-    /// What plays them cannot be started.
-    pub fn play(&mut self) -> Result<()> {
-        self.plays = true;
-        LinkId::BOTH.into_iter().try_for_each(|link| self.play_link(link))
-    }
-
-    pub(super) fn play_link(&mut self, link: LinkId) -> Result<()> {
-        let rows = self.applied.iter().filter(|row| row.link == link);
-        let traces: Vec<(Direction, Arc<Trace>)> =
-            rows.filter_map(|row| Some((row.direction, row.asked.trace.clone()?))).collect();
-        if traces.is_empty() {
-            return Ok(());
-        }
-        let began = match self.held.play(link)? {
-            Some(began) => began,
-            None => self.netem.play(link, self.tc_seed())?,
-        };
-        self.playing.retain(|playing| playing.link != link);
-        let playing = traces.iter().map(|(direction, trace)| Playing::new(link, *direction, trace, began));
-        self.playing.extend(playing);
-        Ok(())
-    }
-
-    /// When the traces of a link began, if they are being played.
-    pub fn began(&self, link: LinkId) -> Option<Instant> {
-        self.playing.iter().find(|playing| playing.link == link).map(|playing| playing.began)
-    }
-
-    /// The steps of traces that have begun since the last call. One that came late by more than its
-    /// own length is a fault, and so is the end of a trace.
-    pub fn take_steps(&mut self) -> Vec<Stepped> {
-        let done = self.netem.take_done();
-        let now = Instant::now();
-        let mut steps = Vec::new();
-        for playing in &mut self.playing {
-            let by_netem = self.netem.has(playing.link).then_some(done.as_slice());
-            let told = playing.take_steps(now, by_netem);
-            let problems = told.iter().filter_map(lateness_fault).chain(playing.take_end(now));
-            self.faults.extend(problems.map(|what| (playing.link, what)));
-            steps.extend(told);
-        }
-        steps.sort_by_key(|step| step.planned);
-        steps
     }
 }
 

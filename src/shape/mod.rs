@@ -1,126 +1,51 @@
 //! Links: the shaped paths between the client and each server.
 //!
-//! [`Shaper`] is the one owner of everything that a process shapes. It blocks; callers on tokio's
-//! pool wrap it. `config` says what a link is like, [`guard`] where shaping is allowed, [`kernel_support`]
-//! what the kernel can do; [`netem`] is the backend on the kernel's own qdiscs.
-//!
-//! [`userspace`] is the backend that holds packets itself: `emulate` says when they depart, and a thread of
-//! [`userspace::nfqueue`] lets them go.
+//! [`Shaper`] is the one owner of everything that a process shapes, and the one place that knows the
+//! backends: [`netem`] on the kernel's own qdiscs, and [`userspace`], which holds packets itself. It
+//! blocks; callers on tokio's pool wrap it. `config` says what a link is like, [`guard`] where shaping is
+//! allowed, [`kernel_support`] what the kernel can do.
 
+pub mod active_shaping;
 pub mod active_trace;
+pub mod backend;
 pub mod control;
 pub mod guard;
 pub mod kernel_support;
 pub mod netem;
 pub mod userspace;
 
-use crate::shape::userspace::nfqueue;
-
-use std::fmt;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
 
 use crate::config::channel::ChannelConfig;
-use crate::config::profile::{Profile, Shape};
 use crate::units::{Direction, LinkId};
-use active_trace::Playing;
-use control::client::Row;
+use active_shaping::ActiveShaping;
+use active_trace::{Playing, Stepped, lateness_fault};
+use backend::{Backend, BackendChoice, Fit, ShapingRequest};
 use guard::Lock;
+use netem::Netem;
 use netem::tc::read;
-use netem::{Netem, NetemLink};
 use userspace::UserspaceLinks;
 
-/// Which backend the user asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum BackendChoice {
-    /// Netem where it does the profile exactly, else userspace; where that cannot, netem nearly.
-    Auto,
-    Netem,
-    Userspace,
-    /// Shape nothing, even where profiles are named.
-    None,
+/// Makes the backends, in the order in which `auto` tries them. Another one takes a line here.
+fn backends(channel: Option<&ChannelConfig>, seed: u64) -> Vec<Box<dyn Backend>> {
+    vec![Box::new(Netem::new(seed)), Box::new(UserspaceLinks::new(channel, seed))]
 }
 
-/// What carries a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Backend {
-    Netem,
-    Userspace,
-}
-
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Backend::Netem => "netem",
-            Backend::Userspace => "userspace",
-        })
-    }
-}
-
-/// A link to be shaped.
-#[derive(Clone, Debug)]
-pub struct ShapingRequest {
-    pub link: LinkId,
-    pub server: IpAddr,
-    pub profile: Profile,
-}
-
-/// One direction of a link as it is now in force.
-#[derive(Clone, Debug)]
-pub struct ActiveShaping {
-    pub link: LinkId,
-    pub direction: Direction,
-    pub backend: Backend,
-    /// Why this backend, in a few words.
-    pub why: String,
-    pub profile: String,
-    pub asked: Shape,
-    /// What the kernel says when it is read back; null for userspace.
-    pub kernel: serde_json::Value,
-}
-
-/// Counters of one direction since it was set up.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Counters {
-    pub packets: u64,
-    pub bytes: u64,
-    /// Dropped because the queue was full.
-    pub dropped_queue: u64,
-    /// Dropped by the loss model; null where the backend counts all drops as one.
-    pub dropped_loss: Option<u64>,
-    /// Held now, those in the delay line included: the kernel can tell no other way.
-    pub queue_packets: u64,
-    pub queue_bytes: u64,
-    /// The most packets that were held at once; null where the kernel holds them.
-    #[serde(default)]
-    pub queue_packets_max: Option<u64>,
-    /// Mean size of the packets that have left, as the device or the model handed them on: a super-packet
-    /// that was not cut counts as one. Null while there were none.
-    #[serde(default)]
-    pub packet_bytes: Option<f64>,
-    /// The rate in force, kbit/s.
-    pub rate_kbit: Option<f64>,
-    /// How late departures were, worst since the last reading, ms; null where the kernel departs.
-    pub lateness_ms: Option<f64>,
-    /// The same for half of the packets, and for 99 of 100.
-    #[serde(default)]
-    pub lateness_p50_ms: Option<f64>,
-    #[serde(default)]
-    pub lateness_p99_ms: Option<f64>,
+/// The names of the backends.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    backends(None, 0).into_iter().map(|backend| backend.name())
 }
 
 /// Owns the shaping of this network namespace for as long as it lives; clears it when dropped.
 pub struct Shaper {
-    netem: Netem,
-    held: UserspaceLinks,
-    applied: Vec<ActiveShaping>,
+    backends: Vec<Box<dyn Backend>>,
+    channel: Option<ChannelConfig>,
     choice: BackendChoice,
-    seed: u64,
-    /// Taken with the first link: who shapes nothing locks nobody out.
+    /// What is in force, by link and direction, with the counters of the last reading.
+    rows: Vec<ActiveShaping>,
+    /// Taken with the first link: a process that shapes nothing locks nobody out.
     lock: Option<Lock>,
     /// Whether traces are played as soon as they are set, and those that are.
     plays: bool,
@@ -133,240 +58,233 @@ impl Shaper {
     /// Checks everything first, then shapes all the links or none of them.
     ///
     /// Links that a shared channel carries follow it, and their profiles are [`ChannelConfig::profile`]'s.
-    /// With no link wanted it removes what a process left that was killed.
+    /// With no link to shape it removes what a process left that was killed.
     ///
     /// # Errors
     /// No privilege, no tc, a kernel that cannot do all of a profile, an interface that is not the
     /// lab's, or another process that already shapes here.
     pub fn start(
-        wanted: &[ShapingRequest],
+        requests: &[ShapingRequest],
         channel: Option<&ChannelConfig>,
         choice: BackendChoice,
         seed: u64,
     ) -> Result<Shaper> {
         let mut shaper = Shaper {
-            netem: Netem::default(),
-            held: UserspaceLinks::new(channel, seed),
-            applied: Vec::new(),
+            backends: backends(channel, seed),
+            channel: channel.cloned(),
             choice,
-            seed,
+            rows: Vec::new(),
             lock: None,
             plays: false,
             playing: Vec::new(),
             faults: Vec::new(),
         };
-        if wanted.is_empty() || choice == BackendChoice::None {
+        if requests.is_empty() || choice == BackendChoice::None {
             // Whoever shapes nothing needs neither tc nor a privilege, so neither is missed.
             if guard::has_net_admin() {
                 clean_up_if_idle()?;
             }
             return Ok(shaper);
         }
-        guard::check_privilege()?;
-        guard::check_tools()?;
-        refuse_same_server(wanted)?;
-        let devs: Vec<String> = wanted.iter().map(device_of).collect::<Result<_>>()?;
-        shaper.take_over(&devs)?;
-        shaper.set(wanted, &devs)?;
+        shaper.prepare(requests)?;
+        let on_channel = requests.iter().any(|request| shaper.on_channel(request.link));
+        let (index, why) = choice.pick(&shaper.backends, requests, on_channel)?;
+        shaper.set(index, requests, &why)?;
         Ok(shaper)
     }
 
-    /// Locks, and removes what a killed process left.
-    fn take_over(&mut self, devs: &[String]) -> Result<()> {
+    /// Checks that these links may be shaped by this process, locks, and removes what a killed one left.
+    fn prepare(&mut self, requests: &[ShapingRequest]) -> Result<()> {
+        guard::check_privilege()?;
+        guard::check_tools()?;
+        refuse_same_server(requests)?;
+        let devs: Vec<String> = requests.iter().map(device_of).collect::<Result<_>>()?;
         if self.lock.is_none() {
             self.lock = Some(guard::lock()?);
-            remove_leftovers(devs)?;
+            remove_leftovers(&devs)?;
         }
         Ok(())
     }
 
-    fn note_applied(&mut self) {
-        self.applied = self.netem.applied();
-        self.applied.extend(self.held.applied());
-        self.applied.sort_by_key(|row| (row.link, row.direction));
+    fn on_channel(&self, link: LinkId) -> bool {
+        self.channel.as_ref().is_some_and(|channel| channel.link(link).is_some())
     }
 
-    /// Sets links up, all of them by one backend.
-    fn set(&mut self, wanted: &[ShapingRequest], devs: &[String]) -> Result<()> {
-        match self.decide(wanted)? {
-            (Backend::Netem, why) => {
-                let mut requests = Vec::new();
-                for (wanted, dev) in wanted.iter().zip(devs) {
-                    let (why, seed) = (why.clone(), self.tc_seed());
-                    requests.push(NetemLink { wanted, dev: dev.clone(), why, seed });
-                }
-                self.netem.add(&requests)?;
-            }
-            (Backend::Userspace, why) => {
-                self.held
-                    .set(wanted, &why)
-                    .with_context(|| format!("cannot hold the links in userspace ({why})"))?;
-                // A link that was the kernel's until now must not be shaped twice.
-                self.netem.remove(|lane| wanted.iter().any(|wanted| wanted.link == lane.place.link))?;
-            }
+    /// Sets links up by one backend; the others must not shape them too.
+    fn set(&mut self, index: usize, requests: &[ShapingRequest], why: &str) -> Result<()> {
+        self.backends[index].set(requests, why)?;
+        for (_, other) in self.backends.iter_mut().enumerate().filter(|(other, _)| *other != index) {
+            requests.iter().try_for_each(|request| other.clear(Some(request.link)))?;
         }
-        self.note_applied();
+        self.note_rows();
         Ok(())
     }
 
-    /// Which backend carries these links, and why.
+    fn note_rows(&mut self) {
+        self.rows = self.backends.iter().flat_map(|backend| backend.rows()).collect();
+        self.rows.sort_by_key(|row| (row.link, row.direction));
+    }
+
+    /// The place of the backend that carries a link.
+    fn carrier(&self, link: LinkId) -> Option<usize> {
+        self.backends.iter().position(|backend| backend.rows().iter().any(|row| row.link == link))
+    }
+
+    /// Replaces the profile of one link, in place and without emptying its queue where its backend does the
+    /// new one exactly. A link that is not shaped yet is set up. Returns the rows of this link.
     ///
     /// # Errors
-    /// The backend that was asked for cannot do all of them, or none can; with what each lacks.
-    fn decide(&self, wanted: &[ShapingRequest]) -> Result<(Backend, String)> {
-        let on_channel = wanted.iter().any(|wanted| self.held.on_channel(wanted.link));
-        let asked = if self.choice == BackendChoice::Auto { "" } else { "asked for; " };
-        if self.choice != BackendChoice::Userspace && !on_channel {
-            let reasons: Result<Vec<&str>, Refusal> =
-                wanted.iter().map(|w| netem_reason(&w.profile)).collect();
-            match reasons {
-                Ok(reasons) => {
-                    let why = reasons.last().copied().unwrap_or_default();
-                    let Some(differs) = wanted.iter().find_map(|w| netem::difference(&w.profile)) else {
-                        return Ok((Backend::Netem, format!("{asked}{why}")));
-                    };
-                    let nearly = format!("netem does it nearly: {differs}");
-                    if self.choice == BackendChoice::Auto && userspace_can(wanted) {
-                        return self.decide_userspace(wanted, &nearly);
-                    }
-                    return Ok((Backend::Netem, format!("{asked}{nearly}")));
-                }
-                Err(refusal) if self.choice == BackendChoice::Netem => return Err(refusal.error),
-                Err(Refusal { why, error }) => {
-                    return self.decide_userspace(wanted, &why).with_context(|| format!("{error:#}"));
-                }
-            }
-        }
-        if self.choice == BackendChoice::Netem {
-            bail!("cannot do a shared channel with netem: use --backend auto or userspace");
-        }
-        let why = if on_channel {
-            "a shared channel is modelled in userspace"
-        } else {
-            "packets are held in userspace"
-        };
-        self.decide_userspace(wanted, &format!("{asked}{why}"))
-    }
-
-    fn decide_userspace(&self, wanted: &[ShapingRequest], why: &str) -> Result<(Backend, String)> {
-        for wanted in wanted {
-            nfqueue::check(&wanted.profile)?;
-        }
-        Ok((Backend::Userspace, why.to_string()))
-    }
-
-    /// The seed to hand to netem, where it heeds one.
-    fn tc_seed(&self) -> Option<u64> {
-        kernel_support::can_seed().then_some(self.seed)
-    }
-
-    /// Replaces the profile of one link in place, without emptying its queue. A link that is not
-    /// shaped yet is set up. Returns the rows of this link.
-    pub fn change(&mut self, wanted: &ShapingRequest) -> Result<Vec<ActiveShaping>> {
+    /// As for [`Shaper::start`], or the link is on a shared channel.
+    pub fn change(&mut self, request: &ShapingRequest) -> Result<Vec<ActiveShaping>> {
+        let (link, requests) = (request.link, std::slice::from_ref(request));
         if self.choice == BackendChoice::None {
-            bail!("cannot shape link {}: this run was told to shape nothing (--backend none)", wanted.link);
+            bail!("cannot shape link {link}: this run was told to shape nothing (--backend none)");
         }
-        if self.held.on_channel(wanted.link) {
-            bail!("cannot change link {}: it is on the channel, and follows its channel file", wanted.link);
+        if self.on_channel(link) {
+            bail!("cannot change link {link}: it is on the channel, and follows its channel file");
         }
-        let server = wanted.server.to_canonical().to_string();
-        let lane = self.netem.lanes().iter().find(|lane| lane.place.link == wanted.link);
-        let in_place = lane.is_some_and(|lane| lane.place.server == server)
-            && self.decide(std::slice::from_ref(wanted))?.0 == Backend::Netem;
-        if in_place {
-            let seed = self.tc_seed();
-            self.netem.change(wanted, seed)?;
-        } else if self.held.has(wanted.link) {
-            let (_, why) = self.decide_userspace(std::slice::from_ref(wanted), "held in userspace before")?;
-            self.held.set(std::slice::from_ref(wanted), &why)?;
-        } else {
-            guard::check_privilege()?;
-            guard::check_tools()?;
-            let dev = device_of(wanted)?;
-            self.take_over(std::slice::from_ref(&dev))?;
-            self.set(std::slice::from_ref(wanted), &[dev])?;
+        let server = Some(request.server.to_canonical());
+        if !self.rows.iter().any(|row| row.link == link && row.server == server) {
+            self.prepare(requests)?;
         }
-        self.note_applied();
-        self.playing.retain(|playing| playing.link != wanted.link);
-        if self.plays {
-            self.play_link(wanted.link)?;
-        }
-        Ok(self.applied.iter().filter(|row| row.link == wanted.link).cloned().collect())
-    }
-
-    /// Takes the shaping of one link away, whoever put it there.
-    pub fn clear_link(&mut self, link: LinkId) -> Result<()> {
+        let stays = self.carrier(link).and_then(|index| match self.backends[index].check(requests, false) {
+            Ok(Fit::Exactly(why)) => Some((index, self.choice.reason(why))),
+            _ => None,
+        });
+        let (index, why) = match stays {
+            Some(stays) => stays,
+            None => self.choice.pick(&self.backends, requests, false)?,
+        };
+        self.set(index, requests, &why)?;
         self.playing.retain(|playing| playing.link != link);
-        let result = self.netem.remove(|lane| lane.place.link == link).and(self.held.remove(link));
-        self.note_applied();
-        result
-    }
-
-    /// Takes away all that this process put there.
-    pub fn clear(&mut self) -> Result<()> {
-        self.held.clear();
-        self.playing.clear();
-        let result = self.netem.remove(|_| true);
-        self.note_applied();
-        result
-    }
-
-    /// What is in force, a row per link and direction.
-    pub fn applied(&self) -> &[ActiveShaping] {
-        &self.applied
-    }
-
-    /// The rows of `twinlink link show`, for the control socket's answers.
-    pub fn rows(&mut self) -> Result<Vec<Row>> {
-        let mut rows = self.netem.rows()?;
-        rows.extend(self.held.rows()?);
-        let now = Instant::now();
-        for row in &mut rows {
-            if let Some(playing) = self.playing_on(row.link, row.direction) {
-                playing.show(row, now);
-            }
+        if self.plays {
+            self.play_link(link)?;
         }
-        rows.sort_by_key(|row| (row.link, row.direction));
-        Ok(rows)
+        Ok(self.rows.iter().filter(|row| row.link == link).cloned().collect())
+    }
+
+    /// Takes the shaping of one link away.
+    pub fn clear_link(&mut self, link: LinkId) -> Result<()> {
+        self.take_away(Some(link))
+    }
+
+    /// Takes all shaping away.
+    pub fn clear(&mut self) -> Result<()> {
+        self.take_away(None)
+    }
+
+    /// Goes on to the next backend where one fails; the first error counts.
+    fn take_away(&mut self, link: Option<LinkId>) -> Result<()> {
+        self.playing.retain(|playing| link.is_some_and(|link| link != playing.link));
+        let results: Vec<Result<()>> = self.backends.iter_mut().map(|backend| backend.clear(link)).collect();
+        self.note_rows();
+        results.into_iter().collect()
+    }
+
+    /// What is in force, a row per link and direction. Counters are those of the last reading.
+    pub fn rows(&self) -> &[ActiveShaping] {
+        &self.rows
     }
 
     /// Reads the counters of every direction; cheap enough for ten times a second.
     ///
     /// # Errors
     /// The kernel's qdiscs are gone, or the thread that holds packets has ended: the run cannot go on.
-    pub fn counters(&mut self) -> Result<Vec<(LinkId, Direction, Counters)>> {
-        let mut counters = self.netem.counters()?;
-        counters.extend(self.held.counters()?);
+    pub fn read(&mut self) -> Result<&[ActiveShaping]> {
+        let mut rows = Vec::new();
+        for backend in &mut self.backends {
+            rows.extend(backend.read()?);
+        }
+        rows.sort_by_key(|row| (row.link, row.direction));
         let now = Instant::now();
-        for (link, direction, counters) in &mut counters {
-            if let Some(playing) = self.playing_on(*link, *direction) {
-                counters.rate_kbit = Some(playing.step(now).rate.kbit());
+        for row in &mut rows {
+            if let Some(playing) = self.playing_on(row.link, row.direction) {
+                playing.show(row, now);
             }
         }
-        counters.sort_by_key(|row| (row.0, row.1));
-        Ok(counters)
+        self.rows = rows;
+        Ok(&self.rows)
     }
 
     fn playing_on(&self, link: LinkId, direction: Direction) -> Option<&Playing> {
         self.playing.iter().find(|playing| (playing.link, playing.direction) == (link, direction))
     }
 
-    /// How busy the stations of a shared channel were when counters were last read.
-    pub fn airtimes(&self) -> &[nfqueue::Busy] {
-        self.held.busy()
+    /// Reads the rows of `twinlink link show`: where a trace is played, what is in force at this moment.
+    ///
+    /// # Errors
+    /// As for [`Shaper::read`].
+    pub fn show(&mut self) -> Result<Vec<ActiveShaping>> {
+        let now = Instant::now();
+        let rows = self.read()?.to_vec();
+        let shown = rows.into_iter().map(|row| {
+            let shape = match self.playing_on(row.link, row.direction) {
+                Some(playing) => playing.shape(&row.shape, now),
+                None => row.shape.without_trace(),
+            };
+            ActiveShaping { shape, ..row }
+        });
+        Ok(shown.collect())
     }
 
     /// The shared channel, if there is one.
     pub fn channel(&self) -> Option<&ChannelConfig> {
-        self.held.channel()
+        self.channel.as_ref()
     }
 
     /// What went wrong with the shaping since the last call (an overload), for the log. Seen when
     /// counters are read.
     pub fn take_faults(&mut self) -> Vec<(LinkId, String)> {
         let mut faults = std::mem::take(&mut self.faults);
-        faults.extend(self.held.take_faults());
+        self.backends.iter_mut().for_each(|backend| faults.extend(backend.take_faults()));
         faults
+    }
+
+    /// Plays the traces of all links from now on, and of those that are set later from then on. Until
+    /// this is called a profile's own values are in force.
+    ///
+    /// # Errors
+    /// What plays them cannot be started.
+    pub fn play(&mut self) -> Result<()> {
+        self.plays = true;
+        LinkId::BOTH.into_iter().try_for_each(|link| self.play_link(link))
+    }
+
+    fn play_link(&mut self, link: LinkId) -> Result<()> {
+        let Some(index) = self.carrier(link) else { return Ok(()) };
+        let rows = self.rows.iter().filter(|row| row.link == link);
+        let traces: Vec<_> = rows.filter_map(|row| Some((row.direction, row.shape.trace.clone()?))).collect();
+        if traces.is_empty() {
+            return Ok(());
+        }
+        let began = self.backends[index].play(link)?;
+        self.playing.retain(|playing| playing.link != link);
+        let playing = traces.iter().map(|(direction, trace)| Playing::new(link, *direction, trace, began));
+        self.playing.extend(playing);
+        Ok(())
+    }
+
+    /// When the traces of a link began, if they are being played.
+    pub fn began(&self, link: LinkId) -> Option<Instant> {
+        self.playing.iter().find(|playing| playing.link == link).map(|playing| playing.began)
+    }
+
+    /// The steps of traces that have begun since the last call. One that came late by more than its
+    /// own length is a fault, and so is the end of a trace.
+    pub fn take_steps(&mut self) -> Vec<Stepped> {
+        let carriers = LinkId::BOTH.map(|link| self.carrier(link));
+        let applied: Vec<_> = self.backends.iter_mut().map(|backend| backend.take_applied_steps()).collect();
+        let now = Instant::now();
+        let mut steps = Vec::new();
+        for playing in &mut self.playing {
+            let applied = carriers[playing.link.index()].and_then(|index| applied[index].as_deref());
+            let told = playing.take_steps(now, applied);
+            let problems = told.iter().filter_map(lateness_fault).chain(playing.take_end(now));
+            self.faults.extend(problems.map(|what| (playing.link, what)));
+            steps.extend(told);
+        }
+        steps.sort_by_key(|step| step.planned);
+        steps
     }
 }
 
@@ -376,6 +294,15 @@ impl Drop for Shaper {
             tracing::error!("cannot take the shaping away: {error:#}");
         }
     }
+}
+
+/// What is in force as the kernel tells it, for `twinlink link show` where no process that shapes answers.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn in_force() -> Result<Vec<ActiveShaping>> {
+    let rows: Result<Vec<_>> = backends(None, 0).iter().map(|backend| backend.in_force()).collect();
+    Ok(rows?.concat())
 }
 
 /// Removes what a process left that was killed; fails while another process shapes here.
@@ -391,9 +318,7 @@ pub fn clean_up() -> Result<()> {
 /// Removes what a killed process left, unless a process shapes here: it repairs that itself, and a run that
 /// shapes nothing leaves its links as they are.
 fn clean_up_if_idle() -> Result<()> {
-    let left = read::devices().is_ok_and(|devices| !devices.is_empty())
-        || (guard::is_own_namespace() && nfqueue::has_left_rules());
-    if !left {
+    if !backends(None, 0).iter().any(|backend| backend.has_leftovers()) {
         return Ok(());
     }
     match guard::lock() {
@@ -405,29 +330,21 @@ fn clean_up_if_idle() -> Result<()> {
     }
 }
 
-/// Removes devices and packet rules that a killed process left: the rules drop all that they catch. The
-/// caller holds the lock.
 fn remove_leftovers(devs: &[String]) -> Result<()> {
-    let removed = netem::repair(devs).context("cannot remove what an earlier run left")?;
-    if removed > 0 {
-        tracing::warn!("removed {removed} devices that an earlier run had left shaped");
-    }
-    if nfqueue::repair()? {
-        tracing::warn!("removed the packet rules that an earlier run had left");
-    }
-    Ok(())
+    backends(None, 0).iter().try_for_each(|backend| backend.clean_up(devs))
 }
 
 /// The interface that leads to a link's server, if it is one that may be shaped.
-fn device_of(wanted: &ShapingRequest) -> Result<String> {
-    let dev = read::route_dev(wanted.server).with_context(|| format!("cannot shape link {}", wanted.link))?;
+fn device_of(request: &ShapingRequest) -> Result<String> {
+    let dev =
+        read::route_dev(request.server).with_context(|| format!("cannot shape link {}", request.link))?;
     guard::check_interface(&dev)?;
     Ok(dev)
 }
 
 /// Packets are told apart by the server's address, so two links need two.
-fn refuse_same_server(wanted: &[ShapingRequest]) -> Result<()> {
-    if let [one, two] = wanted
+fn refuse_same_server(requests: &[ShapingRequest]) -> Result<()> {
+    if let [one, two] = requests
         && one.server.to_canonical() == two.server.to_canonical()
     {
         bail!(
@@ -436,37 +353,4 @@ fn refuse_same_server(wanted: &[ShapingRequest]) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Whether the userspace backend is there and was measured to carry these links.
-fn userspace_can(wanted: &[ShapingRequest]) -> bool {
-    let profiles: Vec<&Profile> = wanted.iter().map(|wanted| &wanted.profile).collect();
-    profiles.iter().all(|profile| nfqueue::check(profile).is_ok())
-        && nfqueue::beyond_measured(&profiles).is_none()
-        && kernel_support::missing(&[kernel_support::Feature::Nfqueue])
-            .is_ok_and(|missing| missing.is_empty())
-}
-
-/// Why the kernel's own qdiscs cannot do a profile: in a few words, and in full.
-struct Refusal {
-    why: String,
-    error: anyhow::Error,
-}
-
-/// Why the kernel's own qdiscs can do all of this profile.
-fn netem_reason(profile: &Profile) -> Result<&'static str, Refusal> {
-    let refusal = |why: String, error: anyhow::Error| Refusal {
-        why,
-        error: error.context(format!("cannot do all of the profile {} with netem", profile.name)),
-    };
-    netem::check_trace(profile)
-        .map_err(|error| refusal("tbf cannot follow the steps of a trace".into(), error))?;
-    let rate_only = Direction::BOTH.iter().all(|direction| profile.shape(*direction).is_rate_only());
-    let missing = netem::missing(rate_only)
-        .map_err(|error| refusal("what netem needs of the kernel cannot be tried".into(), error))?;
-    if !missing.is_empty() {
-        let names: Vec<String> = missing.iter().map(|feature| feature.with_modules()).collect();
-        return Err(refusal(format!("this kernel lacks {}", names.join(", ")), netem::lacks(&missing)));
-    }
-    Ok(if rate_only { "a rate and a queue need only tbf" } else { "the kernel can do all of the profile" })
 }

@@ -19,7 +19,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::client;
 use crate::client::measure::When;
 use crate::log::schema;
-use crate::shape::BackendChoice;
+use crate::shape::backend::BackendChoice;
 use crate::units::Delay;
 use experiment::Experiment;
 use folder::ExperimentFolder;
@@ -48,7 +48,7 @@ pub struct SweepArgs {
     #[arg(long, env = "TWINLINK_RESULTS", value_name = "DIR", default_value = "results")]
     pub results: PathBuf,
     /// Backend that shapes the links
-    #[arg(long, env = "TWINLINK_BACKEND", value_enum, default_value = "auto")]
+    #[arg(long, env = "TWINLINK_BACKEND", default_value = "auto")]
     pub backend: BackendChoice,
     /// How long a server may be away before a run gives it up
     #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME")]

@@ -2,9 +2,7 @@
 //! that is not. Pure: times (s) and counts are handed in.
 
 use crate::config::profile::FRAME;
-use crate::shape::Backend;
-use crate::shape::control::client::Row;
-use crate::units::Direction;
+use crate::shape::active_shaping::ActiveShaping;
 
 /// A transfer has found its rate when this many rounds have brought no quarter more than the best
 /// before them: how BBR judges that a pipe is full (Cardwell et al., ACM Queue 14(5), 2016).
@@ -125,7 +123,7 @@ struct Nominal {
 }
 
 impl Nominal {
-    fn of(row: &Row, other: Option<&Row>) -> Nominal {
+    fn of(row: &ActiveShaping, other: Option<&ActiveShaping>) -> Nominal {
         let jitters = [Some(row), other].into_iter().flatten().map(|row| row.shape.jitter.0.as_secs_f64());
         // Four deviations to each side are the most that any distribution here has.
         Nominal { kbit: row.shape.rate.kbit(), spread_s: 8.0 * jitters.sum::<f64>() }
@@ -148,7 +146,7 @@ pub struct Passed {
 }
 
 impl Passed {
-    pub fn new(row: &Row, other: Option<&Row>) -> Passed {
+    pub fn new(row: &ActiveShaping, other: Option<&ActiveShaping>) -> Passed {
         Passed { nominal: Nominal::of(row, other), readings: Vec::new() }
     }
 
@@ -185,14 +183,8 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    pub fn new(row: &Row, other: Option<&Row>) -> Backlog {
-        let line = |row: &Row| (row.shape.delay.0 + row.shape.jitter.0).as_secs_f64();
-        let line_s = match (row.backend, row.direction) {
-            (Backend::Netem, _) => line(row),
-            // Userspace holds both delays on the way down.
-            (Backend::Userspace, Direction::Down) => line(row) + other.map_or(0.0, line),
-            (Backend::Userspace, Direction::Up) => 0.0,
-        };
+    pub fn new(row: &ActiveShaping, other: Option<&ActiveShaping>) -> Backlog {
+        let line_s = row.delay_line_ms * 1e-3;
         // Some more, so that a bottleneck seldom runs empty between two readings.
         let spare_bytes = (row.shape.rate.bytes_per_s() * 5e-3).max(2.0 * FRAME as f64);
         let line_bytes = row.shape.rate.bytes_per_s() * line_s + spare_bytes;
@@ -236,9 +228,8 @@ mod tests {
     use super::*;
     use crate::config::profile::{Profile, Shape, load};
     use crate::emulate::emulator::Emulator;
-    use crate::shape::Counters;
-    use crate::shape::control::client::Owner;
-    use crate::units::LinkId;
+    use crate::shape::active_shaping::{Counters, Owner};
+    use crate::units::{Direction, LinkId};
 
     /// Feeds a meter a transfer whose rate (bytes/s) is told by the time, looked at every 10 ms.
     fn measure(mut meter: Meter, rate: impl Fn(f64) -> f64) -> (f64, f64) {
@@ -294,17 +285,20 @@ mod tests {
         assert!(found > 0.0);
     }
 
-    fn row(backend: Backend) -> Row {
-        Row {
+    /// lte-medium on the way down: 10.7 Mbit/s, 35 ± 6 ms.
+    fn row() -> ActiveShaping {
+        ActiveShaping {
             link: LinkId::A,
             direction: Direction::Down,
-            backend,
+            backend: "netem".into(),
             why: None,
             profile: "lte-medium".into(),
             server: None,
             owner: Owner::Run,
             shape: load::load("lte-medium").unwrap().down,
             trace: None,
+            delay_line_ms: 41.0,
+            burst_bytes: None,
             kernel: serde_json::Value::Null,
             counters: Counters::default(),
             airtimes: None,
@@ -313,7 +307,7 @@ mod tests {
 
     #[test]
     fn only_the_time_in_which_the_bottleneck_was_busy_counts() {
-        let row = row(Backend::Netem);
+        let row = row();
         let mut backlog = Backlog::new(&row, None);
         let reading = |at_s, bytes| ShaperReading { asked_s: at_s, answered_s: at_s, bytes, late_s: 0.0 };
         // lte-medium down: 10.7 Mbit/s, 35 ± 6 ms: its line holds 55 KB at most.
@@ -336,7 +330,7 @@ mod tests {
     /// The readings of a model link of 12 Mbit/s that is always busy, while its shaper sleeps now and then
     /// and lets go in a heap what was due meanwhile. `reads` says when it is read, and how long that takes.
     fn stalled(stall_s: f64, reads: impl Iterator<Item = (f64, f64)>) -> Passed {
-        let shape = row(Backend::Userspace).shape;
+        let shape = row().shape;
         let mut model = Emulator::new(None, 1);
         let profile = Profile {
             name: String::new(),
@@ -351,7 +345,7 @@ mod tests {
         let way = (LinkId::A, Direction::Down);
         model.set(0, LinkId::A, &profile);
         (0..4000).for_each(|id| assert!(model.arrive(0, way, id, 1514).is_ok()));
-        let measured = Row { shape: profile.down.clone(), ..row(Backend::Userspace) };
+        let measured = ActiveShaping { shape: profile.down.clone(), ..row() };
         let (mut bytes, mut late_s, mut passed) = (0, 0f64, Passed::new(&measured, None));
         let mut reads = reads.peekable();
         for step in 0.. {

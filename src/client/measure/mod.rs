@@ -23,7 +23,7 @@ use crate::client::origin::{Origin, ServerCapabilities, rtt_of};
 use crate::client::{blocking, running};
 use crate::config::profile::Shape;
 use crate::log::schema::{PerLink, Probe};
-use crate::shape::control::client::Row;
+use crate::shape::active_shaping::ActiveShaping;
 use crate::text::duration;
 use crate::units::{Direction, LinkId};
 use meter::{Backlog, GLANCE, Meter, Passed, SEGMENT_BYTES, ShaperReading};
@@ -41,7 +41,7 @@ pub enum When {
 }
 
 /// What is in force on the links and what was counted there, a row per link and direction.
-pub type Rows = Arc<dyn Fn() -> Result<Vec<Row>> + Send + Sync>;
+pub type Rows = Arc<dyn Fn() -> Result<Vec<ActiveShaping>> + Send + Sync>;
 
 /// Every how many looks at a transfer the shaper is looked at.
 const GLANCES_PER_READING: u32 = 4;
@@ -159,7 +159,7 @@ impl Prober {
         Ok([down, up])
     }
 
-    async fn rows(&self) -> Result<Vec<Row>> {
+    async fn rows(&self) -> Result<Vec<ActiveShaping>> {
         let rows = self.rows.clone();
         let rows = blocking(move || rows()).await.map_err(|failure| failure.error)?;
         // A shaper tells its lateness since it was asked last, and both links' measurements ask it.
@@ -180,8 +180,13 @@ impl Prober {
     }
 
     /// The rows of one link, this direction's first.
-    async fn rows_of(&self, link: LinkId, direction: Direction) -> Result<Option<(Row, Option<Row>)>> {
-        let mut rows: Vec<Row> = self.rows().await?.into_iter().filter(|row| row.link == link).collect();
+    async fn rows_of(
+        &self,
+        link: LinkId,
+        direction: Direction,
+    ) -> Result<Option<(ActiveShaping, Option<ActiveShaping>)>> {
+        let mut rows: Vec<ActiveShaping> =
+            self.rows().await?.into_iter().filter(|row| row.link == link).collect();
         let Some(own) = rows.iter().position(|row| row.direction == direction) else { return Ok(None) };
         let own = rows.remove(own);
         Ok(Some((own, rows.pop())))
@@ -232,7 +237,12 @@ impl Prober {
         Ok(probe)
     }
 
-    async fn down(&self, link: LinkId, rtt_s: f64, rows: Option<&(Row, Option<Row>)>) -> Result<BulkResult> {
+    async fn down(
+        &self,
+        link: LinkId,
+        rtt_s: f64,
+        rows: Option<&(ActiveShaping, Option<ActiveShaping>)>,
+    ) -> Result<BulkResult> {
         let source = LoadSource {
             peer: self.peers.get(link),
             paths: &self.paths,
@@ -252,7 +262,7 @@ impl Prober {
         &self,
         link: LinkId,
         rtt_s: f64,
-        rows: Option<&(Row, Option<Row>)>,
+        rows: Option<&(ActiveShaping, Option<ActiveShaping>)>,
     ) -> Result<Option<BulkResult>> {
         let peer = self.peers.get(link);
         let Some(pipeline) = load::open_sink(peer, self.patience).await? else { return Ok(None) };
@@ -283,7 +293,7 @@ impl Prober {
         &self,
         (link, direction): (LinkId, Direction),
         rtt_s: f64,
-        rows: Option<&(Row, Option<Row>)>,
+        rows: Option<&(ActiveShaping, Option<ActiveShaping>)>,
         seen: impl Fn() -> (u64, u64),
     ) -> Result<BulkResult> {
         let started = Instant::now();
@@ -351,7 +361,8 @@ impl Prober {
         sleep(Duration::from_secs_f64(rtt_s)).await;
         let started = Instant::now();
         loop {
-            let rows: Vec<Row> = self.rows().await?.into_iter().filter(|row| row.link == link).collect();
+            let rows: Vec<ActiveShaping> =
+                self.rows().await?.into_iter().filter(|row| row.link == link).collect();
             let longest = rows.iter().map(|row| row.shape.queue_time()).max().unwrap_or_default();
             if rows.iter().all(|row| row.counters.queue_packets == 0) {
                 return Ok(());
@@ -367,7 +378,7 @@ impl Prober {
 
 /// What a link holds on its own account and half of its queue: so much may be on its way without the
 /// queue ever being full, so that nothing is dropped but what the link loses.
-fn window_bytes(rows: Option<&(Row, Option<Row>)>) -> Option<u64> {
+fn window_bytes(rows: Option<&(ActiveShaping, Option<ActiveShaping>)>) -> Option<u64> {
     let (own, other) = rows?;
     let line = |shape: &Shape| (shape.delay.0 + shape.jitter.0).as_secs_f64();
     let rtt_s = line(&own.shape) + other.as_ref().map_or(0.0, |other| line(&other.shape));
@@ -377,14 +388,14 @@ fn window_bytes(rows: Option<&(Row, Option<Row>)>) -> Option<u64> {
 
 /// Packets lost between two readings, and all that were sent. Where the kernel counts losses and full
 /// queues as one, all are losses: the window does not fill the queue.
-fn losses(before: &Row, after: &Row) -> (u64, u64) {
-    let lost = |row: &Row| row.counters.dropped_loss.unwrap_or(row.counters.dropped_queue);
+fn losses(before: &ActiveShaping, after: &ActiveShaping) -> (u64, u64) {
+    let lost = |row: &ActiveShaping| row.counters.dropped_loss.unwrap_or(row.counters.dropped_queue);
     let lost = lost(after).saturating_sub(lost(before));
     (lost, lost + after.counters.packets.saturating_sub(before.counters.packets))
 }
 
 /// Whether another profile came into force between two readings. A trace's own steps are no such thing.
-fn changed(before: &Row, after: &Row) -> bool {
+fn changed(before: &ActiveShaping, after: &ActiveShaping) -> bool {
     before.trace != after.trace || (after.trace.is_none() && before.shape != after.shape)
 }
 
@@ -392,7 +403,7 @@ fn changed(before: &Row, after: &Row) -> bool {
 fn judge(
     trips: &RoundTrips,
     late: ProbeLateness,
-    rows: Option<&(Row, Option<Row>)>,
+    rows: Option<&(ActiveShaping, Option<ActiveShaping>)>,
     found: Option<&BulkResult>,
     ipv6: bool,
 ) -> Probe {

@@ -4,7 +4,6 @@
 //! the asking side and the types of both.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -13,10 +12,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::config::profile::{Profile, Shape};
-use crate::shape::userspace::nfqueue::Busy;
-use crate::shape::{Backend, Counters};
-use crate::units::{Direction, LinkId};
+use crate::config::profile::Profile;
+use crate::shape::active_shaping::ActiveShaping;
+use crate::units::LinkId;
 
 /// What a command asks of a running client.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,54 +51,19 @@ pub struct Reply {
     pub ok: bool,
     /// What is in force after the request, a row per link and direction.
     #[serde(default)]
-    pub links: Vec<Row>,
+    pub links: Vec<ActiveShaping>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
 impl Reply {
-    pub fn done(links: Vec<Row>) -> Reply {
+    pub fn done(links: Vec<ActiveShaping>) -> Reply {
         Reply { ok: true, links, error: None }
     }
 
     pub fn failed(error: &anyhow::Error) -> Reply {
         Reply { ok: false, links: Vec::new(), error: Some(format!("{error:#}")) }
     }
-}
-
-/// One direction of a link that is shaped, as `twinlink link show` tells it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Row {
-    pub link: LinkId,
-    pub direction: Direction,
-    pub backend: Backend,
-    /// Why this backend; null where another process decided.
-    pub why: Option<String>,
-    pub profile: String,
-    /// The server's address.
-    pub server: Option<IpAddr>,
-    pub owner: Owner,
-    /// What is in force; read from the kernel where no running client was asked. Its rate is the profile's own
-    /// also while a trace is played: the rate of the moment is in the counters.
-    pub shape: Shape,
-    /// The file of the trace that is being played.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trace: Option<String>,
-    /// What the kernel reports.
-    pub kernel: serde_json::Value,
-    pub counters: Counters,
-    /// How busy the stations are, for a link on a shared channel.
-    #[serde(rename = "air", default, skip_serializing_if = "Option::is_none")]
-    pub airtimes: Option<Vec<Busy>>,
-}
-
-/// Whether the process that shapes a link is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Owner {
-    Run,
-    /// It was killed.
-    Dead,
 }
 
 /// The longest request or answer, so that neither side can be filled up. A profile carries its trace's
@@ -134,7 +97,7 @@ pub fn check_owner(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// It was there but did not answer as it should, or its answer is a refusal.
-pub fn ask(request: &ControlRequest) -> Result<Option<Vec<Row>>> {
+pub fn ask(request: &ControlRequest) -> Result<Option<Vec<ActiveShaping>>> {
     let path = path();
     let shown = path.display().to_string();
     check_owner(&path).context("cannot reach the running client")?;

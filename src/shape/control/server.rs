@@ -13,7 +13,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
 use super::client;
-use super::client::{ControlRequest, Reply, Row};
+use super::client::{ControlRequest, Reply};
+use crate::shape::active_shaping::ActiveShaping;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -50,7 +51,7 @@ impl ControlServer {
     /// tells what is in force then; it may block.
     pub async fn serve<A>(self, act: A)
     where
-        A: Fn(ControlRequest) -> Result<Vec<Row>> + Send + Sync + 'static,
+        A: Fn(ControlRequest) -> Result<Vec<ActiveShaping>> + Send + Sync + 'static,
     {
         let act = Arc::new(act);
         loop {
@@ -84,7 +85,7 @@ impl Drop for ControlServer {
 
 async fn answer<A>(mut stream: UnixStream, act: Arc<A>) -> Result<()>
 where
-    A: Fn(ControlRequest) -> Result<Vec<Row>> + Send + Sync + 'static,
+    A: Fn(ControlRequest) -> Result<Vec<ActiveShaping>> + Send + Sync + 'static,
 {
     let (reading, mut writing) = stream.split();
     let mut line = String::new();

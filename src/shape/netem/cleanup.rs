@@ -26,7 +26,7 @@ pub fn in_force() -> Result<Vec<NetemDirection>> {
         let (dev, server) = (alias.dev.clone(), alias.server.clone());
         let place = DeviceDirection { link: device.link, direction: device.direction, dev, server, ipv6 };
         let (child, report) = (found.child(), found.report());
-        Some(NetemDirection { place, alias, shape, child, why: String::new(), report })
+        Some(NetemDirection { place, alias, shape, child, why: None, report })
     });
     let mut lanes: Vec<NetemDirection> = lanes.collect();
     lanes.sort_by_key(|lane| (lane.place.link, lane.place.direction));

@@ -18,19 +18,20 @@ use self::tc::render::{Child, DeviceDirection};
 use self::tc::run;
 use self::tc::run::Tool;
 use self::tc::stats;
-use self::trace_player::{AppliedStep, TracePlayer, Track};
-use super::control::client::{Owner, Row};
+use self::trace_player::{TracePlayer, Track};
+use super::active_shaping::{ActiveShaping, Counters, Owner};
+use super::active_trace::AppliedStep;
+use super::backend::{Backend, Fit, Refusal, ShapingRequest};
+use super::guard;
 use super::kernel_support;
 use super::kernel_support::Feature;
-use super::{ActiveShaping, Backend, Counters, ShapingRequest};
 use crate::config::profile::{Loss, Profile, Shape};
 use crate::units::{Direction, LinkId, Rate};
-use cleanup::take_away;
-pub use cleanup::{in_force, repair};
+use cleanup::{in_force, repair, take_away};
 
 /// Fails where tbf cannot follow a profile's trace: its bucket, refilled at each step, would carry too
 /// much of what the step does.
-pub fn check_trace(profile: &Profile) -> Result<()> {
+fn check_trace(profile: &Profile) -> Result<()> {
     for direction in Direction::BOTH {
         let shape = profile.shape(direction);
         let Some(trace) = &shape.trace else { continue };
@@ -51,9 +52,25 @@ pub fn check_trace(profile: &Profile) -> Result<()> {
     Ok(())
 }
 
+/// Fails where the kernel's own qdiscs cannot do all of a profile.
+fn check_profile(profile: &Profile) -> Result<(), Refusal> {
+    let refusal = |why: String, error: anyhow::Error| Refusal {
+        why,
+        error: error.context(format!("cannot do all of the profile {} with netem", profile.name)),
+    };
+    check_trace(profile).map_err(|error| refusal("tbf cannot follow the steps of a trace".into(), error))?;
+    let missing = missing([&profile.down, &profile.up].iter().all(|shape| shape.is_rate_only()))
+        .map_err(|error| refusal("what netem needs of the kernel cannot be tried".into(), error))?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = missing.iter().map(|feature| feature.with_modules()).collect();
+    Err(refusal(format!("this kernel lacks {}", names.join(", ")), lacks(&missing)))
+}
+
 /// The first thing of a profile that netem does only nearly, if there is any; docs/backends.md has the
 /// sizes.
-pub fn difference(profile: &Profile) -> Option<&'static str> {
+fn difference(profile: &Profile) -> Option<&'static str> {
     let any = |differs: fn(&Shape) -> bool| [&profile.down, &profile.up].into_iter().any(differs);
     if any(|shape| matches!(shape.loss, Loss::GilbertElliott(_)) && shape.can_lose()) {
         Some("its bursts of loss last for packets, not for a time")
@@ -73,13 +90,40 @@ pub struct NetemDirection {
     pub alias: Alias,
     pub shape: Shape,
     pub child: Child,
-    pub why: String,
+    pub why: Option<String>,
     pub report: serde_json::Value,
 }
 
-/// Every lane that is in force in this network namespace and known to this process.
+impl NetemDirection {
+    fn row(&self, owner: Owner, counters: Counters) -> ActiveShaping {
+        let shape = &self.shape;
+        let fastest = Shape { rate: shape.greatest_rate(), ..shape.clone() };
+        ActiveShaping {
+            link: self.place.link,
+            direction: self.place.direction,
+            backend: NAME.into(),
+            why: self.why.clone(),
+            profile: self.alias.profile.clone(),
+            server: self.place.server.parse().ok(),
+            owner,
+            shape: shape.clone(),
+            trace: None,
+            delay_line_ms: shape.delay.ms() + shape.jitter.ms(),
+            burst_bytes: Some(render::burst_bytes(&fastest)),
+            kernel: self.report.clone(),
+            counters,
+            airtimes: None,
+        }
+    }
+}
+
+const NAME: &str = "netem";
+
+/// The links that the kernel's qdiscs carry for this process.
 #[derive(Default)]
 pub struct Netem {
+    /// Of everything random, where the kernel heeds one.
+    seed: u64,
     lanes: Vec<NetemDirection>,
     /// The traces that are being played, and what plays them.
     tracks: Vec<Track>,
@@ -88,50 +132,38 @@ pub struct Netem {
     done: Vec<AppliedStep>,
 }
 
-/// A link that is to be set up, with the interface that leads to its server.
-#[derive(Clone, Debug)]
-pub struct NetemLink<'a> {
-    pub wanted: &'a ShapingRequest,
-    pub dev: String,
-    pub why: String,
-    pub seed: Option<u64>,
-}
-
-impl Netem {
-    pub fn has(&self, link: LinkId) -> bool {
-        self.lanes.iter().any(|lane| lane.place.link == link)
+impl Backend for Netem {
+    fn name(&self) -> &'static str {
+        NAME
     }
 
-    pub fn lanes(&self) -> &[NetemDirection] {
-        &self.lanes
+    fn check(&self, requests: &[ShapingRequest], on_channel: bool) -> Result<Fit, Refusal> {
+        if on_channel {
+            let error = anyhow!("cannot do a shared channel with netem: use --backend auto or userspace");
+            return Err(Refusal { why: "a shared channel is modelled in userspace".into(), error });
+        }
+        requests.iter().try_for_each(|request| check_profile(&request.profile))?;
+        let difference = requests.iter().find_map(|request| difference(&request.profile));
+        Ok(difference.map_or(Fit::Exactly("a rate and a queue need only tbf".into()), |difference| {
+            Fit::Nearly(difference.into())
+        }))
     }
 
-    /// Sets links up anew, in the place of whatever they were: all of them, or none.
-    pub fn add(&mut self, requests: &[NetemLink]) -> Result<()> {
-        for request in requests {
-            self.remove(|lane| lane.place.link == request.wanted.link)?;
-        }
-        let mut lanes = Vec::new();
-        for request in requests {
-            for direction in Direction::BOTH {
-                lanes.push(lane(request, direction)?);
-            }
-        }
-        if let Err(error) = make(&mut lanes, requests) {
-            // What is half there must not stay; the first error is the one that counts.
-            let made: Vec<Device> = read::devices().unwrap_or_default();
-            let ours = |device: &Device| lanes.iter().any(|lane| lane.place.ifb() == device.name);
-            let _ = take_away(&made.into_iter().filter(|device| ours(device)).collect::<Vec<_>>());
-            return Err(error);
-        }
-        self.lanes.append(&mut lanes);
-        self.lanes.sort_by_key(|lane| (lane.place.link, lane.place.direction));
-        Ok(())
+    fn set(&mut self, requests: &[ShapingRequest], why: &str) -> Result<()> {
+        let (known, new): (Vec<_>, Vec<_>) = requests.iter().partition(|request| {
+            let server = request.server.to_canonical().to_string();
+            self.lanes.iter().any(|lane| lane.place.link == request.link && lane.place.server == server)
+        });
+        self.add(&new, why)?;
+        known.into_iter().try_for_each(|request| self.change(request, why))
     }
 
-    /// Plays the traces of a link from now on, and says when they began.
-    pub fn play(&mut self, link: LinkId, seed: Option<u64>) -> Result<Instant> {
-        let began = Instant::now();
+    fn clear(&mut self, link: Option<LinkId>) -> Result<()> {
+        self.remove(|lane| link.is_none_or(|link| link == lane.place.link))
+    }
+
+    fn play(&mut self, link: LinkId) -> Result<Instant> {
+        let (began, seed) = (Instant::now(), self.tc_seed());
         let of_link = self.lanes.iter().filter(|lane| lane.place.link == link);
         let track = |lane: &NetemDirection| {
             let (link, direction) = (lane.place.link, lane.place.direction);
@@ -145,6 +177,73 @@ impl Netem {
         self.tracks.extend(tracks);
         self.restart_player(|over| over == link)?;
         Ok(began)
+    }
+
+    fn take_applied_steps(&mut self) -> Option<Vec<AppliedStep>> {
+        let mut done = std::mem::take(&mut self.done);
+        done.extend(self.player.as_ref().map(TracePlayer::take_done).unwrap_or_default());
+        Some(done)
+    }
+
+    fn rows(&self) -> Vec<ActiveShaping> {
+        self.lanes.iter().map(|lane| lane.row(Owner::Run, Counters::default())).collect()
+    }
+
+    fn read(&mut self) -> Result<Vec<ActiveShaping>> {
+        if let Some(failure) = self.player.as_ref().and_then(TracePlayer::failed) {
+            bail!("the traces are played no more: {failure}");
+        }
+        counted(&self.lanes, Owner::Run)
+    }
+
+    fn in_force(&self) -> Result<Vec<ActiveShaping>> {
+        let lanes = in_force()?;
+        // A process that shapes holds the lock.
+        let dead = !lanes.is_empty() && guard::lock().is_ok();
+        counted(&lanes, if dead { Owner::Dead } else { Owner::Run })
+    }
+
+    fn has_leftovers(&self) -> bool {
+        read::devices().is_ok_and(|devices| !devices.is_empty())
+    }
+
+    fn clean_up(&self, devs: &[String]) -> Result<()> {
+        let removed = repair(devs).context("cannot remove what an earlier run left")?;
+        if removed > 0 {
+            tracing::warn!("removed {removed} devices that an earlier run had left shaped");
+        }
+        Ok(())
+    }
+}
+
+impl Netem {
+    pub fn new(seed: u64) -> Netem {
+        Netem { seed, ..Netem::default() }
+    }
+
+    /// The seed to hand to netem, where it heeds one.
+    fn tc_seed(&self) -> Option<u64> {
+        kernel_support::can_seed().then_some(self.seed)
+    }
+
+    /// Sets links up anew, in the place of whatever they were: all of them, or none.
+    fn add(&mut self, requests: &[&ShapingRequest], why: &str) -> Result<()> {
+        let mut lanes = Vec::new();
+        for request in requests {
+            self.clear(Some(request.link))?;
+            for direction in Direction::BOTH {
+                lanes.push(lane(request, direction, why)?);
+            }
+        }
+        if let Err(error) = make(&mut lanes, self.tc_seed()) {
+            // What is half there must not stay; the first error is the one that counts.
+            let made: Vec<Device> = read::devices().unwrap_or_default();
+            let ours = |device: &Device| lanes.iter().any(|lane| lane.place.ifb() == device.name);
+            let _ = take_away(&made.into_iter().filter(|device| ours(device)).collect::<Vec<_>>());
+            return Err(error);
+        }
+        self.lanes.append(&mut lanes);
+        Ok(())
     }
 
     /// Plays a link's traces no more. The qdiscs stay as they are.
@@ -167,25 +266,21 @@ impl Netem {
         Ok(())
     }
 
-    /// The steps that have taken effect since the last call.
-    pub fn take_done(&mut self) -> Vec<AppliedStep> {
-        let mut done = std::mem::take(&mut self.done);
-        done.extend(self.player.as_ref().map(TracePlayer::take_done).unwrap_or_default());
-        done
-    }
-
     /// Gives both directions of a link another shape in place. When that fails the old one is put back.
-    pub fn change(&mut self, wanted: &ShapingRequest, seed: Option<u64>) -> Result<()> {
+    fn change(&mut self, wanted: &ShapingRequest, why: &str) -> Result<()> {
+        let seed = self.tc_seed();
         self.stop(|link| link == wanted.link)?;
         let of_link = |lane: &&mut NetemDirection| lane.place.link == wanted.link;
         let before: Vec<NetemDirection> =
             self.lanes.iter_mut().filter(of_link).map(|lane| lane.clone()).collect();
         let result = self.lanes.iter_mut().filter(of_link).try_for_each(|lane| {
             let to = wanted.profile.shape(lane.place.direction).clone();
+            lane.why = Some(why.to_string());
             reshape(lane, to, &wanted.profile.name, seed)
         });
         let Err(error) = result else { return Ok(()) };
         for (lane, old) in self.lanes.iter_mut().filter(of_link).zip(before) {
+            lane.why = old.why;
             if let Err(second) = reshape(lane, old.shape, &old.alias.profile, seed) {
                 return Err(error
                     .context(format!("cannot put the old shape of {} back: {second:#}", lane.place.ifb())));
@@ -195,7 +290,7 @@ impl Netem {
     }
 
     /// Takes away the lanes that are picked.
-    pub fn remove(&mut self, pick: impl Fn(&NetemDirection) -> bool) -> Result<()> {
+    fn remove(&mut self, pick: impl Fn(&NetemDirection) -> bool) -> Result<()> {
         let names: Vec<String> =
             self.lanes.iter().filter(|lane| pick(lane)).map(|lane| lane.place.ifb()).collect();
         if names.is_empty() {
@@ -210,84 +305,46 @@ impl Netem {
         self.lanes.retain(|lane| !names.contains(&lane.place.ifb()));
         Ok(())
     }
-
-    pub fn applied(&self) -> Vec<ActiveShaping> {
-        self.lanes
-            .iter()
-            .map(|lane| ActiveShaping {
-                link: lane.place.link,
-                direction: lane.place.direction,
-                backend: Backend::Netem,
-                why: lane.why.clone(),
-                profile: lane.alias.profile.clone(),
-                asked: lane.shape.clone(),
-                kernel: lane.report.clone(),
-            })
-            .collect()
-    }
-
-    /// The lanes with what was asked for, and their counters.
-    pub fn rows(&self) -> Result<Vec<Row>> {
-        self.rows_of(false)
-    }
-
-    fn rows_of(&self, dead: bool) -> Result<Vec<Row>> {
-        let counters = self.counters()?;
-        let rows = self.lanes.iter().zip(counters);
-        Ok(rows.map(|(lane, (_, _, counters))| row(lane, counters, dead)).collect())
-    }
-
-    /// The counters of all lanes, with one question to the kernel.
-    ///
-    /// tbf counts what left the bottleneck and what waits in it. A loss of netem's and a full queue are
-    /// one number there, so where packets could get lost at any time they are one here.
-    pub fn counters(&self) -> Result<Vec<(LinkId, Direction, Counters)>> {
-        if self.lanes.is_empty() {
-            return Ok(Vec::new());
-        }
-        if let Some(failure) = self.player.as_ref().and_then(TracePlayer::failed) {
-            bail!("the traces are played no more: {failure}");
-        }
-        let by_device = stats::read()?;
-        let sizes = stats::packet_bytes()?;
-        self.lanes
-            .iter()
-            .map(|lane| {
-                let ifb = lane.place.ifb();
-                let found = stats::index_of(&ifb).and_then(|index| by_device.get(&index));
-                let found =
-                    found.with_context(|| format!("cannot read the counters of {ifb}: it is gone"))?;
-                let counters = Counters {
-                    packets: found.packets,
-                    bytes: found.bytes,
-                    dropped_queue: found.drops,
-                    dropped_loss: if lane.alias.lossy { None } else { Some(0) },
-                    queue_packets: found.queue_packets,
-                    queue_bytes: found.queue_bytes,
-                    packet_bytes: sizes.get(&ifb).copied(),
-                    rate_kbit: Some(lane.shape.rate.kbit()),
-                    ..Counters::default()
-                };
-                Ok((lane.place.link, lane.place.direction, counters))
-            })
-            .collect()
-    }
 }
 
-fn lane(request: &NetemLink, direction: Direction) -> Result<NetemDirection> {
-    let ShapingRequest { link, server, profile } = request.wanted;
-    let place = DeviceDirection::new(*link, direction, &request.dev, *server);
+/// The rows of lanes with their counters, with one question to the kernel.
+///
+/// tbf counts what left the bottleneck and what waits in it. A loss of netem's and a full queue are
+/// one number there, so where packets could get lost at any time they are one here.
+fn counted(lanes: &[NetemDirection], owner: Owner) -> Result<Vec<ActiveShaping>> {
+    if lanes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let by_device = stats::read()?;
+    let sizes = stats::packet_bytes()?;
+    let row = |lane: &NetemDirection| {
+        let ifb = lane.place.ifb();
+        let found = stats::index_of(&ifb).and_then(|index| by_device.get(&index));
+        let found = found.with_context(|| format!("cannot read the counters of {ifb}: it is gone"))?;
+        let counters = Counters {
+            packets: found.packets,
+            bytes: found.bytes,
+            dropped_queue: found.drops,
+            dropped_loss: if lane.alias.lossy { None } else { Some(0) },
+            queue_packets: found.queue_packets,
+            queue_bytes: found.queue_bytes,
+            packet_bytes: sizes.get(&ifb).copied(),
+            rate_kbit: Some(lane.shape.rate.kbit()),
+            ..Counters::default()
+        };
+        Ok(lane.row(owner, counters))
+    };
+    lanes.iter().map(row).collect()
+}
+
+fn lane(request: &ShapingRequest, direction: Direction, why: &str) -> Result<NetemDirection> {
+    let ShapingRequest { link, server, profile } = request;
+    let dev = read::route_dev(*server)?;
+    let place = DeviceDirection::new(*link, direction, &dev, *server);
     let shape = profile.shape(direction).clone();
-    let alias = alias(&place, &shape, &profile.name, std::process::id(), own_clsact(&request.dev)?);
-    let child = Child::needed_by(&shape);
-    Ok(NetemDirection {
-        place,
-        alias,
-        shape,
-        child,
-        why: request.why.clone(),
-        report: serde_json::Value::Null,
-    })
+    let alias = alias(&place, &shape, &profile.name, std::process::id(), own_clsact(&dev)?);
+    let (child, why) = (Child::needed_by(&shape), Some(why.to_string()));
+    Ok(NetemDirection { place, alias, shape, child, why, report: serde_json::Value::Null })
 }
 
 pub fn alias(place: &DeviceDirection, shape: &Shape, profile: &str, pid: u32, own_clsact: bool) -> Alias {
@@ -317,7 +374,7 @@ fn own_clsact(dev: &str) -> Result<bool> {
     }
 }
 
-fn make(lanes: &mut [NetemDirection], requests: &[NetemLink]) -> Result<()> {
+fn make(lanes: &mut [NetemDirection], seed: Option<u64>) -> Result<()> {
     for lane in lanes.iter() {
         refuse_foreign_filter(&lane.place)?;
     }
@@ -326,7 +383,6 @@ fn make(lanes: &mut [NetemDirection], requests: &[NetemLink]) -> Result<()> {
     run::batch(Tool::Ip, &devices).map_err(explain)?;
     let mut lines = Vec::new();
     for lane in lanes.iter() {
-        let seed = requests.iter().find(|r| r.wanted.link == lane.place.link).and_then(|r| r.seed);
         let seed = seed.map(|seed| render::seed_of(seed, lane.place.link, lane.place.direction));
         lines.extend(render::set_up(&lane.place, &lane.shape, lane.child, seed));
     }
@@ -400,31 +456,6 @@ fn read_back(lanes: &mut [NetemDirection]) -> Result<()> {
     Ok(())
 }
 
-fn row(lane: &NetemDirection, counters: Counters, dead: bool) -> Row {
-    Row {
-        link: lane.place.link,
-        direction: lane.place.direction,
-        backend: Backend::Netem,
-        why: (!lane.why.is_empty()).then(|| lane.why.clone()),
-        profile: lane.alias.profile.clone(),
-        server: lane.place.server.parse().ok(),
-        owner: if dead { Owner::Dead } else { Owner::Run },
-        shape: lane.shape.without_trace(),
-        trace: None,
-        kernel: lane.report.clone(),
-        counters,
-        airtimes: None,
-    }
-}
-
-/// What is in force as the kernel tells it, for `twinlink link show` with no client running.
-pub fn rows() -> Result<Vec<Row>> {
-    let netem = Netem { lanes: in_force()?, ..Netem::default() };
-    // Whose run is alive holds the lock.
-    let dead = !netem.lanes.is_empty() && super::guard::lock().is_ok();
-    netem.rows_of(dead)
-}
-
 /// Adds what to do about it to an error that a kernel without the module gives.
 fn explain(error: anyhow::Error) -> anyhow::Error {
     let text = format!("{error:#}");
@@ -452,13 +483,13 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
 ///
 /// # Errors
 /// It could not be found out.
-pub fn missing(rate_only: bool) -> Result<Vec<Feature>> {
+fn missing(rate_only: bool) -> Result<Vec<Feature>> {
     let needed = [Feature::Ifb, Feature::Tbf, Feature::Redirect, Feature::Netem];
     kernel_support::missing(if rate_only { &needed[..3] } else { &needed })
 }
 
 /// What is said where the kernel has not all that a profile needs.
-pub fn lacks(missing: &[Feature]) -> anyhow::Error {
+fn lacks(missing: &[Feature]) -> anyhow::Error {
     if missing == [Feature::Netem] {
         return no_netem();
     }
@@ -522,8 +553,11 @@ mod tests {
         let player = TracePlayer::start(Vec::new()).unwrap();
         let earlier = vec![done(LinkId::A), done(LinkId::B)];
         let mut netem = Netem { player: Some(player), done: earlier, ..Netem::default() };
-        netem.play(LinkId::A, None).unwrap();
-        assert_eq!(netem.take_done().iter().map(|done| done.link).collect::<Vec<_>>(), [LinkId::B]);
-        assert!(netem.take_done().is_empty());
+        netem.play(LinkId::A).unwrap();
+        assert_eq!(
+            netem.take_applied_steps().unwrap().iter().map(|done| done.link).collect::<Vec<_>>(),
+            [LinkId::B]
+        );
+        assert!(netem.take_applied_steps().unwrap().is_empty());
     }
 }

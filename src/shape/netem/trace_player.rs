@@ -16,6 +16,7 @@ use super::tc::run::needs_table;
 use super::tc::session::Session;
 use crate::config::profile::Shape;
 use crate::config::trace::{Moment, Trace, TraceStep, is_outage};
+use crate::shape::active_trace::AppliedStep;
 use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
@@ -31,16 +32,6 @@ pub struct Track {
     pub seed: Option<u64>,
     pub trace: Arc<Trace>,
     pub began: Instant,
-}
-
-/// A step that has taken effect.
-#[derive(Clone, Copy, Debug)]
-pub struct AppliedStep {
-    pub link: LinkId,
-    pub direction: Direction,
-    /// The number of the step since the trace began.
-    pub number: u64,
-    pub at: Instant,
 }
 
 #[derive(Default)]

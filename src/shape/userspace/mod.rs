@@ -1,175 +1,175 @@
-//! The links that this process holds itself, as the shaper sees them: what is in force and what it
-//! counted. The packets are [`self::nfqueue`]'s.
+//! The userspace backend: this process holds the packets of its links. They are [`self::nfqueue`]'s;
+//! `emulate` says when each departs.
 
 pub mod nfqueue;
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use self::nfqueue::{Busy, QueueCounts, Userspace};
-use super::control::client::{Owner, Row};
-use super::{ActiveShaping, Backend, Counters, ShapingRequest};
+use self::nfqueue::{QueueCounts, Userspace};
+use super::active_shaping::{ActiveShaping, Counters, Owner};
+use super::backend::{Backend, Fit, Refusal, ShapingRequest};
+use super::guard;
+use super::kernel_support;
 use crate::config::channel::ChannelConfig;
+use crate::config::profile::{Profile, Shape};
 use crate::units::{Direction, LinkId};
 
 /// The links held in userspace; costs nothing while there are none.
-#[derive(Default)]
 pub struct UserspaceLinks {
     packets: Option<Userspace>,
-    wanted: Vec<(ShapingRequest, String)>,
+    /// Each with the reason why it is held here, by link.
+    links: Vec<(ShapingRequest, String)>,
     channel: Option<ChannelConfig>,
     seed: u64,
-    /// How busy the stations were at the last reading.
-    busy: Vec<Busy>,
     /// Faults that nobody has asked for yet.
     faults: Vec<(LinkId, String)>,
 }
 
-impl UserspaceLinks {
-    pub fn new(channel: Option<&ChannelConfig>, seed: u64) -> UserspaceLinks {
-        UserspaceLinks { channel: channel.cloned(), seed, ..UserspaceLinks::default() }
+impl Backend for UserspaceLinks {
+    fn name(&self) -> &'static str {
+        "userspace"
     }
 
-    pub fn has(&self, link: LinkId) -> bool {
-        self.wanted.iter().any(|(wanted, _)| wanted.link == link)
+    fn check(&self, requests: &[ShapingRequest], on_channel: bool) -> Result<Fit, Refusal> {
+        let refusal = |error| Refusal { why: "userspace cannot do all of a profile".into(), error };
+        requests.iter().try_for_each(|request| nfqueue::check(&request.profile)).map_err(refusal)?;
+        let why = match on_channel {
+            true => "a shared channel is modelled in userspace",
+            false => "packets are held in userspace",
+        };
+        Ok(Fit::Exactly(why.into()))
     }
 
-    /// Whether a link is on the shared channel, and so keeps to its channel file.
-    pub fn on_channel(&self, link: LinkId) -> bool {
-        self.channel.as_ref().is_some_and(|channel| channel.link(link).is_some())
+    fn is_proven(&self, requests: &[ShapingRequest]) -> bool {
+        let profiles: Vec<&Profile> = requests.iter().map(|request| &request.profile).collect();
+        nfqueue::beyond_measured(&profiles).is_none()
+            && kernel_support::missing(&[kernel_support::Feature::Nfqueue])
+                .is_ok_and(|missing| missing.is_empty())
     }
 
-    /// Sets links up or changes them in place, and notes why they are held here.
-    pub fn set(&mut self, wanted: &[ShapingRequest], why: &str) -> Result<()> {
+    fn set(&mut self, requests: &[ShapingRequest], why: &str) -> Result<()> {
         match &mut self.packets {
-            Some(packets) => packets.set(wanted)?,
-            None => self.packets = Some(Userspace::start(wanted, self.channel.as_ref(), self.seed)?),
+            Some(packets) => packets.set(requests),
+            None => Userspace::start(requests, self.channel.as_ref(), self.seed)
+                .map(|packets| self.packets = Some(packets)),
         }
-        for wanted in wanted {
-            self.wanted.retain(|(other, _)| other.link != wanted.link);
-            self.wanted.push((wanted.clone(), why.to_string()));
+        .with_context(|| format!("cannot hold the links in userspace ({why})"))?;
+        for request in requests {
+            self.links.retain(|(held, _)| held.link != request.link);
+            self.links.push((request.clone(), why.to_string()));
         }
-        self.wanted.sort_by_key(|(wanted, _)| wanted.link);
-        let profiles: Vec<_> = self.wanted.iter().map(|(wanted, _)| &wanted.profile).collect();
+        let profiles: Vec<_> = self.links.iter().map(|(held, _)| &held.profile).collect();
         if let Some(warning) = nfqueue::beyond_measured(&profiles) {
             tracing::warn!("{warning}");
         }
         Ok(())
     }
 
-    /// Plays the traces of a link from now on, and says when they began; none where it is not held here.
-    pub fn play(&mut self, link: LinkId) -> Result<Option<Instant>> {
-        let wanted = self.wanted.iter().find(|(wanted, _)| wanted.link == link);
-        match (&mut self.packets, wanted) {
-            (Some(packets), Some((wanted, _))) => packets.play(wanted).map(Some),
-            _ => Ok(None),
-        }
-    }
-
-    pub fn remove(&mut self, link: LinkId) -> Result<()> {
-        if let Some(packets) = &mut self.packets {
+    fn clear(&mut self, link: Option<LinkId>) -> Result<()> {
+        if let (Some(packets), Some(link)) = (&mut self.packets, link) {
             packets.clear_link(link)?;
         }
-        self.wanted.retain(|(wanted, _)| wanted.link != link);
-        if self.wanted.is_empty() {
+        self.links.retain(|(held, _)| link.is_some_and(|link| link != held.link));
+        if self.links.is_empty() {
             self.packets = None;
         }
         Ok(())
     }
 
-    /// Gives up all links.
-    pub fn clear(&mut self) {
-        self.wanted.clear();
-        self.packets = None;
+    fn play(&mut self, link: LinkId) -> Result<Instant> {
+        let held = self.links.iter().find(|(held, _)| held.link == link);
+        let (packets, (held, _)) = self.packets.as_mut().zip(held).context("the link is not held here")?;
+        packets.play(held)
     }
 
-    pub fn applied(&self) -> Vec<ActiveShaping> {
-        let row = |(wanted, why): &(ShapingRequest, String), direction| ActiveShaping {
-            link: wanted.link,
-            direction,
-            backend: Backend::Userspace,
-            why: why.clone(),
-            profile: wanted.profile.name.clone(),
-            asked: wanted.profile.shape(direction).clone(),
-            kernel: serde_json::Value::Null,
-        };
-        self.wanted.iter().flat_map(|held| Direction::BOTH.map(|direction| row(held, direction))).collect()
+    fn rows(&self) -> Vec<ActiveShaping> {
+        let both = |held| Direction::BOTH.map(|direction| self.row(held, direction));
+        self.links.iter().flat_map(both).collect()
     }
 
-    /// Reads everything, and gathers the faults that show.
-    fn read(&mut self) -> Result<Vec<QueueCounts>> {
+    fn read(&mut self) -> Result<Vec<ActiveShaping>> {
         let Some(packets) = &mut self.packets else { return Ok(Vec::new()) };
-        let (counts, busy) = packets.read()?;
-        self.busy = busy;
+        let (counts, stations) = packets.read()?;
         let faults = nfqueue::overload(&counts).into_iter();
         self.faults.extend(faults.map(|((link, direction), what)| (link, format!("{direction}: {what}"))));
-        Ok(counts)
+        let mut rows = self.rows();
+        for row in &mut rows {
+            if let Some(found) = counts.iter().find(|found| found.way == (row.link, row.direction)) {
+                row.counters = counters(found, &row.shape);
+            }
+            row.airtimes = self.on_channel(row.link).then(|| stations.clone());
+        }
+        Ok(rows)
     }
 
-    pub fn counters(&mut self) -> Result<Vec<(LinkId, Direction, Counters)>> {
-        let counts = self.read()?;
-        Ok(counts.iter().map(|row| (row.way.0, row.way.1, self.counters_of(row))).collect())
+    fn take_faults(&mut self) -> Vec<(LinkId, String)> {
+        std::mem::take(&mut self.faults)
     }
 
-    fn counters_of(&self, counts: &QueueCounts) -> Counters {
-        let (link, direction) = counts.way;
-        let held = self.wanted.iter().find(|(wanted, _)| wanted.link == link);
-        let tally = &counts.tally;
-        Counters {
-            packets: tally.packets,
-            bytes: tally.bytes,
-            dropped_queue: tally.dropped_queue,
-            dropped_loss: Some(tally.dropped_loss),
-            queue_packets: tally.held_packets,
-            queue_bytes: tally.held_bytes,
-            queue_packets_max: Some(tally.held_packets_max),
-            packet_bytes: (tally.packets > 0).then(|| tally.bytes as f64 / tally.packets as f64),
-            rate_kbit: held.map(|(wanted, _)| wanted.profile.shape(direction).rate.kbit()),
-            lateness_ms: Some(counts.lateness.max_ms),
-            lateness_p50_ms: Some(counts.lateness.p50_ms),
-            lateness_p99_ms: Some(counts.lateness.p99_ms),
+    fn has_leftovers(&self) -> bool {
+        guard::is_own_namespace() && nfqueue::has_left_rules()
+    }
+
+    fn clean_up(&self, _devs: &[String]) -> Result<()> {
+        // They drop all that they catch.
+        if nfqueue::repair()? {
+            tracing::warn!("removed the packet rules that an earlier run had left");
+        }
+        Ok(())
+    }
+}
+
+impl UserspaceLinks {
+    pub fn new(channel: Option<&ChannelConfig>, seed: u64) -> UserspaceLinks {
+        let channel = channel.cloned();
+        UserspaceLinks { packets: None, links: Vec::new(), channel, seed, faults: Vec::new() }
+    }
+
+    fn on_channel(&self, link: LinkId) -> bool {
+        self.channel.as_ref().is_some_and(|channel| channel.link(link).is_some())
+    }
+
+    fn row(&self, (held, why): &(ShapingRequest, String), direction: Direction) -> ActiveShaping {
+        let line_ms = |shape: &Shape| shape.delay.ms() + shape.jitter.ms();
+        ActiveShaping {
+            link: held.link,
+            direction,
+            backend: self.name().into(),
+            why: Some(why.clone()),
+            profile: held.profile.name.clone(),
+            server: Some(held.server.to_canonical()),
+            owner: Owner::Run,
+            shape: held.profile.shape(direction).clone(),
+            trace: None,
+            // What goes up spends its delay on the way down.
+            delay_line_ms: match direction {
+                Direction::Down => line_ms(&held.profile.down) + line_ms(&held.profile.up),
+                Direction::Up => 0.0,
+            },
+            burst_bytes: None,
+            kernel: serde_json::Value::Null,
+            counters: Counters::default(),
+            airtimes: None,
         }
     }
+}
 
-    pub fn rows(&mut self) -> Result<Vec<Row>> {
-        let counts = self.read()?;
-        let applied = self.applied();
-        let rows = counts.iter().filter_map(|counts| {
-            let (link, direction) = counts.way;
-            let is_row = |row: &&ActiveShaping| row.link == link && row.direction == direction;
-            let applied = applied.iter().find(is_row)?;
-            let server = self.wanted.iter().find(|(wanted, _)| wanted.link == link)?.0.server;
-            Some(Row {
-                link,
-                direction,
-                backend: Backend::Userspace,
-                why: Some(applied.why.clone()),
-                profile: applied.profile.clone(),
-                server: Some(server.to_canonical()),
-                owner: Owner::Run,
-                shape: applied.asked.without_trace(),
-                trace: None,
-                kernel: serde_json::Value::Null,
-                counters: self.counters_of(counts),
-                airtimes: self.on_channel(link).then(|| self.busy.clone()),
-            })
-        });
-        Ok(rows.collect())
-    }
-
-    /// How busy the shared channel's stations were at the last reading; empty without one.
-    pub fn busy(&self) -> &[Busy] {
-        &self.busy
-    }
-
-    /// The shared channel, if there is one.
-    pub fn channel(&self) -> Option<&ChannelConfig> {
-        self.channel.as_ref()
-    }
-
-    /// The faults since the last call.
-    pub fn take_faults(&mut self) -> Vec<(LinkId, String)> {
-        std::mem::take(&mut self.faults)
+fn counters(found: &QueueCounts, shape: &Shape) -> Counters {
+    let (tally, late) = (&found.tally, &found.lateness);
+    Counters {
+        packets: tally.packets,
+        bytes: tally.bytes,
+        dropped_queue: tally.dropped_queue,
+        dropped_loss: Some(tally.dropped_loss),
+        queue_packets: tally.held_packets,
+        queue_bytes: tally.held_bytes,
+        queue_packets_max: Some(tally.held_packets_max),
+        packet_bytes: (tally.packets > 0).then(|| tally.bytes as f64 / tally.packets as f64),
+        rate_kbit: Some(shape.rate.kbit()),
+        lateness_ms: Some(late.max_ms),
+        lateness_p50_ms: Some(late.p50_ms),
+        lateness_p99_ms: Some(late.p99_ms),
     }
 }

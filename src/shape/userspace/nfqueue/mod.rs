@@ -21,12 +21,12 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
-use serde::{Deserialize, Serialize};
 
 use crate::config::channel::ChannelConfig;
 use crate::config::profile::{Profile, Shape};
 use crate::emulate::emulator::{Emulator, WAYS, Way, index_of};
-use crate::shape::ShapingRequest;
+use crate::shape::active_shaping::StationLoad;
+use crate::shape::backend::ShapingRequest;
 use crate::units::{Direction, LinkId};
 use engine::{Engine, EngineCommand, EngineReading, PATIENCE};
 pub use lateness::LatenessSummary as Lateness;
@@ -120,16 +120,6 @@ pub struct QueueCounts {
     pub lateness: Lateness,
     /// Packets that the kernel dropped before the model saw them, since the last reading.
     pub kernel_dropped: u64,
-}
-
-/// A station's share of the channel's time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Busy {
-    pub station: String,
-    /// Since the start, in seconds.
-    pub seconds: f64,
-    /// Since the last reading, 0 to 1.
-    pub share: f64,
 }
 
 /// Owns the thread, the queues and the rules.
@@ -239,7 +229,7 @@ impl Userspace {
     ///
     /// # Errors
     /// The thread has ended; with its reason.
-    pub fn read(&mut self) -> Result<(Vec<QueueCounts>, Vec<Busy>)> {
+    pub fn read(&mut self) -> Result<(Vec<QueueCounts>, Vec<StationLoad>)> {
         let reading: EngineReading = self.ask(EngineCommand::Read)?;
         let kernel = kernel_queues();
         let mut counts = Vec::new();
@@ -255,14 +245,14 @@ impl Userspace {
         Ok((counts, self.busy_shares(reading)))
     }
 
-    fn busy_shares(&mut self, reading: EngineReading) -> Vec<Busy> {
+    fn busy_shares(&mut self, reading: EngineReading) -> Vec<StationLoad> {
         let (before, last) = std::mem::replace(&mut self.last_busy, (reading.at, reading.busy.clone()));
         let passed = if before == 0 { 0 } else { reading.at - before };
         let share = |(station, busy): (&'static str, u64)| {
             let earlier = last.iter().find(|row| row.0 == station).map_or(0, |row| row.1);
             let share = if passed > 0 { (busy - earlier) as f64 / passed as f64 } else { 0.0 };
             // A turn is booked when it begins, so a reading may see one that is not over.
-            Busy { station: station.into(), seconds: busy as f64 / 1e9, share: share.min(1.0) }
+            StationLoad { station: station.into(), seconds: busy as f64 / 1e9, share: share.min(1.0) }
         };
         reading.busy.into_iter().map(share).collect()
     }

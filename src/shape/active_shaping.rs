@@ -1,0 +1,84 @@
+//! One direction of a link as it is in force: its settings, and what was counted.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::profile::Shape;
+use crate::units::{Direction, LinkId};
+
+/// One direction of a link as it is now in force; also a row of `twinlink link show`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ActiveShaping {
+    pub link: LinkId,
+    pub direction: Direction,
+    /// The name of the backend.
+    pub backend: String,
+    /// Why this backend, in a few words; null where another process decided.
+    pub why: Option<String>,
+    pub profile: String,
+    /// The server's address.
+    pub server: Option<IpAddr>,
+    pub owner: Owner,
+    /// What was asked for; read from the kernel where no process that shapes was asked. Its rate is the
+    /// profile's own also while a trace is played: the rate of the moment is in the counters.
+    pub shape: Shape,
+    /// The file of the trace that is being played.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
+    /// How long a packet may be held here without waiting for the bottleneck.
+    pub delay_line_ms: f64,
+    /// What the bottleneck lets pass at once, beyond its rate; null where it times every packet.
+    pub burst_bytes: Option<u64>,
+    /// What the kernel says when it is read back; null for a backend of this process.
+    pub kernel: serde_json::Value,
+    pub counters: Counters,
+    /// How busy the stations are, for a link on a shared channel.
+    #[serde(rename = "air", skip_serializing_if = "Option::is_none")]
+    pub airtimes: Option<Vec<StationLoad>>,
+}
+
+/// Whether the process that shapes a link is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Owner {
+    Run,
+    /// It was killed.
+    Dead,
+}
+
+/// Counters of one direction since it was set up.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Counters {
+    pub packets: u64,
+    pub bytes: u64,
+    /// Dropped because the queue was full.
+    pub dropped_queue: u64,
+    /// Dropped by the loss model; null where the backend counts all drops as one.
+    pub dropped_loss: Option<u64>,
+    /// Held now, those in the delay line included: the kernel can tell no other way.
+    pub queue_packets: u64,
+    pub queue_bytes: u64,
+    /// The most packets that were held at once; null where the kernel holds them.
+    pub queue_packets_max: Option<u64>,
+    /// Mean size of the packets that have left, as the device or the model handed them on: a super-packet
+    /// that was not cut counts as one. Null while there were none.
+    pub packet_bytes: Option<f64>,
+    /// The rate in force, kbit/s.
+    pub rate_kbit: Option<f64>,
+    /// How late departures were, worst since the last reading, ms; null where the kernel departs.
+    pub lateness_ms: Option<f64>,
+    /// The same for half of the packets, and for 99 of 100.
+    pub lateness_p50_ms: Option<f64>,
+    pub lateness_p99_ms: Option<f64>,
+}
+
+/// A station's share of a shared channel's time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StationLoad {
+    pub station: String,
+    /// Since the start, in seconds.
+    pub seconds: f64,
+    /// Since the last reading, 0 to 1.
+    pub share: f64,
+}
