@@ -69,7 +69,7 @@ impl Place {
             .or_else(|_| fs::copy(env!("CARGO_BIN_EXE_twinlink"), &program).map(drop))
             .unwrap();
         let place = Place { user, root, program };
-        ["tmp", "work", "cache"].iter().for_each(|name| drop(place.folder(name)));
+        ["tmp", "work", "cache", "runtime"].iter().for_each(|name| drop(place.folder(name)));
         place
     }
 
@@ -100,16 +100,21 @@ impl Place {
     }
 
     fn lab(&self, args: &[&str]) -> Command {
+        self.program(&[&["lab"], args].concat())
+    }
+
+    /// Returns a command that runs twinlink as the test's user.
+    fn program(&self, args: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command.args(["--kill-after=1", "--foreground", "120"]);
         if is_root() && self.user == User::Ordinary {
             command.args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
             command.args(["--bounding-set=-all", "--inh-caps=-all"]);
         }
-        command.arg(&self.program).arg("lab").args(args);
+        command.arg(&self.program).args(args);
         command.current_dir(self.path("work")).stdin(Stdio::null());
         command.env("TMPDIR", self.path("tmp")).env("XDG_CACHE_HOME", self.path("cache"));
-        command.env("HOME", self.path("work"));
+        command.env("HOME", self.path("work")).env("TWINLINK_LABS", self.path("runtime/labs"));
         command
     }
 
@@ -145,7 +150,8 @@ impl Place {
     /// Waits until no process and no temporary file of this test's labs is left.
     fn expect_nothing_left(&self) {
         eventually(&format!("nothing is left of a lab of {:?}", self.user), || {
-            self.processes().is_empty() && fs::read_dir(self.path("tmp")).unwrap().next().is_none()
+            let is_empty = |name: &str| fs::read_dir(self.path(name)).into_iter().flatten().next().is_none();
+            self.processes().is_empty() && is_empty("tmp") && is_empty("runtime/labs")
         });
     }
 }
@@ -561,6 +567,130 @@ fn labs_run_side_by_side() {
             assert_eq!(run_end(&output.stdout)["files"], 8);
         }
         assert_eq!(fs::read_dir(place.path("work/results")).unwrap().count(), 4);
+        place.expect_nothing_left();
+    }
+}
+
+/// The records of the only run's log so far.
+fn records(place: &Place) -> Vec<Value> {
+    let runs = fs::read_dir(place.path("work/results")).into_iter().flatten().flatten();
+    let text: String = runs.filter_map(|run| fs::read_to_string(run.path().join("log.jsonl")).ok()).collect();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[test]
+fn link_change_from_outside_is_in_the_log() {
+    for user in users() {
+        let place = Place::new(user);
+        let [option, dir] = place.data(40, "200KB");
+        // So slow that the run lasts until both links are cleared.
+        let lab = ["--name", "mine", &option, &dir, "--", "--link-a", "edge", "--link-b", "edge"];
+        let lab = place.lab(&lab).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let is_under_way = |record: &Value| record["event"] == "sample";
+        eventually("the run is under way", || records(&place).iter().any(is_under_way));
+        let ask = |args: &[&str]| {
+            let output = place.program(&[&["link"], args].concat()).output().unwrap();
+            assert!(output.status.success(), "{user:?} {args:?}: {}", words(&output));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert!(ask(&["set", "a", "3g"]).contains("3g"));
+        assert!(ask(&["set", "b", "3g", "--lab", "mine"]).contains("3g"));
+        let shown: Value = serde_json::from_str(&ask(&["show", "--json"])).unwrap();
+        assert_eq!(shown["links"][0]["profile"], "3g");
+        if user == User::Own {
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("netem/show.sh");
+            let mut show = Command::new(script);
+            show.env("TWINLINK_LABS", place.path("runtime/labs")).env("TWINLINK_BIN", &place.program);
+            // The compose lab of somebody else here is not meant.
+            let output = show.env("COMPOSE_PROJECT_NAME", "twinlink-no-such").output().unwrap();
+            assert!(words(&output).contains("3g"), "{}", words(&output));
+        }
+        assert!(ask(&["clear"]).contains("no link is shaped"));
+        let output = lab.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", words(&output));
+        let changes: Vec<String> = records(&place)
+            .iter()
+            .filter(|record| record["event"] == "link" && record["data"]["direction"] == "down")
+            .map(|record| record["data"].clone())
+            .map(|link| {
+                let profile = link["profile"].as_str().unwrap_or("-");
+                format!("{} {} {profile}", link["link"].as_str().unwrap(), link["action"].as_str().unwrap())
+            })
+            .collect();
+        let wanted =
+            ["a set edge", "b set edge", "a changed 3g", "b changed 3g", "a cleared -", "b cleared -"];
+        assert_eq!(changes, wanted);
+        place.expect_nothing_left();
+    }
+}
+
+#[test]
+fn several_labs_are_told_apart_by_name() {
+    for user in users() {
+        let place = Place::new(user);
+        let data = place.data(1, "1KB");
+        let hold = |profile: &str| {
+            let wait = "twinlink link show >/dev/null && echo >>up; while :; do sleep 0.05; done";
+            format!("exec twinlink link hold --link-a {profile} -- sh -c '{wait}'")
+        };
+        let ask = |args: &[&str]| place.program(args).output().unwrap();
+        let (mut one, first) = start(&place, &data, &hold("rate-20"));
+        let (mut two, second) = start(&place, &data, &hold("rate-80"));
+        let output = ask(&["link", "set", "a", "wifi-near"]);
+        assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+        for part in ["cannot choose between 2 labs", "--lab NAME", "lab-1  lab --data", "lab-2  lab --data"] {
+            assert!(words(&output).contains(part), "no {part} in {}", words(&output));
+        }
+        for (name, profile) in [("lab-1", "rate-20"), ("lab-2", "rate-80")] {
+            let output = ask(&["link", "show", "--lab", name]);
+            assert!(words(&output).contains(profile), "{user:?} {name}: {}", words(&output));
+        }
+        for (args, word) in [
+            (&["link", "show", "--lab", "other"][..], "cannot find a lab named other"),
+            (&["lab", "--name", "lab-2", "--exec", "true"], "another lab of this name runs"),
+        ] {
+            let output = ask(args);
+            assert_eq!(output.status.code(), Some(1), "{args:?}: {}", words(&output));
+            assert!(words(&output).contains(word), "{args:?}: {}", words(&output));
+        }
+        assert_eq!(ask(&["lab", "--name", "../x", "--exec", "true"]).status.code(), Some(2));
+        kill(first, nix::sys::signal::Signal::SIGTERM);
+        one.wait().unwrap();
+        // The only one is meant.
+        assert!(words(&ask(&["link", "set", "a", "rate-20"])).contains("rate-20"));
+        kill(second, nix::sys::signal::Signal::SIGTERM);
+        two.wait().unwrap();
+        let output = ask(&["link", "set", "a", "wifi-near"]);
+        assert!(words(&output).contains("start twinlink lab"), "{}", words(&output));
+        place.expect_nothing_left();
+        // Not even an empty folder.
+        eventually("the folder of labs is gone", || !place.path("runtime/labs").exists());
+    }
+}
+
+#[test]
+fn entry_of_a_killed_lab_is_swept() {
+    for user in users() {
+        let place = Place::new(user);
+        let data = place.data(1, "1KB");
+        let (mut lab, outer) = start_noting(&place, &data);
+        let entry = place.path("runtime/labs/lab-1");
+        assert_eq!(fs::metadata(&entry).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(place.path("runtime/labs")).unwrap().permissions().mode() & 0o777, 0o700);
+        // What cleans up after a lab is killed first.
+        let cleaner = place.processes().into_iter().map(|(pid, _)| pid).find(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            parent_of(*pid) == outer && name.trim() != "twinlink-lab"
+        });
+        kill(cleaner.expect("the process that cleans up"), nix::sys::signal::Signal::SIGKILL);
+        kill(outer, nix::sys::signal::Signal::SIGKILL);
+        lab.wait().unwrap();
+        eventually("the lab's processes end", || place.processes().is_empty());
+        assert!(entry.exists());
+        let listed = place.program(&["lab", "--list"]).output().unwrap();
+        assert_eq!((listed.status.code(), words(&listed).as_str()), (Some(0), ""));
+        assert!(!entry.exists(), "{user:?}");
+        fs::remove_dir_all(fs::read_dir(place.path("tmp")).unwrap().next().unwrap().unwrap().path()).unwrap();
         place.expect_nothing_left();
     }
 }

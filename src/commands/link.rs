@@ -1,7 +1,8 @@
 //! `twinlink link …`: reads and changes links from the command line.
 //!
-//! A change goes to the control socket of the process that shapes, so that a link has one owner and its log
-//! has the change. If none runs, `show` and `clear` act on the links that a killed process left.
+//! A change goes to the control socket of the process that shapes, here or in a lab of this user, so that a link
+//! has one owner and its log has the change. If none runs, `show` and `clear` act on the links that a killed
+//! process left.
 
 use std::net::{IpAddr, ToSocketAddrs};
 
@@ -13,9 +14,12 @@ use crate::config::profile::load;
 use crate::config::profile::load::ProfileSource;
 use crate::config::profile::{Loss, Profile, Shape};
 use crate::config::trace;
+use crate::lab::registry;
+use crate::lab::registry::LabName;
 use crate::shape::active_shaping::{ActiveShaping, Counters, Owner, StationLoad};
 use crate::shape::control::client;
 use crate::shape::control::client::ControlRequest;
+use crate::shape::guard;
 use crate::shape::netem;
 use crate::shape::netem::tc::render;
 use crate::shape::netem::tc::render::{Child, DeviceDirection};
@@ -30,6 +34,8 @@ pub enum LinkCommand {
         link: LinkId,
         /// A profile's name, or the path of a .toml file
         profile: String,
+        #[command(flatten)]
+        place: Place,
     },
     /// Shape links for as long as another program runs
     Hold(HoldArgs),
@@ -38,6 +44,8 @@ pub enum LinkCommand {
         /// One JSON object instead of a table
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        place: Place,
     },
     /// List the profiles
     List {
@@ -46,9 +54,43 @@ pub enum LinkCommand {
         json: bool,
     },
     /// Take shaping away, from one link or from both
-    Clear { link: Option<LinkId> },
+    Clear {
+        link: Option<LinkId>,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Print the tc lines of a profile; needs no privilege
     Plan(PlanArgs),
+}
+
+/// Where the links are.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Place {
+    /// The lab whose links are meant, where several run (twinlink lab --list names them)
+    #[arg(long, value_name = "NAME")]
+    lab: Option<LabName>,
+}
+
+impl Place {
+    /// Asks the process that shapes: in the named lab, else here, else in the only lab that runs. None
+    /// where there is none.
+    fn ask(&self, request: &ControlRequest) -> Result<Option<Vec<ActiveShaping>>> {
+        if self.lab.is_none() {
+            let answer = client::ask(request)?;
+            if answer.is_some() || guard::is_own_namespace() {
+                return Ok(answer);
+            }
+        }
+        let Some(lab) = registry::find(self.lab.as_ref())? else { return Ok(None) };
+        let (_open, socket) = lab.control()?;
+        match client::ask_at(&socket, request) {
+            Ok(None) => bail!(
+                "cannot reach links in the lab {}: no client runs in it, and no program under \"twinlink link hold\"",
+                lab.name
+            ),
+            answer => answer.with_context(|| format!("cannot do this in the lab {}", lab.name)),
+        }
+    }
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -73,22 +115,24 @@ pub struct PlanArgs {
 
 pub fn main(command: LinkCommand) -> Result<()> {
     match command {
-        LinkCommand::Set { link, profile } => set(link, &profile),
+        LinkCommand::Set { link, profile, place } => set(link, &profile, &place),
         LinkCommand::Hold(args) => hold::main(&args),
-        LinkCommand::Show { json } => print_rows(&show()?, json),
+        LinkCommand::Show { json, place } => {
+            print_rows(&place.ask(&ControlRequest::Show)?.map_or_else(crate::shape::in_force, Ok)?, json)
+        }
         LinkCommand::List { json } => list(json),
-        LinkCommand::Clear { link } => clear(link),
+        LinkCommand::Clear { link, place } => clear(link, &place),
         LinkCommand::Plan(args) => plan(&args),
     }
 }
 
-fn set(link: LinkId, profile: &str) -> Result<()> {
+fn set(link: LinkId, profile: &str, place: &Place) -> Result<()> {
     let profile = Box::new(load::load(profile)?);
-    match client::ask(&ControlRequest::Set { link, profile })? {
+    match place.ask(&ControlRequest::Set { link, profile })? {
         Some(rows) => print_rows(&rows, false),
         None => bail!(
-            "cannot set link {link}: no process shapes links here: start a client, or a program under \"twinlink \
-             link hold\""
+            "cannot set link {link}: no process shapes links here: start twinlink lab, or in a lab a client or a \
+             program under \"twinlink link hold\""
         ),
     }
 }
@@ -104,20 +148,17 @@ pub fn resolve(host: &str) -> Result<IpAddr> {
         .with_context(|| format!("cannot find the address of {host}: it has none"))
 }
 
-fn clear(link: Option<LinkId>) -> Result<()> {
-    if let Some(rows) = client::ask(&ControlRequest::Clear { link })? {
+fn clear(link: Option<LinkId>, place: &Place) -> Result<()> {
+    if let Some(rows) = place.ask(&ControlRequest::Clear { link })? {
         return print_rows(&rows, false);
     }
     crate::shape::clean_up()?;
     print_rows(&show()?, false)
 }
 
-/// Returns the links in force: asked of the running client, else read from the kernel.
+/// Returns the links in force here: asked of the running client, else read from the kernel.
 pub fn show() -> Result<Vec<ActiveShaping>> {
-    match client::ask(&ControlRequest::Show)? {
-        Some(rows) => Ok(rows),
-        None => crate::shape::in_force(),
-    }
+    client::ask(&ControlRequest::Show)?.map_or_else(crate::shape::in_force, Ok)
 }
 
 fn print_rows(rows: &[ActiveShaping], json: bool) -> Result<()> {

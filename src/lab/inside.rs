@@ -15,7 +15,7 @@ use super::network::{self, Network};
 use super::servers;
 use super::servers::LabServer;
 use super::signals::LabSignals;
-use super::{Plan, namespaces};
+use super::{CONTROL_FOLDER, CONTROL_SOCKET, Plan, namespaces};
 use crate::shape::netem::tc::run;
 use crate::text::tell;
 
@@ -31,7 +31,7 @@ const ONE_SIGNAL: Duration = Duration::from_millis(250);
 
 /// The whole of it; returns the command's exit code.
 pub fn run(plan: &Plan, signals: &LabSignals) -> Result<u8> {
-    namespaces::mount_own_folders()?;
+    namespaces::mount_own_folders(&plan.control)?;
     let network = network::build(plan.ipv6)?;
     namespaces::mount_hosts(&network::hosts_file(&network, plan.ipv6))?;
     let mut servers = match &plan.servers {
@@ -123,7 +123,7 @@ fn set_environment(command: &mut Command, plan: &Plan, network: &Network) {
         .env("PATH", run::path() + &own)
         .env("TMPDIR", &plan.scratch)
         .env("TWINLINK_BIN", &plan.program)
-        .env("TWINLINK_CONTROL", "/run/twinlink/control.sock")
+        .env("TWINLINK_CONTROL", format!("{CONTROL_FOLDER}/{CONTROL_SOCKET}"))
         .env("TWINLINK_NS_CLIENT", network.client.name)
         .env("TWINLINK_NS_A", network.server_a.name)
         .env("TWINLINK_NS_B", network.server_b.name);

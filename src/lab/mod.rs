@@ -6,11 +6,13 @@
 //! builds the network ([`network`]), starts the servers ([`servers`]) and runs the command ([`inside`]).
 //! When either of them ends, in any way, the kernel ends every process of the lab, and with the last
 //! one go the namespaces and mounts, because nothing else holds them. The third deletes the lab's
-//! temporary files ([`scratch`]).
+//! temporary files ([`scratch`]). A file that they hold locked tells other programs of this user where the
+//! lab's control socket is ([`registry`]).
 
 pub(crate) mod inside;
 pub(crate) mod namespaces;
 pub(crate) mod network;
+pub mod registry;
 pub(crate) mod samples;
 pub(crate) mod scratch;
 pub(crate) mod servers;
@@ -27,8 +29,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
-use crate::text::tell;
+use crate::text::{print, tell, visible};
 pub use namespaces::attempt;
+use registry::{Entry, LabName};
 use scratch::Scratch;
 use signals::LabSignals;
 
@@ -54,6 +57,12 @@ pub struct LabArgs {
     /// Use IPv6: server-a, server-b and client name IPv6 addresses
     #[arg(short = '6', long = "ipv6")]
     pub ipv6: bool,
+    /// The lab's name, for twinlink link set --lab NAME; without it lab-1, lab-2 …
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<LabName>,
+    /// List the labs of this user that run, by name, and end
+    #[arg(long, exclusive = true)]
+    pub list: bool,
     /// Run COMMAND in the client's namespace instead of the client
     #[arg(long, requires = "command")]
     pub exec: bool,
@@ -61,6 +70,10 @@ pub struct LabArgs {
     #[arg(trailing_var_arg = true, value_name = "CLIENT-OPTIONS | COMMAND")]
     pub command: Vec<OsString>,
 }
+
+/// The control socket of whatever shapes in the lab, in the folder that the lab sees as [`CONTROL_FOLDER`].
+const CONTROL_SOCKET: &str = "control.sock";
+const CONTROL_FOLDER: &str = "/run/twinlink";
 
 /// The links of a lab whose client is told of none.
 pub const DEFAULT_LINKS: [&str; 2] = ["wifi-near", "lte-medium"];
@@ -82,6 +95,8 @@ pub(crate) struct Plan {
     servers: Option<servers::ServerRequest>,
     ipv6: bool,
     scratch: PathBuf,
+    /// What becomes [`CONTROL_FOLDER`], as it is seen from outside.
+    control: PathBuf,
     /// How long a server's program of another kind may take until it listens.
     patience: Duration,
 }
@@ -91,8 +106,14 @@ pub(crate) struct Plan {
 /// one, as long as twinlink's own.
 ///
 /// # Errors
-/// A folder is missing, the kernel refuses a namespace, or a server does not get ready.
+/// A folder is missing, another lab has the name, the kernel refuses a namespace, or a server does not get
+/// ready.
 pub fn main(args: LabArgs, give_up: Option<Duration>) -> Result<ExitCode> {
+    if args.list {
+        let labs = registry::running()?;
+        let text = if labs.is_empty() { String::new() } else { registry::table(&labs) + "\n" };
+        return print(&text).map(|()| ExitCode::SUCCESS);
+    }
     let program = std::env::current_exe().context("cannot find the program itself")?;
     let command = match args.client_arguments() {
         Some(arguments) => std::iter::once(program.clone().into()).chain(arguments).collect(),
@@ -102,12 +123,15 @@ pub fn main(args: LabArgs, give_up: Option<Duration>) -> Result<ExitCode> {
     let data_b = args.data_b.as_deref().map(folder).transpose()?;
     let logs = args.server_logs.as_deref().map(log_folder).transpose()?;
     let scratch = Scratch::new()?;
+    let control = scratch.path().join("control");
+    std::fs::create_dir(&control).with_context(|| format!("cannot make the folder {}", control.display()))?;
+    let entry = Entry::new(args.name.as_ref(), &control, &command_line())?;
     let signals = LabSignals::block()?;
     let servers =
         args.servers.is_none().then_some(servers::ServerRequest { data, data_b, command: args.server, logs });
     let scratch_dir = scratch.path().to_path_buf();
     let patience = give_up.unwrap_or(inside::UNTIL_READY);
-    let plan = Plan { program, command, servers, ipv6: args.ipv6, scratch: scratch_dir, patience };
+    let plan = Plan { program, command, servers, ipv6: args.ipv6, scratch: scratch_dir, control, patience };
     namespaces::enter()?;
     let lifeline = namespaces::Lifeline::new()?;
     // SAFETY: no other thread runs, so the child may go on as any program.
@@ -118,10 +142,18 @@ pub fn main(args: LabArgs, give_up: Option<Duration>) -> Result<ExitCode> {
         }
         ForkResult::Parent { child } => {
             let code = supervise(child, &signals)?;
+            entry.remove();
             scratch.remove();
             Ok(ExitCode::from(code))
         }
     }
+}
+
+/// This program's command line in one line, fit to print.
+fn command_line() -> String {
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into()).collect();
+    let line = words.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+    visible(&line).chars().take(200).collect()
 }
 
 /// Passes signals on to the lab's first process until that has ended; returns its exit code.

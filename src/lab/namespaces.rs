@@ -18,6 +18,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{getegid, geteuid, pipe2};
 
+use super::CONTROL_FOLDER;
 use crate::shape::guard;
 
 const CAP_NET_ADMIN: u64 = 1 << 12;
@@ -159,8 +160,9 @@ impl Lifeline {
     }
 }
 
-/// Gives the lab its own `/proc`, and a `/run` for namespace names, locks and its control socket.
-pub fn mount_own_folders() -> Result<()> {
+/// Gives the lab its own `/proc`, and a `/run` for namespace names, locks and its control socket, which is in
+/// `control` for those outside.
+pub fn mount_own_folders(control: &Path) -> Result<()> {
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     // In a container that hides parts of /proc the kernel allows no new one; the old one serves too.
     if let Err(error) = mount(Some("proc"), "/proc", Some("proc"), plain, None::<&str>) {
@@ -171,10 +173,11 @@ pub fn mount_own_folders() -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), flags, Some("mode=755")).context("cannot mount a /run")?;
     keep(&before)?;
-    for dir in ["/run/netns", "/run/twinlink"] {
+    for dir in ["/run/netns", CONTROL_FOLDER] {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {dir}"))?;
     }
-    Ok(())
+    mount(Some(control), CONTROL_FOLDER, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("cannot show {} in the lab", control.display()))
 }
 
 /// Entries of the machine's `/run` that the lab's does not have: namespaces, locks, control sockets, and
@@ -214,9 +217,9 @@ fn show(entry: &fs::DirEntry, target: &Path) -> std::io::Result<()> {
 /// # Errors
 /// There is no `/etc/hosts` to put the lab's own over.
 pub fn mount_hosts(text: &str) -> Result<()> {
-    let path = "/run/twinlink/hosts";
+    let path = &format!("{CONTROL_FOLDER}/hosts");
     fs::write(path, text).with_context(|| format!("cannot write {path}"))?;
-    let bound = mount(Some(path), "/etc/hosts", None::<&str>, MsFlags::MS_BIND, None::<&str>);
+    let bound = mount(Some(path.as_str()), "/etc/hosts", None::<&str>, MsFlags::MS_BIND, None::<&str>);
     match bound.map_err(std::io::Error::from) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             bail!("cannot give the lab host names: /etc/hosts not found: make an empty one")

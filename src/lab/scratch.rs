@@ -11,6 +11,8 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe2, setsid};
 
+use super::registry;
+
 /// Exists as long as a process of the lab holds it: the pipe ends with the last one.
 pub struct Scratch {
     path: PathBuf,
@@ -52,7 +54,7 @@ impl Scratch {
     }
 }
 
-/// Waits until the lab's processes have ended, then deletes the folder. Holds no file, terminal or
+/// Waits until the lab's processes have ended, then deletes the folder and the lab's entry. Holds no file, terminal or
 /// folder of whoever started the lab.
 fn delete_at_the_end(end: OwnedFd, path: &Path) {
     let _ = setsid();
@@ -65,6 +67,8 @@ fn delete_at_the_end(end: OwnedFd, path: &Path) {
     let mut end = fs::File::from(end);
     let mut piece = [0; 8];
     while !matches!(end.read(&mut piece), Ok(0)) {}
+    // Whatever was entered by processes that have ended.
+    let _ = registry::running();
     // The kernel may still be ending processes that write there; after a while of that, something
     // else holds the folder.
     for _ in 0..600 {

@@ -98,10 +98,17 @@ pub fn check_owner(path: &Path) -> Result<()> {
 /// # Errors
 /// It was there but did not answer as it should, or its answer is a refusal.
 pub fn ask(request: &ControlRequest) -> Result<Option<Vec<ActiveShaping>>> {
-    let path = path();
+    ask_at(&path(), request)
+}
+
+/// Asks whoever listens at `path`, as [`ask`] does.
+///
+/// # Errors
+/// As those of [`ask`].
+pub fn ask_at(path: &Path, request: &ControlRequest) -> Result<Option<Vec<ActiveShaping>>> {
     let shown = path.display().to_string();
-    check_owner(&path).context("cannot reach the running client")?;
-    let stream = match UnixStream::connect(&path) {
+    check_owner(path).context("cannot reach the running client")?;
+    let stream = match UnixStream::connect(path) {
         Ok(stream) => stream,
         // A socket file whose client is dead refuses.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
