@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# Shows what is in force on the links of the running compose lab; --json for programs.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec docker compose exec -T client twinlink link show "$@"
+# Shows what is in force on the links of what runs; --json for programs (--lab NAME: in that lab).
+exec "$(dirname "${BASH_SOURCE[0]}")/link.sh" show "$@"

@@ -24,5 +24,7 @@ cd "$tree"
 
 project=twinlink-$(basename "$0" .sh)-$$
 export TWINLINK_IMAGE=$project
+# Labs of other tests are not this one's.
+export TWINLINK_LABS=$WORK/labs
 compose() { docker compose --ansi never --progress plain -p "$project" "$@" </dev/null; }
 at_exit "docker image rm -f $project >/dev/null 2>&1 || true"
