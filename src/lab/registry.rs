@@ -44,7 +44,7 @@ impl std::fmt::Display for LabName {
 
 /// What an entry's file says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Note {
+struct LabNote {
     /// The folder of the control socket, as it is seen from outside.
     control: PathBuf,
     /// The command line.
@@ -80,7 +80,7 @@ impl Entry {
                 }
             };
             flock(&file, FlockOperation::LockExclusive).context("cannot lock the lab's entry")?;
-            let note = Note { control: control.into(), command: command.into() };
+            let note = LabNote { control: control.into(), command: command.into() };
             let written = file.write_all(&serde_json::to_vec(&note)?);
             written.with_context(|| format!("cannot write the lab's entry in {}", path.display()))?;
             flock(&folder, FlockOperation::Unlock).context("cannot release the folder of labs")?;
@@ -145,7 +145,7 @@ pub fn running() -> Result<Vec<RunningLab>> {
                 .and_then(|()| file.read_to_string(&mut text))
                 .context("cannot read a lab's entry")?;
             // A lab that is about to write its entry has not begun.
-            let Ok(note) = serde_json::from_str::<Note>(&text) else { continue };
+            let Ok(note) = serde_json::from_str::<LabNote>(&text) else { continue };
             found.push(RunningLab { name, command: note.command, control: note.control });
         }
         // Only an empty one goes.
