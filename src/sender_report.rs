@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
-/// TCP_INFO of a server's socket, which sends the payload. Added in 0.1.
+/// TCP_INFO of a server's socket, which sends the payload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Sender {

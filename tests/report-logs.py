@@ -101,7 +101,8 @@ def one_run(path, name, rates, schedule, count, chance, shared=False, cell=None)
                segment_duration_ms=4000.0, startup_segments=2)
     log.write(last + 1, "run_end", exit="ok", summary=f"{schedule} fetched {count} files in {elapsed / 1e3:.3f} s.",
               elapsed_ms=elapsed, first_request_ms=first, files=count, bytes=size, bound_ms=bound, bound_tcp_ms=bound,
-              efficiency=bound / elapsed, predicted_ms=elapsed * 1.01, wasted_bytes=0, sync_ms=None, links=links, qoe=qoe)
+              efficiency=bound / elapsed, predicted_ms=elapsed * 1.01, wasted_bytes=0,
+              dropped_records=0, sync_ms=None, links=links, qoe=qoe)
     return dict(elapsed_ms=elapsed, bound_ms=bound, efficiency=bound / elapsed, predicted_ms=elapsed * 1.01)
 
 

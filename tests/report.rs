@@ -164,7 +164,7 @@ fn what_cannot_be_used_is_named_and_the_rest_reported() {
             let text = fs::read_to_string(log).unwrap();
             fs::write(log, text.replace("twinlink/1", "twinlink/2")).unwrap();
         }),
-        ("no log of this lab", |log| {
+        ("not a log of twinlink", |log| {
             let text = fs::read_to_string(log).unwrap();
             fs::write(log, text.replace("twinlink/1", "other")).unwrap();
         }),

@@ -168,8 +168,8 @@ fn first_record(args: &ClientArgs, shapes: bool, log: &Log) -> schema::RunStart 
         verify: !args.no_verify,
         sync: args.sync,
         wall_clock: log.wall_clock(),
-        segment_duration_ms: Some(args.segment_duration.ms()),
-        startup_segments: Some(args.startup),
+        segment_duration_ms: args.segment_duration.ms(),
+        startup_segments: args.startup,
         cell: None,
         commit: option_env!("TWINLINK_COMMIT").filter(|commit| !commit.is_empty()).map(str::to_string),
     }

@@ -85,17 +85,13 @@ pub struct RunStart {
     pub sync: bool,
     /// RFC 3339, UTC, at `t_ns` 0.
     pub wall_clock: String,
-    /// How long a segment plays, for deadlines and QoE. Added in 0.1.
-    #[serde(default)]
-    pub segment_duration_ms: Option<f64>,
-    /// How many segments a player waits for before it starts. Added in 0.1.
-    #[serde(default)]
-    pub startup_segments: Option<u64>,
-    /// The cell of an experiment that this run is; null for a run of its own. Added in 0.1.
-    #[serde(default)]
+    /// How long a segment plays, for deadlines and QoE.
+    pub segment_duration_ms: f64,
+    /// How many segments a player waits for before it starts.
+    pub startup_segments: u64,
+    /// The cell of an experiment that this run is; null for a run of its own.
     pub cell: Option<Cell>,
-    /// The commit that the program was built from; null where that was not known. Added in 0.1.
-    #[serde(default)]
+    /// The commit that the program was built from; null where that was not known.
     pub commit: Option<String>,
 }
 
@@ -133,8 +129,7 @@ pub struct Server {
     pub digests: Option<bool>,
     /// Handshake round trip before the transfer, idle.
     pub rtt_ms: Option<f64>,
-    /// Of its sockets, which send the payload; null where it does not tell. Added in 0.1.
-    #[serde(default)]
+    /// Of its sockets, which send the payload; null where it does not tell.
     pub congestion_control: Option<String>,
 }
 
@@ -154,10 +149,8 @@ pub struct Link {
     /// "set", "changed" or "cleared"; "step" when a step of its trace begins.
     pub action: String,
     /// When the step was to begin, on the log's clock, and how late it was; null where it is none, and
-    /// the second where it was left out. Added in 0.1.
-    #[serde(default)]
+    /// the second where it was left out.
     pub planned_ms: Option<f64>,
-    #[serde(default)]
     pub late_ms: Option<f64>,
 }
 
@@ -178,8 +171,7 @@ pub struct LinkShape {
     pub reorder_pct: f64,
     pub duplicate_pct: f64,
     pub corrupt_pct: f64,
-    /// The trace that changes the rate over time. Added in 0.1.
-    #[serde(default)]
+    /// The trace that changes the rate over time.
     pub trace: Option<LinkTrace>,
 }
 
@@ -241,16 +233,13 @@ pub struct Sample {
     pub goodput_kbit: f64,
     pub requests_in_flight: u64,
     pub tcp: Option<TcpInfo>,
-    /// The server's end, as it last told; null before it did and where it does not. Added in 0.1.
-    #[serde(default)]
+    /// The server's end, as it last told; null before it did and where it does not.
     pub sender: Option<Sender>,
-    /// When the answer came that told it. Added in 0.1.
-    #[serde(default)]
+    /// When the answer came that told it.
     pub sender_at_ms: Option<f64>,
     pub down: Option<Shaping>,
     pub up: Option<Shaping>,
-    /// The stations of the shared channel; null for a link that is not on one. Added in 0.1.
-    #[serde(default)]
+    /// The stations of the shared channel; null for a link that is not on one.
     pub air: Option<Vec<Airtime>>,
 }
 
@@ -278,17 +267,13 @@ pub struct Shaping {
     pub dropped_loss: Option<u64>,
     /// How much too late packets left, at worst since the last sample.
     pub lateness_ms: Option<f64>,
-    /// The same for half of the packets, and for 99 of 100. Added in 0.1.
-    #[serde(default)]
+    /// The same for half of the packets, and for 99 of 100.
     pub lateness_p50_ms: Option<f64>,
-    #[serde(default)]
     pub lateness_p99_ms: Option<f64>,
-    /// The most packets held at once so far; null where the kernel holds them. Added in 0.1.
-    #[serde(default)]
+    /// The most packets held at once so far; null where the kernel holds them.
     pub queue_packets_max: Option<u64>,
     /// Mean size of the packets that have left so far, as Ethernet frames; a super-packet counts as one.
-    /// Null while there were none. Added in 0.1.
-    #[serde(default)]
+    /// Null while there were none.
     pub packet_bytes: Option<f64>,
 }
 
@@ -306,14 +291,12 @@ pub struct Probe {
     pub rate_expected_kbit: Option<f64>,
     /// How the rate was found: "shaper" (what the shaper let pass; on a link that TCP does not fill, while
     /// its bottleneck was busy), or "payload" (goodput and its headers, on a link that is not shaped).
-    #[serde(default)]
     pub rate_from: Option<String>,
     /// Of TCP payload, to compare with other tools.
     pub goodput_kbit: Option<f64>,
     pub loss_pct: Option<f64>,
     pub loss_expected_pct: Option<f64>,
     /// The most by which a packet left the shaper late meanwhile; null where the backend does not say.
-    #[serde(default)]
     pub late_ms: Option<f64>,
     /// Whether what was measured is within tolerance; null where nothing could be compared.
     pub ok: Option<bool>,
@@ -356,19 +339,15 @@ pub struct RunEnd {
     /// Bytes received and thrown away.
     pub wasted_bytes: u64,
     /// Records that stdout did not get, because nobody read it; the file has them.
-    #[serde(default)]
     pub dropped_records: u64,
-    /// Files that an earlier run had left complete; null without `--resume`. Added in 0.1.
-    #[serde(default)]
+    /// Files that an earlier run had left complete; null without `--resume`.
     pub resumed_files: Option<u64>,
-    /// Bytes of these files and of others that it left, not part of `bytes`. Added in 0.1.
-    #[serde(default)]
+    /// Bytes of these files and of others that it left, not part of `bytes`.
     pub resumed_bytes: Option<u64>,
     /// Time that `--sync` took after the last file, not part of `elapsed_ms`.
     pub sync_ms: Option<f64>,
     pub links: PerLink<LinkTotals>,
-    /// The quality for a viewer; null where nothing came. Added in 0.1.
-    #[serde(default)]
+    /// The quality for a viewer; null where nothing came.
     pub qoe: Option<Qoe>,
 }
 
@@ -383,8 +362,7 @@ pub struct LinkTotals {
     /// When this link's last byte came, counted from the first request.
     pub last_byte_ms: Option<f64>,
     pub connections: u64,
-    /// Null where the link was not shaped all the time. Added in 0.1.
-    #[serde(default)]
+    /// Null where the link was not shaped all the time.
     pub reconciled: Option<Reconciled>,
 }
 

@@ -219,7 +219,6 @@ impl Loaded {
             self.problem(path, "not the log of a run: it has no run_start");
             return None;
         }
-        run.complete();
         if run.end.is_none() {
             let came = run.segments.len();
             let what = format!("the run never ended: {came} segments came; left out of every comparison");

@@ -83,26 +83,12 @@ impl LogLine<'_> {
 }
 
 impl LoggedRun {
-    /// Adds what a viewer would have met where the log, being older, does not say it.
-    pub fn complete(&mut self) {
-        let played = self.playback();
-        if let Some(end) = self.end.as_mut().filter(|end| end.qoe.is_none()) {
-            end.qoe = played.map(|played| played.qoe);
-        }
-    }
-
     /// The film as it would have been played, on the log's clock.
     pub fn playback(&self) -> Option<Playback> {
-        let unsaid = Rule::default();
-        let start = self.start.as_ref();
-        let rule = Rule {
-            segment_duration_ms: start
-                .and_then(|start| start.segment_duration_ms)
-                .unwrap_or(unsaid.segment_duration_ms),
-            startup_segments: start
-                .and_then(|start| start.startup_segments)
-                .unwrap_or(unsaid.startup_segments),
-        };
+        let rule = self.start.as_ref().map_or(Rule::default(), |start| Rule {
+            segment_duration_ms: start.segment_duration_ms,
+            startup_segments: start.startup_segments,
+        });
         let arrivals = self.segments.iter().map(|segment| Arrival {
             index: segment.index,
             done_ms: segment.done_ms,

@@ -124,8 +124,8 @@ fn environment(loaded: &Loaded) -> String {
     fact(
         "viewer",
         starts(&|start| {
-            let (duration, startup) = (start.segment_duration_ms?, start.startup_segments?);
-            Some(format!("segments of {} s, starts with {startup}", short(duration / 1e3)))
+            let (duration_s, startup) = (start.segment_duration_ms / 1e3, start.startup_segments);
+            Some(format!("segments of {} s, starts with {startup}", short(duration_s)))
         }),
     );
     fact("this host", starts(&|start| Some(start.doctor["summary"].as_str()?.to_string())));
