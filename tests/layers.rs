@@ -18,7 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // The least delay of a jittering link comes from the quantiles that draw it.
     ("bound", &["units", "config", "emulate"]),
     ("schedule", &["units", "qoe"]),
-    ("log", &["units", "qoe", "tcp", "sender_report", "text"]),
+    ("log", &["units", "config", "shape", "qoe", "tcp", "sender_report", "text"]),
     ("shape", &["units", "config", "emulate", "text", "results"]),
     ("http", &["sender_report", "units"]),
     ("manifest", &["units", "http"]),

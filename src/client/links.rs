@@ -14,12 +14,12 @@ use crate::bound;
 use crate::bound::link::Stage;
 use crate::bound::{Path, TcpSegments};
 use crate::config::channel::ChannelConfig;
-use crate::config::profile::{Loss, Profile, Shape};
+use crate::config::profile::{Profile, Shape};
 use crate::config::script::{Change, To};
 use crate::log::schema;
 use crate::log::schema::{Airtime, Event, Fault, Log};
 use crate::shape::Shaper;
-use crate::shape::active_shaping::{ActiveShaping, Counters, StationLoad};
+use crate::shape::active_shaping::{ActiveShaping, Counters};
 use crate::shape::active_trace::Stepped;
 use crate::shape::backend::{BackendChoice, ShapingRequest};
 use crate::shape::control::client::ControlRequest;
@@ -38,10 +38,6 @@ pub struct Links {
 pub struct CounterReading(Vec<ActiveShaping>);
 
 impl CounterReading {
-    pub fn shaping(&self, link: LinkId, direction: Direction) -> Option<schema::Shaping> {
-        self.counters(link, direction).map(shaping_record)
-    }
-
     pub fn counters(&self, link: LinkId, direction: Direction) -> Option<&Counters> {
         self.row(link, direction).map(|row| &row.counters)
     }
@@ -52,8 +48,7 @@ impl CounterReading {
 
     /// How busy the shared channel is, for a link that is on one.
     pub fn airtimes(&self, link: LinkId) -> Option<Vec<Airtime>> {
-        let share = |of: &StationLoad| Airtime { station: of.station.clone(), busy_pct: of.share * 100.0 };
-        Some(self.row(link, Direction::Down)?.airtimes.as_ref()?.iter().map(share).collect())
+        Some(self.row(link, Direction::Down)?.airtimes.as_ref()?.iter().map(Airtime::from).collect())
     }
 }
 
@@ -200,27 +195,7 @@ impl Links {
         let of_way = |row: &&ActiveShaping| (row.link, row.direction) == (stepped.link, stepped.direction);
         let Some(applied) = applied.iter().find(of_way) else { return Ok(()) };
         let at = stepped.planned + stepped.late.unwrap_or_default();
-        let during = applied.shape.during(&stepped.step);
-        let step = schema::Link {
-            link: stepped.link,
-            direction: stepped.direction,
-            backend: applied.backend.clone(),
-            why: "a step of its trace".into(),
-            profile: Some(applied.profile.clone()),
-            // The queue stays what it is in bytes, so its time is that at the profile's own rate.
-            asked: Some(schema::LinkShape {
-                rate_kbit: during.rate.kbit(),
-                delay_ms: during.delay.ms(),
-                jitter_ms: during.jitter.ms(),
-                loss_pct: during.loss.mean().percent(),
-                trace: None,
-                ..shape_record(&applied.shape)
-            }),
-            kernel: serde_json::Value::Null,
-            action: "step".into(),
-            planned_ms: Some(self.log.ms(stepped.planned)),
-            late_ms: stepped.late.map(|late| late.as_secs_f64() * 1e3),
-        };
+        let step = schema::Link::step(applied, stepped, self.log.ms(stepped.planned));
         self.log.write_at(at, Event::Link(Box::new(step)))
     }
 
@@ -232,33 +207,11 @@ impl Links {
     }
 
     fn log_applied(&self, applied: &ActiveShaping, action: &str) -> Result<()> {
-        self.log.write(Event::Link(Box::new(schema::Link {
-            link: applied.link,
-            direction: applied.direction,
-            backend: applied.backend.clone(),
-            why: applied.why.clone().unwrap_or_default(),
-            profile: Some(applied.profile.clone()),
-            asked: Some(shape_record(&applied.shape)),
-            kernel: applied.kernel.clone(),
-            action: action.to_string(),
-            planned_ms: None,
-            late_ms: None,
-        })))
+        self.log.write(Event::Link(Box::new(schema::Link::shaped(applied, action))))
     }
 
     fn log_unshaped(&self, link: LinkId, direction: Direction, action: &str) -> Result<()> {
-        self.log.write(Event::Link(Box::new(schema::Link {
-            link,
-            direction,
-            backend: "none".into(),
-            why: "no profile was asked for".into(),
-            profile: None,
-            asked: None,
-            kernel: serde_json::Value::Null,
-            action: action.to_string(),
-            planned_ms: None,
-            late_ms: None,
-        })))
+        self.log.write(Event::Link(Box::new(schema::Link::unshaped(link, direction, action))))
     }
 
     /// Puts another profile on a link while the run goes on.
@@ -411,54 +364,3 @@ fn seconds_between(from: Instant, to: Instant) -> f64 {
 
 /// Steps of a trace that are shorter than this have no record of their own.
 const SHORTEST_LOGGED: Duration = Duration::from_millis(100);
-
-/// A shape with units in the keys, for the log.
-pub fn shape_record(shape: &Shape) -> schema::LinkShape {
-    let loss_model = match shape.loss {
-        Loss::Random(share) if share.is_zero() => None,
-        Loss::Random(_) => Some("random"),
-        Loss::GilbertElliott(_) => Some("gilbert-elliott"),
-    };
-    let distribution = shape.distribution.and_then(|d| serde_json::to_value(d).ok());
-    schema::LinkShape {
-        rate_kbit: shape.rate.kbit(),
-        delay_ms: shape.delay.ms(),
-        jitter_ms: shape.jitter.ms(),
-        distribution: distribution.and_then(|value| value.as_str().map(str::to_string)),
-        loss_pct: shape.loss.mean().percent(),
-        loss_model: loss_model.map(str::to_string),
-        queue_ms: shape.queue_time().as_secs_f64() * 1e3,
-        reorder_pct: shape.reorder.percent(),
-        duplicate_pct: shape.duplicate.percent(),
-        corrupt_pct: shape.corrupt.percent(),
-        trace: shape.trace.as_ref().map(|trace| schema::LinkTrace {
-            file: trace.file().to_string(),
-            looped: trace.looped(),
-            steps: trace.steps().len() as u64,
-            length_ms: trace.length() as f64 / 1e6,
-            mean_rate_kbit: trace.mean_kbit(),
-            shortest_step_ms: trace.shortest_step() as f64 / 1e6,
-        }),
-    }
-}
-
-/// Counters as the samples carry them.
-pub fn shaping_record(counters: &Counters) -> schema::Shaping {
-    let queue_ms =
-        counters.rate_kbit.filter(|&rate| rate > 0.0).map(|rate| counters.queue_bytes as f64 * 8.0 / rate);
-    schema::Shaping {
-        rate_kbit: counters.rate_kbit,
-        packets: counters.packets,
-        bytes: counters.bytes,
-        queue_packets: counters.queue_packets,
-        queue_bytes: counters.queue_bytes,
-        queue_ms,
-        dropped_queue: counters.dropped_queue,
-        dropped_loss: counters.dropped_loss,
-        lateness_ms: counters.lateness_ms,
-        lateness_p50_ms: counters.lateness_p50_ms,
-        lateness_p99_ms: counters.lateness_p99_ms,
-        queue_packets_max: counters.queue_packets_max,
-        packet_bytes: counters.packet_bytes,
-    }
-}

@@ -93,8 +93,8 @@ fn log(
             tcp,
             sender_at_ms: told.as_ref().map(|(at, _)| job.log.ms(*at)),
             sender: told.map(|(_, sender)| sender),
-            down: reading.shaping(link, Direction::Down),
-            up: reading.shaping(link, Direction::Up),
+            down: reading.counters(link, Direction::Down).cloned(),
+            up: reading.counters(link, Direction::Up).cloned(),
             air: reading.airtimes(link),
         };
         job.log.write(Event::Sample(Box::new(sample))).map_err(|error| Failure::new("log", error))?;

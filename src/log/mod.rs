@@ -1,5 +1,6 @@
 //! The log: its schema, and its writer.
 
+pub(crate) mod link;
 pub mod say;
 pub mod schema;
 pub mod spool;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::log::writer::{Log, Stdout, create_log_file, new_run_id};
 pub use crate::qoe::Qoe;
 pub use crate::sender_report::Sender;
+pub use crate::shape::active_shaping::Counters;
 pub use crate::tcp::TcpInfo;
 pub use crate::units::PerLink;
 use crate::units::{Direction, LinkId};
@@ -237,8 +238,8 @@ pub struct Sample {
     pub sender: Option<Sender>,
     /// When the answer came that told it.
     pub sender_at_ms: Option<f64>,
-    pub down: Option<Shaping>,
-    pub up: Option<Shaping>,
+    pub down: Option<Counters>,
+    pub up: Option<Counters>,
     /// The stations of the shared channel; null for a link that is not on one.
     pub air: Option<Vec<Airtime>>,
 }
@@ -250,31 +251,6 @@ pub struct Airtime {
     pub station: String,
     /// Its share of the channel's time since the last sample.
     pub busy_pct: f64,
-}
-
-/// Counters of one direction of a link since it was set up.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Shaping {
-    pub rate_kbit: Option<f64>,
-    pub packets: u64,
-    pub bytes: u64,
-    pub queue_packets: u64,
-    pub queue_bytes: u64,
-    /// The queue's bytes over the rate.
-    pub queue_ms: Option<f64>,
-    pub dropped_queue: u64,
-    pub dropped_loss: Option<u64>,
-    /// How much too late packets left, at worst since the last sample.
-    pub lateness_ms: Option<f64>,
-    /// The same for half of the packets, and for 99 of 100.
-    pub lateness_p50_ms: Option<f64>,
-    pub lateness_p99_ms: Option<f64>,
-    /// The most packets held at once so far; null where the kernel holds them.
-    pub queue_packets_max: Option<u64>,
-    /// Mean size of the packets that have left so far, as Ethernet frames; a super-packet counts as one.
-    /// Null while there were none.
-    pub packet_bytes: Option<f64>,
 }
 
 /// One direction of a link, measured before the transfer and held against its profile.

@@ -13,7 +13,7 @@ use super::load::Loaded;
 use super::run::{LoggedRun, Timed};
 use crate::log::schema;
 use crate::log::schema::{
-    Fault, Link, LinkTotals, Part, Probe, RunEnd, Sample, Segment, Server, Shaping, TcpInfo, Throughput,
+    Counters, Fault, Link, LinkTotals, Part, Probe, RunEnd, Sample, Segment, Server, TcpInfo, Throughput,
 };
 use crate::results::Folder;
 use crate::text::visible;
@@ -193,11 +193,11 @@ fn tcp<T: Display>(sample: &Timed<Sample>, of: impl Fn(&TcpInfo) -> Option<T>) -
     or_empty(sample.data.tcp.as_ref().and_then(of))
 }
 
-fn down<T: Display>(sample: &Timed<Sample>, of: impl Fn(&Shaping) -> Option<T>) -> String {
+fn down<T: Display>(sample: &Timed<Sample>, of: impl Fn(&Counters) -> Option<T>) -> String {
     or_empty(sample.data.down.as_ref().and_then(of))
 }
 
-fn up<T: Display>(sample: &Timed<Sample>, of: impl Fn(&Shaping) -> Option<T>) -> String {
+fn up<T: Display>(sample: &Timed<Sample>, of: impl Fn(&Counters) -> Option<T>) -> String {
     or_empty(sample.data.up.as_ref().and_then(of))
 }
 

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use super::plot::{Panel, escape};
 use super::run::{LoggedRun, drops};
 use super::words::{self, mbit, seconds, short};
-use crate::log::schema::{Part, Sample, Shaping};
+use crate::log::schema::{Counters, Part, Sample};
 use crate::units::LinkId;
 
 /// How much of a run is drawn.
@@ -399,7 +399,7 @@ fn fill(steps: &mut [TimelineStep]) {
 }
 
 /// The queue's time. In an outage there is none, and its bytes count at the rate before.
-fn queue_ms(down: &Shaping, rate_before_kbit: Option<f64>) -> f64 {
+fn queue_ms(down: &Counters, rate_before_kbit: Option<f64>) -> f64 {
     let before = rate_before_kbit.map(|rate| down.queue_bytes as f64 * 8.0 / rate);
     down.queue_ms.or(before).unwrap_or(0.0)
 }

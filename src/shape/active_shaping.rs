@@ -49,6 +49,7 @@ pub enum Owner {
 
 /// Counters of one direction since it was set up.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Counters {
     pub packets: u64,
     pub bytes: u64,
@@ -59,18 +60,27 @@ pub struct Counters {
     /// Held now, those in the delay line included: the kernel can tell no other way.
     pub queue_packets: u64,
     pub queue_bytes: u64,
-    /// The most packets that were held at once; null where the kernel holds them.
+    /// The queue's bytes over the rate.
+    pub queue_ms: Option<f64>,
+    /// The most packets that were held at once so far; null where the kernel holds them.
     pub queue_packets_max: Option<u64>,
     /// Mean size of the packets that have left, as the device or the model handed them on: a super-packet
     /// that was not cut counts as one. Null while there were none.
     pub packet_bytes: Option<f64>,
-    /// The rate in force, kbit/s.
     pub rate_kbit: Option<f64>,
-    /// How late departures were, worst since the last reading, ms; null where the kernel departs.
+    /// How much too late packets left, at worst since the last reading; null where the kernel sends them.
     pub lateness_ms: Option<f64>,
     /// The same for half of the packets, and for 99 of 100.
     pub lateness_p50_ms: Option<f64>,
     pub lateness_p99_ms: Option<f64>,
+}
+
+impl Counters {
+    /// Computes the queue's time at the rate in force.
+    pub fn set_queue_ms(&mut self) {
+        let rate_kbit = self.rate_kbit.filter(|&rate| rate > 0.0);
+        self.queue_ms = rate_kbit.map(|rate| self.queue_bytes as f64 * 8.0 / rate);
+    }
 }
 
 /// A station's share of a shared channel's time.

@@ -201,6 +201,7 @@ impl Shaper {
             if let Some(playing) = self.playing_on(row.link, row.direction) {
                 playing.show(row, now);
             }
+            row.counters.set_queue_ms();
         }
         self.rows = rows;
         Ok(&self.rows)

@@ -106,7 +106,7 @@ async fn drained(links: &Arc<Links>) -> Result<(), Failure> {
     while Instant::now() < until {
         let reading = links.clone();
         let reading = blocking(move || reading.read()).await?;
-        let queued = |link, direction| reading.shaping(link, direction).map_or(0, |s| s.queue_packets);
+        let queued = |link, direction| reading.counters(link, direction).map_or(0, |s| s.queue_packets);
         if LinkId::BOTH.iter().all(|&link| Direction::BOTH.iter().all(|&d| queued(link, d) == 0)) {
             return Ok(());
         }

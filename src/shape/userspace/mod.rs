@@ -171,5 +171,6 @@ fn counters(found: &QueueCounts, shape: &Shape) -> Counters {
         lateness_ms: Some(late.max_ms),
         lateness_p50_ms: Some(late.p50_ms),
         lateness_p99_ms: Some(late.p99_ms),
+        ..Counters::default()
     }
 }
