@@ -106,7 +106,8 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
             format!("\"{word}\" is not an option of the client: to run a command, write --exec before it");
         return Ok(usage_error(&Cli::command().error(ErrorKind::UnknownArgument, text), false));
     }
-    if args.exec && !args.command.iter().any(|word| word == "hold" || word == "client") {
+    let shapes = |word: &OsString| ["hold", "client", "sweep", "probe", "run"].iter().any(|own| word == own);
+    if args.exec && !args.command.iter().any(shapes) {
         tell(
             "--exec shapes no link by itself; to shape them: --exec twinlink link hold --link-a PROFILE \
              --link-b PROFILE -- COMMAND",

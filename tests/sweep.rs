@@ -218,6 +218,22 @@ fn a_dry_run_lists_every_run_and_makes_nothing() {
 }
 
 #[test]
+fn the_time_that_an_experiment_takes_is_said_in_words() {
+    let listing = |name: &str| {
+        let output = Command::new(TWINLINK).args(["sweep", name, "--dry-run"]).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_string()
+    };
+    // The probes of eight runs, the throughputs, and what sets links up, each with its share.
+    let quick = listing("course-quick");
+    for part in
+        ["8 runs in one repetition take about ", "transfers", "before runs", "throughputs", "set links up"]
+    {
+        assert!(quick.contains(part), "no {part} in {quick}");
+    }
+}
+
+#[test]
 fn what_cannot_be_begun_is_named_before_anything_is_made() {
     let bench = Bench::new(&TWO_BY_TWO.replace("wifi-far", "wifi-fra"));
     let output = bench.run(&[]);

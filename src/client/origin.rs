@@ -70,6 +70,20 @@ pub struct ServerCapabilities {
     pub sender: Option<schema::Sender>,
 }
 
+/// Returns the sizes of the files that a server lists, or of those of them that are asked for.
+///
+/// # Errors
+/// The server does not listen, it lists no files, or it does not tell all sizes.
+pub async fn listed_sizes(server: &str, files: Option<&str>, patience: Duration) -> Result<Vec<u64>> {
+    let origin = Origin::resolve(LinkId::A, server, None).await?;
+    // One that is yet to come is not waited for.
+    origin.connect(patience.min(Duration::from_secs(1))).await?;
+    let list = origin.introduce(patience).await?.list;
+    let files = manifest::agree(files, list.clone(), list)?;
+    let sizes = origin.sizes(&files, patience, &AtomicU64::new(0)).await;
+    sizes.into_iter().collect::<Option<_>>().with_context(|| format!("{origin} does not tell all sizes"))
+}
+
 /// The answer to a GET: its body as far as it was read, and why that ended early.
 struct Got {
     head: AnswerHead,

@@ -1,6 +1,11 @@
 //! Each record in one plain sentence, for whoever reads standard output.
 
-use super::schema::{CellEnd, Event, Fault, Link, Request, RunStart, Sample, Segment, Throughput};
+use std::time::Duration;
+
+use super::schema::{
+    CellEnd, Event, Fault, Link, Request, RunStart, Sample, Segment, SweepStart, Throughput,
+};
+use crate::text::duration;
 
 /// The record as a sentence. `page` is where the report of the run will stand, as its reader finds it.
 pub fn say(event: &Event, page: Option<&str>) -> String {
@@ -18,10 +23,7 @@ pub fn say(event: &Event, page: Option<&str>) -> String {
         }
         Event::Fault(fault) => self::fault(fault),
         Event::RunEnd(end) => with_page(&end.summary),
-        Event::SweepStart(start) => format!(
-            "Experiment {}: {} runs, {} of them done before.",
-            start.experiment, start.cells, start.skipped
-        ),
+        Event::SweepStart(start) => sweep_start(start),
         Event::Throughput(found) => throughput(found),
         Event::CellEnd(end) => cell_end(end),
         Event::SweepEnd(end) => with_page(&end.summary),
@@ -94,6 +96,21 @@ fn fault(fault: &Fault) -> String {
     let link = fault.link.map_or(String::new(), |link| format!(" on link {link}"));
     let segment = fault.segment.as_ref().map_or(String::new(), |name| format!(" with {name}"));
     format!("Fault{link}{segment}: {}; {}.", fault.what.trim_end_matches('.'), fault.action)
+}
+
+/// Says what an experiment has before it.
+pub fn sweep_start(start: &SweepStart) -> String {
+    let expected = start.expected_s.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let expected = expected.map(|expected| format!("about {}", duration(expected)));
+    let (name, cells) = (&start.experiment, start.cells);
+    match (start.skipped, expected) {
+        (0, None) => format!("Experiment {name}: {cells} runs."),
+        (0, Some(about)) => format!("Experiment {name}: {cells} runs in {about}."),
+        (done, None) => format!("Experiment {name}: {cells} runs, {done} of them done before."),
+        (done, Some(about)) => {
+            format!("Experiment {name}: {cells} runs, {done} of them done before, the rest in {about}.")
+        }
+    }
 }
 
 fn throughput(found: &Throughput) -> String {

@@ -376,6 +376,10 @@ pub struct SweepStart {
     pub repetitions: u64,
     /// Cells that an earlier call had completed.
     pub skipped: u64,
+    /// About how long the others take, measuring and setting up included; null where a link has no rate, or
+    /// server a does not tell the sizes of its files.
+    #[serde(default)]
+    pub expected_s: Option<f64>,
     pub wall_clock: String,
 }
 

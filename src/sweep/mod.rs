@@ -17,12 +17,13 @@ use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::client;
-use crate::client::measure::When;
 use crate::log::schema;
 use crate::shape::backend::BackendChoice;
+use crate::simulate;
 use crate::units::Delay;
 use experiment::Experiment;
 use folder::ExperimentFolder;
+use outlook::{Effort, Predictions, Seconds};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct SweepArgs {
@@ -97,13 +98,13 @@ fn listing(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
     }
     let cells = plan::order(experiment);
     let progress = progress::Predicting::new();
-    let outlook = outlook::Predictions::new(experiment, data, &cells, |done, all| progress.done(done, all))?;
+    let sizes = simulate::sizes(data, experiment.files.as_deref())?;
+    let tell = |done, all| progress.done(done, all);
+    let outlook = Predictions::new(experiment, sizes, &cells, Effort::THOROUGH, tell);
     progress.finish();
-    let mut total_s = Some(0.0);
     for cell in &cells {
         let congestion = cell.congestion.clone().unwrap_or("the kernel's".into());
         let seconds = outlook.seconds(cell);
-        total_s = total_s.zip(seconds).map(|(total, seconds)| total + seconds.median);
         table.add_row([
             cell.index.to_string(),
             cell.block.to_string(),
@@ -115,20 +116,18 @@ fn listing(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
             seconds.map_or("unknown".into(), shown),
         ]);
     }
-    let total = total_s.map_or("of which some cannot be predicted".into(), |seconds| {
-        let measuring = outlook.measuring_s();
-        let probes = match experiment.probe {
-            When::Off => "",
-            When::On | When::Warn => "; each run measures its links first, in some 6 s or more",
-        };
-        format!("predicted: {seconds:.0} s, and {measuring:.0} s to measure throughputs{probes}")
-    });
-    let (count, repetitions) = (cells.len(), experiment.repetitions);
-    Ok(format!("{}\n{count} runs in {repetitions} repetitions, {total}\n", table.trim_fmt()))
+    let total = outlook
+        .expected(&plan::steps(experiment, &[], &[]))
+        .map_or(", of which some cannot be predicted".into(), |expected| format!(" take {expected}"));
+    let repetitions = match experiment.repetitions {
+        1 => "one repetition".into(),
+        many => format!("{many} repetitions"),
+    };
+    Ok(format!("{}\n{} runs in {repetitions}{total}\n", table.trim_fmt(), cells.len()))
 }
 
 /// The seconds of a cell, and between which values they lie where losses decide.
-fn shown(seconds: outlook::Seconds) -> String {
+fn shown(seconds: Seconds) -> String {
     let between =
         seconds.between.map_or(String::new(), |(least, most)| format!(" ({least:.2} to {most:.2})"));
     format!("{:.2}{between}", seconds.median)

@@ -1,19 +1,36 @@
-//! How long an experiment's runs will take, by simulation. Needs no server; reads sizes of files only.
+//! How long an experiment will take: its transfers by simulation, what is around them by the links' profiles.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-use anyhow::Result;
+use std::time::{Duration, Instant};
 
 use super::experiment::{Experiment, Policy};
+use super::plan::PlanStep;
+use crate::client::LinkSetup;
+use crate::client::measure::When;
+use crate::client::measure::expected::{probe_s, rtt_s, throughput_s};
 use crate::log::schema::Cell;
 use crate::schedule::Schedule;
 use crate::simulate::{self, Setup};
+use crate::text::duration;
 
-/// Seeds that are played where losses decide.
-const SEEDS: usize = 5;
+/// How much work predictions may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Seeds that are played where losses decide.
+    pub seeds: usize,
+    /// Kinds that are not predicted by then are left out.
+    pub longest: Option<Duration>,
+}
+
+impl Effort {
+    /// Of a dry run, which does nothing else.
+    pub const THOROUGH: Effort = Effort { seeds: 5, longest: None };
+    /// Of an experiment that is about to begin.
+    pub const BRIEF: Effort = Effort { seeds: 1, longest: Some(Duration::from_secs(1)) };
+}
 
 /// The key of cells with equal predictions: condition, channel, schedule, pipeline and congestion control.
 type Kind = [String; 5];
@@ -39,25 +56,27 @@ pub struct Predictions<'a> {
 }
 
 impl<'a> Predictions<'a> {
-    /// Predicts every kind of these cells, on all cores, and calls `tell` with how many are done and how
-    /// many there are.
-    ///
-    /// # Errors
-    /// The files of `data`, or of the built-in sample, are not those that the experiment fetches.
+    /// Predicts every kind of these cells for files of these sizes, on all cores, and calls `tell` with how many
+    /// are done and how many there are.
     pub fn new(
         experiment: &'a Experiment,
-        data: Option<&Path>,
+        sizes: Vec<u64>,
         cells: &[Cell],
+        effort: Effort,
         tell: impl Fn(usize, usize) + Sync,
-    ) -> Result<Predictions<'a>> {
-        let sizes = simulate::sizes(data, experiment.files.as_deref())?;
+    ) -> Predictions<'a> {
+        let began = Instant::now();
+        let in_time = || effort.longest.is_none_or(|longest| began.elapsed() < longest);
         let mut outlook = Predictions { experiment, sizes, known: HashMap::new() };
         let mut seen = HashSet::new();
         let kinds: Vec<&Cell> = cells.iter().filter(|cell| seen.insert(kind(cell))).collect();
         let (next, known) = (AtomicUsize::new(0), Mutex::new(HashMap::new()));
         let work = || {
             while let Some(cell) = kinds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let seconds = outlook.predict(cell);
+                let seconds = outlook.predict(cell, effort.seeds, &in_time);
+                if seconds.is_none() && !in_time() {
+                    break;
+                }
                 let mut known = known.lock().expect("no prediction panics");
                 known.insert(kind(cell), seconds);
                 tell(known.len(), kinds.len());
@@ -72,7 +91,7 @@ impl<'a> Predictions<'a> {
             work();
         });
         outlook.known = known.into_inner().expect("no prediction panics");
-        Ok(outlook)
+        outlook
     }
 
     /// Returns the predicted time of a cell's transfer; `None` where a link has no rate.
@@ -80,7 +99,7 @@ impl<'a> Predictions<'a> {
         *self.known.get(&kind(cell))?
     }
 
-    fn predict(&self, cell: &Cell) -> Option<Seconds> {
+    fn predict(&self, cell: &Cell, seeds: usize, in_time: &(impl Fn() -> bool + Sync)) -> Option<Seconds> {
         let asked = &self.experiment.condition_of(cell)?.asked;
         let schedule = match cell.schedule.parse().ok()? {
             Policy::Fixed(schedule) => schedule,
@@ -110,15 +129,69 @@ impl<'a> Predictions<'a> {
             kernel: simulate::kernels_choice(),
             seed: self.experiment.seed,
         };
-        let found = simulate::predict(&setup, SEEDS, &|| true)?;
+        let found = simulate::predict(&setup, seeds, in_time)?;
         let between = (found.seeds > 1).then_some((found.least_ms / 1e3, found.most_ms / 1e3));
         Some(Seconds { median: found.elapsed_ms / 1e3, between })
     }
 
-    /// Returns the time that measuring throughputs takes in all (s): three times its span for each condition
-    /// and block.
-    pub fn measuring_s(&self) -> f64 {
-        let times = 3 * self.experiment.repetitions * self.experiment.conditions.len() as u64;
-        self.experiment.throughput.map_or(0.0, |span| span.0.as_secs_f64() * times as f64)
+    /// Returns how long these steps take by all that is known; `None` where a link has no rate. Kinds that
+    /// were not predicted in time count as the mean of the others.
+    pub fn expected(&self, steps: &[PlanStep]) -> Option<ExpectedTime> {
+        let known: Vec<f64> =
+            self.known.values().map(|seconds| Some((*seconds)?.median)).collect::<Option<_>>()?;
+        let mean_s = known.iter().sum::<f64>() / known.len().max(1) as f64;
+        let mut expected = ExpectedTime::default();
+        for step in steps {
+            let asked = &self.experiment.condition_of(step.cell())?.asked;
+            expected.setups_s += SETUP_S + SETUP_ROUND_TRIPS * longest_rtt_s(asked);
+            match (step, self.experiment.throughput) {
+                (PlanStep::Measure(_), Some(span)) => expected.throughputs_s += throughput_s(asked, span.0),
+                (PlanStep::Measure(_), None) => {}
+                (PlanStep::Run(cell), _) => {
+                    expected.transfers_s += self.seconds(cell).map_or(mean_s, |seconds| seconds.median);
+                    if self.experiment.probe != When::Off {
+                        expected.probes_s += probe_s(asked);
+                    }
+                }
+            }
+        }
+        Some(expected)
+    }
+}
+
+/// Time that setting links up, asking servers for their lists and clearing takes in a run, on two cores.
+const SETUP_S: f64 = 0.3;
+/// Round trips of it, before the first request of a transfer.
+const SETUP_ROUND_TRIPS: f64 = 3.0;
+
+fn longest_rtt_s(asked: &LinkSetup) -> f64 {
+    asked.profiles.iter().flatten().map(rtt_s).fold(0.0, f64::max)
+}
+
+/// How long an experiment takes, by what takes it, s.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExpectedTime {
+    pub transfers_s: f64,
+    pub probes_s: f64,
+    pub throughputs_s: f64,
+    pub setups_s: f64,
+}
+
+impl ExpectedTime {
+    pub fn all_s(&self) -> f64 {
+        self.transfers_s + self.probes_s + self.throughputs_s + self.setups_s
+    }
+}
+
+impl fmt::Display for ExpectedTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = |seconds: f64| duration(Duration::from_secs_f64(seconds));
+        write!(f, "about {}: {} of transfers", words(self.all_s()), words(self.transfers_s))?;
+        let others = [
+            (self.probes_s, "to measure links before runs"),
+            (self.throughputs_s, "to measure throughputs"),
+            (self.setups_s, "to set links up"),
+        ];
+        others.iter().filter(|(s, _)| *s > 0.0).try_for_each(|(s, what)| write!(f, ", {} {what}", words(*s)))
     }
 }

@@ -18,6 +18,14 @@ pub enum PlanStep {
     Run(Cell),
 }
 
+impl PlanStep {
+    /// Returns the cell that it does, or prepares for.
+    pub fn cell(&self) -> &Cell {
+        let (PlanStep::Measure(cell) | PlanStep::Run(cell)) = self;
+        cell
+    }
+}
+
 /// All runs of an experiment, in their order.
 pub fn order(experiment: &Experiment) -> Vec<Cell> {
     let mut cells = Vec::new();

@@ -25,18 +25,20 @@ pub struct Progress {
     began: Instant,
     /// Runs that were complete before.
     before: u64,
+    /// How long the others take, as far as that is known before they are done.
+    expected: Option<Duration>,
 }
 
 impl Progress {
     /// A bar for an experiment of `cells` runs of which `done` are complete; hidden where nobody looks.
-    pub fn new(cells: u64, done: u64) -> Progress {
+    pub fn new(cells: u64, done: u64, expected: Option<Duration>) -> Progress {
         let target =
             if on_terminal() { ProgressDrawTarget::stderr_with_hz(4) } else { ProgressDrawTarget::hidden() };
         let style = ProgressStyle::with_template("[{bar:30}] {pos}/{len} runs  {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar())
             .progress_chars("=> ");
         let bar = ProgressBar::with_draw_target(Some(cells), target).with_style(style).with_position(done);
-        Progress { bar, began: Instant::now(), before: done }
+        Progress { bar, began: Instant::now(), before: done, expected }
     }
 
     /// Shows the current step.
@@ -44,16 +46,21 @@ impl Progress {
         let done = self.bar.position();
         let left = self.bar.length().unwrap_or_default().saturating_sub(done);
         let left = time_left(self.began.elapsed(), done - self.before, left)
+            .or(self.expected)
             .map_or(String::new(), |left| format!(", about {} left", duration(left)));
         let line = format!("{what}{} ({}){left}", cell.condition, cell.channel);
         self.bar.set_message(visible(&line).into_owned());
     }
 
+    /// Prints a line above the bar.
+    pub fn say(&self, line: &str) {
+        self.bar.println(visible(line));
+    }
+
     /// A run is over.
     pub fn ended(&self, end: &CellEnd) {
         let (cell, outcome) = (&end.cell, &end.summary);
-        let line = format!("{:>4}  {} ({}): {outcome}", cell.index, cell.condition, cell.channel);
-        self.bar.println(visible(&line));
+        self.say(&format!("{:>4}  {} ({}): {outcome}", cell.index, cell.condition, cell.channel));
         self.bar.inc(1);
     }
 

@@ -4,25 +4,29 @@
 //! other and the experiment goes on; a signal ends it after the record of the cell under way.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
 use super::SweepArgs;
 use super::experiment::{Condition, Experiment, Policy};
 use super::folder::ExperimentFolder;
+use super::outlook::{Effort, Predictions};
 use super::plan;
 use super::plan::PlanStep;
 use super::progress::{self, Progress};
 use crate::client;
 use crate::client::measure::throughput;
+use crate::client::origin::listed_sizes;
 use crate::client::signals::Signals;
 use crate::client::{FinishedRun, Run};
 use crate::doctor;
+use crate::log::say::sweep_start;
 use crate::log::schema;
 use crate::log::schema::{
     Cell, CellEnd, Event, Fault, Log, PerLink, Stdout, SweepEnd, SweepStart, Throughput,
 };
+use crate::shape::backend::BackendChoice;
 use crate::text::explained;
 
 /// An experiment under way.
@@ -54,34 +58,64 @@ pub async fn all(args: &SweepArgs, experiment: &Experiment, folder: &ExperimentF
     let stdout = if progress::on_terminal() { Stdout::Nothing } else { Stdout::Records };
     let page = crate::results::page_for_people(&folder.dir);
     let log = Arc::new(Log::new(folder.name.clone(), Some(folder.log()?), stdout)?.with_page(Some(page)));
-    let signals = Signals::listen()?;
+    let mut signals = Signals::listen()?;
     let order = plan::order(experiment);
     let complete: Vec<Cell> = order.into_iter().filter(|cell| folder.done.complete.contains(cell)).collect();
     let skipped = complete.len() as u64;
     let cells = experiment.cells();
-    log.write(Event::SweepStart(Box::new(start(&log, args, experiment, skipped))))?;
+    let steps = plan::steps(experiment, &complete, &folder.done.measured);
+    let mut outcome = Ok(Then::GoOn);
+    let expected = tokio::select! {
+        expected = expected(args, experiment, &steps) => expected,
+        _ = signals.next() => {
+            outcome = Ok(Then::Stop);
+            None
+        }
+    };
+    let start = start(&log, args, experiment, skipped, expected);
+    let progress = Progress::new(cells, skipped, expected);
+    progress.say(&sweep_start(&start));
+    log.write(Event::SweepStart(Box::new(start)))?;
     let mut sweep = Sweep {
         args,
         experiment,
         folder,
         log,
         signals,
-        progress: Progress::new(cells, skipped),
+        progress,
         measured: folder.done.measured.clone(),
         failed: 0,
         unmeasured: 0,
     };
-    let mut outcome = Ok(Then::GoOn);
-    for step in plan::steps(experiment, &complete, &folder.done.measured) {
-        outcome = sweep.step(step).await;
+    for step in steps {
         if !matches!(outcome, Ok(Then::GoOn)) {
             break;
         }
+        outcome = sweep.step(step).await;
     }
     sweep.close(cells, outcome)
 }
 
-fn start(log: &Log, args: &SweepArgs, experiment: &Experiment, skipped: u64) -> SweepStart {
+/// Says about how long these steps take with the files of server a; `None` where that is not known.
+async fn expected(args: &SweepArgs, experiment: &Experiment, steps: &[PlanStep]) -> Option<Duration> {
+    if args.backend == BackendChoice::None || steps.is_empty() {
+        return None;
+    }
+    let sizes = listed_sizes(&args.server_a, experiment.files.as_deref(), args.give_up.0).await;
+    let sizes = sizes.inspect_err(|error| tracing::debug!("no estimate of the time: {error:#}")).ok()?;
+    let cells: Vec<Cell> = steps.iter().map(|step| step.cell().clone()).collect();
+    let predict = || Predictions::new(experiment, sizes, &cells, Effort::BRIEF, |_, _| {}).expected(steps);
+    let seconds = tokio::task::block_in_place(predict)?.all_s();
+    Some(Duration::from_secs_f64(seconds))
+}
+
+fn start(
+    log: &Log,
+    args: &SweepArgs,
+    experiment: &Experiment,
+    skipped: u64,
+    expected: Option<Duration>,
+) -> SweepStart {
     SweepStart {
         version: env!("CARGO_PKG_VERSION").into(),
         experiment: experiment.name.clone(),
@@ -93,6 +127,7 @@ fn start(log: &Log, args: &SweepArgs, experiment: &Experiment, skipped: u64) -> 
         cells: experiment.cells(),
         repetitions: experiment.repetitions,
         skipped,
+        expected_s: expected.map(|expected| expected.as_secs_f64()),
         wall_clock: log.wall_clock(),
     }
 }

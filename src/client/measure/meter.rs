@@ -55,6 +55,13 @@ impl Meter {
         Meter { window_s: (10.0 * rtt_s).max(least_s), ..meter }
     }
 
+    /// How long it takes from when the transfer has grown to this rate (bytes per second), s.
+    pub fn expected_s(&self, rate: f64) -> f64 {
+        let round_s = self.round_s.max((10.0 * self.mss_bytes / rate).min(2.0));
+        let window_s = self.window_s.max((PACKETS * self.mss_bytes / rate).min(LONGEST_S));
+        f64::from(1 + FLAT_ROUNDS) * round_s + window_s
+    }
+
     /// Whether the transfer had stopped growing when its window began.
     pub fn settled(&self) -> bool {
         self.flat >= FLAT_ROUNDS

@@ -4,6 +4,7 @@
 //! The recipe. [`meter`] finds the steady part of a transfer, [`verdict`] compares (both pure),
 //! [`self::load`] moves the bytes, [`probe`] is `twinlink link probe`. It shapes nothing itself.
 
+pub mod expected;
 pub mod load;
 pub mod meter;
 pub mod reconciliation;
