@@ -10,9 +10,11 @@ use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
+use crate::shape;
 use crate::shape::guard;
 use crate::shape::kernel_support;
 use crate::shape::kernel_support::{Feature, FeatureSupport};
+use crate::shape::netem::check::FEATURES;
 use crate::shape::netem::tc::run;
 use crate::shape::netem::tc::run::Tool;
 use crate::shape::userspace::nfqueue;
@@ -77,7 +79,7 @@ fn checks(trying: bool) -> Vec<Finding> {
     let mut checks = vec![Finding::new("kernel", Some(true), kernel(), ""), namespace(), net_admin()];
     if trying {
         checks.extend(tools());
-        let features = kernel_support::features(&Feature::ALL).into_iter();
+        let features = kernel_support::features(shape::features()).into_iter();
         checks.extend(features.map(|(feature, verdict)| judge(feature, verdict)));
     }
     checks.push(congestion());
@@ -137,29 +139,18 @@ fn version(text: &str) -> &str {
     text.split_once(' ').map_or(text, |(_, rest)| rest).trim()
 }
 
-fn judge(feature: Feature, verdict: FeatureSupport) -> Finding {
-    let advice = match feature {
-        Feature::Netem => {
-            "delay, jitter and loss need it, or NFQUEUE: to have it, install the module sch_netem (Ubuntu: \
-             linux-modules-extra-$(uname -r); Fedora: kernel-modules-extra)"
-        }
-        Feature::Nfqueue => {
-            "the userspace backend and shared channels need it: a kernel with xt_NFQUEUE and \
-             nfnetlink_queue, and iptables"
-        }
-        _ => "the netem backend needs it: use a kernel that has it, or NFQUEUE (--backend userspace)",
-    };
+fn judge(feature: &Feature, verdict: FeatureSupport) -> Finding {
     match verdict {
-        FeatureSupport::Yes(how) => Finding::new(feature.name(), Some(true), how, ""),
+        FeatureSupport::Yes(how) => Finding::new(feature.name, Some(true), how, ""),
         FeatureSupport::No(why) => {
             // The command itself says less than what came of it.
             let said = why.rsplit_once("\": ").map_or(why.as_str(), |(_, said)| said);
-            Finding::new(feature.name(), Some(false), said, advice)
+            Finding::new(feature.name, Some(false), said, feature.advice)
         }
         FeatureSupport::Unknown(why) => {
             let advice =
                 "run the doctor as root, or in the lab's client: docker compose run --rm client doctor";
-            Finding::new(feature.name(), None, why, advice)
+            Finding::new(feature.name, None, why, advice)
         }
     }
 }
@@ -242,17 +233,17 @@ fn ask(args: &[&str]) -> Result<String, String> {
     Err(if complaint.is_empty() { format!("no answer ({})", output.status) } else { complaint })
 }
 
-fn works(checks: &[Finding], feature: Feature) -> Option<bool> {
-    checks.iter().find(|check| check.name == feature.name()).and_then(|check| check.ok)
+fn works(checks: &[Finding], feature: &str) -> Option<bool> {
+    checks.iter().find(|check| check.name == feature).and_then(|check| check.ok)
 }
 
 /// One sentence: which profiles can run here.
 fn summary(checks: &[Finding]) -> String {
-    let basics = [Feature::Ifb, Feature::Tbf, Feature::Redirect].map(|feature| works(checks, feature));
-    let netem = works(checks, Feature::Netem);
+    let basics: Vec<_> = FEATURES[..3].iter().map(|feature| works(checks, feature.name)).collect();
+    let netem = works(checks, FEATURES[3].name);
     let text = if basics == [Some(true); 3] && netem == Some(true) {
         "every profile runs on this kernel"
-    } else if works(checks, Feature::Nfqueue) == Some(true) {
+    } else if works(checks, "nfqueue") == Some(true) {
         "every profile without duplicate and up.reorder runs on this kernel: what its qdiscs cannot do is held \
          in userspace, by NFQUEUE"
     } else if basics.contains(&Some(false)) {
@@ -290,14 +281,8 @@ mod tests {
     use super::*;
 
     fn with(netem: Option<bool>, tbf: Option<bool>) -> Vec<Finding> {
-        [
-            (Feature::Ifb, Some(true)),
-            (Feature::Tbf, tbf),
-            (Feature::Redirect, Some(true)),
-            (Feature::Netem, netem),
-        ]
-        .map(|(feature, ok)| Finding::new(feature.name(), ok, "", ""))
-        .to_vec()
+        let works = [Some(true), tbf, Some(true), netem];
+        FEATURES.iter().zip(works).map(|(feature, ok)| Finding::new(feature.name, ok, "", "")).collect()
     }
 
     #[test]
@@ -308,7 +293,7 @@ mod tests {
         assert!(summary(&with(None, None)).contains("not tried"));
         for (netem, tbf) in [(Some(false), Some(true)), (Some(true), Some(false))] {
             let mut checks = with(netem, tbf);
-            checks.push(Finding::new(Feature::Nfqueue.name(), Some(true), "", ""));
+            checks.push(Finding::new("nfqueue", Some(true), "", ""));
             assert!(summary(&checks).starts_with("every profile without duplicate and up.reorder"));
         }
     }
@@ -335,7 +320,7 @@ mod tests {
 
     #[test]
     fn what_does_not_work_says_what_to_do() {
-        for feature in Feature::ALL {
+        for feature in shape::features() {
             assert!(judge(feature, FeatureSupport::No("x".into())).advice.is_some());
             assert!(judge(feature, FeatureSupport::Unknown("x".into())).advice.is_some());
             assert!(judge(feature, FeatureSupport::Yes("tried")).advice.is_none());
@@ -348,6 +333,6 @@ mod tests {
         assert_eq!(findings["kernel"], kernel().as_str());
         let names: Vec<&str> =
             findings["checks"].as_array().unwrap().iter().filter_map(|c| c["name"].as_str()).collect();
-        assert!(Feature::ALL.iter().all(|feature| names.contains(&feature.name())), "{names:?}");
+        assert!(shape::features().all(|feature| names.contains(&feature.name)), "{names:?}");
     }
 }

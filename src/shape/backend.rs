@@ -8,6 +8,7 @@ use clap::builder::{MapValueParser, PossibleValuesParser, TypedValueParser, Valu
 
 use super::active_shaping::ActiveShaping;
 use super::active_trace::AppliedStep;
+use super::kernel_support::Feature;
 use crate::config::profile::Profile;
 use crate::units::LinkId;
 
@@ -39,6 +40,9 @@ pub struct Refusal {
 pub trait Backend: Send {
     /// Returns the name that users give and records carry.
     fn name(&self) -> &'static str;
+
+    /// Returns what it needs of the kernel, for the doctor.
+    fn features(&self) -> &'static [Feature];
 
     /// Says how well it would carry these links; `on_channel` if one of them is on a shared channel.
     ///
@@ -179,6 +183,9 @@ mod tests {
     impl Backend for Says {
         fn name(&self) -> &'static str {
             self.0
+        }
+        fn features(&self) -> &'static [Feature] {
+            &[]
         }
         fn check(&self, _: &[ShapingRequest], _: bool) -> Result<Fit, Refusal> {
             self.1()

@@ -10,69 +10,27 @@ use std::sync::{Mutex, OnceLock};
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::guard;
+use super::netem::tc::render::TRIAL_PREFIX;
 use super::netem::tc::run;
 use super::netem::tc::run::Tool;
-use super::userspace::nfqueue;
 
-/// What the lab needs of a kernel, each by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Feature {
-    Ifb,
-    Tbf,
-    /// clsact, u32 and mirred: what sends packets to an ifb.
-    Redirect,
-    Netem,
-    Nfqueue,
+/// Something that a backend needs of the kernel.
+pub struct Feature {
+    pub name: &'static str,
+    pub modules: &'static [&'static str],
+    /// What to do where it is missing.
+    pub advice: &'static str,
+    /// Whether it is tried on an ifb that is made for the trial.
+    pub on_ifb: bool,
+    /// Tries it; the feature is there if nothing fails. It may use devices and chains of this name.
+    pub attempt: fn(&str) -> Result<()>,
 }
 
 impl Feature {
-    pub const ALL: [Feature; 5] =
-        [Feature::Ifb, Feature::Tbf, Feature::Redirect, Feature::Netem, Feature::Nfqueue];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Feature::Ifb => "ifb",
-            Feature::Tbf => "tbf",
-            Feature::Redirect => "redirect (clsact, u32, mirred)",
-            Feature::Netem => "netem",
-            Feature::Nfqueue => "nfqueue",
-        }
-    }
-
     /// The feature and the kernel's modules for it, in words.
-    pub fn with_modules(self) -> String {
-        let (name, modules) = (self.name(), self.modules());
-        let plural = if modules.len() > 1 { "s" } else { "" };
-        format!("{name} (module{plural} {})", modules.join(", "))
-    }
-
-    fn modules(self) -> &'static [&'static str] {
-        match self {
-            Feature::Ifb => &["ifb"],
-            Feature::Tbf => &["sch_tbf"],
-            Feature::Redirect => &["sch_ingress", "cls_u32", "act_mirred"],
-            Feature::Netem => &["sch_netem"],
-            Feature::Nfqueue => &["xt_NFQUEUE", "nfnetlink_queue"],
-        }
-    }
-
-    /// Tries it on a device of its own. The feature is there if nothing fails.
-    fn attempt(self, dev: &str) -> Result<()> {
-        let tc = |line: String| run::batch(Tool::Tc, &[line]);
-        match self {
-            // The device itself was the trial.
-            Feature::Ifb => Ok(()),
-            Feature::Tbf => tc(format!("qdisc replace dev {dev} root tbf rate 1mbit burst 3000 limit 3000")),
-            Feature::Redirect => {
-                tc(format!("qdisc add dev {dev} clsact"))?;
-                tc(format!(
-                    "filter add dev {dev} ingress pref 1 protocol ip u32 match ip src 192.0.2.1/32 \
-                     action mirred egress redirect dev {dev}"
-                ))
-            }
-            Feature::Netem => tc(format!("qdisc replace dev {dev} root netem limit 1")),
-            Feature::Nfqueue => nfqueue::attempt(dev),
-        }
+    pub fn with_modules(&self) -> String {
+        let plural = if self.modules.len() > 1 { "s" } else { "" };
+        format!("{} (module{plural} {})", self.name, self.modules.join(", "))
     }
 }
 
@@ -92,44 +50,48 @@ const TRIED: &str = "tried";
 
 /// Judges each of the features. What was tried and worked stays so, and is not tried again: a change in the
 /// middle of a run must not wait for that. What was missing may have been loaded since.
-pub fn features(wanted: &[Feature]) -> Vec<(Feature, FeatureSupport)> {
-    static WORKING: Mutex<Vec<Feature>> = Mutex::new(Vec::new());
+pub fn features(
+    wanted: impl IntoIterator<Item = &'static Feature>,
+) -> Vec<(&'static Feature, FeatureSupport)> {
+    let wanted: Vec<_> = wanted.into_iter().collect();
+    static WORKING: Mutex<Vec<&str>> = Mutex::new(Vec::new());
     let mut working = WORKING.lock().expect("nobody panics while holding the list of features");
-    let untried: Vec<Feature> = wanted.iter().copied().filter(|feature| !working.contains(feature)).collect();
+    let untried: Vec<_> = wanted.iter().copied().filter(|feature| !working.contains(&feature.name)).collect();
     let judged = if untried.is_empty() { Vec::new() } else { judge(&untried) };
-    working
-        .extend(judged.iter().filter(|(_, verdict)| *verdict == FeatureSupport::Yes(TRIED)).map(|row| row.0));
-    let verdict = |feature: &Feature| judged.iter().find(|row| row.0 == *feature).map(|row| row.1.clone());
-    wanted.iter().map(|feature| (*feature, verdict(feature).unwrap_or(FeatureSupport::Yes(TRIED)))).collect()
+    let works = judged.iter().filter(|(_, verdict)| *verdict == FeatureSupport::Yes(TRIED));
+    working.extend(works.map(|(feature, _)| feature.name));
+    let verdict =
+        |feature: &Feature| judged.iter().find(|row| row.0.name == feature.name).map(|row| row.1.clone());
+    let each = |feature| (feature, verdict(feature).unwrap_or(FeatureSupport::Yes(TRIED)));
+    wanted.into_iter().map(each).collect()
 }
 
-fn judge(wanted: &[Feature]) -> Vec<(Feature, FeatureSupport)> {
+fn judge(wanted: &[&'static Feature]) -> Vec<(&'static Feature, FeatureSupport)> {
     try_them(wanted).unwrap_or_else(|why| {
         let why = format!("{why:#}");
-        wanted.iter().map(|feature| (*feature, by_files(*feature, &why))).collect()
+        wanted.iter().map(|feature| (*feature, by_files(feature, &why))).collect()
     })
 }
 
-/// Which of the features are not there. Without an ifb the others cannot be tried, so it is named alone.
+/// Which of the features are not there.
 ///
 /// # Errors
 /// It could not be found out.
-pub fn missing(wanted: &[Feature]) -> Result<Vec<Feature>> {
+pub fn missing(wanted: &'static [Feature]) -> Result<Vec<&'static Feature>> {
     let mut missing = Vec::new();
     for (feature, verdict) in features(wanted) {
         match verdict {
             FeatureSupport::Yes(_) => {}
-            FeatureSupport::No(_) if feature == Feature::Ifb => return Ok(vec![feature]),
             FeatureSupport::No(_) => missing.push(feature),
             FeatureSupport::Unknown(why) => {
-                bail!("cannot find out whether the kernel has {}: {why}", feature.name())
+                bail!("cannot find out whether the kernel has {}: {why}", feature.name)
             }
         }
     }
     Ok(missing)
 }
 
-fn try_them(wanted: &[Feature]) -> Result<Vec<(Feature, FeatureSupport)>> {
+fn try_them(wanted: &[&'static Feature]) -> Result<Vec<(&'static Feature, FeatureSupport)>> {
     if !guard::has_net_admin() {
         return Err(anyhow!("not tried: that takes the capability NET_ADMIN"));
     }
@@ -155,7 +117,7 @@ fn is_no_answer(error: &anyhow::Error) -> bool {
     error.chain().any(<dyn std::error::Error + 'static>::is::<std::io::Error>)
 }
 
-fn try_here(wanted: &[Feature]) -> Result<Vec<(Feature, FeatureSupport)>> {
+fn try_here(wanted: &[&'static Feature]) -> Result<Vec<(&'static Feature, FeatureSupport)>> {
     let dev = format!("{TRIAL_PREFIX}{}", std::process::id());
     run::output(Tool::Ip, &["-V"])?;
     let device = match run::batch(Tool::Ip, &[format!("link add dev {dev} type ifb")]) {
@@ -165,11 +127,9 @@ fn try_here(wanted: &[Feature]) -> Result<Vec<(Feature, FeatureSupport)>> {
     let verdicts = wanted
         .iter()
         .map(|feature| {
-            let outcome = match (&device, feature) {
-                // It needs no device.
-                (_, Feature::Nfqueue) => feature.attempt(&dev),
-                (Ok(()), _) => feature.attempt(&dev),
-                (Err(error), _) => Err(anyhow!("{error:#}")),
+            let outcome = match &device {
+                Err(error) if feature.on_ifb => Err(anyhow!("{error:#}")),
+                _ => (feature.attempt)(&dev),
             };
             let verdict = match outcome {
                 Ok(()) => FeatureSupport::Yes(TRIED),
@@ -185,11 +145,8 @@ fn try_here(wanted: &[Feature]) -> Result<Vec<(Feature, FeatureSupport)>> {
     Ok(verdicts)
 }
 
-/// What the names of the trials' devices start with; a process id follows.
-pub const TRIAL_PREFIX: &str = "twl-p";
-
 /// What the module files tell: enough for a yes, never for a no, since a container sees none of them.
-fn by_files(feature: Feature, why: &str) -> FeatureSupport {
+fn by_files(feature: &Feature, why: &str) -> FeatureSupport {
     let folder = Path::new("/lib/modules").join(kernel());
     let lists: String = ["modules.builtin", "modules.dep"]
         .iter()
@@ -198,7 +155,7 @@ fn by_files(feature: Feature, why: &str) -> FeatureSupport {
     let there = |module: &&str| {
         Path::new("/sys/module").join(module).exists() || lists.contains(&format!("/{module}.ko"))
     };
-    if feature.modules().iter().all(there) {
+    if feature.modules.iter().all(there) {
         return FeatureSupport::Yes("its modules are there");
     }
     FeatureSupport::Unknown(why.to_string())
@@ -262,13 +219,14 @@ mod tests {
 
     #[test]
     fn features_are_named_with_their_modules() {
-        assert_eq!(Feature::Tbf.with_modules(), "tbf (module sch_tbf)");
-        assert!(Feature::Redirect.with_modules().ends_with("(modules sch_ingress, cls_u32, act_mirred)"));
+        let features: Vec<_> = crate::shape::features().collect();
+        assert_eq!(features[1].with_modules(), "tbf (module sch_tbf)");
+        assert!(features[2].with_modules().ends_with("(modules sch_ingress, cls_u32, act_mirred)"));
     }
 
     #[test]
     fn files_never_tell_that_something_is_missing() {
-        for feature in Feature::ALL {
+        for feature in crate::shape::features() {
             assert!(!matches!(by_files(feature, "why"), FeatureSupport::No(_)));
         }
     }

@@ -24,6 +24,7 @@ use active_shaping::ActiveShaping;
 use active_trace::{Playing, Stepped, lateness_fault};
 use backend::{Backend, BackendChoice, Fit, ShapingRequest};
 use guard::Lock;
+use kernel_support::Feature;
 use netem::Netem;
 use netem::tc::read;
 use userspace::UserspaceLinks;
@@ -36,6 +37,11 @@ fn backends(channel: Option<&ChannelConfig>, seed: u64) -> Vec<Box<dyn Backend>>
 /// The names of the backends.
 pub fn names() -> impl Iterator<Item = &'static str> {
     backends(None, 0).into_iter().map(|backend| backend.name())
+}
+
+/// What the backends need of the kernel.
+pub fn features() -> impl Iterator<Item = &'static Feature> {
+    backends(None, 0).into_iter().flat_map(|backend| backend.features())
 }
 
 /// Owns the shaping of this network namespace for as long as it lives; clears it when dropped.

@@ -3,13 +3,14 @@
 //! It applies all of a request or nothing, reads back what the kernel made of it, and takes away only
 //! what the lab put there. Whether it may act at all is for [`super::guard`] to say.
 
+pub(crate) mod check;
 pub(crate) mod cleanup;
 pub mod tc;
 pub mod trace_player;
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use self::tc::read;
 use self::tc::read::{Alias, Device};
@@ -23,65 +24,11 @@ use super::active_shaping::{ActiveShaping, Counters, Owner};
 use super::active_trace::AppliedStep;
 use super::backend::{Backend, Fit, Refusal, ShapingRequest};
 use super::guard;
-use super::kernel_support;
-use super::kernel_support::Feature;
-use crate::config::profile::{Loss, Profile, Shape};
+use super::kernel_support::{self, Feature};
+use crate::config::profile::Shape;
 use crate::units::{Direction, LinkId, Rate};
+use check::explain;
 use cleanup::{in_force, repair, take_away};
-
-/// Fails where tbf cannot follow a profile's trace: its bucket, refilled at each step, would carry too
-/// much of what the step does.
-fn check_trace(profile: &Profile) -> Result<()> {
-    for direction in Direction::BOTH {
-        let shape = profile.shape(direction);
-        let Some(trace) = &shape.trace else { continue };
-        let lasts_s = |ns: u64| ns as f64 / 1e9;
-        let fine = trace.steps().iter().zip(trace.durations());
-        if let Some((step, lasts)) =
-            fine.into_iter().find(|(s, d)| !render::can_step(shape, s.rate, lasts_s(*d)))
-        {
-            bail!(
-                "the trace {} has a step of {} s at {}, which is too fine for its rate: tbf's bucket holds more than \
-                 a quarter of it; average over longer steps, as in step = \"1s\"",
-                trace.file(),
-                lasts_s(lasts),
-                step.rate
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Fails where the kernel's own qdiscs cannot do all of a profile.
-fn check_profile(profile: &Profile) -> Result<(), Refusal> {
-    let refusal = |why: String, error: anyhow::Error| Refusal {
-        why,
-        error: error.context(format!("cannot do all of the profile {} with netem", profile.name)),
-    };
-    check_trace(profile).map_err(|error| refusal("tbf cannot follow the steps of a trace".into(), error))?;
-    let missing = missing([&profile.down, &profile.up].iter().all(|shape| shape.is_rate_only()))
-        .map_err(|error| refusal("what netem needs of the kernel cannot be tried".into(), error))?;
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let names: Vec<String> = missing.iter().map(|feature| feature.with_modules()).collect();
-    Err(refusal(format!("this kernel lacks {}", names.join(", ")), lacks(&missing)))
-}
-
-/// The first thing of a profile that netem does only nearly, if there is any; docs/backends.md has the
-/// sizes.
-fn difference(profile: &Profile) -> Option<&'static str> {
-    let any = |differs: fn(&Shape) -> bool| [&profile.down, &profile.up].into_iter().any(differs);
-    if any(|shape| matches!(shape.loss, Loss::GilbertElliott(_)) && shape.can_lose()) {
-        Some("its bursts of loss last for packets, not for a time")
-    } else if any(|shape| !shape.jitter_correlation().is_zero()) {
-        Some("its jitter on a busy link stays near the upper end")
-    } else if any(|shape| !shape.is_rate_only()) {
-        Some("its queue counts packets of any size, those in the delay line too")
-    } else {
-        None
-    }
-}
 
 /// One direction of a link that is in force.
 #[derive(Clone, Debug)]
@@ -137,16 +84,12 @@ impl Backend for Netem {
         NAME
     }
 
+    fn features(&self) -> &'static [Feature] {
+        &check::FEATURES
+    }
+
     fn check(&self, requests: &[ShapingRequest], on_channel: bool) -> Result<Fit, Refusal> {
-        if on_channel {
-            let error = anyhow!("cannot do a shared channel with netem: use --backend auto or userspace");
-            return Err(Refusal { why: "a shared channel is modelled in userspace".into(), error });
-        }
-        requests.iter().try_for_each(|request| check_profile(&request.profile))?;
-        let difference = requests.iter().find_map(|request| difference(&request.profile));
-        Ok(difference.map_or(Fit::Exactly("a rate and a queue need only tbf".into()), |difference| {
-            Fit::Nearly(difference.into())
-        }))
+        check::check(requests, on_channel)
     }
 
     fn set(&mut self, requests: &[ShapingRequest], why: &str) -> Result<()> {
@@ -456,96 +399,9 @@ fn read_back(lanes: &mut [NetemDirection]) -> Result<()> {
     Ok(())
 }
 
-/// Adds what to do about it to an error that a kernel without the module gives.
-fn explain(error: anyhow::Error) -> anyhow::Error {
-    let text = format!("{error:#}");
-    let unknown =
-        ["qdisc kind is unknown", "Unknown device type", "No such file or directory", "not supported"]
-            .iter()
-            .any(|sign| text.contains(sign));
-    if !unknown {
-        return error;
-    }
-    let module =
-        [("netem", "sch_netem"), ("type ifb", "ifb"), (" tbf ", "sch_tbf"), ("clsact", "sch_ingress")]
-            .iter()
-            .find(|(word, _)| text.contains(word))
-            .map_or("a module", |(_, module)| module);
-    if module == "sch_netem" {
-        no_netem()
-    } else {
-        anyhow!("{text}: the kernel lacks {module}; see \"twinlink doctor\"")
-    }
-}
-
-/// What this backend needs of the kernel and is not there, for profiles with a rate and a queue only or for
-/// all.
-///
-/// # Errors
-/// It could not be found out.
-fn missing(rate_only: bool) -> Result<Vec<Feature>> {
-    let needed = [Feature::Ifb, Feature::Tbf, Feature::Redirect, Feature::Netem];
-    kernel_support::missing(if rate_only { &needed[..3] } else { &needed })
-}
-
-/// What is said where the kernel has not all that a profile needs.
-fn lacks(missing: &[Feature]) -> anyhow::Error {
-    if missing == [Feature::Netem] {
-        return no_netem();
-    }
-    let names: Vec<String> = missing.iter().map(|feature| feature.with_modules()).collect();
-    anyhow!("the kernel lacks {}; see \"twinlink doctor\"", names.join(", "))
-}
-
-/// What is said where a profile needs netem and the kernel has none.
-fn no_netem() -> anyhow::Error {
-    anyhow!(
-        "the kernel has no netem (module sch_netem), which delay, jitter and loss need: install it where \
-         the kernel comes from (Ubuntu: linux-modules-extra-$(uname -r); Fedora: kernel-modules-extra) and \
-         run \"modprobe sch_netem\" on the host, or use profiles with a rate and a queue only, such as \
-         rate-20 and rate-80"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::profile::{Loss, load};
-    use crate::config::trace::{Trace, TraceStep};
-    use crate::units::Percent;
-
-    /// rate-20, 20 Mbit/s with nothing but a queue, with a trace of two steps of 1 s.
-    fn rate_20_with(second: TraceStep) -> Shape {
-        let shape = load::load("rate-20").unwrap().down;
-        let first = TraceStep { at: 0, rate: shape.rate, delay: None, loss: None };
-        let second = TraceStep { at: 1_000_000_000, ..second };
-        let trace = Trace::new("t".into(), true, vec![first, second], 2_000_000_000).unwrap();
-        Shape { trace: Some(trace.into()), ..shape }
-    }
-
-    #[test]
-    fn a_trace_with_a_step_that_is_too_fine_for_its_rate_is_refused_with_what_to_do() {
-        let profile = |bits| {
-            let rate = Rate::from_bits_per_s(bits);
-            let down = rate_20_with(TraceStep { at: 0, rate, delay: None, loss: None });
-            Profile { down, ..load::load("rate-20").unwrap() }
-        };
-        assert!(check_trace(&load::load("rate-20").unwrap()).is_ok());
-        assert!(check_trace(&profile(1_000_000)).is_ok());
-        assert!(check_trace(&profile(0)).is_ok(), "an outage");
-        // A second at 8 kbit/s is 1000 bytes, and the bucket alone holds 3000.
-        let words = check_trace(&profile(8_000)).unwrap_err().to_string();
-        assert!(words.contains("a step of 1 s at 8kbit") && words.contains("step = \"1s\""), "{words}");
-    }
-
-    #[test]
-    fn what_could_lose_packets_once_cannot_tell_the_causes_of_drops() {
-        let step = |loss| TraceStep { at: 0, rate: Rate::from_bits_per_s(1_000_000), delay: None, loss };
-        let plain = rate_20_with(step(None));
-        assert!(!plain.can_lose() && !rate_20_with(step(Some(Percent::ZERO))).can_lose());
-        assert!(rate_20_with(step(Some(Percent::new(1.0)))).can_lose());
-        assert!(Shape { loss: Loss::Random(Percent::new(0.1)), ..plain }.can_lose());
-    }
 
     #[test]
     fn a_link_that_is_played_on_keeps_its_steps_when_another_is_played_anew() {

@@ -11,10 +11,19 @@ use self::nfqueue::{QueueCounts, Userspace};
 use super::active_shaping::{ActiveShaping, Counters, Owner};
 use super::backend::{Backend, Fit, Refusal, ShapingRequest};
 use super::guard;
-use super::kernel_support;
+use super::kernel_support::{self, Feature};
 use crate::config::channel::ChannelConfig;
 use crate::config::profile::{Profile, Shape};
 use crate::units::{Direction, LinkId};
+
+static FEATURES: [Feature; 1] = [Feature {
+    name: "nfqueue",
+    modules: &["xt_NFQUEUE", "nfnetlink_queue"],
+    advice: "the userspace backend and shared channels need it: a kernel with xt_NFQUEUE and \
+             nfnetlink_queue, and iptables",
+    on_ifb: false,
+    attempt: nfqueue::attempt,
+}];
 
 /// The links held in userspace; costs nothing while there are none.
 pub struct UserspaceLinks {
@@ -32,6 +41,10 @@ impl Backend for UserspaceLinks {
         "userspace"
     }
 
+    fn features(&self) -> &'static [Feature] {
+        &FEATURES
+    }
+
     fn check(&self, requests: &[ShapingRequest], on_channel: bool) -> Result<Fit, Refusal> {
         let refusal = |error| Refusal { why: "userspace cannot do all of a profile".into(), error };
         requests.iter().try_for_each(|request| nfqueue::check(&request.profile)).map_err(refusal)?;
@@ -45,8 +58,7 @@ impl Backend for UserspaceLinks {
     fn is_proven(&self, requests: &[ShapingRequest]) -> bool {
         let profiles: Vec<&Profile> = requests.iter().map(|request| &request.profile).collect();
         nfqueue::beyond_measured(&profiles).is_none()
-            && kernel_support::missing(&[kernel_support::Feature::Nfqueue])
-                .is_ok_and(|missing| missing.is_empty())
+            && kernel_support::missing(&FEATURES).is_ok_and(|missing| missing.is_empty())
     }
 
     fn set(&mut self, requests: &[ShapingRequest], why: &str) -> Result<()> {

@@ -239,10 +239,7 @@ pub fn devices() -> Result<Vec<Device>> {
 pub fn trials() -> Result<Vec<String>> {
     let list = run::json(Tool::Ip, &["-j", "link", "show", "type", "ifb"])?;
     let names = list.as_array().into_iter().flatten().filter_map(|device| device["ifname"].as_str());
-    Ok(names
-        .filter(|name| name.starts_with(crate::shape::kernel_support::TRIAL_PREFIX))
-        .map(String::from)
-        .collect())
+    Ok(names.filter(|name| name.starts_with(render::TRIAL_PREFIX)).map(String::from).collect())
 }
 
 /// A filter at one of an interface's two hooks.

@@ -53,6 +53,9 @@ pub fn ifb(link: LinkId, direction: Direction) -> String {
 /// What the names of all the lab's devices start with.
 pub const IFB_PREFIX: &str = "twl-";
 
+/// What the names of the devices start with on which the kernel is tried; a process id follows.
+pub const TRIAL_PREFIX: &str = "twl-p";
+
 /// The link and direction that an ifb's name stands for.
 pub fn ifb_meaning(name: &str) -> Option<(LinkId, Direction)> {
     LinkId::BOTH
