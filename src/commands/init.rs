@@ -63,7 +63,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let new = dir.path().join("a/b");
         write(&new).unwrap();
-        let experiment = Experiment::load(&new.join("experiment.toml")).unwrap();
+        let experiment = Experiment::find(&new.join("experiment.toml")).unwrap();
         assert!(experiment.cells() > 0);
         let profile = experiment.conditions[0].asked.profiles[1].as_ref().unwrap();
         assert_eq!(profile.description, "A link of mine");

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::hold::{self, HoldArgs};
+use crate::config::file::FileSource;
 use crate::config::profile::load;
-use crate::config::profile::load::ProfileSource;
 use crate::config::profile::{Loss, Profile, Shape};
 use crate::config::trace;
 use crate::lab::registry;
@@ -287,7 +287,7 @@ fn list(json: bool) -> Result<()> {
     print(&format!("{table}\n"))
 }
 
-fn listed((name, source, profile): &(String, ProfileSource, Result<Profile>)) -> serde_json::Value {
+fn listed((name, source, profile): &(String, FileSource, Result<Profile>)) -> serde_json::Value {
     match profile {
         Ok(profile) => serde_json::json!({ "name": name, "source": source.to_string(), "profile": profile }),
         Err(error) => {
@@ -296,7 +296,7 @@ fn listed((name, source, profile): &(String, ProfileSource, Result<Profile>)) ->
     }
 }
 
-fn list_row(name: &str, source: &ProfileSource, profile: &Profile, direction: Direction) -> Vec<String> {
+fn list_row(name: &str, source: &FileSource, profile: &Profile, direction: Direction) -> Vec<String> {
     let shape = profile.shape(direction);
     let rate = match &shape.trace {
         Some(trace) => format!("trace, mean {:.1} mbit", trace.mean_kbit() / 1e3),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::file::{FileSource, Library};
 use super::profile::load;
 use super::profile::{FRAME, Loss, Profile, Queue, Shape};
 use crate::units::{Delay, LinkId, Percent, Rate};
@@ -127,8 +128,7 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "course-scenario-2-far",
 ];
 
-/// The largest channel file that is read, bytes.
-const LARGEST: u64 = 64 * 1024;
+const CHANNELS: Library = Library { kind: "channel", largest: 64 * 1024, built_in: BUILT_IN };
 
 /// Where names are looked up: `channels` beside `$TWINLINK_PROFILES`, then `./netem/channels`.
 fn folders() -> Vec<PathBuf> {
@@ -144,31 +144,14 @@ impl ChannelConfig {
     /// Nothing of that name, a file that cannot be read, or anything in it that is invalid; the
     /// error names the file and the key.
     pub fn load(wanted: &str) -> Result<ChannelConfig> {
-        if wanted.contains('/') || wanted.ends_with(".toml") {
-            return ChannelConfig::read(Path::new(wanted));
-        }
-        let file = folders().into_iter().map(|dir| dir.join(format!("{wanted}.toml"))).find(|f| f.is_file());
-        if let Some(file) = file {
-            return ChannelConfig::read(&file);
-        }
-        let Some((name, text)) = BUILT_IN.iter().find(|(name, _)| *name == wanted) else {
-            let known: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-            let guess = load::nearest(wanted, known.iter().copied())
-                .map_or(String::new(), |name| format!("did you mean {name}? "));
-            bail!(
-                "channel \"{wanted}\" not found: {guess}name one of {}, or the path of a .toml file",
-                known.join(", ")
-            );
+        let (text, source) = CHANNELS.find(Path::new(wanted), &folders())?;
+        let (name, place) = match &source {
+            FileSource::BuiltIn => (wanted.into(), format!("the built-in channel {wanted}")),
+            FileSource::File(path) => {
+                (path.file_stem().unwrap_or_default().to_string_lossy(), format!("the channel {source}"))
+            }
         };
-        ChannelConfig::parse(name, text).with_context(|| format!("the built-in channel {name} is invalid"))
-    }
-
-    /// Reads a channel file; its name is the file's, without `.toml`.
-    fn read(path: &Path) -> Result<ChannelConfig> {
-        let text = crate::config::file::read(path, "channel", LARGEST)?;
-        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        ChannelConfig::parse(&name, &text)
-            .with_context(|| format!("the channel {} is invalid", path.display()))
+        ChannelConfig::parse(&name, &text).with_context(|| format!("{place} is invalid"))
     }
 
     /// Parses a channel file's text.
@@ -427,7 +410,7 @@ mod tests {
         let mut seen = 0;
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            let config = ChannelConfig::read(&path).unwrap();
+            let config = ChannelConfig::load(path.to_str().unwrap()).unwrap();
             assert_eq!(ChannelConfig::load(&config.name).unwrap(), config, "not built in");
             let text = std::fs::read_to_string(&path).unwrap();
             for line in text.lines().filter(|line| line.starts_with("phy") || line.starts_with("retry")) {

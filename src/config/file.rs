@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -57,6 +57,84 @@ pub fn read(path: &Path, kind: &str, largest: u64) -> Result<String> {
         Some(rest) => rest.to_string(),
         None => text,
     })
+}
+
+/// Where a file was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileSource {
+    File(PathBuf),
+    BuiltIn,
+}
+
+impl std::fmt::Display for FileSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            FileSource::File(path) => path.display().fmt(f),
+            FileSource::BuiltIn => f.write_str("built in"),
+        }
+    }
+}
+
+/// Files of one kind that have names: those in folders, and copies that are built in, so that the program works
+/// without its repository beside it.
+pub struct Library {
+    /// As errors call it.
+    pub kind: &'static str,
+    /// The largest file that is read, bytes.
+    pub largest: u64,
+    /// Name and text of each.
+    pub built_in: &'static [(&'static str, &'static str)],
+}
+
+impl Library {
+    /// Finds a file by its path, or by its name in the first of `folders` that has it or among those built in, and
+    /// returns its text.
+    ///
+    /// # Errors
+    /// Nothing has that name, which suggests another, or the file cannot be read.
+    pub fn find(&self, wanted: &Path, folders: &[PathBuf]) -> Result<(String, FileSource)> {
+        let name = wanted.to_string_lossy();
+        let in_folder =
+            || folders.iter().map(|dir| dir.join(format!("{name}.toml"))).find(|file| file.is_file());
+        let is_path = name.contains('/') || name.ends_with(".toml");
+        if let Some(path) = if is_path { Some(wanted.to_path_buf()) } else { in_folder() } {
+            return Ok((read(&path, self.kind, self.largest)?, FileSource::File(path)));
+        }
+        if let Some((_, text)) = self.built_in.iter().find(|(known, _)| *known == name) {
+            return Ok((text.to_string(), FileSource::BuiltIn));
+        }
+        let mut names = self.own_names(folders);
+        names.extend(self.built_in.iter().map(|(name, _)| name.to_string()));
+        names.sort();
+        names.dedup();
+        let (kind, guess) = (self.kind, did_you_mean(&name, names.iter().map(String::as_str), ""));
+        bail!(
+            "{kind} \"{name}\" not found: {guess}name one of {}, or the path of a .toml file",
+            names.join(", ")
+        )
+    }
+
+    /// Returns the names of files in these folders, sorted.
+    pub fn own_names(&self, folders: &[PathBuf]) -> Vec<String> {
+        let entries = folders.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten();
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".toml").map(String::from))
+            .filter(|name| !name.starts_with('.'))
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// Asks whether the nearest of the known words was meant, between two of `quote`; empty where none is near.
+pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>, quote: &str) -> String {
+    known
+        .into_iter()
+        .map(|known| (strsim::damerau_levenshtein(&word.to_lowercase(), known), known))
+        .min()
+        .filter(|(distance, nearest)| *distance <= 1 + nearest.len() / 3)
+        .map_or(String::new(), |(_, nearest)| format!("did you mean {quote}{nearest}{quote}? "))
 }
 
 #[cfg(test)]

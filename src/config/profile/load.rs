@@ -10,24 +10,8 @@ use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
 
 use super::{Profile, Shape};
-use crate::config::file;
+use crate::config::file::{FileSource, Library, did_you_mean};
 use crate::config::trace::load::TraceTable;
-
-/// Where a profile was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProfileSource {
-    File(PathBuf),
-    BuiltIn,
-}
-
-impl std::fmt::Display for ProfileSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        match self {
-            ProfileSource::File(path) => path.display().fmt(f),
-            ProfileSource::BuiltIn => f.write_str("built in"),
-        }
-    }
-}
 
 macro_rules! built_in {
     ($($name:literal),* $(,)?) => {
@@ -60,6 +44,9 @@ pub const BUILT_IN: &[(&str, &str)] = built_in![
     "rate-20",
 ];
 
+/// A profile is a page long; a file beyond this is something else.
+const PROFILES: Library = Library { kind: "profile", largest: 64 * 1024, built_in: BUILT_IN };
+
 /// A profile file: a [`Profile`] without its name.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -87,12 +74,14 @@ pub fn load(wanted: &str) -> Result<Profile> {
 
 /// Every profile that a name could mean, sorted as the built-in ones are, a user's own after them.
 /// A file that is not valid is listed with its error.
-pub fn list() -> Vec<(String, ProfileSource, Result<Profile>)> {
+pub fn list() -> Vec<(String, FileSource, Result<Profile>)> {
     let mut names: Vec<String> = BUILT_IN.iter().map(|(name, _)| name.to_string()).collect();
-    let mut own: Vec<String> = folders().iter().flat_map(|dir| names_in(dir)).collect();
-    own.sort();
-    own.dedup();
-    names.extend(own.into_iter().filter(|name| BUILT_IN.iter().all(|(known, _)| known != name)));
+    names.extend(
+        PROFILES
+            .own_names(&folders())
+            .into_iter()
+            .filter(|name| BUILT_IN.iter().all(|(known, _)| known != name)),
+    );
     names
         .into_iter()
         .map(|name| match find(&name) {
@@ -100,69 +89,19 @@ pub fn list() -> Vec<(String, ProfileSource, Result<Profile>)> {
                 let profile = parse(&name, &text, &source);
                 (name, source, profile)
             }
-            Err(error) => (name, ProfileSource::BuiltIn, Err(error)),
+            Err(error) => (name, FileSource::BuiltIn, Err(error)),
         })
         .collect()
 }
 
-fn names_in(dir: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".toml").map(String::from))
-        .filter(|name| !name.starts_with('.'))
-        .collect()
+fn find(wanted: &str) -> Result<(String, FileSource)> {
+    PROFILES.find(Path::new(wanted), &folders())
 }
 
-fn find(wanted: &str) -> Result<(String, ProfileSource)> {
-    if wanted.contains('/') || wanted.ends_with(".toml") {
-        let path = PathBuf::from(wanted);
-        return Ok((read(&path)?, ProfileSource::File(path)));
-    }
-    for dir in folders() {
-        let path = dir.join(format!("{wanted}.toml"));
-        if path.is_file() {
-            return Ok((read(&path)?, ProfileSource::File(path)));
-        }
-    }
-    match BUILT_IN.iter().find(|(name, _)| *name == wanted) {
-        Some((_, text)) => Ok((text.to_string(), ProfileSource::BuiltIn)),
-        None => Err(unknown(wanted)),
-    }
-}
-
-/// Profiles are a page long; a file beyond this is something else.
-const LARGEST: u64 = 64 * 1024;
-
-fn read(path: &Path) -> Result<String> {
-    file::read(path, "profile", LARGEST)
-}
-
-fn unknown(wanted: &str) -> anyhow::Error {
-    let mut names: Vec<String> = folders().iter().flat_map(|dir| names_in(dir)).collect();
-    names.extend(BUILT_IN.iter().map(|(name, _)| name.to_string()));
-    names.sort();
-    names.dedup();
-    let guess = nearest(wanted, names.iter().map(String::as_str))
-        .map_or(String::new(), |name| format!("did you mean {name}? "));
-    anyhow!(
-        "profile \"{wanted}\" not found: {guess}name one of {}, or the path of a .toml file",
-        names.join(", ")
-    )
-}
-
-/// The candidate that a mistyped word most likely meant, if one is near enough.
-pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    candidates
-        .map(|candidate| (strsim::damerau_levenshtein(&word.to_lowercase(), candidate), candidate))
-        .min()
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 3)
-        .map(|(_, candidate)| candidate)
-}
-
-fn parse(name: &str, text: &str, source: &ProfileSource) -> Result<Profile> {
+fn parse(name: &str, text: &str, source: &FileSource) -> Result<Profile> {
     let place = match source {
-        ProfileSource::File(path) => format!("profile {}", path.display()),
-        ProfileSource::BuiltIn => format!("built-in profile {name}"),
+        FileSource::File(path) => format!("profile {}", path.display()),
+        FileSource::BuiltIn => format!("built-in profile {name}"),
     };
     let file: ProfileFile =
         toml::from_str(text).map_err(|error| anyhow!("{place}, {}", explain(text, &error)))?;
@@ -170,8 +109,8 @@ fn parse(name: &str, text: &str, source: &ProfileSource) -> Result<Profile> {
         Profile { name: name.to_string(), description: file.description, down: file.down, up: file.up };
     if let Some(table) = &file.trace {
         let folder = match source {
-            ProfileSource::File(path) => path.parent(),
-            ProfileSource::BuiltIn => None,
+            FileSource::File(path) => path.parent(),
+            FileSource::BuiltIn => None,
         };
         let pair = table.load(folder).with_context(|| place.clone())?;
         profile.down.trace = pair.down.map(Arc::new);
@@ -194,8 +133,7 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
         // A direction has a trace, but its file names it in a table of its own.
         let known = message.split('`').skip(3).step_by(2).filter(|key| *key != "trace" || table.is_empty());
         let known: Vec<&str> = known.collect();
-        let guess = nearest(&unknown, known.iter().copied())
-            .map_or(String::new(), |key| format!("did you mean \"{key}\"? "));
+        let guess = did_you_mean(&unknown, known.iter().copied(), "\"");
         let place = if key.is_empty() || key == unknown { table } else { format!("{table}.{key}") };
         let place = if place.is_empty() { "the file".into() } else { format!("[{place}]") };
         return format!(

@@ -1,7 +1,7 @@
 use crate::config::profile::load::*;
 
 fn error(text: &str) -> String {
-    let source = ProfileSource::File("x.toml".into());
+    let source = FileSource::File("x.toml".into());
     format!("{:#}", parse("x", text, &source).unwrap_err())
 }
 
@@ -22,9 +22,8 @@ fn what_is_built_in_is_what_the_folder_holds() {
     known.sort();
     assert_eq!(traces, known);
     let folder = root.join("netem/profiles");
-    let mut there = names_in(&folder);
+    let there = PROFILES.own_names(&[folder]);
     let mut built_in: Vec<String> = BUILT_IN.iter().map(|(name, _)| name.to_string()).collect();
-    there.sort();
     built_in.sort();
     assert!(there.len() >= 16, "only {} profiles found", there.len());
     assert_eq!(built_in, there);
@@ -33,7 +32,7 @@ fn what_is_built_in_is_what_the_folder_holds() {
 #[test]
 fn every_built_in_profile_is_valid() {
     for (name, text) in BUILT_IN {
-        let profile = parse(name, text, &ProfileSource::BuiltIn).unwrap();
+        let profile = parse(name, text, &FileSource::BuiltIn).unwrap();
         assert_eq!(profile.name, *name);
         assert!(!profile.description.is_empty(), "{name} has no description");
     }
@@ -200,7 +199,7 @@ fn a_trace_beyond_the_bound_is_refused_unread() {
 #[test]
 fn a_profile_goes_through_json_and_back_with_its_name() {
     for (name, text) in BUILT_IN {
-        let profile = parse(name, text, &ProfileSource::BuiltIn).unwrap();
+        let profile = parse(name, text, &FileSource::BuiltIn).unwrap();
         let json = serde_json::to_string(&profile).unwrap();
         assert_eq!(serde_json::from_str::<Profile>(&json).unwrap(), profile);
     }
@@ -209,6 +208,6 @@ fn a_profile_goes_through_json_and_back_with_its_name() {
 proptest::proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in "(.|\n|\\[|=|\"|down|up|rate|queue){0,80}") {
-        let _ = parse("x", &text, &ProfileSource::BuiltIn);
+        let _ = parse("x", &text, &FileSource::BuiltIn);
     }
 }

@@ -141,7 +141,7 @@ fn a_profile_s_path_starts_at_the_experiment_s_folder() {
     let text = "schedules = [\"greedy\"]\n[[condition]]\nname = \"c\"\nlink_a = \"mine.toml\"\n";
     let path = dir.path().join("e.toml");
     std::fs::write(&path, text).unwrap();
-    let experiment = Experiment::load(&path).unwrap();
+    let experiment = Experiment::find(&path).unwrap();
     assert_eq!(experiment.name, "e");
     assert_eq!(experiment.conditions[0].asked.profiles[0].as_ref().unwrap().down.rate.mbit(), 5.0);
     assert!(experiment.conditions[0].asked.profiles[1].is_none());
@@ -156,7 +156,7 @@ fn every_experiment_that_ships_is_valid_and_its_cells_can_be_listed() {
         if path.extension().is_none_or(|extension| extension != "toml") {
             continue;
         }
-        let experiment = Experiment::load(&path).unwrap_or_else(|error| panic!("{error:#}"));
+        let experiment = Experiment::find(&path).unwrap_or_else(|error| panic!("{error:#}"));
         assert!(experiment.description.is_some(), "{} does not say what it asks", path.display());
         let order = plan::order(&experiment);
         assert_eq!(order.len() as u64, experiment.cells());

@@ -1,12 +1,12 @@
 //! Experiments by name: those of a folder `experiments` here, then the built-in copies, so that the
 //! program works without its repository beside it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::Experiment;
-use crate::config::profile::load::nearest;
+use crate::config::file::{FileSource, Library};
 
 macro_rules! built_in {
     ($($name:literal),* $(,)?) => {
@@ -25,31 +25,26 @@ pub const BUILT_IN: &[(&str, &str)] = built_in![
     "traces",
 ];
 
+const EXPERIMENTS: Library =
+    Library { kind: "experiment", largest: super::LARGEST_BYTES, built_in: BUILT_IN };
+
 impl Experiment {
     /// Loads an experiment by its name or its path.
     ///
     /// # Errors
     /// Nothing of that name, a file that cannot be read, or one whose text is not valid.
     pub fn find(wanted: &Path) -> Result<Experiment> {
-        let name = wanted.to_string_lossy();
-        if name.contains('/') || name.ends_with(".toml") {
-            return Experiment::load(wanted);
-        }
-        let file = Path::new("experiments").join(format!("{name}.toml"));
-        if file.is_file() {
-            return Experiment::load(&file);
-        }
-        let Some((name, text)) = BUILT_IN.iter().find(|(known, _)| *known == name) else {
-            let known: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-            let guess = nearest(&name, known.iter().copied())
-                .map_or(String::new(), |name| format!("did you mean {name}? "));
-            bail!(
-                "experiment \"{name}\" not found: {guess}name one of {}, or the path of a .toml file",
-                known.join(", ")
-            );
+        let (text, source) = EXPERIMENTS.find(wanted, &[PathBuf::from("experiments")])?;
+        let path = match &source {
+            FileSource::BuiltIn => wanted,
+            FileSource::File(path) => path,
         };
-        Experiment::parse(name, text, Path::new(""))
-            .with_context(|| format!("the built-in experiment {name} is invalid"))
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Experiment::parse(&name, &text, folder).with_context(|| match &source {
+            FileSource::BuiltIn => format!("the built-in experiment {name} is invalid"),
+            FileSource::File(path) => format!("the experiment {} is invalid", path.display()),
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use crate::client::LinkSetup;
 use crate::client::measure::When;
-use crate::config::profile::load::nearest;
+use crate::config::file::did_you_mean;
 use crate::log::schema::Cell;
 use crate::qoe::Rule;
 use crate::schedule::{Pipeline, Schedule};
@@ -143,18 +143,6 @@ struct FileCondition {
 }
 
 impl Experiment {
-    /// Reads an experiment's file.
-    ///
-    /// # Errors
-    /// It cannot be read, or anything in it makes no sense; the error names the file and the key.
-    pub fn load(path: &Path) -> Result<Experiment> {
-        let shown = path.display();
-        let text = crate::config::file::read(path, "experiment", LARGEST_BYTES)?;
-        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let folder = path.parent().unwrap_or(Path::new(""));
-        Experiment::parse(&name, &text, folder).with_context(|| format!("the experiment {shown} is invalid"))
-    }
-
     /// Parses an experiment's text. Paths of profiles and channels in it start at `folder`.
     ///
     /// # Errors
@@ -315,8 +303,7 @@ fn congestion_name(name: &str) -> Result<String, String> {
     if known.contains(&name) {
         return Ok(name.to_string());
     }
-    let guess =
-        nearest(name, known.into_iter()).map_or(String::new(), |name| format!("did you mean {name}? "));
+    let guess = did_you_mean(name, known, "");
     Err(format!("\"{name}\" is unsupported: {guess}name one of {}", known.join(", ")))
 }
 
@@ -337,11 +324,14 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
     let at = error.span().map_or(text.len(), |span| span.start.min(text.len()));
     let line = text.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1;
     let mut quoted = message.split('`').skip(1).step_by(2);
-    let suggestion = match quoted.next().filter(|_| message.starts_with("unknown field")) {
-        Some(unknown) => nearest(unknown, quoted).map(|key| format!("; did you mean \"{key}\"?")),
-        None => None,
+    let guess = match quoted.next().filter(|_| message.starts_with("unknown field")) {
+        Some(unknown) => did_you_mean(unknown, quoted, "\""),
+        None => String::new(),
     };
-    format!("line {line}: {message}{}", suggestion.unwrap_or_default())
+    match guess.trim_end() {
+        "" => format!("line {line}: {message}"),
+        guess => format!("line {line}: {message}; {guess}"),
+    }
 }
 
 #[cfg(test)]
