@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -20,7 +20,7 @@ use crate::results::page_for_people;
 
 use crate::commands::init;
 use crate::text::{explained, print, tell, visible, visible_json};
-use crate::{client, doctor, lab, report, segments, server, sweep};
+use crate::{client, doctor, lab, program, report, segments, server, sweep};
 
 /// A two-server, one-client network lab
 #[derive(Parser)]
@@ -38,6 +38,8 @@ enum Command {
     Server(server::ServerArgs),
     /// Fetch all segments from two servers at once
     Client(client::ClientArgs),
+    /// Run a program of your own between the two links, and judge it from outside
+    Run(program::ProgramArgs),
     /// Do an experiment: many runs in a random order, each with its own links and schedule
     Sweep(sweep::SweepArgs),
     /// Write an experiment and a profile to start from
@@ -72,6 +74,8 @@ impl Command {
     fn prints_json_lines(&self) -> bool {
         match self {
             Command::Server(_) | Command::Client(_) => true,
+            // A lab is built before any thread is started, as the one that writes such lines would be.
+            Command::Run(args) => args.has_servers(),
             // A dry run prints a table, for a person.
             Command::Sweep(args) => !args.dry_run,
             _ => false,
@@ -83,6 +87,7 @@ impl Command {
             Command::Lab(args) => return run_lab(args),
             Command::Server(args) => server::main(args),
             Command::Client(args) => client::main(args, leave_report),
+            Command::Run(args) => return run_program(args),
             Command::Sweep(args) => sweep::main(args, leave_report),
             Command::Init(args) => init::main(args),
             Command::Simulate(args) => crate::commands::simulate::main(args),
@@ -134,6 +139,21 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
         }
     }
     lab::main(args, give_up)
+}
+
+/// Runs a program between the links of the lab that this process is in; elsewhere in a lab of its own.
+fn run_program(args: program::ProgramArgs) -> Result<ExitCode> {
+    args.links()?;
+    if args.has_servers() {
+        return program::main(&args, leave_report).map(|()| ExitCode::SUCCESS);
+    }
+    let mut command: Vec<OsString> = std::env::args_os().collect();
+    command[0] = std::env::current_exe().context("cannot find the program itself")?.into();
+    if !args.names_links() {
+        let [a, b] = lab::DEFAULT_LINKS;
+        command.splice(2..2, ["--link-a", a, "--link-b", b].map(OsString::from));
+    }
+    lab::main(lab::LabArgs::of_command(command), None)
 }
 
 /// Puts a report beside the logs of what has just ended. The logs are what counts: without a page the
@@ -219,7 +239,7 @@ fn outlive_the_limit_on_files() {
 /// one JSON line, as everything that a container prints.
 fn usage_error(error: &clap::Error, json_expected: bool) -> ExitCode {
     let role = std::env::args().nth(1).unwrap_or_default();
-    if error.use_stderr() && json_expected && matches!(role.as_str(), "server" | "client" | "sweep") {
+    if error.use_stderr() && json_expected && matches!(role.as_str(), "server" | "client" | "run" | "sweep") {
         let told = start_tracing(true);
         let text = error.render().to_string();
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -4,7 +4,7 @@
 //!
 //! - [`cli`] reads the command line and calls one role or one of [`commands`].
 //! - Roles: [`server`] answers, [`client`] fetches over two links, [`sweep`] does an experiment's runs,
-//!   [`report`] makes a verdict of logs, [`segments`] makes sample files, [`lab`] starts servers and a client
+//!   [`program`] judges a program of the user's in the client's place, [`report`] makes a verdict of logs, [`segments`] makes sample files, [`lab`] starts servers and a client
 //!   in namespaces of their own, [`doctor`] says what this host can do.
 //! - Links: [`config`] is what people write of them, [`emulate`] what they do to packets, [`shape`] makes real
 //!   packets behave so, and [`simulate`] plays a run over them in virtual time.
@@ -25,6 +25,7 @@ pub(crate) mod http;
 pub mod lab;
 pub mod log;
 pub mod manifest;
+pub mod program;
 pub mod qoe;
 pub mod report;
 pub mod results;

@@ -392,6 +392,11 @@ impl<T> PerLink<T> {
             LinkId::B => &self.b,
         }
     }
+
+    /// Makes the value of each link, a's first.
+    pub fn of(mut make: impl FnMut(LinkId) -> T) -> PerLink<T> {
+        PerLink { a: make(LinkId::A), b: make(LinkId::B) }
+    }
 }
 
 #[cfg(test)]

@@ -49,6 +49,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "units",
         ],
     ),
+    // Shapes and logs as the client does; a program fetches in its place.
+    (
+        "program",
+        &[
+            "bound", "client", "config", "doctor", "log", "manifest", "qoe", "results", "shape", "text",
+            "units",
+        ],
+    ),
     (
         "sweep",
         &[

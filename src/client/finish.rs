@@ -122,6 +122,7 @@ fn run_end(args: &ClientArgs, ends: &RunFacts, totals: &Totals, outcome: &Result
         sync_ms: ends.sync_ms,
         links: PerLink { a: links(LinkId::A), b: links(LinkId::B) },
         qoe: qoe(args, ends, totals),
+        program: None,
     };
     let faults = ends.job.as_ref().map(|job| job.log.faults()).unwrap_or_default();
     end.summary = summary(args, &end, outcome, faults);

@@ -239,6 +239,20 @@ impl Links {
         Ok(())
     }
 
+    /// Makes a change of a script.
+    ///
+    /// # Errors
+    /// The shaper cannot do it.
+    pub fn apply(&self, change: &Change) -> Result<()> {
+        match &change.to {
+            To::Profile(profile) => self.change(change.link, (**profile).clone()).map(drop),
+            To::Clear => self.clear(Some(change.link)),
+        }
+        .with_context(|| {
+            format!("cannot do what the script says of link {} after {}", change.link, change.after)
+        })
+    }
+
     /// Takes all shaping away at the end of a run.
     pub fn finish(&self) -> Result<()> {
         self.shaper().clear().context("cannot take the shaping away")

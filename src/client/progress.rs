@@ -73,6 +73,16 @@ impl Bars {
     }
 }
 
+/// A bar of files for a run of a program, on stderr; hidden where nobody is looking.
+pub fn files_bar(files: u64) -> ProgressBar {
+    let target =
+        if on_terminal() { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("[{bar:30}] {pos:>4}/{len} files  {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ");
+    ProgressBar::with_draw_target(Some(files), target).with_style(style)
+}
+
 /// The summary of a run for a person.
 pub fn summary(end: &RunEnd, peers: &PerLink<String>, profiles: [Option<&str>; 2]) -> String {
     let mut table = Table::new();

@@ -89,7 +89,7 @@ fn log(
             link,
             bytes,
             goodput_kbit,
-            requests_in_flight: gauge.in_flight.load(Ordering::Relaxed),
+            requests_in_flight: Some(gauge.in_flight.load(Ordering::Relaxed)),
             tcp,
             sender_at_ms: told.as_ref().map(|(at, _)| job.log.ms(*at)),
             sender: told.map(|(_, sender)| sender),

@@ -11,7 +11,7 @@ use tokio::time::{sleep, sleep_until};
 use super::blocking;
 use super::links::Links;
 use super::transfer::{Failure, Transfer};
-use crate::config::script::{Change, Script, To};
+use crate::config::script::{Change, Script};
 
 /// A change that takes effect later than this is a fault.
 const LATE: Duration = Duration::from_millis(100);
@@ -40,15 +40,8 @@ async fn first_request(job: &Transfer) -> Instant {
 }
 
 async fn apply(change: &Change, due: Instant, job: &Transfer, links: &Arc<Links>) -> Result<(), Failure> {
-    let (links, link, to) = (links.clone(), change.link, change.to.clone());
-    let changing = move || match to {
-        To::Profile(profile) => links.change(link, *profile).map(drop),
-        To::Clear => links.clear(Some(link)),
-    };
-    blocking(changing).await.map_err(|failure| {
-        let what = format!("cannot do what the script says of link {link} after {}", change.after);
-        Failure::new(failure.exit, failure.error.context(what))
-    })?;
+    let (links, link, asked) = (links.clone(), change.link, change.clone());
+    blocking(move || links.apply(&asked)).await?;
     let late = due.elapsed();
     if late > LATE {
         let what = format!(

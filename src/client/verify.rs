@@ -100,7 +100,7 @@ impl Check {
         let segment = schema::Segment {
             name: self.job.segments[self.index].name.clone(),
             index: self.index as u64,
-            link: self.peer.link,
+            link: Some(self.peer.link),
             bytes,
             parts: parts.clone(),
             requested_ms,

@@ -123,6 +123,7 @@ fn set_environment(command: &mut Command, plan: &Plan, network: &Network) {
         .env("PATH", run::path() + &own)
         .env("TMPDIR", &plan.scratch)
         .env("TWINLINK_BIN", &plan.program)
+        .env("TWINLINK_SERVER_LOGS", &plan.server_logs)
         .env("TWINLINK_CONTROL", format!("{CONTROL_FOLDER}/{CONTROL_SOCKET}"))
         .env("TWINLINK_NS_CLIENT", network.client.name)
         .env("TWINLINK_NS_A", network.server_a.name)

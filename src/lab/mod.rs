@@ -35,7 +35,7 @@ use registry::{Entry, LabName};
 use scratch::Scratch;
 use signals::LabSignals;
 
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 #[command(override_usage = "twinlink lab [OPTIONS] [-- CLIENT-OPTIONS…]
        twinlink lab [OPTIONS] --exec COMMAND…")]
 pub struct LabArgs {
@@ -79,6 +79,11 @@ const CONTROL_FOLDER: &str = "/run/twinlink";
 pub const DEFAULT_LINKS: [&str; 2] = ["wifi-near", "lte-medium"];
 
 impl LabArgs {
+    /// A lab with the sample segments that runs a command.
+    pub fn of_command(command: Vec<OsString>) -> LabArgs {
+        LabArgs { exec: true, command, ..LabArgs::default() }
+    }
+
     /// Returns the client's arguments, after its program's name; none with `--exec`.
     pub fn client_arguments(&self) -> Option<Vec<OsString>> {
         let servers = ["server-a", "server-b"].map(OsString::from);
@@ -99,6 +104,8 @@ pub(crate) struct Plan {
     control: PathBuf,
     /// How long a server's program of another kind may take until it listens.
     patience: Duration,
+    /// Where the servers' output is kept.
+    server_logs: PathBuf,
 }
 
 /// Builds the lab, runs the command in it and returns the command's exit code: 128 and the signal's
@@ -121,17 +128,30 @@ pub fn main(args: LabArgs, give_up: Option<Duration>) -> Result<ExitCode> {
     };
     let data = args.data.as_deref().map(folder).transpose()?;
     let data_b = args.data_b.as_deref().map(folder).transpose()?;
-    let logs = args.server_logs.as_deref().map(log_folder).transpose()?;
     let scratch = Scratch::new()?;
+    let logs = log_folder(&args.server_logs.unwrap_or_else(|| scratch.path().join("servers")))?;
     let control = scratch.path().join("control");
     std::fs::create_dir(&control).with_context(|| format!("cannot make the folder {}", control.display()))?;
     let entry = Entry::new(args.name.as_ref(), &control, &command_line())?;
     let signals = LabSignals::block()?;
-    let servers =
-        args.servers.is_none().then_some(servers::ServerRequest { data, data_b, command: args.server, logs });
+    let servers = args.servers.is_none().then_some(servers::ServerRequest {
+        data,
+        data_b,
+        command: args.server,
+        logs: logs.clone(),
+    });
     let scratch_dir = scratch.path().to_path_buf();
     let patience = give_up.unwrap_or(inside::UNTIL_READY);
-    let plan = Plan { program, command, servers, ipv6: args.ipv6, scratch: scratch_dir, control, patience };
+    let plan = Plan {
+        program,
+        command,
+        servers,
+        ipv6: args.ipv6,
+        scratch: scratch_dir,
+        control,
+        patience,
+        server_logs: logs,
+    };
     namespaces::enter()?;
     let lifeline = namespaces::Lifeline::new()?;
     // SAFETY: no other thread runs, so the child may go on as any program.

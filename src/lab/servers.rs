@@ -25,8 +25,8 @@ pub struct ServerRequest {
     pub data_b: Option<PathBuf>,
     /// The program, with places for what differs; else twinlink's own server.
     pub command: Option<String>,
-    /// Where the output is kept.
-    pub logs: Option<PathBuf>,
+    /// The folder where the output is kept.
+    pub logs: PathBuf,
 }
 
 /// A server that was started.
@@ -68,14 +68,9 @@ pub fn start(
                     std::iter::once(program.into()).chain(line).collect()
                 }
             };
-            let log = match &wanted.logs {
-                Some(dir) => {
-                    let path = dir.join(format!("{}.jsonl", host.name));
-                    let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
-                    file.with_context(|| format!("cannot write {}", path.display()))?
-                }
-                None => tempfile::tempfile_in(scratch).context("cannot make a file for a server's log")?,
-            };
+            let path = wanted.logs.join(format!("{}.jsonl", host.name));
+            let log = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+            let log = log.with_context(|| format!("cannot write {}", path.display()))?;
             let pid = spawn(host, &line, &log)?;
             let address = SocketAddr::new(address.parse()?, PORT);
             Ok(LabServer { name: host.name, pid, has_ended: false, log, address, command })

@@ -74,21 +74,21 @@ fn segment(segment: &Segment) -> String {
         None => "there was no digest to check",
     };
     format!(
-        "{} ({}) came over link {} in {:.3} s; {digest}.",
+        "{} ({}) came{} in {:.3} s; {digest}.",
         segment.name,
         size(segment.bytes),
-        segment.link,
+        segment.link.map_or(String::new(), |link| format!(" over link {link}")),
         (segment.done_ms - segment.requested_ms) / 1e3
     )
 }
 
 fn sample(sample: &Sample) -> String {
     format!(
-        "Link {}: {} so far, {:.2} Mbit/s now, {} requests in flight.",
+        "Link {}: {} so far, {:.2} Mbit/s now{}.",
         sample.link,
         size(sample.bytes),
         sample.goodput_kbit / 1e3,
-        sample.requests_in_flight
+        sample.requests_in_flight.map_or(String::new(), |count| format!(", {count} requests in flight"))
     )
 }
 

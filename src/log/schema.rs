@@ -116,7 +116,7 @@ pub struct Cell {
     pub congestion: Option<String>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Server {
     /// As it was named on the command line.
@@ -196,8 +196,8 @@ pub struct Segment {
     pub name: String,
     /// Its place in the list, from 0.
     pub index: u64,
-    /// The link that brought its last byte.
-    pub link: LinkId,
+    /// The link that brought its last byte; null where a program fetched it and no server tells.
+    pub link: Option<LinkId>,
     pub bytes: u64,
     pub parts: Vec<Part>,
     /// When the first request for it was sent.
@@ -232,7 +232,8 @@ pub struct Sample {
     pub bytes: u64,
     /// Over the time since the last sample.
     pub goodput_kbit: f64,
-    pub requests_in_flight: u64,
+    /// Null where a program fetches, which does not tell.
+    pub requests_in_flight: Option<u64>,
     pub tcp: Option<TcpInfo>,
     /// The server's end, as it last told; null before it did and where it does not.
     pub sender: Option<Sender>,
@@ -325,6 +326,27 @@ pub struct RunEnd {
     pub links: PerLink<LinkTotals>,
     /// The quality for a viewer; null where nothing came.
     pub qoe: Option<Qoe>,
+    /// What a program used that fetched in the client's place; null for a run of the client.
+    pub program: Option<ProgramEnd>,
+}
+
+/// A program of the user's, when it has ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ProgramEnd {
+    pub command: Vec<String>,
+    /// Null where a signal ended it.
+    pub exit_code: Option<i32>,
+    pub signal: Option<i32>,
+    /// From its start to its end.
+    pub took_ms: Option<f64>,
+    /// CPU time of it and of the children that it waited for.
+    pub cpu_user_ms: f64,
+    pub cpu_system_ms: f64,
+    /// The greatest resident set of one of its processes.
+    pub peak_memory_bytes: u64,
+    /// Requests that the servers answered; null where they do not tell.
+    pub requests: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

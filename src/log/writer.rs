@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
@@ -110,6 +110,16 @@ impl Log {
     /// How many faults it has, and the first of them.
     pub fn faults(&self) -> (u64, Option<Fault>) {
         self.sinks.lock().expect("no writer of the log panics").faults.clone()
+    }
+
+    /// The time of day at `t_ns` 0.
+    pub fn epoch(&self) -> SystemTime {
+        self.started_at
+    }
+
+    /// The instant at so many milliseconds on the log's clock.
+    pub fn at(&self, ms: f64) -> Instant {
+        self.started + Duration::from_secs_f64(ms.max(0.0) / 1e3)
     }
 
     /// An instant as milliseconds on the log's clock.

@@ -192,7 +192,8 @@ pub fn viewers(study: &Study) -> Option<String> {
 /// half, the median.
 pub fn segment_times(place: &ConditionResults) -> Option<String> {
     let times = |cell: &Entrant, link: LinkId| {
-        let segments = cell.all_runs().flat_map(|run| &run.segments).filter(|segment| segment.link == link);
+        let segments =
+            cell.all_runs().flat_map(|run| &run.segments).filter(|segment| segment.link == Some(link));
         stats::sorted(segments.map(|segment| segment.done_ms - segment.requested_ms))
     };
     let spans: Vec<(&Entrant, [Option<[f64; 5]>; 2])> = place

@@ -1,0 +1,203 @@
+//! Makes the records of a run out of what was seen from outside: files that arrived, and requests that servers
+//! answered. Pure.
+
+use std::collections::{HashMap, HashSet};
+
+use super::requests::ServedRequest;
+use crate::log::schema::{Part, Segment};
+use crate::units::PerLink;
+
+/// A file that was to be fetched, as it was found.
+#[derive(Clone, Debug)]
+pub struct FoundFile {
+    pub name: String,
+    pub state: FileState,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum FileState {
+    /// Stored under its name; `done_ms` is when it was last written or renamed, on the run's clock.
+    Whole {
+        bytes: u64,
+        done_ms: f64,
+        digest_ok: Option<bool>,
+    },
+    Missing,
+}
+
+/// The payload of one link, from both sides of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LinkAccount {
+    /// Body bytes of the files to fetch that the server's kernel took.
+    pub sent_bytes: u64,
+    /// Connections, and requests of any kind, that the server answered.
+    pub connections: u64,
+    pub requests: u64,
+    /// Files of which this link brought the last part.
+    pub files: u64,
+    /// When the last of these files was whole (ms on the run's clock).
+    pub last_file_ms: Option<f64>,
+}
+
+/// Everything that can be said of a run from outside.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    pub segments: Vec<Segment>,
+    /// `None` where the servers keep no log that is known.
+    pub links: Option<PerLink<LinkAccount>>,
+    /// When the first request for one of the files was read by its server (ms on the run's clock).
+    pub first_request_ms: Option<f64>,
+    pub last_file_ms: Option<f64>,
+    pub missing: Vec<String>,
+    pub wrong: Vec<String>,
+    /// Payload of whole files whose digest is not wrong.
+    pub bytes: u64,
+}
+
+/// Accounts for a run. `requests` are those since the program began, or `None` where no server tells.
+pub fn account(files: &[FoundFile], requests: Option<&[ServedRequest]>) -> Account {
+    let mut account = Account::default();
+    let names: HashSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    let mut by_name: HashMap<&str, Vec<&ServedRequest>> = HashMap::new();
+    for request in requests.into_iter().flatten() {
+        if request.fetches() && names.contains(request.name.as_str()) {
+            by_name.entry(&request.name).or_default().push(request);
+        }
+    }
+    for requests in by_name.values_mut() {
+        requests.sort_by(|a, b| a.read_ms.total_cmp(&b.read_ms));
+    }
+    account.first_request_ms = by_name.values().map(|of| of[0].read_ms).min_by(f64::total_cmp);
+    for (index, file) in files.iter().enumerate() {
+        let FileState::Whole { bytes, done_ms, digest_ok } = file.state else {
+            account.missing.push(file.name.clone());
+            continue;
+        };
+        if digest_ok == Some(false) {
+            account.wrong.push(file.name.clone());
+        } else {
+            account.bytes += bytes;
+            account.last_file_ms = Some(account.last_file_ms.map_or(done_ms, |last: f64| last.max(done_ms)));
+        }
+        let of = by_name.get(file.name.as_str()).map_or(&[][..], Vec::as_slice);
+        account.segments.push(segment(index as u64, &file.name, (bytes, done_ms, digest_ok), of));
+    }
+    account.segments.sort_by(|a, b| a.done_ms.total_cmp(&b.done_ms));
+    account.links = requests.map(|requests| per_link(requests, &names, &account.segments));
+    account
+}
+
+fn segment(
+    index: u64,
+    name: &str,
+    (bytes, done_ms, digest_ok): (u64, f64, Option<bool>),
+    requests: &[&ServedRequest],
+) -> Segment {
+    let last =
+        requests.iter().filter(|request| request.bytes() > 0).max_by(|a, b| a.sent_ms.total_cmp(&b.sent_ms));
+    let requested_ms = requests.first().map_or(done_ms, |first| first.read_ms.min(done_ms));
+    let parts = requests.iter().filter(|request| request.bytes() > 0).map(|request| Part {
+        link: request.link,
+        from_byte: request.from_byte,
+        to_byte: request.to_byte.min(bytes.max(request.from_byte)),
+        requested_ms: request.read_ms,
+        first_byte_ms: request.read_ms,
+        done_ms: request.sent_ms.min(done_ms).max(request.read_ms),
+    });
+    let took_ms = done_ms - requested_ms;
+    Segment {
+        name: name.to_string(),
+        index,
+        link: last.map(|request| request.link),
+        bytes,
+        parts: parts.collect(),
+        requested_ms,
+        first_byte_ms: requested_ms,
+        done_ms,
+        goodput_kbit: (took_ms > 0.0).then(|| bytes as f64 * 8.0 / took_ms),
+        digest_ok,
+    }
+}
+
+fn per_link(requests: &[ServedRequest], names: &HashSet<&str>, segments: &[Segment]) -> PerLink<LinkAccount> {
+    PerLink::of(|link| {
+        let mine = || requests.iter().filter(move |request| request.link == link);
+        let files = || segments.iter().filter(move |segment| segment.link == Some(link));
+        LinkAccount {
+            sent_bytes: mine()
+                .filter(|request| names.contains(&*request.name))
+                .map(ServedRequest::bytes)
+                .sum(),
+            connections: mine().map(|request| request.connection).collect::<HashSet<_>>().len() as u64,
+            requests: mine().count() as u64,
+            files: files().count() as u64,
+            last_file_ms: files().map(|segment| segment.done_ms).max_by(f64::total_cmp),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::LinkId;
+
+    fn whole(name: &str, bytes: u64, done_ms: f64, digest_ok: Option<bool>) -> FoundFile {
+        FoundFile { name: name.into(), state: FileState::Whole { bytes, done_ms, digest_ok } }
+    }
+
+    fn served(
+        link: LinkId,
+        name: &str,
+        bytes: std::ops::Range<u64>,
+        ms: std::ops::Range<f64>,
+    ) -> ServedRequest {
+        ServedRequest {
+            link,
+            connection: 1,
+            name: name.into(),
+            from_byte: bytes.start,
+            to_byte: bytes.end,
+            method: "GET".into(),
+            status: 206,
+            read_ms: ms.start,
+            sent_ms: ms.end,
+        }
+    }
+
+    #[test]
+    fn file_of_two_parts_is_of_the_link_that_sent_last() {
+        let requests =
+            [served(LinkId::A, "x", 0..600, 10.0..50.0), served(LinkId::B, "x", 600..1000, 12.0..70.0)];
+        let found = account(&[whole("x", 1000, 80.0, Some(true))], Some(&requests));
+        let segment = &found.segments[0];
+        assert_eq!((segment.link, segment.parts.len()), (Some(LinkId::B), 2));
+        assert_eq!((segment.requested_ms, segment.done_ms), (10.0, 80.0));
+        assert_eq!((found.first_request_ms, found.last_file_ms, found.bytes), (Some(10.0), Some(80.0), 1000));
+        let links = found.links.unwrap();
+        assert_eq!((links.a.sent_bytes, links.b.sent_bytes, links.b.files), (600, 400, 1));
+    }
+
+    #[test]
+    fn missing_and_wrong_files_are_named_and_do_not_count() {
+        let missing = FoundFile { name: "m".into(), state: FileState::Missing };
+        let files = [missing, whole("w", 5, 9.0, Some(false)), whole("x", 7, 4.0, Some(true))];
+        let found = account(&files, None);
+        assert_eq!((found.missing, found.wrong), (vec!["m".to_string()], vec!["w".to_string()]));
+        assert_eq!((found.bytes, found.last_file_ms), (7, Some(4.0)));
+        assert!(found.links.is_none() && found.first_request_ms.is_none());
+        assert!(found.segments.iter().all(|segment| segment.link.is_none()));
+    }
+
+    #[test]
+    fn requests_of_other_files_do_not_start_the_clock() {
+        let requests = [
+            served(LinkId::A, "SHA256SUMS", 0..10, 1.0..2.0),
+            ServedRequest { method: "HEAD".into(), ..served(LinkId::A, "x", 0..0, 3.0..3.5) },
+            served(LinkId::A, "x", 0..7, 5.0..8.0),
+        ];
+        let found = account(&[whole("x", 7, 9.0, None)], Some(&requests));
+        assert_eq!(found.first_request_ms, Some(5.0));
+        let links = found.links.unwrap();
+        assert_eq!((links.a.requests, links.a.sent_bytes), (3, 7));
+    }
+}

@@ -1,0 +1,252 @@
+//! The user's program: its arguments and environment, its limits, and what it used.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{Pid, getpgrp};
+use tokio::sync::oneshot;
+
+/// Names and values that a program finds in its environment, and in its arguments as `{name}` in small letters.
+pub struct Surroundings(pub Vec<(&'static str, String)>);
+
+impl Surroundings {
+    /// Puts the values into an argument. Other braces stay.
+    pub fn fill_in(&self, argument: &str) -> String {
+        self.0.iter().fold(argument.to_string(), |text, (name, value)| {
+            text.replace(&format!("{{{}}}", name.to_ascii_lowercase()), value)
+        })
+    }
+}
+
+/// How a program ended, and what it and the children that it waited for used.
+#[derive(Clone, Copy, Debug)]
+pub struct ProgramUse {
+    pub status: ExitStatus,
+    pub cpu_user: Duration,
+    pub cpu_system: Duration,
+    /// The greatest resident set of one of its processes (bytes).
+    pub peak_memory_bytes: u64,
+    pub ended: Instant,
+}
+
+/// A program that runs in a process group of its own.
+pub struct RunningProgram {
+    pid: Pid,
+    pub ended: oneshot::Receiver<ProgramUse>,
+}
+
+impl RunningProgram {
+    /// Starts a program in the current folder.
+    ///
+    /// # Errors
+    /// It is not found or may not be run, or the process cannot adopt what the program leaves behind.
+    pub fn start(
+        command: &[String],
+        surroundings: &Surroundings,
+        stdout: File,
+        stderr: File,
+    ) -> Result<RunningProgram> {
+        // What the program leaves behind becomes a child of this process, which ends it.
+        nix::sys::prctl::set_child_subreaper(true).context("cannot adopt processes of the program")?;
+        let words: Vec<String> = command.iter().map(|word| surroundings.fill_in(word)).collect();
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            .envs(surroundings.0.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value))))
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr)
+            .process_group(0)
+            .spawn()
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => anyhow::anyhow!(
+                    "cannot run {}: no such program; check its name, or give its path",
+                    words[0]
+                ),
+                _ => anyhow::Error::new(error).context(format!("cannot run {}", words[0])),
+            })?;
+        let pid = Pid::from_raw(child.id() as i32);
+        let (tell, ended) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("program".into())
+            .spawn(move || {
+                // A run that was interrupted asks no more.
+                let _ = wait(pid).map(|used| tell.send(used));
+            })
+            .context("cannot wait for the program")?;
+        Ok(RunningProgram { pid, ended })
+    }
+
+    /// Returns the resident memory of all its processes (bytes).
+    pub fn memory_bytes(&self) -> u64 {
+        let page = rustix::param::page_size() as u64;
+        let resident = |pid: &Pid| -> Option<u64> {
+            let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+            statm.split(' ').nth(1)?.parse::<u64>().ok()
+        };
+        self.processes().iter().filter_map(resident).sum::<u64>() * page
+    }
+
+    /// Asks the program's group to end.
+    pub fn terminate(&self) {
+        let _ = kill(Pid::from_raw(-self.pid.as_raw()), Signal::SIGTERM);
+    }
+
+    /// Ends every process that the program has left, and returns how many those were.
+    pub fn end_all(&self) -> usize {
+        let mut ended = std::collections::HashSet::new();
+        let until = Instant::now() + Duration::from_secs(5);
+        loop {
+            let left = self.processes();
+            if left.is_empty() || Instant::now() > until {
+                return ended.len();
+            }
+            for pid in left {
+                let _ = kill(pid, Signal::SIGKILL);
+                ended.insert(pid);
+                // Only orphans that became children of this process are waited for; the program's own is by a
+                // thread.
+                if pid != self.pid {
+                    let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+                }
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The program's processes: those of its group, and all that descend from this process in other groups than
+    /// its own.
+    fn processes(&self) -> Vec<Pid> {
+        let all = processes();
+        let (own, group) = (nix::unistd::getpid(), getpgrp());
+        let mut found: Vec<Pid> = Vec::new();
+        let mut parents = vec![own];
+        while let Some(parent) = parents.pop() {
+            for process in all.iter().filter(|process| process.parent == parent) {
+                // Tools of this program itself (tc, ip) share its group.
+                if parent == own && process.group == group {
+                    continue;
+                }
+                parents.push(process.pid);
+                found.push(process.pid);
+            }
+        }
+        found
+    }
+}
+
+struct Process {
+    pid: Pid,
+    parent: Pid,
+    group: Pid,
+}
+
+/// Every process in sight.
+fn processes() -> Vec<Process> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let of = |entry: io::Result<std::fs::DirEntry>| -> Option<Process> {
+        let path: PathBuf = entry.ok()?.path();
+        let pid: i32 = path.file_name()?.to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(path.join("stat")).ok()?;
+        // The name in parentheses may hold anything.
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(1);
+        let mut next = || fields.next()?.parse().ok().map(Pid::from_raw);
+        Some(Process { pid: Pid::from_raw(pid), parent: next()?, group: next()? })
+    };
+    entries.filter_map(of).collect()
+}
+
+/// Waits for a child; `None` if it cannot be waited for.
+fn wait(pid: Pid) -> Option<ProgramUse> {
+    let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
+    loop {
+        // SAFETY: both places are valid for the length of the call, and all zeros is a valid rusage.
+        let waited = unsafe { libc::wait4(pid.as_raw(), &raw mut status, 0, usage.as_mut_ptr()) };
+        if waited == pid.as_raw() {
+            break;
+        }
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return None;
+        }
+    }
+    // SAFETY: zeroed above, and filled in by the kernel.
+    let usage = unsafe { usage.assume_init() };
+    let time = |of: libc::timeval| Duration::new(of.tv_sec as u64, of.tv_usec as u32 * 1000);
+    Some(ProgramUse {
+        status: ExitStatus::from_raw(status),
+        cpu_user: time(usage.ru_utime),
+        cpu_system: time(usage.ru_stime),
+        peak_memory_bytes: usage.ru_maxrss as u64 * 1024,
+        ended: Instant::now(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    use super::*;
+
+    /// A process may run one program at a time, since it ends whatever descends from it.
+    static ONE: Mutex<()> = Mutex::new(());
+
+    fn one() -> MutexGuard<'static, ()> {
+        ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(line: &str) -> Result<RunningProgram> {
+        let file = || tempfile::tempfile().unwrap();
+        let words: Vec<String> = ["sh", "-c", line].map(String::from).to_vec();
+        RunningProgram::start(&words, &Surroundings(vec![("OUT", "/x".into())]), file(), file())
+    }
+
+    #[test]
+    fn places_are_filled_in_and_other_braces_stay() {
+        let around = Surroundings(vec![("SERVER_A", "a:1".into()), ("OUT", "/o".into())]);
+        assert_eq!(around.fill_in("http://{server_a}/{out}/{x} {OUT}"), "http://a:1//o/{x} {OUT}");
+    }
+
+    #[test]
+    fn program_reports_its_exit_and_its_use() {
+        let _one = one();
+        let program = start("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exit 7").unwrap();
+        let used = program.ended.blocking_recv().unwrap();
+        assert_eq!(used.status.code(), Some(7));
+        assert!(
+            used.peak_memory_bytes > 100_000 && used.cpu_user + used.cpu_system > Duration::ZERO,
+            "{used:?}"
+        );
+    }
+
+    #[test]
+    fn missing_program_is_named() {
+        let file = || tempfile::tempfile().unwrap();
+        let words = ["/none/such".to_string()];
+        let error =
+            RunningProgram::start(&words, &Surroundings(Vec::new()), file(), file()).map(drop).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot run /none/such: no such program; check its name, or give its path"
+        );
+    }
+
+    #[test]
+    fn processes_that_left_the_group_are_ended_too() {
+        let _one = one();
+        let program = start("setsid sleep 300 & setsid sh -c 'sleep 300 & sleep 300' & sleep 300").unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while program.processes().len() < 5 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(program.end_all() >= 5);
+        assert!(program.processes().is_empty());
+        assert_eq!(program.ended.blocking_recv().unwrap().status.signal(), Some(libc::SIGKILL));
+    }
+}

@@ -1,0 +1,745 @@
+//! `twinlink run`: a program of the user's between the two links, judged from outside.
+//!
+//! The links are a run's own ([`Links`]); the program knows the servers, the list and a folder by its
+//! environment. Requests come from the servers' access logs ([`requests`]), files from the folder
+//! ([`arrivals`]), and [`account`] makes the same records of them that the client writes of itself.
+
+pub(crate) mod account;
+pub(crate) mod arrivals;
+pub(crate) mod command;
+pub(crate) mod requests;
+
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use sha2::{Digest as _, Sha256};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::bound;
+use crate::bound::TcpSegments;
+use crate::client::links::{CounterReading, Links};
+use crate::client::origin::{Origin, ServerCapabilities};
+use crate::client::signals::Signals;
+use crate::client::transfer::Failure;
+use crate::client::{LinkSetup, blocking, progress, reach, runtime, unshape};
+use crate::config::channel::{self, ChannelConfig};
+use crate::config::script::Script;
+use crate::doctor;
+use crate::log::schema::{self, Event, Fault, LinkTotals, Log, PerLink, ProgramEnd, RunEnd, Sample};
+use crate::log::writer::Stdout;
+use crate::manifest::{self, ManifestEntry, digest::Digest};
+use crate::qoe::{self, Arrival, Rule};
+use crate::results::{self, Folder};
+use crate::shape::backend::BackendChoice;
+use crate::shape::control::server::ControlServer;
+use crate::text::{duration, explained, print};
+use crate::units::{ByteCount, Delay, Direction, LinkId};
+use account::{Account, FileState, FoundFile};
+use arrivals::Arrivals;
+use command::{ProgramUse, RunningProgram, Surroundings};
+use requests::ServedRequest;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct ProgramArgs {
+    /// The profile of link a
+    #[arg(long, value_name = "PROFILE", env = "TWINLINK_LINK_A")]
+    pub link_a: Option<String>,
+    /// The profile of link b
+    #[arg(long, value_name = "PROFILE", env = "TWINLINK_LINK_B")]
+    pub link_b: Option<String>,
+    /// A wireless channel that both links share; they need no profile then
+    #[arg(long, value_name = "CHANNEL", env = "TWINLINK_CHANNEL")]
+    pub channel: Option<String>,
+    /// A file of link changes at given times
+    #[arg(long, value_name = "FILE", env = "TWINLINK_SCRIPT")]
+    pub script: Option<PathBuf>,
+    /// What carries the links
+    #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
+    pub backend: BackendChoice,
+    /// Seeds the losses and all other chance
+    #[arg(long, default_value_t = 1, env = "TWINLINK_SEED", value_parser = crate::units::seed)]
+    pub seed: u64,
+    /// The server at the end of link a, host[:port]
+    #[arg(long, value_name = "SERVER", default_value = "server-a")]
+    pub server_a: String,
+    /// The server at the end of link b, host[:port]
+    #[arg(long, value_name = "SERVER", default_value = "server-b")]
+    pub server_b: String,
+    /// The files to fetch, as in s{001..040}.m4s; without it, those of the servers' list
+    #[arg(long, value_name = "PATTERN", env = "TWINLINK_FILES")]
+    pub files: Option<String>,
+    /// The folder that the program stores files in ($OUT); without it, a temporary one
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Make a folder for the run below this one, with its log, its page and what the program printed
+    #[arg(long, value_name = "DIR", env = "TWINLINK_RESULTS", default_value = "results")]
+    pub results: PathBuf,
+    /// The program's name in the log and in reports; without it, that of its file
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Where the servers' access logs are: server-a.jsonl and server-b.jsonl
+    #[arg(long, value_name = "DIR", env = "TWINLINK_SERVER_LOGS")]
+    pub server_logs: Option<PathBuf>,
+    /// End the program after this time
+    #[arg(long, value_name = "TIME", default_value = "60min")]
+    pub time_limit: Delay,
+    /// End the program when its processes hold more memory than this together
+    #[arg(long, value_name = "SIZE")]
+    pub memory_limit: Option<ByteCount>,
+    /// How long a server may take to answer before the program starts
+    #[arg(long, value_name = "TIME", default_value = "10s", env = "TWINLINK_GIVE_UP")]
+    pub give_up: Delay,
+    /// How long a segment plays, for startup delay and rebuffering in the log
+    #[arg(long, value_name = "TIME", default_value = "4s", env = "TWINLINK_SEGMENT_DURATION")]
+    pub segment_duration: Delay,
+    /// How many segments a player waits for before it starts
+    #[arg(long, value_name = "SEGMENTS", default_value_t = 2, env = "TWINLINK_STARTUP")]
+    pub startup: u64,
+    /// What is printed on standard output where that is no terminal
+    #[arg(long, env = "TWINLINK_STDOUT", value_enum, default_value = "records")]
+    pub stdout: Stdout,
+    /// The program and its arguments; {server_a} {server_b} {files} {manifest} {out} are filled in, and in its
+    /// environment in capitals
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+impl ProgramArgs {
+    /// Returns the name of the program in logs and reports.
+    fn label(&self) -> String {
+        let file = || Path::new(&self.command[0]).file_name().map(|name| name.to_string_lossy().into_owned());
+        self.name.clone().or_else(file).unwrap_or_else(|| self.command[0].clone())
+    }
+
+    /// Returns true where there are servers to fetch from: they are named, or this is a lab's namespace or container.
+    pub fn has_servers(&self) -> bool {
+        let named = self.server_a != "server-a" || self.server_b != "server-b";
+        named || ["TWINLINK_LAB", "TWINLINK_NS_CLIENT"].iter().any(|name| std::env::var_os(name).is_some())
+    }
+
+    /// Returns true if they say how the links are, be it that nothing shapes them.
+    pub fn names_links(&self) -> bool {
+        let named = [&self.link_a, &self.link_b, &self.channel].iter().any(|name| name.is_some());
+        named || self.backend == BackendChoice::None
+    }
+
+    fn servers(&self) -> PerLink<&str> {
+        PerLink { a: &self.server_a, b: &self.server_b }
+    }
+
+    /// Loads the links' profiles, channel and script.
+    ///
+    /// # Errors
+    /// One of them is not found or invalid.
+    pub fn links(&self) -> Result<LinkSetup> {
+        let channel = self.channel.as_deref().map(ChannelConfig::load).transpose()?;
+        let profiles = channel::profiles(channel.as_ref(), [self.link_a.as_deref(), self.link_b.as_deref()])?;
+        let script = self.script.as_deref().map(Script::load).transpose()?;
+        Ok(LinkSetup { profiles, channel, script })
+    }
+}
+
+/// Runs the program and writes the run's folder. `afterwards` is told that folder, however the run went.
+///
+/// # Errors
+/// The links cannot be shaped, a server does not answer, the program fails, or a file is missing or wrong.
+pub fn main(args: &ProgramArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
+    ensure!(args.startup > 0, "cannot wait for 0 segments: --startup is 1 or more");
+    let setup = args.links()?;
+    let run = schema::new_run_id();
+    let folder = results::new_folder(&args.results, &run)?;
+    let stdout = if progress::on_terminal() { Stdout::Nothing } else { args.stdout };
+    let page = Some(results::page_for_people(folder.path()));
+    let log = Log::new(run, Some(folder.create_new(results::LOG)?), stdout)?.with_page(page);
+    let mut observed = Observed::new(args, Arc::new(log), folder);
+    let outcome = runtime()?.block_on(observed.run(setup));
+    let (record, outcome) = observed.close(outcome);
+    afterwards(observed.folder.path());
+    if progress::on_terminal() {
+        let servers = PerLink::of(|link| args.servers().get(link).to_string());
+        let summary = progress::summary(&record, &servers, [args.link_a.as_deref(), args.link_b.as_deref()]);
+        print(&format!("{summary}\n"))?;
+    }
+    outcome.map_err(|failure| failure.error)
+}
+
+/// A run of a program, and all that has been seen of it so far.
+struct Observed<'a> {
+    args: &'a ProgramArgs,
+    log: Arc<Log>,
+    folder: Folder,
+    links: Option<Arc<Links>>,
+    /// Changes of the links, counted from the program's start.
+    script: Script,
+    files: Vec<ManifestEntry>,
+    began: Option<Instant>,
+    program: Option<ProgramUse>,
+    account: Account,
+    /// Payload that each shaper let pass on the way down, estimated from its frames.
+    down_bytes: [Option<u64>; 2],
+}
+
+/// What the program works in.
+struct Workplace {
+    out: PathBuf,
+    /// Holds the lists of names and digests, and the folder itself where none was given.
+    _temporary: tempfile::TempDir,
+    surroundings: Surroundings,
+}
+
+impl<'a> Observed<'a> {
+    fn new(args: &'a ProgramArgs, log: Arc<Log>, folder: Folder) -> Observed<'a> {
+        let (links, script, files, began, program, account, down_bytes) = Default::default();
+        Observed { args, log, folder, links, script, files, began, program, account, down_bytes }
+    }
+
+    /// Everything from looking the servers up to the last file.
+    async fn run(&mut self, setup: LinkSetup) -> Result<(), Failure> {
+        let mut signals = Signals::listen().map_err(|error| Failure::new("internal", error))?;
+        let outcome = tokio::select! {
+            outcome = self.whole(setup) => outcome,
+            interrupted = signals.next() => Err(interrupted),
+        };
+        unshape(self.links.clone(), outcome).await
+    }
+
+    async fn whole(&mut self, setup: LinkSetup) -> Result<(), Failure> {
+        let logged = |error| Failure::new("log", error);
+        self.script = setup.script.clone().unwrap_or_default();
+        let mut start = self.first_record(setup.profiles.iter().any(Option::is_some));
+        let prepared = self.prepare(setup, &mut start).await;
+        self.log.write(Event::RunStart(Box::new(start))).map_err(logged)?;
+        if let Some(links) = &self.links {
+            links.log_all().map_err(logged)?;
+        }
+        let (place, links, origins) = prepared?;
+        if progress::on_terminal() {
+            progress::tell_links(&links.applied());
+        }
+        let mut beside = tokio::task::JoinSet::new();
+        match ControlServer::open() {
+            Ok(control) => {
+                let links = links.clone();
+                beside.spawn(control.serve(move |request| links.act(request)));
+            }
+            Err(error) => tracing::debug!("links cannot be changed during this run: {error:#}"),
+        }
+        let arrivals = Arrivals::watch(&place.out).map_err(|error| Failure::new("store", error))?;
+        let printed = |name| self.folder.create_new(name).map_err(|error| Failure::new("store", error));
+        let (stdout, stderr) = (printed("stdout.txt")?, printed("stderr.txt")?);
+        let playing = links.clone();
+        blocking(move || playing.play()).await?;
+        self.began = Some(Instant::now());
+        let mut program = RunningProgram::start(&self.args.command, &place.surroundings, stdout, stderr)
+            .map_err(|error| Failure::new("program", error))?;
+        let ended = self.follow(&mut program, &links, &arrivals).await;
+        let left = program.end_all();
+        self.sample(&links, &mut [(Instant::now(), 0); 2]).await?;
+        let Ok(used) = (&mut program.ended).await else {
+            return Err(Failure::new("internal", anyhow!("cannot wait for the program")));
+        };
+        self.program = Some(used);
+        if left > usize::from(ended.is_err()) {
+            self.fault(None, format!("the program left {left} processes"), "they were ended".into());
+        }
+        self.count(&place, arrivals, &origins).await?;
+        ended?;
+        self.judge(used, &place)
+    }
+
+    /// Looks the servers up, shapes the links, and makes the program's folder and lists.
+    async fn prepare(
+        &mut self,
+        setup: LinkSetup,
+        start: &mut schema::RunStart,
+    ) -> Result<(Workplace, Arc<Links>, PerLink<Origin>), Failure> {
+        let unreachable = |error| Failure::new("unreachable", error);
+        let patience = self.args.give_up.0;
+        let (a, b) = tokio::try_join!(
+            Origin::resolve(LinkId::A, &self.args.server_a, None),
+            Origin::resolve(LinkId::B, &self.args.server_b, None)
+        )
+        .map_err(unreachable)?;
+        let picked = tokio::try_join!(reach::pick_address(a, patience), reach::pick_address(b, patience));
+        let (a, b) = picked.map_err(unreachable)?;
+        start.servers.a.address = Some(a.address.to_string());
+        start.servers.b.address = Some(b.address.to_string());
+        let servers = [a.address.ip(), b.address.ip()];
+        let (choice, seed, log) = (self.args.backend, self.args.seed, self.log.clone());
+        let links = blocking(move || Links::start(setup, servers, choice, seed, log).map(Arc::new)).await?;
+        self.links = Some(links.clone());
+        let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
+        for (server, found) in [(&mut start.servers.a, &ia), (&mut start.servers.b, &ib)] {
+            describe(server, found);
+        }
+        self.files = manifest::agree(self.args.files.as_deref(), ia.list, ib.list)
+            .map_err(|error| Failure::new("lists_differ", error))?;
+        start.files = Some(self.files.len() as u64);
+        let origins = PerLink { a, b };
+        let place = self.workplace(&origins).map_err(|error| Failure::new("store", error))?;
+        Ok((place, links, origins))
+    }
+
+    /// Makes the folder that the program stores files in, and the lists that it may read.
+    fn workplace(&self, origins: &PerLink<Origin>) -> Result<Workplace> {
+        let temporary = tempfile::tempdir().context("cannot make a temporary folder; set TMPDIR")?;
+        let out = match &self.args.out {
+            Some(out) => {
+                let folder = Folder::make(out)?;
+                for file in &self.files {
+                    ensure!(
+                        !folder.has(&file.name)?,
+                        "cannot store files in {}: it holds {} already; give an empty folder with --out",
+                        out.display(),
+                        file.name
+                    );
+                }
+                out.canonicalize().with_context(|| format!("cannot use {}", out.display()))?
+            }
+            None => {
+                let out = temporary.path().join("out");
+                std::fs::create_dir(&out).context("cannot make the program's folder; set TMPDIR")?;
+                out
+            }
+        };
+        let list = |name: &str, line: &dyn Fn(&ManifestEntry) -> Option<String>| -> Result<String> {
+            let path = temporary.path().join(name);
+            let text: String = self.files.iter().filter_map(line).collect();
+            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(path.to_string_lossy().into_owned())
+        };
+        let files = list("files.txt", &|file| Some(format!("{}\n", file.name)))?;
+        let sums = list(manifest::SUMS, &|file| Some(format!("{}  {}\n", file.digest?, file.name)))?;
+        let surroundings = Surroundings(vec![
+            ("SERVER_A", origins.a.host.clone()),
+            ("SERVER_B", origins.b.host.clone()),
+            ("FILES", files),
+            ("MANIFEST", sums),
+            ("OUT", out.to_string_lossy().into_owned()),
+        ]);
+        Ok(Workplace { out, _temporary: temporary, surroundings })
+    }
+
+    /// Samples the links until the program has ended, or has reached a limit.
+    async fn follow(
+        &mut self,
+        program: &mut RunningProgram,
+        links: &Arc<Links>,
+        arrivals: &Arrivals,
+    ) -> Result<(), Failure> {
+        let bar = progress::files_bar(self.files.len() as u64);
+        let began = Instant::now();
+        let mut before = [(began, 0); 2];
+        let mut ticks = interval(progress::SAMPLE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut script = std::mem::take(&mut self.script).changes;
+        script.reverse();
+        loop {
+            tokio::select! {
+                used = &mut program.ended => {
+                    bar.abandon();
+                    // The caller reads it again.
+                    let (tell, again) = tokio::sync::oneshot::channel();
+                    if let Ok(used) = used {
+                        let _ = tell.send(used);
+                    }
+                    program.ended = again;
+                    return Ok(());
+                }
+                _ = ticks.tick() => {}
+            }
+            while script.last().is_some_and(|change| change.after.0 <= began.elapsed()) {
+                let change = script.pop().expect("one was seen");
+                let links = links.clone();
+                blocking(move || links.apply(&change)).await?;
+            }
+            let kbit = self.sample(links, &mut before).await?;
+            bar.set_position(arrivals.count().min(self.files.len()) as u64);
+            bar.set_message(format!("a {:>7.2}  b {:>7.2} Mbit/s", kbit[0] / 1e3, kbit[1] / 1e3));
+            let limit = self.args.time_limit.0;
+            if began.elapsed() > limit {
+                let error =
+                    anyhow!("the program took longer than --time-limit {}; give it more", duration(limit));
+                return Err(self.stop(program, Failure::new("time_limit", error)).await);
+            }
+            let most = self.args.memory_limit.map(|most| most.0);
+            if let Some(most) = most.filter(|&most| program.memory_bytes() > most) {
+                let error = anyhow!("the program held more than {most} bytes of memory, its --memory-limit");
+                return Err(self.stop(program, Failure::new("memory_limit", error)).await);
+            }
+        }
+    }
+
+    /// Gives a program a second to end by itself.
+    async fn stop(&self, program: &mut RunningProgram, failure: Failure) -> Failure {
+        program.terminate();
+        let until = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < until && program.memory_bytes() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        failure
+    }
+
+    /// Takes and logs one sample of each link; returns the goodputs in kbit/s.
+    async fn sample(
+        &mut self,
+        links: &Arc<Links>,
+        before: &mut [(Instant, u64); 2],
+    ) -> Result<[f64; 2], Failure> {
+        let read = links.clone();
+        let reading = blocking(move || read.read()).await?;
+        let mut goodputs = [0.0; 2];
+        for link in LinkId::BOTH {
+            let bytes = payload_bytes(&reading, link);
+            self.down_bytes[link.index()] = bytes.or(self.down_bytes[link.index()]);
+            let (now, bytes) = (Instant::now(), bytes.unwrap_or_default());
+            let (then, earlier) = std::mem::replace(&mut before[link.index()], (now, bytes));
+            let span_s = (now - then).as_secs_f64();
+            let kbit = if span_s > 0.0 { bytes.saturating_sub(earlier) as f64 * 8e-3 / span_s } else { 0.0 };
+            goodputs[link.index()] = kbit;
+            let sample = Sample {
+                link,
+                bytes,
+                goodput_kbit: kbit,
+                requests_in_flight: None,
+                tcp: None,
+                sender: None,
+                sender_at_ms: None,
+                down: reading.counters(link, Direction::Down).cloned(),
+                up: reading.counters(link, Direction::Up).cloned(),
+                air: reading.airtimes(link),
+            };
+            self.log.write(Event::Sample(Box::new(sample))).map_err(|error| Failure::new("log", error))?;
+        }
+        Ok(goodputs)
+    }
+
+    /// Finds out which files are there, what the servers say of them, and logs every segment.
+    async fn count(
+        &mut self,
+        place: &Workplace,
+        arrivals: Arrivals,
+        origins: &PerLink<Origin>,
+    ) -> Result<(), Failure> {
+        let times = arrivals.finish();
+        let (files, log, out) = (self.files.clone(), self.log.clone(), place.out.clone());
+        let found = blocking(move || {
+            let state = |file: &ManifestEntry| {
+                let time = times.get(std::ffi::OsStr::from_bytes(file.name.as_bytes()));
+                found(&out.join(&file.name), file.digest, time.map(|at| log.ms(*at)), &log)
+            };
+            Ok(files
+                .iter()
+                .map(|file| FoundFile { name: file.name.clone(), state: state(file) })
+                .collect::<Vec<_>>())
+        })
+        .await?;
+        let served = self.served(origins).await;
+        self.account = account::account(&found, served.as_deref());
+        for segment in &self.account.segments {
+            let at = self.log.at(segment.done_ms);
+            self.log
+                .write_at(at, Event::Segment(segment.clone()))
+                .map_err(|error| Failure::new("log", error))?;
+        }
+        Ok(())
+    }
+
+    /// Reads the servers' access logs from the program's start on; `None` where they keep none that is known.
+    async fn served(&self, origins: &PerLink<Origin>) -> Option<Vec<ServedRequest>> {
+        let dir = self.args.server_logs.as_ref()?;
+        let began_ms = self.began.map_or(0.0, |began| self.log.ms(began));
+        let read = || -> Result<Vec<ServedRequest>> {
+            let mut all = Vec::new();
+            for link in LinkId::BOTH {
+                let path = dir.join(format!("{}.jsonl", requests::NAMES[link.index()]));
+                let up = self.up_delay_ms(link);
+                all.extend(requests::read(&path, link, self.log.epoch())?.into_iter().map(|request| {
+                    ServedRequest {
+                        // The request left when the server had it, less its way there.
+                        read_ms: request.read_ms - up,
+                        ..request
+                    }
+                }));
+            }
+            // The server's clock is read to the millisecond.
+            all.retain(|request| request.read_ms >= began_ms - 1.0);
+            Ok(all)
+        };
+        // A server writes a record once it sees that a connection has ended.
+        let mut found = read();
+        let until = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let again = read();
+            let same = matches!((&found, &again), (Ok(a), Ok(b)) if a.len() == b.len());
+            found = again;
+            if same {
+                break;
+            }
+        }
+        match found {
+            Ok(found) => Some(found),
+            Err(error) => {
+                let (a, b) = (&origins.a, &origins.b);
+                tracing::warn!(
+                    "the requests to {a} and {b} are unknown, and the time counts from the program's start: {error:#}"
+                );
+                None
+            }
+        }
+    }
+
+    /// Returns the time (ms) that a request spends on its way to the server: 0 where the way down holds both
+    /// delays.
+    fn up_delay_ms(&self, link: LinkId) -> f64 {
+        let applied = self.links.as_ref().map(|links| links.applied()).unwrap_or_default();
+        let up = applied.iter().find(|row| (row.link, row.direction) == (link, Direction::Up));
+        up.map_or(0.0, |row| row.shape.delay.ms().min(row.delay_line_ms))
+    }
+
+    /// Says how the run ended, from the program's exit and the files.
+    fn judge(&self, used: ProgramUse, place: &Workplace) -> Result<(), Failure> {
+        let Account { missing, wrong, .. } = &self.account;
+        let label = self.args.label();
+        if !used.status.success() {
+            let printed = tail(&self.folder.join("stderr.txt"));
+            let printed = if printed.is_empty() { String::new() } else { format!("; it printed: {printed}") };
+            return Err(Failure::new("program", anyhow!("{label} ended with {}{printed}", used.status)));
+        }
+        let named = |names: &[String], what: &str| match names {
+            [] => None,
+            [one] => Some(format!("{one} is {what}")),
+            [first, ..] => Some(format!("{} files are {what}, the first {first}", names.len())),
+        };
+        let elsewhere = missing.iter().find(|name| Path::new(name).exists() && self.args.out.is_none());
+        let elsewhere = elsewhere.map(|name| format!("{name} is in the current folder instead of $OUT"));
+        let other = partial(&place.out, &self.files);
+        let other = other.map(|name| format!("$OUT holds {name}, which nobody asked for"));
+        let words: Vec<String> = [named(missing, "not in $OUT"), named(wrong, "wrong"), elsewhere, other]
+            .into_iter()
+            .flatten()
+            .collect();
+        if missing.is_empty() && wrong.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new("incomplete", anyhow!("{label} did not bring every file: {}", words.join("; "))))
+    }
+
+    fn fault(&self, link: Option<LinkId>, what: String, action: String) {
+        tracing::warn!("{what}; {action}");
+        // A log that cannot be written ends the run with its last record.
+        let _ = self.log.write(Event::Fault(Fault { link, segment: None, what, action }));
+    }
+
+    fn first_record(&self, shapes: bool) -> schema::RunStart {
+        let args = self.args;
+        let unknown = |name: &str| schema::Server { name: name.to_string(), ..schema::Server::default() };
+        schema::RunStart {
+            version: env!("CARGO_PKG_VERSION").into(),
+            command_line: std::env::args().collect(),
+            kernel: doctor::kernel(),
+            doctor: doctor::findings(shapes),
+            seed: args.seed,
+            schedule: args.label(),
+            pipeline: "auto".into(),
+            congestion_control: None,
+            servers: PerLink::of(|link| unknown(args.servers().get(link))),
+            files: None,
+            verify: true,
+            sync: false,
+            wall_clock: self.log.wall_clock(),
+            segment_duration_ms: args.segment_duration.ms(),
+            startup_segments: args.startup,
+            cell: None,
+            commit: option_env!("TWINLINK_COMMIT").filter(|commit| !commit.is_empty()).map(str::to_string),
+        }
+    }
+
+    /// Writes the last record.
+    fn close(&mut self, outcome: Result<(), Failure>) -> (RunEnd, Result<(), Failure>) {
+        let mut record = self.last_record(&outcome);
+        let written = self.log.end(&mut record).map_err(|error| Failure::new("log", error));
+        (record, outcome.and(written))
+    }
+
+    fn last_record(&self, outcome: &Result<(), Failure>) -> RunEnd {
+        let account = &self.account;
+        let first_ms = account.first_request_ms.or_else(|| self.began.map(|began| self.log.ms(began)));
+        let since_first = |at_ms: Option<f64>| Some((at_ms? - first_ms?).max(0.0));
+        let elapsed_ms = if outcome.is_ok() { since_first(account.last_file_ms) } else { None };
+        let bounds = first_ms.and_then(|first_ms| self.bounds_ms(self.log.at(first_ms)));
+        let links = PerLink::of(|link| self.link_totals(link, &since_first));
+        let received: Option<u64> = LinkId::BOTH.iter().map(|&link| self.received_bytes(link)).sum();
+        let mut end = RunEnd {
+            exit: outcome.as_ref().map_or_else(|failure| failure.exit, |()| "ok").to_string(),
+            elapsed_ms,
+            first_request_ms: first_ms,
+            files: (account.segments.len() - account.wrong.len()) as u64,
+            bytes: account.bytes,
+            bound_ms: bounds.map(|(plain, _)| plain),
+            bound_tcp_ms: bounds.map(|(_, tcp)| tcp),
+            efficiency: elapsed_ms.filter(|&ms| ms > 0.0).zip(bounds).map(|(ms, (plain, _))| plain / ms),
+            wasted_bytes: received.unwrap_or_default().saturating_sub(account.bytes),
+            links,
+            qoe: first_ms.and_then(|first_ms| self.qoe(first_ms)),
+            program: self.program.map(|used| self.program_end(used)),
+            ..RunEnd::default()
+        };
+        end.summary = self.summary(&end, outcome);
+        end
+    }
+
+    /// Returns the payload that came over a link: as the server sent it, and no more than the shaper let pass.
+    fn received_bytes(&self, link: LinkId) -> Option<u64> {
+        let sent = self.account.links.as_ref().map(|links| links.get(link).sent_bytes);
+        match (sent, self.down_bytes[link.index()]) {
+            (Some(sent), Some(passed)) => Some(sent.min(passed)),
+            (sent, passed) => sent.or(passed),
+        }
+    }
+
+    fn link_totals(&self, link: LinkId, since_first: &impl Fn(Option<f64>) -> Option<f64>) -> LinkTotals {
+        let served = self.account.links.as_ref().map(|links| links.get(link));
+        let bytes = self.received_bytes(link).unwrap_or_default();
+        let last_byte_ms = since_first(served.and_then(|served| served.last_file_ms));
+        LinkTotals {
+            bytes,
+            files: served.map_or(0, |served| served.files),
+            goodput_kbit: last_byte_ms.filter(|&ms| ms > 0.0).map(|ms| bytes as f64 * 8.0 / ms),
+            last_byte_ms,
+            connections: served.map_or(0, |served| served.connections),
+            reconciled: None,
+        }
+    }
+
+    /// Returns the bound, and that with slow start, of the payload that arrived (ms).
+    fn bounds_ms(&self, first_request: Instant) -> Option<(f64, f64)> {
+        let links = self.links.as_ref()?;
+        let paths = links.paths(first_request, [TcpSegments::USUAL; 2])?;
+        let (plain, tcp) = bound::bounds_s(&paths, links.channel().as_ref(), self.account.bytes as f64)?;
+        Some((plain * 1e3, tcp * 1e3))
+    }
+
+    fn qoe(&self, first_ms: f64) -> Option<qoe::Qoe> {
+        let args = self.args;
+        let rule = Rule { segment_duration_ms: args.segment_duration.ms(), startup_segments: args.startup };
+        let arrivals = self.account.segments.iter().map(|segment| Arrival {
+            index: segment.index,
+            done_ms: (segment.done_ms - first_ms).max(0.0),
+            media: qoe::is_media(&segment.name),
+        });
+        qoe::play(arrivals, 0.0, rule).map(|played| played.qoe)
+    }
+
+    fn program_end(&self, used: ProgramUse) -> ProgramEnd {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        ProgramEnd {
+            command: self.args.command.clone(),
+            exit_code: used.status.code(),
+            signal: used.status.signal(),
+            took_ms: self.began.map(|began| ms(used.ended.saturating_duration_since(began))),
+            cpu_user_ms: ms(used.cpu_user),
+            cpu_system_ms: ms(used.cpu_system),
+            peak_memory_bytes: used.peak_memory_bytes,
+            requests: self.account.links.as_ref().map(|links| links.a.requests + links.b.requests),
+        }
+    }
+
+    /// One sentence for people.
+    fn summary(&self, end: &RunEnd, outcome: &Result<(), Failure>) -> String {
+        let label = self.args.label();
+        if let Err(failure) = outcome {
+            return format!("{label} ended after {} files: {}.", end.files, explained(&failure.error));
+        }
+        let share = |link: LinkId| {
+            let both: u64 = LinkId::BOTH.iter().map(|&link| end.links.get(link).bytes).sum();
+            end.links.get(link).bytes as f64 * 100.0 / both.max(1) as f64
+        };
+        let mut text = format!(
+            "{label} fetched {} files ({:.1} MB) in {:.3} s, {:.0} % from a and {:.0} % from b",
+            end.files,
+            end.bytes as f64 / 1e6,
+            end.elapsed_ms.unwrap_or_default() / 1e3,
+            share(LinkId::A),
+            share(LinkId::B)
+        );
+        if let (Some(bound_ms), Some(efficiency)) = (end.bound_ms, end.efficiency) {
+            text += &format!("; the bound is {:.3} s, efficiency {efficiency:.3}", bound_ms / 1e3);
+        }
+        if let (count, Some(first)) = self.log.faults() {
+            let count = if count == 1 { "one fault, ".into() } else { format!("{count} faults, the first ") };
+            text += &format!("; {count}{}", first.what);
+        }
+        text + "."
+    }
+}
+
+/// Estimates the payload that a shaper let pass on the way down: its frames less the headers of each.
+fn payload_bytes(reading: &CounterReading, link: LinkId) -> Option<u64> {
+    let counters = reading.counters(link, Direction::Down)?;
+    let usual = TcpSegments::USUAL;
+    let header = usual.mss_bytes / usual.payload_share() - usual.mss_bytes;
+    Some(counters.bytes.saturating_sub((counters.packets as f64 * header) as u64))
+}
+
+/// Looks at a file. Where the watch saw nothing of it, its time of change counts.
+fn found(path: &Path, digest: Option<Digest>, seen_ms: Option<f64>, log: &Log) -> FileState {
+    let whole = || -> std::io::Result<FileState> {
+        let data = path.symlink_metadata()?;
+        if !data.is_file() {
+            return Ok(FileState::Missing);
+        }
+        let done_ms = match seen_ms {
+            Some(ms) => ms,
+            None => data.modified()?.duration_since(log.epoch()).unwrap_or_default().as_secs_f64() * 1e3,
+        };
+        let digest_ok = digest.map(|wanted| hash(path).map(|found| found == wanted)).transpose()?;
+        Ok(FileState::Whole { bytes: data.len(), done_ms, digest_ok })
+    };
+    whole().unwrap_or(FileState::Missing)
+}
+
+fn hash(path: &Path) -> std::io::Result<Digest> {
+    let (mut file, mut hasher, mut buffer) = (std::fs::File::open(path)?, Sha256::new(), vec![0; 256 * 1024]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(Digest(hasher.finalize().into())),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+}
+
+/// Returns the name of a file in the folder that was not to be fetched.
+fn partial(out: &Path, files: &[ManifestEntry]) -> Option<String> {
+    let names = std::fs::read_dir(out)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+    names.filter(|name| !files.iter().any(|file| file.name == *name)).min()
+}
+
+/// Returns the last line that a program printed.
+fn tail(path: &Path) -> String {
+    use std::os::unix::fs::FileExt;
+    let read = || -> std::io::Result<String> {
+        let file = std::fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        let mut last = vec![0; 4096];
+        let read = file.read_at(&mut last, length.saturating_sub(4096))?;
+        Ok(String::from_utf8_lossy(&last[..read]).trim_end().lines().last().unwrap_or_default().to_string())
+    };
+    read().unwrap_or_default()
+}
+
+fn describe(server: &mut schema::Server, found: &ServerCapabilities) {
+    server.software = found.software.clone();
+    server.http_version = Some(found.http_version.clone());
+    server.digests = Some(found.list.is_some());
+    server.rtt_ms = found.rtt.map(|rtt| rtt.as_secs_f64() * 1e3);
+    server.congestion_control = found.sender.as_ref().and_then(|told| told.congestion_control.clone());
+}

@@ -1,0 +1,195 @@
+//! `twinlink run`: programs of others between the links, judged from outside. Each test has a lab of its own
+//! and folders of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const BIN: &str = env!("CARGO_BIN_EXE_twinlink");
+
+/// A program that fetches every second file from each server, over one connection each, as the course asks.
+const TURNS: &str = r#"
+import http.client, os, sys, threading
+names = open(os.environ["FILES"]).read().split()
+def fetch(host, mine):
+    connection = http.client.HTTPConnection(host)
+    for name in mine:
+        connection.request("GET", "/" + name)
+        body = connection.getresponse().read()
+        with open(os.path.join(os.environ["OUT"], name + ".new"), "wb") as file:
+            file.write(body)
+        os.rename(file.name, file.name[:-4])
+threads = [threading.Thread(target=fetch, args=(os.environ[server], names[at::2]))
+           for at, server in enumerate(["SERVER_A", "SERVER_B"])]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print("stored", len(names), "files")
+"#;
+
+struct Place(TempDir);
+
+impl Place {
+    /// `None` where this machine lets nobody here make a lab; where CI is set, it must.
+    fn new() -> Option<Place> {
+        let place = Place(tempfile::tempdir().unwrap());
+        let tried = place.command("lab", &["--servers", "none", "--exec", "true"]).output().unwrap();
+        if tried.status.success() {
+            return Some(place);
+        }
+        let words = String::from_utf8_lossy(&tried.stderr);
+        assert!(std::env::var_os("CI").is_none(), "{words}");
+        eprintln!("NOT RUN: {words}");
+        None
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, role: &str, args: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after=1", "--foreground", "120", BIN, role]).args(args);
+        command.current_dir(self.0.path()).stdin(Stdio::null());
+        command.env("XDG_CACHE_HOME", self.path("cache")).env("TMPDIR", self.0.path());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Judged {
+        let output = self.command("run", args).output().unwrap();
+        let folders = || fs::read_dir(self.path("results")).unwrap().map(|entry| entry.unwrap().path());
+        let folder = folders().max().expect("the run left no folder");
+        Judged { output, folder }
+    }
+}
+
+/// A run that has ended.
+struct Judged {
+    output: Output,
+    folder: PathBuf,
+}
+
+impl Judged {
+    fn records(&self, event: &str) -> Vec<Value> {
+        records(&self.folder.join("log.jsonl"), event)
+    }
+
+    fn end(&self) -> Value {
+        let mut ends = self.records("run_end");
+        assert_eq!(ends.len(), 1, "{}", String::from_utf8_lossy(&self.output.stderr));
+        ends.remove(0)
+    }
+
+    /// The run failed, with this word and these words.
+    fn failed(&self, exit: &str, words: &[&str]) -> Value {
+        let end = self.end();
+        assert_eq!((self.output.status.code(), &end["exit"]), (Some(1), &Value::from(exit)), "{end}");
+        let summary = end["summary"].as_str().unwrap();
+        assert!(words.iter().all(|word| summary.contains(word)), "{summary}");
+        assert!(end["elapsed_ms"].is_null() && end["efficiency"].is_null(), "{end}");
+        end
+    }
+}
+
+fn records(log: &Path, event: &str) -> Vec<Value> {
+    let text = fs::read_to_string(log).unwrap();
+    let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    all.filter(|record| record["event"] == event).map(|mut record| record["data"].take()).collect()
+}
+
+#[test]
+fn python_program_is_judged_like_a_client() {
+    let Some(place) = Place::new() else { return };
+    fs::write(place.path("turns.py"), TURNS).unwrap();
+    let links = ["--link-a", "rate-80", "--link-b", "rate-20", "--files", "s{001..012}.m4s"];
+    let run = place.run(&[&links[..], &["--name", "turns", "--", "python3", "turns.py"]].concat());
+    let end = run.end();
+    assert_eq!((run.output.status.code(), &end["exit"]), (Some(0), &Value::from("ok")), "{end}");
+    assert_eq!((&end["files"], &end["wasted_bytes"]), (&12.into(), &0.into()), "{end}");
+    assert_eq!((&end["links"]["a"]["files"], &end["links"]["b"]["files"]), (&6.into(), &6.into()));
+    assert_eq!((&end["links"]["a"]["connections"], &end["program"]["requests"]), (&1.into(), &12.into()));
+    let sum = end["links"]["a"]["bytes"].as_u64().unwrap() + end["links"]["b"]["bytes"].as_u64().unwrap();
+    assert_eq!(Value::from(sum), end["bytes"]);
+    let (elapsed, bound) = (end["elapsed_ms"].as_f64().unwrap(), end["bound_ms"].as_f64().unwrap());
+    assert!(bound < elapsed && elapsed <= end["program"]["took_ms"].as_f64().unwrap(), "{end}");
+    let [start] = &run.records("run_start")[..] else { panic!("one run_start") };
+    assert_eq!((&start["schedule"], &start["files"]), (&"turns".into(), &12.into()));
+    let segments = run.records("segment");
+    assert!(segments.iter().all(|segment| segment["digest_ok"] == true), "{segments:?}");
+    assert_eq!(segments.iter().filter(|segment| segment["link"] == "b").count(), 6);
+    assert!(!run.records("sample").is_empty());
+    assert_eq!(fs::read_to_string(run.folder.join("stdout.txt")).unwrap(), "stored 12 files\n");
+    assert!(fs::read_to_string(run.folder.join("report.html")).unwrap().contains("turns"));
+}
+
+#[test]
+fn elapsed_from_outside_agrees_with_the_clients_own() {
+    let Some(place) = Place::new() else { return };
+    let files = ["--files", "s{001..012}.m4s"];
+    let client = ["--", BIN, "client", "--backend", "none", "--log", "own.jsonl", "--out", "{out}"];
+    let servers = ["{server_a}", "{server_b}"];
+    let links = ["--link-a", "wifi-near", "--link-b", "lte-medium"];
+    let run = place.run(&[&links[..], &files, &client, &files, &servers].concat());
+    let (outside, own) = (run.end(), records(&place.path("own.jsonl"), "run_end").remove(0));
+    assert_eq!((&outside["exit"], &outside["bytes"]), (&"ok".into(), &own["bytes"]), "{outside}");
+    let [outside_ms, own_ms] = [&outside, &own].map(|end| end["elapsed_ms"].as_f64().unwrap());
+    let most = 20f64.max(0.005 * own_ms);
+    assert!((outside_ms - own_ms).abs() <= most, "{outside_ms} ms from outside, {own_ms} ms its own");
+}
+
+#[test]
+fn failures_of_a_program_are_named() {
+    let Some(place) = Place::new() else { return };
+    let files = ["--files", "s{001..003}.m4s", "--backend", "none"];
+    let run = |rest: &[&str]| place.run(&[&files[..], rest].concat());
+    run(&["--", "./missing"]).failed("program", &["cannot run ./missing", "no such program"]);
+    let end =
+        run(&["--", "sh", "-c", "echo out of ideas >&2; exit 3"]).failed("program", &["3", "out of ideas"]);
+    assert_eq!(end["program"]["exit_code"], 3);
+    let part =
+        "curl -s -o $OUT/s001.m4s http://$SERVER_A/s001.m4s; echo x >$OUT/s002.m4s; touch $OUT/s003.part";
+    let words = ["s003.m4s is not in $OUT", "s002.m4s is wrong", "$OUT holds s003.part"];
+    let end = run(&["--", "sh", "-c", part]).failed("incomplete", &words);
+    assert_eq!(end["files"], 1);
+    let elsewhere = "curl -s -O http://$SERVER_A/s001.m4s";
+    run(&["--", "sh", "-c", elsewhere]).failed("incomplete", &["current folder instead of $OUT"]);
+    run(&["--time-limit", "300ms", "--", "sleep", "100"]).failed("time_limit", &["0.3 s", "give it more"]);
+    let hog = "import time; held = b'x' * 300_000_000; time.sleep(100)";
+    run(&["--memory-limit", "150MB", "--", "python3", "-c", hog])
+        .failed("memory_limit", &["150000000 bytes"]);
+}
+
+#[test]
+fn what_a_program_leaves_behind_is_ended() {
+    let Some(place) = Place::new() else { return };
+    let leave = "setsid sleep 3001 & sleep 3002 & curl -s -o $OUT/s001.m4s http://$SERVER_A/s001.m4s";
+    let run = place.run(&["--files", "s001.m4s", "--backend", "none", "--", "sh", "-c", leave]);
+    assert_eq!(run.end()["exit"], "ok");
+    let [fault] = &run.records("fault")[..] else { panic!("one fault") };
+    assert_eq!(fault["what"], "the program left 2 processes");
+}
+
+#[test]
+fn servers_of_others_leave_what_is_unknown_null() {
+    let Some(place) = Place::new() else { return };
+    let data = place.path("data");
+    let made = place.command("segments", &["data", "--count", "4", "--mean-size", "100KB"]).output().unwrap();
+    assert!(made.status.success());
+    fs::write(place.path("turns.py"), TURNS).unwrap();
+    let server = "python3 -m http.server {PORT} --bind {ADDR} --directory {DATA}";
+    let lab =
+        ["--data", data.to_str().unwrap(), "--server", server, "--exec", BIN, "run", "--backend", "none"];
+    let output = place.command("lab", &[&lab[..], &["--", "python3", "turns.py"]].concat()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let folder = fs::read_dir(place.path("results")).unwrap().next().unwrap().unwrap().path();
+    let end = Judged { output, folder: folder.clone() }.end();
+    assert_eq!(
+        (&end["exit"], &end["files"], &end["program"]["requests"]),
+        (&"ok".into(), &4.into(), &Value::Null)
+    );
+    assert!(end["elapsed_ms"].as_f64().unwrap() > 0.0);
+    let segments = records(&folder.join("log.jsonl"), "segment");
+    assert!(segments.iter().all(|segment| segment["link"].is_null() && segment["digest_ok"] == true));
+}
