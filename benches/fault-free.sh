@@ -10,13 +10,7 @@
 #
 # 500 runs for each profile and schedule, 4 labs and 60 minutes unless given; runs that were not begun by
 # then are counted as not run.
-set -euo pipefail
-export LC_ALL=C
-. "$(dirname "${BASH_SOURCE[0]}")/../tests/setup/common.sh"
-
-SELF=$(realpath "${BASH_SOURCE[0]}")
-TWINLINK_BIN=${TWINLINK_BIN:-$TARGET/release/twinlink}
-export TWINLINK_BIN
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # Runs every LABS-th job, from the one numbered LAB on, until the time is over.
 work() { # LAB
@@ -55,11 +49,9 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-is_root || die "cannot make network namespaces: not root"
-BENCH=$TARGET/bench/fault-free-$(date -u +%Y%m%dT%H%M%SZ)-$$
-mkdir -p "$BENCH"
+start_bench jq python3
 END=$(($(date +%s) + minutes * 60))
-export BENCH LABS END
+export LABS END
 "$TWINLINK_BIN" segments "$BENCH/data" --count 20 --mean-size 100KB >/dev/null
 chmod 755 "$BENCH/data"
 for ((seed = 1; seed <= runs; seed++)); do

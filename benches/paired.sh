@@ -5,13 +5,7 @@
 # median of the rounds' ratios, after over before; below 1 is faster. Needs root.
 #
 #   benches/paired.sh BEFORE [--rounds N]      5 rounds unless given
-set -euo pipefail
-export LC_ALL=C
-. "$(dirname "${BASH_SOURCE[0]}")/../tests/setup/common.sh"
-
-SELF=$(realpath "${BASH_SOURCE[0]}")
-TWINLINK_BIN=${TWINLINK_BIN:-$TARGET/release/twinlink}
-export TWINLINK_BIN
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # The lab's servers are for nobody: each build has its own, on a port of its own.
 program() { if [ "$1" = before ]; then echo "$BEFORE"; else echo "$TWINLINK_BIN"; fi; }
@@ -60,16 +54,13 @@ if [ "${1:-}" = inside ]; then
     exit
 fi
 
-rounds=5
 if [ $# -lt 1 ] || [ ! -x "$1" ]; then die "usage: paired.sh BEFORE [--rounds N], BEFORE being an older build of twinlink"; fi
 BEFORE=$(realpath "$1")
-if [ "${2:-}" = --rounds ] && [[ ${3:-} =~ ^[1-9][0-9]*$ ]]; then rounds=$3; fi
-is_root || die "cannot make network namespaces: not root"
-BENCH=$TARGET/bench/paired-$(date -u +%Y%m%dT%H%M%SZ)
-mkdir -p "$BENCH"
+rounds_of "${@:2}"
+start_bench jq python3
 MEMORY=$(mktemp -d /dev/shm/twinlink-paired.XXXXXX)
 trap 'rm -rf "$MEMORY"' EXIT
-export BENCH BEFORE MEMORY
+export BEFORE MEMORY
 "$TWINLINK_BIN" segments "$MEMORY/small" >/dev/null
 "$TWINLINK_BIN" segments "$MEMORY/large" --mean-size 6MB >/dev/null
 "$ROOT/netem/lab.sh" --servers none --exec bash "$SELF" inside "$rounds"

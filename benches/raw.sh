@@ -6,15 +6,7 @@
 # time, and memory of client and server, beside those of a tenth of them. Needs root.
 #
 #   benches/raw.sh [--rounds N]      5 rounds unless given; prints a table, keeps all under target/bench/
-set -euo pipefail
-# The clock and the numbers below have points, whatever the user's language.
-export LC_ALL=C
-. "$(dirname "${BASH_SOURCE[0]}")/../tests/setup/common.sh"
-
-SELF=$(realpath "${BASH_SOURCE[0]}")
-BENCHES=$(dirname "$SELF")
-TWINLINK_BIN=${TWINLINK_BIN:-$TARGET/release/twinlink}
-export TWINLINK_BIN
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 OURS=4455 SMALL=4456 NGINX=4457
 
 # --- inside the client's namespace ---
@@ -162,29 +154,15 @@ fi
 
 # --- outside ---
 
-rounds=5
-case $# in
-0) ;;
-2)
-    if [ "$1" != --rounds ] || ! [[ $2 =~ ^[1-9][0-9]*$ ]]; then die "usage: raw.sh [--rounds N]"; fi
-    rounds=$2
-    ;;
-*) die "usage: raw.sh [--rounds N]" ;;
-esac
-is_root || die "cannot make network namespaces: not root"
-for program in aria2c curl iperf3 jq nginx python3; do
-    have "$program" || die "$program not found: run tests/setup/packages.sh root peers"
-done
-
-BENCH=$TARGET/bench/raw-$(date -u +%Y%m%dT%H%M%SZ)
-mkdir -p "$BENCH"
+rounds_of "$@"
+start_bench aria2c curl iperf3 jq nginx python3
 # Both what is served and what is fetched lie in memory.
 MEMORY=$(mktemp -d /dev/shm/twinlink-raw.XXXXXX)
 trap 'rm -rf "$MEMORY"' EXIT
 chmod 755 "$MEMORY"
 DATA=$MEMORY/data
 PATTERN='s{001..160}.m4s'
-export BENCH DATA MEMORY PATTERN
+export DATA MEMORY PATTERN
 "$TWINLINK_BIN" segments "$DATA" --mean-size 6MB >"$BENCH/output"
 "$TWINLINK_BIN" segments "$MEMORY/small" --count 16000 --mean-size 5KB >"$BENCH/output"
 chmod 755 "$DATA" "$MEMORY/small"

@@ -6,15 +6,7 @@
 # Prints a table of medians and keeps every single time under target/bench/. Needs root.
 #
 #   benches/transfer.sh [--rounds N]      5 rounds unless given
-set -euo pipefail
-# The clock and the numbers below have points, whatever the user's language.
-export LC_ALL=C
-. "$(dirname "${BASH_SOURCE[0]}")/../tests/setup/common.sh"
-
-SELF=$(realpath "${BASH_SOURCE[0]}")
-BENCHES=$(dirname "$SELF")
-TWINLINK_BIN=${TWINLINK_BIN:-$TARGET/release/twinlink}
-export TWINLINK_BIN
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 PYTHON_PORT=4456
 
 # --- inside the client's namespace ---
@@ -129,24 +121,10 @@ fi
 
 # --- outside ---
 
-rounds=5
-case $# in
-0) ;;
-2)
-    if [ "$1" != --rounds ] || ! [[ $2 =~ ^[1-9][0-9]*$ ]]; then die "usage: transfer.sh [--rounds N]"; fi
-    rounds=$2
-    ;;
-*) die "usage: transfer.sh [--rounds N]" ;;
-esac
-is_root || die "cannot make network namespaces: not root"
-for program in aria2c curl jq python3; do
-    have "$program" || die "$program not found: run tests/setup/packages.sh root peers"
-done
-
-BENCH=$TARGET/bench/transfer-$(date -u +%Y%m%dT%H%M%SZ)
+rounds_of "$@"
+start_bench aria2c curl jq python3
 DATA=$BENCH/data
-export BENCH DATA
-mkdir -p "$BENCH"
+export DATA
 "$TWINLINK_BIN" segments "$DATA" >"$BENCH/output"
 chmod 755 "$DATA"
 "$ROOT/netem/lab.sh" --data "$DATA" --exec bash "$SELF" inside "$rounds"
