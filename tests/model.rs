@@ -395,7 +395,7 @@ fn corruption_hits_its_share_and_names_a_place() {
     let mut link = link(&wanted, 1);
     let (_, mut outcome) = play(&mut link, &arrivals, |_, _, _| ());
     collect(&mut link, Nanos::MAX, &mut outcome);
-    let places: Vec<u64> = outcome.departed.iter().filter_map(|departure| departure.damage).collect();
+    let places: Vec<u64> = outcome.departed.iter().filter_map(|departure| departure.corrupt).collect();
     assert!((places.len() as f64 / 20_000.0 - 0.05).abs() < 0.006, "{}", places.len());
     assert!(places.windows(2).any(|pair| pair[0] != pair[1]));
 }

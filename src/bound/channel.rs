@@ -128,7 +128,7 @@ mod tests {
     /// When (s) the modelled channel has brought so many bytes over both links, where there is always
     /// something to bring and every second packet is acknowledged.
     fn fastest(channel: &ChannelConfig, bytes: f64, seed: u64) -> f64 {
-        let mut plant = Emulator::new(Some(channel), seed);
+        let mut emulator = Emulator::new(Some(channel), seed);
         let (mut come, mut sent, mut heard) = (0.0, 0, [0; 2]);
         let mut waiting = [0; 2];
         let mut now = 0;
@@ -136,24 +136,24 @@ mod tests {
             for link in LinkId::BOTH {
                 // Enough for whole aggregates, and no more than the queue takes.
                 while waiting[link.index()] < 200 {
-                    plant.arrive(now, (link, Direction::Down), sent, 1514).unwrap();
+                    emulator.arrive(now, (link, Direction::Down), sent, 1514).unwrap();
                     (sent, waiting[link.index()]) = (sent + 1, waiting[link.index()] + 1);
                 }
             }
-            now = plant.next_event().unwrap();
-            plant.advance(now);
-            plant.take_lost().for_each(drop);
+            now = emulator.next_event().unwrap();
+            emulator.advance(now);
+            emulator.take_lost().for_each(drop);
             for link in LinkId::BOTH {
-                while plant.take_due(now, (link, Direction::Down)).is_some() {
+                while emulator.take_due(now, (link, Direction::Down)).is_some() {
                     come += 1448.0;
                     waiting[link.index()] -= 1;
                     heard[link.index()] += 1;
                     if heard[link.index()] % 2 == 0 {
-                        plant.arrive(now, (link, Direction::Up), sent, 66).unwrap();
+                        emulator.arrive(now, (link, Direction::Up), sent, 66).unwrap();
                         sent += 1;
                     }
                 }
-                while plant.take_due(now, (link, Direction::Up)).is_some() {}
+                while emulator.take_due(now, (link, Direction::Up)).is_some() {}
             }
             if come >= bytes {
                 return now as f64 / 1e9;

@@ -4,7 +4,7 @@ use super::Path;
 use super::capacity::{Capacity, Course, RateStep};
 use crate::config::profile::{Distribution, FRAME, Shape};
 use crate::config::trace::is_outage;
-use crate::emulate::rng::deviation;
+use crate::emulate::rng::jitter_quantile;
 use crate::units::Delay;
 
 /// The shapes of a link from a moment on.
@@ -59,7 +59,7 @@ fn least_s(shape: &Shape, delay: Delay) -> f64 {
     if !shape.reorder.is_zero() {
         return 0.0;
     }
-    let least = deviation(shape.distribution.unwrap_or(Distribution::Uniform), 0.0);
+    let least = jitter_quantile(shape.distribution.unwrap_or(Distribution::Uniform), 0.0);
     (delay.0.as_secs_f64() + least * shape.jitter.min(delay).0.as_secs_f64()).max(0.0)
 }
 

@@ -61,7 +61,7 @@ fn bound(links: [TestCourse; 2], bytes: f64) -> f64 {
 
 /// When (s) the model has brought so many bytes, if there is always something to bring.
 fn fastest(links: [TestCourse; 2], bytes: f64, seed: u64) -> f64 {
-    let mut plant = Emulator::new(None, seed);
+    let mut emulator = Emulator::new(None, seed);
     let mut changes: Vec<(u64, LinkId, &Profile)> = Vec::new();
     for (link, (first, later)) in LinkId::BOTH.into_iter().zip(links) {
         changes.push((FIRST_REQUEST, link, first));
@@ -70,23 +70,23 @@ fn fastest(links: [TestCourse; 2], bytes: f64, seed: u64) -> f64 {
     changes.sort_by_key(|change| change.0);
     let mut changes = changes.into_iter().peekable();
     while let Some((now, link, profile)) = changes.next_if(|change| change.0 == FIRST_REQUEST) {
-        plant.set(now, link, profile);
-        plant.play(now, link, profile);
+        emulator.set(now, link, profile);
+        emulator.play(now, link, profile);
         for id in 0..(bytes / 1448.0) as u32 + 2 {
-            plant.arrive(now, (link, Direction::Down), id, 1514).unwrap();
+            emulator.arrive(now, (link, Direction::Down), id, 1514).unwrap();
         }
     }
     let mut come = 0.0;
     loop {
-        let event = plant.next_event().unwrap();
+        let event = emulator.next_event().unwrap();
         if let Some((now, link, profile)) = changes.next_if(|change| change.0 <= event) {
-            plant.set(now, link, profile);
-            plant.play(now, link, profile);
+            emulator.set(now, link, profile);
+            emulator.play(now, link, profile);
             continue;
         }
-        plant.advance(event);
+        emulator.advance(event);
         for link in LinkId::BOTH {
-            while plant.take_due(event, (link, Direction::Down)).is_some() {
+            while emulator.take_due(event, (link, Direction::Down)).is_some() {
                 come += 1448.0;
             }
         }

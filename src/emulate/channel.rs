@@ -21,7 +21,7 @@
 use std::collections::VecDeque;
 
 use super::delay_line::Bottleneck;
-use super::egress_queue::{Draws, Packet, Tail};
+use super::egress_queue::{Draws, EgressQueue, Packet};
 use super::link::{Cause, DelayStage, Departure, Limit, Tally};
 use super::rng::{Purpose, Stream};
 use crate::config::channel::{Channel, ChannelConfig, Fair, Station};
@@ -108,7 +108,7 @@ struct ChannelFlow {
     entry: VecDeque<(Nanos, Frame)>,
     /// Packets in `entry` and on the channel, and their bytes.
     waiting: (u64, u64),
-    tail: Tail,
+    egress_queue: EgressQueue,
     limit: Limit,
     tally: Tally,
 }
@@ -200,7 +200,7 @@ impl SharedChannel {
         self.advance(now);
         let index = flow_index(link, direction);
         let flow = self.flow(link, direction);
-        let draws = flow.tail.draw();
+        let draws = flow.egress_queue.draw();
         if !flow.limit.has_room(flow.waiting, bytes) {
             flow.tally.dropped_queue += 1;
             return Err(Cause::QueueFull);
@@ -322,13 +322,13 @@ impl SharedChannel {
             let (link, direction) = flow_of(frame.flow);
             self.lost.push((link, direction, frame.id));
         } else {
-            flow.tail.file(Packet::new(frame.id, frame.bytes, now, frame.draws, None));
+            flow.egress_queue.file(Packet::new(frame.id, frame.bytes, now, frame.draws, None));
         }
     }
 
     /// When to call [`SharedChannel::advance`] next.
     pub fn next_event(&self) -> Option<Nanos> {
-        let departures = self.flows.iter().flatten().filter_map(|flow| flow.tail.next_departure());
+        let departures = self.flows.iter().flatten().filter_map(|flow| flow.egress_queue.next_departure());
         departures.chain(self.next_on_channel()).min()
     }
 
@@ -338,7 +338,7 @@ impl SharedChannel {
     /// If the link is not on the channel.
     pub fn take_due(&mut self, now: Nanos, link: LinkId, direction: Direction) -> Option<Departure> {
         let flow = self.flow(link, direction);
-        let departure = flow.tail.take_due(now)?;
+        let departure = flow.egress_queue.take_due(now)?;
         flow.tally.packets += 1;
         flow.tally.bytes += u64::from(departure.bytes);
         Some(departure)
@@ -358,7 +358,7 @@ impl SharedChannel {
         let flow = self.flow(link, direction);
         Tally {
             held_packets: flow.held(now),
-            held_bytes: flow.waiting.1 + flow.tail.bytes_inside(now),
+            held_bytes: flow.waiting.1 + flow.egress_queue.bytes_inside(now),
             waiting_packets: flow.waiting.0,
             waiting_bytes: flow.waiting.1,
             ..flow.tally
@@ -416,7 +416,7 @@ impl ChannelFlow {
             cap: config.link(link).and_then(|on_channel| on_channel.cap).map(Bottleneck::new),
             entry: VecDeque::new(),
             waiting: (0, 0),
-            tail: Tail::new(&shape, delay, seed, link, direction),
+            egress_queue: EgressQueue::new(&shape, delay, seed, link, direction),
             limit: Limit::of(&shape),
             tally: Tally::default(),
         }
@@ -424,6 +424,6 @@ impl ChannelFlow {
 
     /// Packets in this direction, its delay line included.
     fn held(&mut self, now: Nanos) -> u64 {
-        self.waiting.0 + self.tail.inside(now)
+        self.waiting.0 + self.egress_queue.inside(now)
     }
 }

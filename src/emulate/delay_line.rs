@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::rng::{Purpose, Stream, deviation, normal_share};
+use super::rng::{Purpose, Stream, jitter_quantile, normal_share};
 use super::service_rate::{ActiveTrace, ServiceRate};
 use crate::config::profile::{Distribution, Shape};
 use crate::units::{Direction, LinkId, Nanos, Percent, Rate};
@@ -18,7 +18,7 @@ pub const ETHERNET_HEADER: u32 = 14;
 /// one packet, and no window of time sees more than rate × window plus one packet.
 #[derive(Clone, Debug)]
 pub struct Bottleneck {
-    pace: ServiceRate,
+    service_rate: ServiceRate,
     free_at: Nanos,
     /// The remainder of the integer nanoseconds, in bits × 10⁹; carried so that no rate drifts.
     rest: u128,
@@ -30,7 +30,7 @@ pub struct Bottleneck {
 impl Bottleneck {
     pub fn new(rate: Rate) -> Bottleneck {
         Bottleneck {
-            pace: ServiceRate::Steady(rate),
+            service_rate: ServiceRate::Steady(rate),
             free_at: 0,
             rest: 0,
             queue: VecDeque::new(),
@@ -56,9 +56,9 @@ impl Bottleneck {
             self.free_at = now;
             self.rest = 0;
         }
-        let leaves = self.pace.open_from(self.free_at);
+        let leaves = self.service_rate.open_from(self.free_at);
         let work = u128::from(bytes) * 8 * 1_000_000_000 + self.rest;
-        (self.free_at, self.rest) = self.pace.finish(leaves, work);
+        (self.free_at, self.rest) = self.service_rate.finish(leaves, work);
         if leaves > now {
             self.queue.push_back((leaves, bytes));
             self.queued_bytes += u64::from(bytes);
@@ -69,11 +69,11 @@ impl Bottleneck {
     /// Changes the service rate from now on. `next` is the departure of the first waiting packet, if one
     /// waits; the rest of that time shrinks or grows with the rate. The caller then passes the waiting
     /// packets again, in their order.
-    pub fn change(&mut self, now: Nanos, pace: ServiceRate, next: Option<Nanos>) {
-        let left = self.pace.work(now, next.unwrap_or(self.free_at));
-        self.free_at = if left > 0 { pace.finish(now, left).0 } else { now };
+    pub fn change(&mut self, now: Nanos, service_rate: ServiceRate, next: Option<Nanos>) {
+        let left = self.service_rate.work(now, next.unwrap_or(self.free_at));
+        self.free_at = if left > 0 { service_rate.finish(now, left).0 } else { now };
         self.rest = 0;
-        self.pace = pace;
+        self.service_rate = service_rate;
         self.queue.clear();
         self.queued_bytes = 0;
     }
@@ -129,7 +129,8 @@ impl JitterProcess {
         let cell = since / self.correlation;
         let ends = match self.cell {
             Some((known, ends)) if known == cell => ends,
-            _ => [cell, cell + 1].map(|place| deviation(Distribution::Normal, self.stream.unit_at(place))),
+            _ => [cell, cell + 1]
+                .map(|place| jitter_quantile(Distribution::Normal, self.stream.unit_at(place))),
         };
         self.cell = Some((cell, ends));
         let angle = (since % self.correlation) as f64 / self.correlation as f64 * std::f64::consts::FRAC_PI_2;
@@ -145,7 +146,7 @@ pub struct DelayLine {
     delay: f64,
     jitter: f64,
     /// Where the delay changes with time.
-    played: Option<ActiveTrace>,
+    active_trace: Option<ActiveTrace>,
     distribution: Distribution,
     reorder: Percent,
     last: Nanos,
@@ -159,7 +160,7 @@ impl DelayLine {
         let mut line = DelayLine {
             delay: 0.0,
             jitter: 0.0,
-            played: None,
+            active_trace: None,
             distribution: Distribution::Uniform,
             reorder: Percent::ZERO,
             last: 0,
@@ -180,13 +181,13 @@ impl DelayLine {
         self.distribution = shape.distribution.unwrap_or(Distribution::Uniform);
         self.reorder = shape.reorder;
         let trace = shape.trace.as_ref().filter(|trace| trace.changes_delay());
-        self.played = trace.zip(began).map(|(trace, began)| ActiveTrace::new(trace, began));
+        self.active_trace = trace.zip(began).map(|(trace, began)| ActiveTrace::new(trace, began));
     }
 
     /// Returns delay and jitter (ns) of a packet that enters at a time. No packet can arrive before it was
     /// sent.
     fn delay(&self, enters: Nanos) -> (f64, f64) {
-        let step = self.played.as_ref().and_then(|played| played.at(enters).0.delay);
+        let step = self.active_trace.as_ref().and_then(|trace| trace.at(enters).0.delay);
         let delay = step.map_or(self.delay, |delay| delay.0.as_nanos() as f64);
         (delay, self.jitter.min(delay))
     }
@@ -217,7 +218,7 @@ impl DelayLine {
     fn leaves(&mut self, enters: Nanos, draw: Draw) -> Nanos {
         let (delay, jitter) = self.delay(enters);
         let place = if jitter > 0.0 { self.process.at(enters) } else { None };
-        let delay = delay + jitter * deviation(self.distribution, place.unwrap_or(draw.jitter));
+        let delay = delay + jitter * jitter_quantile(self.distribution, place.unwrap_or(draw.jitter));
         // A float turned into an integer saturates at 0: no packet leaves before it enters.
         enters.saturating_add(delay as Nanos)
     }

@@ -17,8 +17,8 @@ pub struct Departure {
     pub bytes: u32,
     /// When it should leave.
     pub at: Nanos,
-    /// A random number for the place of the damage, where the packet is to be damaged.
-    pub damage: Option<u64>,
+    /// A random number that chooses the bit to flip, where the packet is corrupted.
+    pub corrupt: Option<u64>,
 }
 
 /// Where a direction's packets spend their delay.
@@ -48,18 +48,18 @@ pub struct Packet {
     /// Departs.
     due: Nanos,
     draws: Draws,
-    damage: Option<u64>,
+    corrupt: Option<u64>,
 }
 
 impl Packet {
-    pub fn new(id: u32, bytes: u32, out: Nanos, draws: Draws, damage: Option<u64>) -> Packet {
-        Packet { id, bytes, out, through: out, due: out, draws, damage }
+    pub fn new(id: u32, bytes: u32, out: Nanos, draws: Draws, corrupt: Option<u64>) -> Packet {
+        Packet { id, bytes, out, through: out, due: out, draws, corrupt }
     }
 }
 
 /// The delay lines of one direction and the packets in them and in front of them.
 #[derive(Clone, Debug)]
-pub struct Tail {
+pub struct EgressQueue {
     own: DelayLine,
     other: Option<DelayLine>,
     delay_elsewhere: bool,
@@ -71,8 +71,14 @@ pub struct Tail {
     bytes_inside: u64,
 }
 
-impl Tail {
-    pub fn new(shape: &Shape, delay: DelayStage, seed: u64, link: LinkId, direction: Direction) -> Tail {
+impl EgressQueue {
+    pub fn new(
+        shape: &Shape,
+        delay: DelayStage,
+        seed: u64,
+        link: LinkId,
+        direction: Direction,
+    ) -> EgressQueue {
         let other = match delay {
             DelayStage::HereAnd(other) => {
                 let back = if direction == Direction::Down { Direction::Up } else { Direction::Down };
@@ -80,7 +86,7 @@ impl Tail {
             }
             DelayStage::Here | DelayStage::Elsewhere => None,
         };
-        Tail {
+        EgressQueue {
             own: DelayLine::new(shape, seed, link, direction),
             other,
             delay_elsewhere: matches!(delay, DelayStage::Elsewhere),
@@ -142,7 +148,7 @@ impl Tail {
             return None;
         }
         let packet = self.packets.pop_front()?;
-        Some(Departure { id: packet.id, bytes: packet.bytes, at: packet.due, damage: packet.damage })
+        Some(Departure { id: packet.id, bytes: packet.bytes, at: packet.due, corrupt: packet.corrupt })
     }
 
     /// Changes the lines for packets that have not entered them yet, and returns these in order; the caller

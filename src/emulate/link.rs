@@ -12,7 +12,7 @@
 
 use super::delay_line::Bottleneck;
 pub use super::egress_queue::{DelayStage, Departure};
-use super::egress_queue::{Packet, Tail};
+use super::egress_queue::{EgressQueue, Packet};
 use super::rng::{LossProcess, Purpose, Stream};
 use super::service_rate::{ActiveTrace, ServiceRate};
 use crate::config::profile::{Loss, Queue, Shape};
@@ -73,9 +73,9 @@ impl Limit {
 pub struct LinkModel {
     loss: LossProcess,
     bottleneck: Bottleneck,
-    tail: Tail,
+    egress_queue: EgressQueue,
     /// The trace, where the loss changes with time.
-    played_loss: Option<ActiveTrace>,
+    loss_trace: Option<ActiveTrace>,
     corrupt: Percent,
     corrupt_stream: Stream,
     limit: Limit,
@@ -87,8 +87,8 @@ impl LinkModel {
         LinkModel {
             loss: LossProcess::new(shape, Stream::new(seed, link, direction, Purpose::Loss)),
             bottleneck: Bottleneck::new(shape.rate),
-            tail: Tail::new(shape, delay, seed, link, direction),
-            played_loss: None,
+            egress_queue: EgressQueue::new(shape, delay, seed, link, direction),
+            loss_trace: None,
             corrupt: shape.corrupt,
             corrupt_stream: Stream::new(seed, link, direction, Purpose::Corrupt),
             limit: Limit::of(shape),
@@ -102,14 +102,14 @@ impl LinkModel {
     /// # Errors
     /// The cause, where the packet is dropped; the model has then forgotten it.
     pub fn arrive(&mut self, now: Nanos, id: u32, bytes: u32) -> Result<Nanos, Cause> {
-        if let Some(loss) = self.played_loss.as_ref().and_then(|played| played.at(now).0.loss) {
+        if let Some(loss) = self.loss_trace.as_ref().and_then(|trace| trace.at(now).0.loss) {
             self.loss.change(Loss::Random(loss));
         }
         // Everything is drawn for every packet, so that none of its fates moves another's.
         let lost = self.loss.loses_next(now, bytes);
-        let draws = self.tail.draw();
+        let draws = self.egress_queue.draw();
         let corrupted = self.corrupt_stream.happens(self.corrupt);
-        let damage = self.corrupt_stream.below(usize::MAX) as u64;
+        let place = self.corrupt_stream.below(usize::MAX) as u64;
         if lost {
             self.tally.dropped_loss += 1;
             return Err(Cause::Loss);
@@ -119,24 +119,24 @@ impl LinkModel {
             return Err(Cause::QueueFull);
         }
         let out = self.bottleneck.pass(now, bytes);
-        let due = self.tail.file(Packet::new(id, bytes, out, draws, corrupted.then_some(damage)));
-        self.tally.held_packets_max = self.tally.held_packets_max.max(self.tail.inside(now));
+        let due = self.egress_queue.file(Packet::new(id, bytes, out, draws, corrupted.then_some(place)));
+        self.tally.held_packets_max = self.tally.held_packets_max.max(self.egress_queue.inside(now));
         Ok(due)
     }
 
     /// Whether packets leave in the order in which they came.
     pub fn keeps_order(&self) -> bool {
-        self.tail.keeps_order()
+        self.egress_queue.keeps_order()
     }
 
     /// When the next packet departs.
     pub fn next_departure(&self) -> Option<Nanos> {
-        self.tail.next_departure()
+        self.egress_queue.next_departure()
     }
 
     /// Hands out the next packet whose time has come.
     pub fn take_due(&mut self, now: Nanos) -> Option<Departure> {
-        let departure = self.tail.take_due(now)?;
+        let departure = self.egress_queue.take_due(now)?;
         self.tally.packets += 1;
         self.tally.bytes += u64::from(departure.bytes);
         Some(departure)
@@ -155,29 +155,31 @@ impl LinkModel {
     }
 
     fn put(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>, began: Option<Nanos>) {
-        let played = shape.trace.as_ref().zip(began).map(|(trace, began)| ActiveTrace::new(trace, began));
+        let active_trace =
+            shape.trace.as_ref().zip(began).map(|(trace, began)| ActiveTrace::new(trace, began));
         self.loss.reshape(shape);
-        self.played_loss = played.clone().filter(|_| shape.trace.as_ref().is_some_and(|t| t.changes_loss()));
+        self.loss_trace =
+            active_trace.clone().filter(|_| shape.trace.as_ref().is_some_and(|t| t.changes_loss()));
         self.corrupt = shape.corrupt;
         self.limit = Limit::of(shape);
-        let waiting = self.tail.change(now, shape, other, began);
-        let pace = played.map_or(ServiceRate::Steady(shape.rate), ServiceRate::Played);
-        self.bottleneck.change(now, pace, waiting.first().map(|packet| packet.out));
+        let waiting = self.egress_queue.change(now, shape, other, began);
+        let service_rate = active_trace.map_or(ServiceRate::Steady(shape.rate), ServiceRate::Played);
+        self.bottleneck.change(now, service_rate, waiting.first().map(|packet| packet.out));
         for mut packet in waiting {
             packet.out = self.bottleneck.pass(now, packet.bytes);
-            self.tail.file(packet);
+            self.egress_queue.file(packet);
         }
     }
 
     /// Counts so far, and what is held now.
     pub fn tally(&mut self, now: Nanos) -> Tally {
         let (waiting_packets, waiting_bytes) = self.bottleneck.waiting(now);
-        let (held_packets, held_bytes) = (self.tail.inside(now), self.tail.bytes_inside(now));
+        let (held_packets, held_bytes) = (self.egress_queue.inside(now), self.egress_queue.bytes_inside(now));
         Tally { held_packets, held_bytes, waiting_packets, waiting_bytes, ..self.tally }
     }
 
     /// How many packets have not departed yet.
     pub fn held(&self) -> usize {
-        self.tail.held()
+        self.egress_queue.held()
     }
 }

@@ -152,7 +152,7 @@ impl LossProcess {
 ///
 /// These are the distributions that iproute2's tables hold (its pareto and paretonormal tables
 /// have these quantiles), so that both backends spread jitter alike.
-pub fn deviation(distribution: Distribution, u: f64) -> f64 {
+pub fn jitter_quantile(distribution: Distribution, u: f64) -> f64 {
     const CUT: f64 = 4.0;
     let pareto = || ((1.0 - u).max(f64::MIN_POSITIVE).powf(-1.0 / 3.0) - 1.5) * 4.0 / 3.0;
     match distribution {
@@ -308,11 +308,11 @@ mod tests {
         ];
         for (distribution, quantiles) in cases {
             for (u, expected) in [0.1, 0.5, 0.9].into_iter().zip(quantiles) {
-                let got = deviation(distribution, u);
+                let got = jitter_quantile(distribution, u);
                 assert!((got - expected).abs() < 0.002, "{distribution:?} at {u}: {got}");
             }
             for u in [0.0, 1.0 - 1.0 / (1u64 << 53) as f64] {
-                assert!(deviation(distribution, u).abs() <= 4.0, "{distribution:?} at {u}");
+                assert!(jitter_quantile(distribution, u).abs() <= 4.0, "{distribution:?} at {u}");
             }
         }
     }

@@ -37,8 +37,8 @@ impl ServiceRate {
     pub fn at(&self, now: Nanos) -> (Rate, Nanos) {
         match self {
             ServiceRate::Steady(rate) => (*rate, Nanos::MAX),
-            ServiceRate::Played(played) => {
-                let (step, until) = played.at(now);
+            ServiceRate::Played(trace) => {
+                let (step, until) = trace.at(now);
                 (step.rate, until)
             }
         }

@@ -159,8 +159,8 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
     changes.sort_by_key(|change| change.at);
     let client = Client::new(setup.schedule, setup.pipeline, setup.sizes, rtt);
     let looks_up = client.needs_sizes();
-    let plant = Emulator::new(setup.channel, setup.seed);
-    let mut run = SimulatedRun::new(plant, profiles, changes, client, LinkId::BOTH.map(making), rtt);
+    let emulator = Emulator::new(setup.channel, setup.seed);
+    let mut run = SimulatedRun::new(emulator, profiles, changes, client, LinkId::BOTH.map(making), rtt);
     if looks_up {
         run.look_up(setup.sizes.len(), making(LinkId::A));
     }

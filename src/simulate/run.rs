@@ -53,7 +53,7 @@ impl Flying {
 
 /// The network: what packets go through.
 struct SimulatedNetwork {
-    plant: Emulator,
+    emulator: Emulator,
     flying: Flying,
 }
 
@@ -62,7 +62,7 @@ impl SimulatedNetwork {
         let way = (link, if packet.to_client { Direction::Down } else { Direction::Up });
         let frame = packet.frame();
         let id = self.flying.keep(TcpPacket { connection, ..packet });
-        match self.plant.arrive(now, way, id, frame) {
+        match self.emulator.arrive(now, way, id, frame) {
             Ok(Arrived::Held) => {}
             // A lost packet is gone; every link of a run is modelled.
             Ok(Arrived::NotModelled) | Err(_) => self.flying.forget(id),
@@ -89,7 +89,7 @@ impl<'a> SimulatedRun<'a> {
     /// A run that begins with these profiles, each link's connection open with its idle round trip.
     /// `changes` are in the order of their times.
     pub fn new(
-        mut plant: Emulator,
+        mut emulator: Emulator,
         profiles: [&Profile; 2],
         mut changes: Vec<LinkChange<'a>>,
         client: Client<'a>,
@@ -97,8 +97,8 @@ impl<'a> SimulatedRun<'a> {
         rtt: [Nanos; 2],
     ) -> SimulatedRun<'a> {
         for link in LinkId::BOTH {
-            plant.set(0, link, profiles[link.index()]);
-            plant.play(0, link, profiles[link.index()]);
+            emulator.set(0, link, profiles[link.index()]);
+            emulator.play(0, link, profiles[link.index()]);
         }
         let mut connections: Vec<TcpConnection> =
             LinkId::BOTH.iter().map(|&link| TcpConnection::closed(link, making[link.index()])).collect();
@@ -106,7 +106,7 @@ impl<'a> SimulatedRun<'a> {
             connection.establish(0, rtt);
         }
         changes.reverse();
-        let network = SimulatedNetwork { plant, flying: Flying::default() };
+        let network = SimulatedNetwork { emulator, flying: Flying::default() };
         SimulatedRun { network, connections, lookup: None, client, changes, now: 0 }
     }
 
@@ -142,29 +142,29 @@ impl<'a> SimulatedRun<'a> {
     }
 
     fn next(&self) -> Nanos {
-        let plant = self.network.plant.next_event().unwrap_or(Nanos::MAX);
+        let departure = self.network.emulator.next_event().unwrap_or(Nanos::MAX);
         let client = LinkId::BOTH.map(|link| self.client.next(link));
         let change = self.changes.last().map_or(Nanos::MAX, |change| change.at);
         let timers = self.connections.iter().map(TcpConnection::next);
-        timers.fold(plant.min(change).min(client[0]).min(client[1]), Nanos::min)
+        timers.fold(departure.min(change).min(client[0]).min(client[1]), Nanos::min)
     }
 
     /// Lets all that is due now happen.
     fn happen(&mut self) {
         let now = self.now;
         while let Some(change) = self.changes.pop_if(|change| change.at <= now) {
-            self.network.plant.set(now, change.link, change.profile);
-            self.network.plant.play(now, change.link, change.profile);
+            self.network.emulator.set(now, change.link, change.profile);
+            self.network.emulator.play(now, change.link, change.profile);
         }
-        let SimulatedNetwork { plant, flying, .. } = &mut self.network;
-        plant.advance(now);
-        plant.take_lost().for_each(|(.., id)| flying.forget(id));
+        let SimulatedNetwork { emulator, flying, .. } = &mut self.network;
+        emulator.advance(now);
+        emulator.take_lost().for_each(|(.., id)| flying.forget(id));
         for way in WAYS {
             let mut came = [None; CONNECTIONS];
-            while let Some(departure) = self.network.plant.take_due(now, way) {
+            while let Some(departure) = self.network.emulator.take_due(now, way) {
                 let packet = self.network.flying.take(departure.id);
-                // A damaged packet is dropped by whom it comes to.
-                if departure.damage.is_none() {
+                // The receiver drops a corrupted packet.
+                if departure.corrupt.is_none() {
                     *came[packet.connection].get_or_insert(0) += self.arrive(way.0, &packet);
                 }
             }

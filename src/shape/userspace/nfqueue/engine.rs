@@ -48,7 +48,7 @@ struct Tap {
     lateness: Lateness,
     /// Whether packets leave in the order in which they came, so that one verdict can release many.
     in_order: bool,
-    /// Whether packets may be damaged, so that their bytes are kept.
+    /// Whether packets may be corrupted, so that their bytes are kept.
     keeps_bytes: bool,
     bytes: HashMap<u32, Box<[u8]>>,
     /// Held now, as far as verdicts go.
@@ -59,7 +59,7 @@ struct Tap {
 
 pub struct Engine {
     socket: NetlinkSocket,
-    plant: Emulator,
+    emulator: Emulator,
     taps: [Tap; 4],
     commands: Receiver<EngineCommand>,
     /// Becomes readable when there is a command.
@@ -101,11 +101,11 @@ fn hurry() {
 impl Engine {
     pub fn new(
         socket: NetlinkSocket,
-        plant: Emulator,
+        emulator: Emulator,
         commands: Receiver<EngineCommand>,
         wake: Arc<OwnedFd>,
     ) -> Engine {
-        Engine { socket, plant, taps: Default::default(), commands, wake, round_at: 0 }
+        Engine { socket, emulator, taps: Default::default(), commands, wake, round_at: 0 }
     }
 
     /// Runs until it is told to stop, or its owner is gone.
@@ -137,7 +137,7 @@ impl Engine {
 
     /// Sleeps until a packet comes, a command comes, or the next thing happens in the model.
     fn wait(&self) -> Result<()> {
-        let left = self.plant.next_event().map(|at| at.saturating_sub(clock()));
+        let left = self.emulator.next_event().map(|at| at.saturating_sub(clock()));
         let timeout = left.map(|left| libc::timespec {
             tv_sec: (left / 1_000_000_000) as libc::time_t,
             tv_nsec: (left % 1_000_000_000) as libc::c_long,
@@ -163,12 +163,12 @@ impl Engine {
     /// Takes in what the kernel has queued, at most one batch, so that departures are never far.
     fn take_in(&mut self) -> Result<usize> {
         let now = clock();
-        let (plant, taps) = (&mut self.plant, &mut self.taps);
+        let (emulator, taps) = (&mut self.emulator, &mut self.taps);
         // Verdicts go out on the socket that is being read, so they are gathered first.
         let mut refused: Vec<(u16, u32, bool)> = Vec::new();
         let received = self.socket.receive(|packet| {
             let Some(way) = way_of(packet.queue) else { return };
-            if let Some(accepted) = take_packet(plant, &mut taps[index_of(way)], now, way, &packet) {
+            if let Some(accepted) = take_packet(emulator, &mut taps[index_of(way)], now, way, &packet) {
                 refused.push((packet.queue, packet.id, accepted));
             }
         });
@@ -184,7 +184,7 @@ impl Engine {
 
     /// Drops what the channel has lost after it was taken in.
     fn drop_lost(&mut self) -> Result<()> {
-        for (link, direction, id) in self.plant.take_lost() {
+        for (link, direction, id) in self.emulator.take_lost() {
             let way = (link, direction);
             let tap = &mut self.taps[index_of(way)];
             tap.held = tap.held.saturating_sub(1);
@@ -196,7 +196,7 @@ impl Engine {
 
     /// Releases every packet whose time has come.
     fn release(&mut self, now: Nanos) -> Result<()> {
-        self.plant.advance(now);
+        self.emulator.advance(now);
         self.drop_lost()?;
         for way in WAYS {
             self.release_way(now, way).context("cannot give the kernel a verdict")?;
@@ -207,12 +207,12 @@ impl Engine {
     fn release_way(&mut self, now: Nanos, way: Way) -> std::io::Result<()> {
         let (tap, queue) = (&mut self.taps[index_of(way)], queue_number(way));
         let mut up_to = None;
-        while let Some(departure) = self.plant.take_due(now, way) {
+        while let Some(departure) = self.emulator.take_due(now, way) {
             tap.lateness.record(now.saturating_sub(departure.at));
             tap.held = tap.held.saturating_sub(1);
             let kept = if tap.keeps_bytes { tap.bytes.remove(&departure.id) } else { None };
-            let damaged = departure.damage.zip(kept).map(|(place, bytes)| damage(bytes, place));
-            if let Some(bytes) = damaged {
+            let corrupted = departure.corrupt.zip(kept).map(|(place, bytes)| corrupt(bytes, place));
+            if let Some(bytes) = corrupted {
                 if let Some(id) = up_to.take() {
                     self.socket.accept_up_to(queue, id)?;
                 }
@@ -245,7 +245,7 @@ impl Engine {
                     let _ = done.send(());
                 }
                 EngineCommand::Play(link, profile, began) => {
-                    self.plant.play(clock(), link, &profile);
+                    self.emulator.play(clock(), link, &profile);
                     let _ = began.send(Instant::now());
                 }
                 EngineCommand::Remove(link, done) => {
@@ -272,7 +272,7 @@ impl Engine {
     }
 
     fn set(&mut self, link: LinkId, profile: &Profile) -> Result<()> {
-        self.plant.set(clock(), link, profile);
+        self.emulator.set(clock(), link, profile);
         for direction in Direction::BOTH {
             let way = (link, direction);
             let shape = if direction == Direction::Down { &profile.down } else { &profile.up };
@@ -294,7 +294,7 @@ impl Engine {
     /// gone by now, so nothing more comes; what still did is released too.
     fn let_go(&mut self, link: LinkId) -> Result<()> {
         while self.take_in()? > 0 {}
-        self.plant.remove(link);
+        self.emulator.remove(link);
         for direction in Direction::BOTH {
             let way = (link, direction);
             let tap = std::mem::take(&mut self.taps[index_of(way)]);
@@ -308,20 +308,26 @@ impl Engine {
     fn read(&mut self) -> EngineReading {
         let at = clock();
         EngineReading {
-            tallies: WAYS.map(|way| self.plant.tally(at, way)),
+            tallies: WAYS.map(|way| self.emulator.tally(at, way)),
             lateness: std::array::from_fn(|index| self.taps[index].lateness.take()),
-            busy: self.plant.busy(),
+            busy: self.emulator.busy(),
             at,
         }
     }
 }
 
 /// Asks the model about one packet. Gives whether to accept it, where that is decided at once.
-fn take_packet(plant: &mut Emulator, tap: &mut Tap, now: Nanos, way: Way, packet: &Queued) -> Option<bool> {
-    match plant.arrive(now, way, packet.id, packet.ip_bytes + ETHERNET_HEADER) {
+fn take_packet(
+    emulator: &mut Emulator,
+    tap: &mut Tap,
+    now: Nanos,
+    way: Way,
+    packet: &Queued,
+) -> Option<bool> {
+    match emulator.arrive(now, way, packet.id, packet.ip_bytes + ETHERNET_HEADER) {
         Ok(Arrived::Held) => {
             if !tap.in_order && tap.held == 0 {
-                tap.in_order = plant.keeps_order(way);
+                tap.in_order = emulator.keeps_order(way);
             }
             tap.held += 1;
             tap.last = packet.id;
@@ -336,7 +342,7 @@ fn take_packet(plant: &mut Emulator, tap: &mut Tap, now: Nanos, way: Way, packet
 }
 
 /// Flips one bit behind the IP header, so that the packet still gets there and its checksum is wrong.
-fn damage(mut packet: Box<[u8]>, place: u64) -> Box<[u8]> {
+fn corrupt(mut packet: Box<[u8]>, place: u64) -> Box<[u8]> {
     let header = match packet.first().map(|byte| byte >> 4) {
         Some(4) => usize::from(packet[0] & 0x0f) * 4,
         _ => 40,
@@ -356,16 +362,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn damage_spares_the_header_and_flips_one_bit() {
+    fn corrupt_spares_the_header_and_flips_one_bit() {
         let mut packet = vec![0u8; 60];
         packet[0] = 0x45;
         for place in [0, 7, 8, 319, 320, u64::MAX] {
-            let damaged = damage(packet.clone().into(), place);
-            let bits: u32 = damaged.iter().zip(&packet).map(|(a, b)| (a ^ b).count_ones()).sum();
+            let corrupted = corrupt(packet.clone().into(), place);
+            let bits: u32 = corrupted.iter().zip(&packet).map(|(a, b)| (a ^ b).count_ones()).sum();
             assert_eq!(bits, 1);
-            assert_eq!(damaged[..20], packet[..20]);
+            assert_eq!(corrupted[..20], packet[..20]);
         }
         let empty: Box<[u8]> = Box::new([0x45]);
-        assert_eq!(damage(empty.clone(), 3), empty);
+        assert_eq!(corrupt(empty.clone(), 3), empty);
     }
 }

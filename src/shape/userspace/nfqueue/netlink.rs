@@ -21,7 +21,7 @@ pub const COPY_LITTLE: u32 = 16;
 /// How much is gathered at most; a system call takes no more than the socket's send buffer.
 const OUTBOX: usize = 64 << 10;
 
-/// The whole packet, for those that may be damaged.
+/// The whole packet, for packets that may be corrupted.
 pub const COPY_ALL: u32 = 0xffff;
 
 const ALIGN: usize = 4;
