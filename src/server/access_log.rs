@@ -18,7 +18,7 @@ pub struct AccessLog {
     requests: AtomicU64,
     bytes: AtomicU64,
     /// It has been said that records are lost.
-    told: AtomicBool,
+    warned: AtomicBool,
     pub refused_connections: AtomicU64,
 }
 
@@ -28,7 +28,7 @@ impl AccessLog {
             log,
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            told: AtomicBool::new(false),
+            warned: AtomicBool::new(false),
             refused_connections: AtomicU64::new(0),
         })
     }
@@ -36,7 +36,7 @@ impl AccessLog {
     pub fn write(&self, event: Event) {
         let written = self.log.write(event);
         let lost = written.is_err() || self.log.dropped() > 0;
-        if !lost || self.told.swap(true, Relaxed) {
+        if !lost || self.warned.swap(true, Relaxed) {
             return;
         }
         match written {
@@ -79,11 +79,11 @@ pub struct ConnectionLog {
     idle_since: Mutex<Instant>,
     /// Requests whose head has been read, ever.
     requests: AtomicU64,
-    journal: Arc<AccessLog>,
+    access_log: Arc<AccessLog>,
 }
 
 impl ConnectionLog {
-    pub fn new(peer: SocketAddr, number: u64, journal: Arc<AccessLog>) -> ConnectionLog {
+    pub fn new(peer: SocketAddr, number: u64, access_log: Arc<AccessLog>) -> ConnectionLog {
         ConnectionLog {
             peer,
             number,
@@ -91,7 +91,7 @@ impl ConnectionLog {
             close: Notify::new(),
             idle_since: Mutex::new(Instant::now()),
             requests: AtomicU64::new(0),
-            journal,
+            access_log,
         }
     }
 
@@ -169,7 +169,7 @@ impl Drop for RequestLog {
         let duration_ms = self.started.elapsed().as_secs_f64() * 1e3;
         let complete = self.record.status != 0 && bytes == self.body_bytes;
         let unread = self.record.method.is_empty();
-        self.connection.journal.request(Request {
+        self.connection.access_log.request(Request {
             // Of a request that could not be read, neither says anything.
             bytes: if unread { 0 } else { bytes },
             duration_ms: if unread { 0.0 } else { duration_ms },

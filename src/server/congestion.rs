@@ -13,11 +13,11 @@ const REPORT_EVERY: Duration = Duration::from_millis(100);
 
 /// The reports on one connection's sending.
 #[derive(Default)]
-pub struct Sending {
+pub struct Congestion {
     reported: Option<Instant>,
 }
 
-impl Sending {
+impl Congestion {
     /// Does what the value of a request's header asks for and returns the value for its answer, if one is due.
     ///
     /// # Errors

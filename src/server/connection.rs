@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Limits;
 use super::access_log::{ConnectionLog, RequestLog};
 use super::catalog::Catalog;
-use super::congestion::Sending;
+use super::congestion::Congestion;
 use super::respond::{self, Answer, Body, Resource, Sunk};
 use super::socket::{Socket, Wait, unacknowledged};
 use crate::http::body::{BadChunk, BodyReader, Framing, Taken};
@@ -56,7 +56,7 @@ pub async fn serve(
         socket,
         input: Vec::with_capacity(limits.head_bytes),
         used: 0,
-        sending: Sending::default(),
+        congestion: Congestion::default(),
         connection: &connection,
         shared: &shared,
         stop,
@@ -96,7 +96,7 @@ struct Conversation<'a> {
     /// Bytes received, of which `used` are consumed.
     input: Vec<u8>,
     used: usize,
-    sending: Sending,
+    congestion: Congestion,
     connection: &'a Arc<ConnectionLog>,
     shared: &'a ServerState,
     stop: watch::Receiver<bool>,
@@ -170,9 +170,9 @@ impl Conversation<'_> {
     /// Answers a request; returns why the connection ends after it, if it does.
     async fn answer(&mut self, request: &RequestHead) -> io::Result<Option<RequestEnd>> {
         let shared = self.shared;
-        let (resource, report) = match self.sending.obey(self.socket.tcp(), request.sender.as_deref()) {
+        let (resource, report) = match self.congestion.obey(self.socket.tcp(), request.sender.as_deref()) {
             Ok(report) => (respond::resource(&shared.table, request), report),
-            Err(refusal) => (Resource::Bad("this congestion control is not available here"), Some(refusal)),
+            Err(refusal) => (Resource::Bad("this congestion control is unavailable"), Some(refusal)),
         };
         let mut in_flight = self.connection.begin(Some(request), matches!(resource, Resource::Health));
         let mut body = BodyReader::new(request.framing);

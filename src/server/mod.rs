@@ -129,8 +129,8 @@ pub async fn run(
     shutdown: impl Future<Output = &'static str>,
 ) -> Result<()> {
     let wall_clock = log.wall_clock();
-    let journal = AccessLog::start(log);
-    journal.write(Event::ServeStart(ServeStart {
+    let access_log = AccessLog::start(log);
+    access_log.write(Event::ServeStart(ServeStart {
         version: env!("CARGO_PKG_VERSION").to_string(),
         listen: listener.local_addr().context("cannot tell the address of the listener")?.to_string(),
         data: table.folder().display().to_string(),
@@ -140,11 +140,11 @@ pub async fn run(
     }));
     let finish = limits.finish;
     let (stop, stopping) = watch::channel(false);
-    let mut front = Acceptor {
+    let mut acceptor = Acceptor {
         places: Places::new(limits.connections),
         refusals: Arc::new(Semaphore::new(limits.connections)),
         shared: Arc::new(ServerState { table, limits }),
-        journal: journal.clone(),
+        access_log: access_log.clone(),
         stopping,
         tasks: JoinSet::new(),
         accepted: 0,
@@ -155,17 +155,17 @@ pub async fn run(
         tokio::select! {
             reason = &mut shutdown => break reason,
             accepted = listener.accept() => match accepted {
-                Ok((tcp, peer)) => front.take(tcp, peer),
-                Err(error) => front.recover(&error).await,
+                Ok((tcp, peer)) => acceptor.take(tcp, peer),
+                Err(error) => acceptor.recover(&error).await,
             },
-            Some(ended) = front.tasks.join_next() => report_panic(ended),
+            Some(ended) = acceptor.tasks.join_next() => report_panic(ended),
         }
     };
     drop(listener);
     // All receivers are in connections; when there is none, nobody has to be told.
     let _ = stop.send(true);
-    let cut = front.finish(finish).await;
-    journal.end(reason, cut);
+    let cut = acceptor.finish(finish).await;
+    access_log.end(reason, cut);
     Ok(())
 }
 
@@ -174,7 +174,7 @@ struct Acceptor {
     places: Arc<Places>,
     refusals: Arc<Semaphore>,
     shared: Arc<ServerState>,
-    journal: Arc<AccessLog>,
+    access_log: Arc<AccessLog>,
     stopping: watch::Receiver<bool>,
     tasks: JoinSet<()>,
     accepted: u64,
@@ -189,7 +189,7 @@ impl Acceptor {
         self.accepted += 1;
         self.starved = false;
         let stop = self.stopping.clone();
-        let connection = Arc::new(ConnectionLog::new(peer, self.accepted, self.journal.clone()));
+        let connection = Arc::new(ConnectionLog::new(peer, self.accepted, self.access_log.clone()));
         if let Some(place) = self.places.take(connection.clone()) {
             let shared = self.shared.clone();
             self.tasks.spawn(async move {
@@ -198,7 +198,7 @@ impl Acceptor {
             });
             return;
         }
-        let before = self.journal.refused_connections.fetch_add(1, Relaxed);
+        let before = self.access_log.refused_connections.fetch_add(1, Relaxed);
         if before == 0 {
             tracing::warn!("too many connections are busy: others get 503, and are counted in serve_end");
         }

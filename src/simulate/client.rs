@@ -53,7 +53,7 @@ pub struct Side {
 
 /// The next action of a link on the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Wish {
+pub enum LinkAction {
     /// A request of so many bytes, and the bytes of its answer.
     Ask(u64, u64),
     /// Closes the connection; packets in flight are lost.
@@ -83,8 +83,8 @@ fn nanos(time: Duration) -> Nanos {
 impl<'a> Client<'a> {
     /// A client with an open connection to each server.
     pub fn new(schedule: &Schedule, pipeline: Pipeline, sizes: &'a [u64], rtt: [Nanos; 2]) -> Client<'a> {
-        let told = |size: &u64| matches!(schedule, Schedule::Rates { .. }).then_some(*size);
-        let mut scheduler = Scheduler::new(schedule, pipeline, sizes.iter().map(told).collect());
+        let known = |size: &u64| matches!(schedule, Schedule::Rates { .. }).then_some(*size);
+        let mut scheduler = Scheduler::new(schedule, pipeline, sizes.iter().map(known).collect());
         for link in LinkId::BOTH {
             scheduler.opened(link, Duration::ZERO, clock(rtt[link.index()]));
         }
@@ -115,13 +115,13 @@ impl<'a> Client<'a> {
         self.sides.iter().map(|side| side.files).sum::<u64>() == self.sizes.len() as u64
     }
 
-    /// When a link is to be asked for its wishes though nothing came.
+    /// When to ask a link for its next action though nothing came.
     pub fn next(&self, link: LinkId) -> Nanos {
         self.sides[link.index()].wake
     }
 
     /// Returns the next action of a link, if any; the caller asks again until there is none.
-    pub fn wish(&mut self, link: LinkId, now: Nanos) -> Option<Wish> {
+    pub fn next_action(&mut self, link: LinkId, now: Nanos) -> Option<LinkAction> {
         let side = &mut self.sides[link.index()];
         side.wake = Nanos::MAX;
         match side.state {
@@ -135,7 +135,7 @@ impl<'a> Client<'a> {
                     return None;
                 }
                 side.state = SimulatedState::Opening;
-                return Some(Wish::Open);
+                return Some(LinkAction::Open);
             }
             SimulatedState::Open => {}
         }
@@ -152,7 +152,10 @@ impl<'a> Client<'a> {
                 let (segment, from, head_left) = (part.segment, part.from, ANSWER_HEAD_BYTES);
                 side.asked.push_back(SimulatedRequest { segment, from, length, head_left, left: length });
                 let whole = part.from == 0 && part.to.is_none();
-                Some(Wish::Ask(if whole { REQUEST_BYTES } else { RANGE_REQUEST_BYTES }, head_left + length))
+                Some(LinkAction::Ask(
+                    if whole { REQUEST_BYTES } else { RANGE_REQUEST_BYTES },
+                    head_left + length,
+                ))
             }
             Next::Wait(at) => {
                 side.wake = side.wake.min(at.map_or(Nanos::MAX, |at| nanos(at).max(now + LEAST_WAIT)));
@@ -166,16 +169,16 @@ impl<'a> Client<'a> {
         }
     }
 
-    fn close(&mut self, link: LinkId, until: Nanos) -> Wish {
+    fn close(&mut self, link: LinkId, until: Nanos) -> LinkAction {
         self.scheduler.lost(link);
         let side = &mut self.sides[link.index()];
         side.asked.clear();
         (side.state, side.wake) = (SimulatedState::Closed(until), until);
         self.changed = true;
-        Wish::Close
+        LinkAction::Close
     }
 
-    /// The connection that was wished for is open; its handshake took `rtt`.
+    /// The new connection is open; its handshake took `rtt`.
     pub fn opened(&mut self, link: LinkId, now: Nanos, rtt: Nanos) {
         self.sides[link.index()].state = SimulatedState::Open;
         self.scheduler.opened(link, clock(now), clock(rtt));

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::receiver::{Receiver, Told};
+use super::receiver::{Acknowledgement, Receiver};
 use super::sender::Sender;
 use super::sender::control::Control;
 use crate::units::LinkId;
@@ -25,7 +25,7 @@ pub enum Content {
         number: u32,
         end: u64,
         bytes: u16,
-        told: Told,
+        ack: Acknowledgement,
     },
 }
 
@@ -55,8 +55,8 @@ impl TcpPacket {
 pub struct ConnectionEnd {
     pub sender: Sender,
     receiver: Receiver,
-    /// The receiver has told nothing yet of what it has room for.
-    told_at: Nanos,
+    /// The latest sending time that an acknowledgement echoed.
+    last_echo: Nanos,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,7 +69,7 @@ enum SenderState {
 
 /// The parameters of a link's connections.
 #[derive(Clone, Copy, Debug)]
-pub struct Making {
+pub struct ConnectionConfig {
     pub server: Control,
     /// Sockets begin with BBR, and are paced from then on whatever is chosen.
     pub paced: bool,
@@ -80,7 +80,7 @@ pub struct Making {
 pub struct TcpConnection {
     pub link: LinkId,
     pub generation: u32,
-    making: Making,
+    config: ConnectionConfig,
     state: SenderState,
     began: Nanos,
     pub ends: [ConnectionEnd; 2],
@@ -96,9 +96,9 @@ pub const CLIENT: usize = 0;
 pub const SERVER: usize = 1;
 
 impl ConnectionEnd {
-    fn new(control: Control, making: Making, seed: u64, now: Nanos, rtt: Nanos) -> ConnectionEnd {
-        let sender = Sender::new(control, making.paced, seed, now, rtt);
-        ConnectionEnd { sender, receiver: Receiver::new(), told_at: 0 }
+    fn new(control: Control, config: ConnectionConfig, seed: u64, now: Nanos, rtt: Nanos) -> ConnectionEnd {
+        let sender = Sender::new(control, config.paced, seed, now, rtt);
+        ConnectionEnd { sender, receiver: Receiver::new(), last_echo: 0 }
     }
 
     fn next(&self) -> Nanos {
@@ -107,12 +107,12 @@ impl ConnectionEnd {
 }
 
 impl TcpConnection {
-    pub fn closed(link: LinkId, making: Making) -> TcpConnection {
-        let ends = [CLIENT, SERVER].map(|_| ConnectionEnd::new(making.server, making, making.seed, 0, 1));
+    pub fn closed(link: LinkId, config: ConnectionConfig) -> TcpConnection {
+        let ends = [CLIENT, SERVER].map(|_| ConnectionEnd::new(config.server, config, config.seed, 0, 1));
         TcpConnection {
             link,
             generation: 0,
-            making,
+            config,
             state: SenderState::Closed,
             began: 0,
             ends,
@@ -124,11 +124,11 @@ impl TcpConnection {
 
     /// Opens at once, with a handshake that took `rtt`.
     pub fn establish(&mut self, now: Nanos, rtt: Nanos) {
-        let making = self.making;
-        let seed = making.seed.wrapping_add(u64::from(self.generation) << 32);
+        let config = self.config;
+        let seed = config.seed.wrapping_add(u64::from(self.generation) << 32);
         // The client sends so little that its congestion control does not matter.
         self.ends =
-            [Control::Reno, making.server].map(|control| ConnectionEnd::new(control, making, seed, now, rtt));
+            [Control::Reno, config.server].map(|control| ConnectionEnd::new(control, config, seed, now, rtt));
         self.state = SenderState::Open;
     }
 
@@ -191,9 +191,9 @@ impl TcpConnection {
     }
 
     fn segment(&mut self, now: Nanos, end: usize, segment: super::sender::Segment) -> TcpPacket {
-        let told = self.ends[end].receiver.tell(now, segment.is_new);
+        let ack = self.ends[end].receiver.acknowledge(now, segment.is_new);
         let super::sender::Segment { number, end: ends, bytes, .. } = segment;
-        self.packet(end == SERVER, now, Content::Segment { number, end: ends, bytes, told })
+        self.packet(end == SERVER, now, Content::Segment { number, end: ends, bytes, ack })
     }
 
     /// Sends what one end may send now.
@@ -205,47 +205,47 @@ impl TcpConnection {
             send(self.segment(now, end, segment));
         }
         if self.ends[end].receiver.is_due() {
-            let told = self.ends[end].receiver.tell(now, false);
-            send(self.packet(end == SERVER, now, Content::Segment { number: 0, end: 0, bytes: 0, told }));
+            let ack = self.ends[end].receiver.acknowledge(now, false);
+            send(self.packet(end == SERVER, now, Content::Segment { number: 0, end: 0, bytes: 0, ack }));
         }
     }
 
     /// Takes a packet that arrived. The caller then calls [`TcpConnection::send`] once for all packets that
     /// arrived together, so that one acknowledgement covers them.
-    pub fn take(&mut self, now: Nanos, packet: &TcpPacket, send: &mut impl FnMut(TcpPacket)) -> Came {
+    pub fn take(&mut self, now: Nanos, packet: &TcpPacket, send: &mut impl FnMut(TcpPacket)) -> ClientEvent {
         if packet.generation != self.generation {
-            return Came::Bytes(0);
+            return ClientEvent::Bytes(0);
         }
-        let (number, ends_at, bytes, told) = match packet.content {
+        let (number, ends_at, bytes, ack) = match packet.content {
             Content::Syn if !packet.to_client => {
                 if self.state != SenderState::Open {
                     send(self.packet(true, now, Content::Syn));
                 }
-                return Came::Bytes(0);
+                return ClientEvent::Bytes(0);
             }
             Content::Syn => {
                 if !matches!(self.state, SenderState::Opening(..)) {
-                    return Came::Bytes(0);
+                    return ClientEvent::Bytes(0);
                 }
                 let rtt = now - self.began;
                 self.establish(now, rtt);
-                return Came::Open(rtt);
+                return ClientEvent::Open(rtt);
             }
-            Content::Segment { number, end, bytes, told } => (number, end, bytes, told),
+            Content::Segment { number, end, bytes, ack } => (number, end, bytes, ack),
         };
         if self.state != SenderState::Open {
-            return Came::Bytes(0);
+            return ClientEvent::Bytes(0);
         }
         let at = if packet.to_client { CLIENT } else { SERVER };
         let end = &mut self.ends[at];
-        let answers = (told.echo > end.told_at).then_some(told.echo);
-        end.told_at = end.told_at.max(told.echo);
+        let answers = (ack.echo > end.last_echo).then_some(ack.echo);
+        end.last_echo = end.last_echo.max(ack.echo);
         if bytes > 0 {
             end.receiver.take(now, number, ends_at, u64::from(bytes), packet.sent, answers);
         } else {
             end.receiver.hear(packet.sent);
         }
-        end.sender.acked(now, &told);
+        end.sender.acked(now, &ack);
         let received = end.receiver.received;
         let mut came = 0;
         if packet.to_client {
@@ -256,13 +256,13 @@ impl TcpConnection {
                 self.ends[SERVER].sender.offer(now, answer);
             }
         }
-        Came::Bytes(came)
+        ClientEvent::Bytes(came)
     }
 }
 
 /// The event at the client that a packet caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Came {
+pub enum ClientEvent {
     Bytes(u64),
     /// The connection is open; its handshake took so long.
     Open(Nanos),

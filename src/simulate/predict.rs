@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::client::{ANSWER_HEAD_BYTES, Client};
-use super::connection::Making;
+use super::connection::ConnectionConfig;
 use super::run::{LinkChange, SimulatedRun};
 use super::sender::control::Control;
 use crate::bound;
@@ -143,7 +143,7 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
     let bytes: u64 = setup.sizes.iter().sum();
     let heads = ANSWER_HEAD_BYTES * setup.sizes.len() as u64;
     let (bound_s, bound_tcp_s) = bound::bounds_s(&paths, setup.channel, (bytes + heads) as f64)?;
-    let making = |link: LinkId| Making {
+    let config = |link: LinkId| ConnectionConfig {
         server: setup.congestion[link.index()],
         paced: setup.kernel == Control::Bbr,
         seed: setup.seed,
@@ -160,9 +160,9 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
     let client = Client::new(setup.schedule, setup.pipeline, setup.sizes, rtt);
     let looks_up = client.needs_sizes();
     let emulator = Emulator::new(setup.channel, setup.seed);
-    let mut run = SimulatedRun::new(emulator, profiles, changes, client, LinkId::BOTH.map(making), rtt);
+    let mut run = SimulatedRun::new(emulator, profiles, changes, client, LinkId::BOTH.map(config), rtt);
     if looks_up {
-        run.look_up(setup.sizes.len(), making(LinkId::A));
+        run.look_up(setup.sizes.len(), config(LinkId::A));
     }
     let elapsed_ms = run.play(goes_on)? as f64 / 1e6;
     let share = |id: LinkId| {

@@ -28,7 +28,7 @@ pub struct Block {
 
 /// An acknowledgement.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Told {
+pub struct Acknowledgement {
     /// The first segment that has not come.
     pub next: u32,
     pub blocks: [Block; BLOCKS],
@@ -48,12 +48,12 @@ pub struct Receiver {
     /// The latest first.
     ahead: Vec<Block>,
     echo: Nanos,
-    told: u32,
-    told_bytes: u64,
+    acknowledged: u32,
+    acknowledged_bytes: u64,
     quick: u32,
     /// It sends soon after it receives, so that acknowledgements may wait for that.
     interactive: bool,
-    heard: Option<Nanos>,
+    last_rx: Option<Nanos>,
     due: bool,
     repeated: bool,
     pub delayed_until: Nanos,
@@ -82,11 +82,11 @@ impl Receiver {
             received: 0,
             ahead: Vec::new(),
             echo: 0,
-            told: 0,
-            told_bytes: 0,
+            acknowledged: 0,
+            acknowledged_bytes: 0,
             quick: QUICK_ACKS,
             interactive: false,
-            heard: None,
+            last_rx: None,
             due: false,
             repeated: false,
             delayed_until: Nanos::MAX,
@@ -115,8 +115,8 @@ impl Receiver {
         sent: Nanos,
         answers: Option<Nanos>,
     ) {
-        self.heard = Some(now);
-        if number <= self.told {
+        self.last_rx = Some(now);
+        if number <= self.acknowledged {
             self.echo = sent;
         }
         if number < self.next || self.ahead.iter().any(|block| (block.from..block.to).contains(&number)) {
@@ -136,7 +136,7 @@ impl Receiver {
             (self.next, self.received) = (block.to, block.end);
         }
         self.window.grow(now, self.received, answers);
-        if self.received - self.told_bytes > MSS
+        if self.received - self.acknowledged_bytes > MSS
             || self.quick > 0 && !self.interactive
             || filled && self.ahead.is_empty()
         {
@@ -203,21 +203,21 @@ impl Receiver {
     }
 
     /// Returns the acknowledgement to send now; `with_data` if it travels with new data.
-    pub fn tell(&mut self, now: Nanos, with_data: bool) -> Told {
+    pub fn acknowledge(&mut self, now: Nanos, with_data: bool) -> Acknowledgement {
         if with_data {
-            self.interactive |= self.heard.is_some_and(|heard| now - heard < DELAYED_ACK);
+            self.interactive |= self.last_rx.is_some_and(|last_rx| now - last_rx < DELAYED_ACK);
         }
-        if self.told != self.next || self.due {
+        if self.acknowledged != self.next || self.due {
             self.quick = self.quick.saturating_sub(1);
         }
         self.due = false;
         (self.delayed_until, self.shared_until, self.shared) = (Nanos::MAX, Nanos::MAX, 0);
-        (self.told, self.told_bytes) = (self.next, self.received);
+        (self.acknowledged, self.acknowledged_bytes) = (self.next, self.received);
         let mut blocks = [Block::default(); BLOCKS];
-        blocks.iter_mut().zip(&self.ahead).for_each(|(told, block)| *told = *block);
+        blocks.iter_mut().zip(&self.ahead).for_each(|(place, block)| *place = *block);
         let repeated = std::mem::take(&mut self.repeated);
         let window_end = self.received + self.window.open;
-        Told { next: self.next, blocks, window_end, echo: self.echo, repeated }
+        Acknowledgement { next: self.next, blocks, window_end, echo: self.echo, repeated }
     }
 }
 
@@ -259,7 +259,7 @@ mod tests {
         for number in 0..100 {
             full(&mut receiver, u64::from(number) * MS, number);
             if receiver.is_due() {
-                receiver.tell(u64::from(number) * MS, false);
+                receiver.acknowledge(u64::from(number) * MS, false);
                 acks += 1;
             }
         }
@@ -274,11 +274,11 @@ mod tests {
         for number in [0, 2, 3, 6, 5] {
             full(&mut receiver, MS, number);
         }
-        let told = receiver.tell(MS, false);
-        assert_eq!((told.next, receiver.received), (1, MSS));
-        assert_eq!(told.blocks.map(|block| (block.from, block.to)), [(5, 7), (2, 4), (0, 0)]);
+        let ack = receiver.acknowledge(MS, false);
+        assert_eq!((ack.next, receiver.received), (1, MSS));
+        assert_eq!(ack.blocks.map(|block| (block.from, block.to)), [(5, 7), (2, 4), (0, 0)]);
         full(&mut receiver, 2 * MS, 1);
-        assert_eq!((receiver.tell(2 * MS, false).next, receiver.received), (4, 4 * MSS));
+        assert_eq!((receiver.acknowledge(2 * MS, false).next, receiver.received), (4, 4 * MSS));
         full(&mut receiver, 3 * MS, 4);
         assert_eq!(receiver.received, 7 * MSS);
     }
@@ -295,8 +295,8 @@ mod tests {
                 number += 1;
             }
             window *= 2;
-            let told = receiver.tell(now, false);
-            let room = told.window_end - receiver.received;
+            let ack = receiver.acknowledge(now, false);
+            let room = ack.window_end - receiver.received;
             assert!(room >= u64::from(window).min(40) * MSS, "{room} bytes for {window} segments");
         }
     }

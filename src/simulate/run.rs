@@ -4,8 +4,8 @@
 //! thread. Nothing moves but at events: a packet leaves a link, a timer of a connection is over, the
 //! client looks again, a link changes.
 
-use super::client::{Client, Wish};
-use super::connection::{CLIENT, Came, Making, SERVER, TcpConnection, TcpPacket};
+use super::client::{Client, LinkAction};
+use super::connection::{CLIENT, ClientEvent, ConnectionConfig, SERVER, TcpConnection, TcpPacket};
 use super::lookup::Lookup;
 use crate::config::profile::Profile;
 use crate::emulate::emulator::{Arrived, Emulator, WAYS, Way};
@@ -22,12 +22,12 @@ pub struct LinkChange<'a> {
 
 /// Packets between a sender and their departure from a link, by the ids that the links know them by.
 #[derive(Debug, Default)]
-struct Flying {
+struct PacketsInFlight {
     packets: Vec<TcpPacket>,
     free: Vec<u32>,
 }
 
-impl Flying {
+impl PacketsInFlight {
     fn keep(&mut self, packet: TcpPacket) -> u32 {
         match self.free.pop() {
             Some(id) => {
@@ -54,18 +54,18 @@ impl Flying {
 /// The network: what packets go through.
 struct SimulatedNetwork {
     emulator: Emulator,
-    flying: Flying,
+    in_flight: PacketsInFlight,
 }
 
 impl SimulatedNetwork {
     fn send(&mut self, now: Nanos, link: LinkId, connection: usize, packet: TcpPacket) {
         let way = (link, if packet.to_client { Direction::Down } else { Direction::Up });
         let frame = packet.frame();
-        let id = self.flying.keep(TcpPacket { connection, ..packet });
+        let id = self.in_flight.keep(TcpPacket { connection, ..packet });
         match self.emulator.arrive(now, way, id, frame) {
             Ok(Arrived::Held) => {}
             // A lost packet is gone; every link of a run is modelled.
-            Ok(Arrived::NotModelled) | Err(_) => self.flying.forget(id),
+            Ok(Arrived::NotModelled) | Err(_) => self.in_flight.forget(id),
         }
     }
 }
@@ -93,7 +93,7 @@ impl<'a> SimulatedRun<'a> {
         profiles: [&Profile; 2],
         mut changes: Vec<LinkChange<'a>>,
         client: Client<'a>,
-        making: [Making; 2],
+        config: [ConnectionConfig; 2],
         rtt: [Nanos; 2],
     ) -> SimulatedRun<'a> {
         for link in LinkId::BOTH {
@@ -101,18 +101,18 @@ impl<'a> SimulatedRun<'a> {
             emulator.play(0, link, profiles[link.index()]);
         }
         let mut connections: Vec<TcpConnection> =
-            LinkId::BOTH.iter().map(|&link| TcpConnection::closed(link, making[link.index()])).collect();
+            LinkId::BOTH.iter().map(|&link| TcpConnection::closed(link, config[link.index()])).collect();
         for (connection, rtt) in connections.iter_mut().zip(rtt) {
             connection.establish(0, rtt);
         }
         changes.reverse();
-        let network = SimulatedNetwork { emulator, flying: Flying::default() };
+        let network = SimulatedNetwork { emulator, in_flight: PacketsInFlight::default() };
         SimulatedRun { network, connections, lookup: None, client, changes, now: 0 }
     }
 
     /// Has the sizes of so many files looked up on a connection of its own to server a.
-    pub fn look_up(&mut self, files: usize, making: Making) {
-        let mut connection = TcpConnection::closed(LinkId::A, making);
+    pub fn look_up(&mut self, files: usize, config: ConnectionConfig) {
+        let mut connection = TcpConnection::closed(LinkId::A, config);
         connection.open(0);
         self.connections.push(connection);
         self.lookup = Some(Lookup::new(files));
@@ -156,13 +156,13 @@ impl<'a> SimulatedRun<'a> {
             self.network.emulator.set(now, change.link, change.profile);
             self.network.emulator.play(now, change.link, change.profile);
         }
-        let SimulatedNetwork { emulator, flying, .. } = &mut self.network;
+        let SimulatedNetwork { emulator, in_flight, .. } = &mut self.network;
         emulator.advance(now);
-        emulator.take_lost().for_each(|(.., id)| flying.forget(id));
+        emulator.take_lost().for_each(|(.., id)| in_flight.forget(id));
         for way in WAYS {
             let mut came = [None; CONNECTIONS];
             while let Some(departure) = self.network.emulator.take_due(now, way) {
-                let packet = self.network.flying.take(departure.id);
+                let packet = self.network.in_flight.take(departure.id);
                 // The receiver drops a corrupted packet.
                 if departure.corrupt.is_none() {
                     *came[packet.connection].get_or_insert(0) += self.arrive(way.0, &packet);
@@ -193,8 +193,8 @@ impl<'a> SimulatedRun<'a> {
         let (now, index) = (self.now, packet.connection);
         let (connection, network) = (&mut self.connections[index], &mut self.network);
         match connection.take(now, packet, &mut |packet| network.send(now, link, index, packet)) {
-            Came::Bytes(bytes) => bytes,
-            Came::Open(rtt) => {
+            ClientEvent::Bytes(bytes) => bytes,
+            ClientEvent::Open(rtt) => {
                 if index == link.index() {
                     self.client.opened(link, now, rtt);
                 }
@@ -218,15 +218,15 @@ impl<'a> SimulatedRun<'a> {
         self.ask(link);
     }
 
-    /// Does what the client wishes on a link, and lets it acknowledge what it has read.
+    /// Takes the client's actions on a link, and acknowledges the bytes that it has read.
     fn ask(&mut self, link: LinkId) {
         let (now, index) = (self.now, link.index());
-        while let Some(wish) = self.client.wish(link, now) {
+        while let Some(action) = self.client.next_action(link, now) {
             let connection = &mut self.connections[index];
-            match wish {
-                Wish::Ask(request, answer) => connection.ask(now, request, answer),
-                Wish::Close => connection.close(),
-                Wish::Open => connection.open(now),
+            match action {
+                LinkAction::Ask(request, answer) => connection.ask(now, request, answer),
+                LinkAction::Close => connection.close(),
+                LinkAction::Open => connection.open(now),
             }
         }
         self.send(index, CLIENT);

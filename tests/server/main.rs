@@ -2,8 +2,8 @@
 //! program as a user runs it. Nothing here measures speed; time limits are tested with short ones.
 
 mod answers;
+mod congestion;
 mod lab;
 mod limits;
 mod program;
-mod sending;
 mod wire;

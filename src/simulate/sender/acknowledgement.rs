@@ -2,18 +2,18 @@
 
 use super::control::{Ack, Algorithm, ControlState, RateSample};
 use super::{MSS, Sender, Sent, Timer};
-use crate::simulate::receiver::Told;
+use crate::simulate::receiver::Acknowledgement;
 use crate::units::Nanos;
 
 impl Sender {
     /// Takes an acknowledgement.
-    pub fn acked(&mut self, now: Nanos, told: &Told) {
-        self.room_until = self.room_until.max(told.window_end);
+    pub fn acked(&mut self, now: Nanos, ack: &Acknowledgement) {
+        self.room_until = self.room_until.max(ack.window_end);
         let mut sum = Sum { prior_in_flight: self.in_flight(), next: self.next_number(), ..Sum::default() };
         let (prior_delivered, prior_lost) = (self.delivered, self.lost_total);
         let prior_highest = self.highest_sacked;
-        self.take_in_order(now, told.next, &mut sum);
-        self.take_blocks(now, told, &mut sum);
+        self.take_in_order(now, ack.next, &mut sum);
+        self.take_blocks(now, ack, &mut sum);
         if !sum.advanced && sum.newly == 0 {
             return;
         }
@@ -29,8 +29,8 @@ impl Sender {
             let paced = self.pacing_rate.is_some();
             self.algorithm.measured(now, rtt, (self.first, sum.next), paced, &mut self.window);
         }
-        self.judge_probe(told);
-        self.judge_losses(now, told, &sum);
+        self.judge_probe(ack);
+        self.judge_losses(now, ack, &sum);
         let acked = (self.delivered - prior_delivered) as u32;
         let losses = (self.lost_total - prior_lost) as u32;
         if self.app_limited_until > 0 && self.delivered > self.app_limited_until {
@@ -64,9 +64,9 @@ impl Sender {
         }
     }
 
-    pub(super) fn take_blocks(&mut self, now: Nanos, told: &Told, sum: &mut Sum) {
+    pub(super) fn take_blocks(&mut self, now: Nanos, ack: &Acknowledgement, sum: &mut Sum) {
         let known = self.known_blocks;
-        for (place, block) in told.blocks.iter().enumerate() {
+        for (place, block) in ack.blocks.iter().enumerate() {
             let (from, to) = (block.from.max(self.first), block.to.min(self.next_number()));
             self.known_blocks[place] = (from, to);
             let mut number = from;

@@ -79,7 +79,7 @@ pub struct Bbr {
     idle_restart: bool,
     ahead: Ahead,
     policer: Policer,
-    chance: Stream,
+    rng: Stream,
 }
 
 /// How far acknowledgements run ahead of the rate.
@@ -131,7 +131,7 @@ impl Bbr {
             idle_restart: false,
             ahead: Ahead::default(),
             policer: Policer::default(),
-            chance: Stream::new(seed, LinkId::B, Direction::Up, Purpose::Turn),
+            rng: Stream::new(seed, LinkId::B, Direction::Up, Purpose::Turn),
         }
     }
 
@@ -196,11 +196,11 @@ impl Bbr {
         self.idle_restart = true;
         (self.ahead.epoch, self.ahead.acked) = (now, 0.0);
         if self.mode == Mode::ProbeBandwidth {
-            self.pace(1.0);
+            self.set_pacing_rate(1.0);
         }
     }
 
-    fn pace(&mut self, gain: f64) {
+    fn set_pacing_rate(&mut self, gain: f64) {
         let rate = paced(self.rate(), gain);
         if (self.full || rate > self.pacing_rate) && rate > 0.0 {
             self.pacing_rate = rate;
@@ -222,7 +222,7 @@ impl Bbr {
             Mode::ProbeBandwidth => CYCLE[self.cycle],
             Mode::ProbeRtt => 1.0,
         };
-        self.pace(self.pacing_gain);
+        self.set_pacing_rate(self.pacing_gain);
         self.size(ack, window);
     }
 
@@ -296,7 +296,7 @@ impl Bbr {
     fn begin_cycle(&mut self, now: Nanos) {
         self.mode = Mode::ProbeBandwidth;
         // Anywhere but in the phase that drains.
-        self.cycle = (CYCLE.len() - self.chance.below(CYCLE.len() - 1)) % CYCLE.len();
+        self.cycle = (CYCLE.len() - self.rng.below(CYCLE.len() - 1)) % CYCLE.len();
         self.cycle_at = now;
     }
 

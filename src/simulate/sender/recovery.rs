@@ -4,18 +4,18 @@
 use super::acknowledgement::Sum;
 use super::control::ControlState;
 use super::{Recovery, Sender};
-use crate::simulate::receiver::Told;
+use crate::simulate::receiver::Acknowledgement;
 use crate::units::Nanos;
 
 impl Sender {
-    pub(super) fn judge_losses(&mut self, now: Nanos, told: &Told, sum: &Sum) {
+    pub(super) fn judge_losses(&mut self, now: Nanos, ack: &Acknowledgement, sum: &Sum) {
         self.recovery.send_new = false;
         if self.state == ControlState::Open {
             self.recovery.repeated_at = None;
         } else if self.first >= self.recovery.high {
             match self.state {
                 ControlState::Recovery => {
-                    self.try_undo(told, sum);
+                    self.try_undo(ack, sum);
                     self.end_reduction();
                     self.recover();
                 }
@@ -27,13 +27,13 @@ impl Sender {
             }
         }
         if self.state == ControlState::Loss {
-            self.judge_timeout(told, sum);
+            self.judge_timeout(ack, sum);
             if self.state == ControlState::Loss {
                 self.find_losses(now);
             }
             return;
         }
-        if self.state == ControlState::Recovery && sum.advanced && self.try_undo(told, sum) {
+        if self.state == ControlState::Recovery && sum.advanced && self.try_undo(ack, sum) {
             self.recover();
         }
         if self.sacked > 0 || self.lost > 0 || self.state != ControlState::Open || self.again > 0 {
@@ -50,11 +50,11 @@ impl Sender {
     }
 
     /// Whether what was sent again had not been lost: the receiver answers to something sent before.
-    pub(super) fn try_undo(&mut self, told: &Told, sum: &Sum) -> bool {
+    pub(super) fn try_undo(&mut self, ack: &Acknowledgement, sum: &Sum) -> bool {
         let recovery = &mut self.recovery;
         let spurious = recovery.may_undo
             && sum.advanced
-            && recovery.repeated_at.is_some_and(|repeated| told.echo < repeated);
+            && recovery.repeated_at.is_some_and(|repeated| ack.echo < repeated);
         if spurious {
             recovery.may_undo = false;
             self.window.segments = self.algorithm.undone(self.window.segments, recovery.prior_window);
@@ -63,13 +63,13 @@ impl Sender {
         spurious
     }
 
-    pub(super) fn judge_timeout(&mut self, told: &Told, sum: &Sum) {
+    pub(super) fn judge_timeout(&mut self, ack: &Acknowledgement, sum: &Sum) {
         let recovered = self.first >= self.recovery.high;
-        let undone = self.try_undo(told, sum)
+        let undone = self.try_undo(ack, sum)
             || (self.recovery.frto && sum.original && {
                 self.recovery.may_undo = true;
                 self.recovery.repeated_at = Some(Nanos::MAX);
-                self.try_undo(told, &Sum { advanced: true, ..*sum })
+                self.try_undo(ack, &Sum { advanced: true, ..*sum })
             });
         if undone {
             self.forget_losses();

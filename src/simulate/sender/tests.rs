@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use crate::simulate::receiver::{Receiver, Told};
+use crate::simulate::receiver::{Acknowledgement, Receiver};
 use crate::simulate::sender::*;
 
 const MS: Nanos = 1_000_000;
@@ -28,7 +28,7 @@ struct Pipe {
 
 enum Event {
     Data(Segment, Nanos),
-    Ack(Told),
+    Ack(Acknowledgement),
 }
 
 impl Pipe {
@@ -52,9 +52,9 @@ impl Pipe {
 
     fn tell(&mut self) {
         if self.receiver.is_due() {
-            let told = self.receiver.tell(self.now, false);
+            let ack = self.receiver.acknowledge(self.now, false);
             self.sent += 1;
-            self.events.insert((self.now, self.sent), Event::Ack(told));
+            self.events.insert((self.now, self.sent), Event::Ack(ack));
         }
     }
 
@@ -78,7 +78,7 @@ impl Pipe {
                         let Segment { number, end, bytes, .. } = segment;
                         self.receiver.take(self.now, number, end, u64::from(bytes), sent, Some(sent));
                     }
-                    Event::Ack(told) => self.sender.acked(self.now, &told),
+                    Event::Ack(ack) => self.sender.acked(self.now, &ack),
                 }
             }
             self.receiver.on_time(self.now);

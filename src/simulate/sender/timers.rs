@@ -5,7 +5,7 @@ use super::acknowledgement::Sum;
 use super::control::ControlState;
 use super::rtt::LEAST_RTO;
 use super::{LEAST_TIMER, Recovery, Segment, Sender, Timer};
-use crate::simulate::receiver::Told;
+use crate::simulate::receiver::Acknowledgement;
 use crate::units::Nanos;
 
 impl Sender {
@@ -73,12 +73,12 @@ impl Sender {
         segment
     }
 
-    /// A probe that brought what was missing tells of a loss that nothing else told of.
-    pub(super) fn judge_probe(&mut self, told: &Told) {
-        if told.repeated {
+    /// A tail probe that repaired a loss hides it from the other signals; this reduces the window for it.
+    pub(super) fn judge_probe(&mut self, ack: &Acknowledgement) {
+        if ack.repeated {
             self.probing = None;
         }
-        if self.probing.take_if(|probe| told.next > *probe).is_some() && self.state < ControlState::Reduced {
+        if self.probing.take_if(|probe| ack.next > *probe).is_some() && self.state < ControlState::Reduced {
             self.reduce(ControlState::Reduced);
             self.end_reduction();
             self.state = ControlState::Open;

@@ -1,4 +1,4 @@
-//! `Twinlink-Sender`: what the server tells of its TCP, and the congestion control it is asked for.
+//! `Twinlink-Sender`: the server's report on its TCP, and the choice of its congestion control.
 
 use crate::lab::{Answer, Lab, content, request};
 
