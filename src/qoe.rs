@@ -23,12 +23,12 @@ pub struct Qoe {
     pub startup_segments: u64,
 }
 
-/// How the film is cut and when the player starts.
+/// The duration of a segment, and when the player starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rule {
     /// How long a segment plays.
     pub segment_duration_ms: f64,
-    /// How many segments the player waits for before it starts; fewer where the film has fewer.
+    /// How many segments the player waits for before it starts; all where there are fewer.
     pub startup_segments: u64,
 }
 
@@ -42,15 +42,15 @@ impl Default for Rule {
 /// When a segment came.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Arrival {
-    /// Its place in the film, from 0.
+    /// Its place in the media, from 0.
     pub index: u64,
     /// When it was there, whole; on any clock, the same for all.
     pub done_ms: f64,
-    /// Whether it carries film; an initialization segment does not.
+    /// Whether it carries media; an initialization segment does not.
     pub media: bool,
 }
 
-/// Whether a file of this name carries film.
+/// Returns true if a file of this name carries media.
 pub fn is_media(name: &str) -> bool {
     !name.starts_with("init.")
 }
@@ -62,18 +62,18 @@ pub struct Stall {
     pub to_ms: f64,
 }
 
-/// A film as it was played.
+/// The playback of the segments.
 #[derive(Clone, Debug)]
 pub struct Playback {
     pub qoe: Qoe,
     pub stalls: Vec<Stall>,
-    /// Moments and the contiguous film that is there and not yet played, both in ms; straight lines
+    /// Moments and the contiguous media in the buffer, both in ms; straight lines
     /// between them. Two points at one moment are a step: a segment that fills a gap.
     pub buffer: Vec<(f64, f64)>,
 }
 
-/// Plays what has come from `start_ms` on; none where no film came. Where a segment never came, the
-/// film ends before it: the length of a stall without an end is not known.
+/// Plays what has come from `start_ms` on; `None` where no media came. Where a segment never came, the
+/// media ends before it: the length of a stall without an end is not known.
 pub fn play(arrivals: impl IntoIterator<Item = Arrival>, start_ms: f64, rule: Rule) -> Option<Playback> {
     let ready = in_order(arrivals);
     let needed = (rule.startup_segments.max(1) as usize).min(ready.len());
@@ -81,7 +81,7 @@ pub fn play(arrivals: impl IntoIterator<Item = Arrival>, start_ms: f64, rule: Ru
     let duration = rule.segment_duration_ms;
 
     let mut stalls = Vec::new();
-    // When the film that is there runs out, were nothing more to come.
+    // When the buffer runs empty if nothing more comes.
     let mut runs_out_ms = begin_ms + duration * needed as f64;
     for &at_ms in &ready[needed..] {
         if at_ms > runs_out_ms {
@@ -108,7 +108,7 @@ pub fn play(arrivals: impl IntoIterator<Item = Arrival>, start_ms: f64, rule: Ru
     Some(Playback { qoe, stalls, buffer })
 }
 
-/// When each segment of film could be played: when it and all before it were there. Ends at the first
+/// When each segment could be played: when it and all before it were there. Ends at the first
 /// that never came.
 fn in_order(arrivals: impl IntoIterator<Item = Arrival>) -> Vec<f64> {
     let mut arrivals: Vec<Arrival> = arrivals.into_iter().collect();
@@ -128,7 +128,7 @@ fn in_order(arrivals: impl IntoIterator<Item = Arrival>) -> Vec<f64> {
     ready
 }
 
-/// The buffer level over time. It falls by a millisecond a millisecond while the film plays.
+/// The buffer level over time. It falls by a millisecond a millisecond while the player plays.
 fn buffer(ready: &[f64], begin_ms: f64, start_ms: f64, duration: f64) -> Vec<(f64, f64)> {
     let mut points = vec![(start_ms, 0.0)];
     let (mut at, mut level, mut playing) = (start_ms, 0.0, false);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_film_that_comes_in_time_never_stops() {
+    fn media_that_comes_in_time_never_stops() {
         let played = play(arrivals(&[150.0, 300.0, 900.0, 2000.0]), 100.0, RULE).unwrap();
         assert_eq!(played.qoe.startup_delay_ms, Some(200.0));
         assert_eq!(played.qoe.rebuffer_count, 0);
@@ -208,30 +208,30 @@ mod tests {
 
     #[test]
     fn an_initialization_segment_holds_up_and_plays_no_time() {
-        let mut film = arrivals(&[700.0, 100.0, 200.0]);
-        film[0].media = is_media("init.mp4");
-        let played = play(film, 0.0, RULE).unwrap();
+        let mut arrived = arrivals(&[700.0, 100.0, 200.0]);
+        arrived[0].media = is_media("init.mp4");
+        let played = play(arrived, 0.0, RULE).unwrap();
         assert_eq!(played.qoe.startup_delay_ms, Some(700.0));
         assert_eq!(played.buffer.last(), Some(&(2700.0, 0.0)));
     }
 
     #[test]
-    fn the_film_ends_before_a_segment_that_never_came() {
-        let mut film = arrivals(&[1.0, 2.0, 3.0, 4.0]);
-        film.remove(2);
-        assert_eq!(play(film, 0.0, RULE).unwrap().buffer.last(), Some(&(2002.0, 0.0)));
+    fn the_media_ends_before_a_segment_that_never_came() {
+        let mut arrived = arrivals(&[1.0, 2.0, 3.0, 4.0]);
+        arrived.remove(2);
+        assert_eq!(play(arrived, 0.0, RULE).unwrap().buffer.last(), Some(&(2002.0, 0.0)));
         assert!(play([], 0.0, RULE).is_none());
         assert!(play(arrivals(&[1.0])[1..].to_vec(), 0.0, RULE).is_none());
     }
 
     #[test]
-    fn a_film_shorter_than_the_startup_plays_when_it_is_whole() {
+    fn media_shorter_than_the_startup_plays_when_it_is_whole() {
         let rule = Rule { startup_segments: 9, ..RULE };
         assert_eq!(play(arrivals(&[10.0, 30.0]), 0.0, rule).unwrap().qoe.startup_delay_ms, Some(30.0));
     }
 
     proptest! {
-        /// The viewer is done when the film and all waiting are over, however it came.
+        /// The viewer is done when the media and all waiting are over, however it came.
         #[test]
         fn time_adds_up(done in prop::collection::vec(0f64..60e3, 1..50), startup in 1u64..6) {
             let rule = Rule { startup_segments: startup, ..RULE };

@@ -14,7 +14,7 @@ use std::fmt::Write;
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Sender {
     pub congestion_control: Option<String>,
-    /// Smoothed, of data and its acknowledgement: it holds the queue of the way down.
+    /// Smoothed, of data and its acknowledgement: it holds the queue of the down direction.
     pub rtt_ms: f64,
     pub rtt_var_ms: f64,
     pub min_rtt_ms: Option<f64>,

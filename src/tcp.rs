@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use crate::sender_report::Sender;
 use serde::{Deserialize, Serialize};
 
-/// TCP_INFO of the client's socket. The client receives: loss on the way down is the server's to see.
+/// TCP_INFO of the client's socket. The client receives: loss in the down direction is the server's to see.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TcpInfo {
@@ -25,7 +25,7 @@ pub struct TcpInfo {
     pub snd_cwnd_packets: u64,
     pub retransmits_total: u64,
     pub bytes_received: Option<u64>,
-    /// Data segments that came out of order: losses or reordering on the way down. Kernel 5.4 on.
+    /// Data segments that came out of order: losses or reordering in the down direction. Kernel 5.4 on.
     pub rcv_out_of_order: Option<u64>,
 }
 

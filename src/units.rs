@@ -63,7 +63,7 @@ impl FromStr for LinkId {
     }
 }
 
-/// One way along a link, seen from the client.
+/// A direction of a link, seen from the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

@@ -635,7 +635,7 @@ fn what_a_probe_lost_is_no_loss_of_the_transfer() {
     let log = small_run(dir.path());
     let said = |output: Output| String::from_utf8(output.stdout).unwrap();
     let before = said(report(&[dir.path()]));
-    assert!(before.contains("Packets dropped on the way down"), "{before}");
+    assert!(before.contains("Packets dropped in the down direction"), "{before}");
     edit(&log, |record| {
         if let Some(drops) = record["data"]["down"].get_mut("dropped_queue") {
             *drops = json!(drops.as_u64().unwrap() + 5000);
@@ -656,7 +656,7 @@ fn an_outage_s_queue_is_drawn_over_the_rate_before_it() {
         }
     });
     let page = page_of(&log);
-    assert!(page.contains("Queue on the way down: at most 200 ms on link a"), "{page}");
+    assert!(page.contains("Queue in the down direction: at most 200 ms on link a"), "{page}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub struct Stage {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ShaperFacts {
     /// The userspace model: a packet passes the bottleneck when its service begins, and both delays of
-    /// the link are behind the one on the way down.
+    /// the link are behind the one in the down direction.
     Model,
     /// tbf with a bucket of so many bytes, behind netem's delay. A change refills the bucket.
     Tbf { burst_bytes: f64 },

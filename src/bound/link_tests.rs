@@ -25,7 +25,7 @@ fn plain(rate: &str, delay: &str) -> Profile {
     profile(&shape, &shape)
 }
 
-/// One with a trace of (ms, Mbit/s, delay in ms where it has one) on the way down.
+/// One with a trace of (ms, Mbit/s, delay in ms where it has one) in the down direction.
 fn traced(rate: &str, delay: &str, steps: &[(u64, u64, Option<u64>)], loop_ms: Option<u64>) -> Profile {
     let steps: Vec<TraceStep> = steps
         .iter()

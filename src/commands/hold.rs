@@ -37,7 +37,7 @@ pub struct HoldArgs {
     /// Backend that shapes the links
     #[arg(long, default_value = "auto", env = "TWINLINK_BACKEND")]
     backend: BackendChoice,
-    /// Seeds the losses and all other chance
+    /// Seed of all random numbers: losses, jitter and the like
     #[arg(long, default_value_t = 1, env = "TWINLINK_SEED", value_parser = crate::units::seed)]
     seed: u64,
     /// The server at the end of link a

@@ -259,7 +259,7 @@ fn list(json: bool) -> Result<()> {
     }
     let mut table = new_table(&[
         "profile",
-        "way",
+        "direction",
         "rate",
         "delay",
         "rtt",
@@ -351,7 +351,8 @@ fn plan_text(places: &[DeviceDirection], profile: &Profile, seed: Option<u64>, s
     } else {
         ""
     };
-    let schedule: String = Direction::BOTH.map(|way| schedule(profile.shape(way), way, shown_steps)).concat();
+    let schedule: String =
+        Direction::BOTH.map(|direction| schedule(profile.shape(direction), direction, shown_steps)).concat();
     format!(
         "ip -batch - <<'END'\n{}\nEND\n{note}tc -batch - <<'END'\n{}\nEND\n{schedule}",
         ip.join("\n"),

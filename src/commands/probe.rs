@@ -41,7 +41,7 @@ pub struct ProbeArgs {
     /// Backend that shapes the links
     #[arg(long, default_value = "auto", env = "TWINLINK_BACKEND")]
     backend: BackendChoice,
-    /// Seeds the losses and all other chance
+    /// Seed of all random numbers: losses, jitter and the like
     #[arg(long, default_value_t = 1, env = "TWINLINK_SEED")]
     seed: u64,
     /// Files to ask for, as in s{001..160}.m4s; else all in the servers' SHA256SUMS

@@ -263,7 +263,7 @@ pub struct Probe {
     /// Idle round trip of the whole link, median of TCP handshakes: the same in both directions.
     pub rtt_ms: Option<f64>,
     pub rtt_expected_ms: Option<f64>,
-    /// Of Ethernet frames, to compare with the profile; null where the peer has no such way.
+    /// Of Ethernet frames, to compare with the profile; null where the server has no such direction.
     pub rate_kbit: Option<f64>,
     pub rate_expected_kbit: Option<f64>,
     /// How the rate was found: "shaper" (what the shaper let pass; on a link that TCP does not fill, while
@@ -364,7 +364,7 @@ pub struct LinkTotals {
     pub reconciled: Option<Reconciled>,
 }
 
-/// Whether the application's bytes and the shaper's agree, on the way down over the transfer.
+/// Whether the application's bytes and the shaper's agree, in the down direction over the transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Reconciled {

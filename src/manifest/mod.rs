@@ -165,17 +165,17 @@ pub fn agree(
         (None, Some(listed)) => Ok(listed),
         (None, None) => expand(DEFAULT_PATTERN),
         (Some(pattern), listed) => {
-            let mut wanted = expand(pattern)?;
+            let mut selected = expand(pattern)?;
             if let Some(listed) = listed {
                 let digests: HashMap<_, _> = listed.into_iter().map(|s| (s.name, s.digest)).collect();
-                for segment in &mut wanted {
+                for segment in &mut selected {
                     let digest = digests.get(&segment.name);
                     segment.digest = *digest.with_context(|| {
                         format!("--files asks for {}, which is not in the servers' SHA256SUMS", segment.name)
                     })?;
                 }
             }
-            Ok(wanted)
+            Ok(selected)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Puts runs into cells, cells into places, and says which is best in each. Pure.
 //!
 //! A *place* is a condition of the links on a channel; only what ran in one place is compared. A *cell*
-//! is one way to do it there: a schedule with a pipeline and a congestion control, repeated. Runs of an
+//! is a schedule with a pipeline and a congestion control, repeated. Runs of an
 //! experiment say themselves which cell they are; others are put together by their profiles.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use super::words;
 use crate::log::schema::{PerLink, RunEnd};
 use crate::units::{Direction, LinkId};
 
-/// The chance in every interval starts here, so that a report made twice says the same.
+/// The seed of every interval's resampling, so that a report made twice says the same.
 const SEED: u64 = 1;
 
 /// An experiment, or runs that lay beside each other.
@@ -57,7 +57,7 @@ pub struct MedianThroughput {
     pub n: usize,
 }
 
-/// One way to do it in a place, and how its repetitions went.
+/// A schedule under one condition, with its repetitions.
 #[derive(Clone, Debug, Serialize)]
 pub struct Entrant<'a> {
     pub label: String,

@@ -83,7 +83,7 @@ impl LogLine<'_> {
 }
 
 impl LoggedRun {
-    /// The film as it would have been played, on the log's clock.
+    /// The playback, on the log's clock.
     pub fn playback(&self) -> Option<Playback> {
         let rule = self.start.as_ref().map_or(Rule::default(), |start| Rule {
             segment_duration_ms: start.segment_duration_ms,

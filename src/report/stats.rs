@@ -1,4 +1,4 @@
-//! Medians and how sure they are. Pure: numbers in, numbers out; the chance in it is seeded, so that a
+//! Medians and how sure they are. Pure: numbers in, numbers out; the resampling is seeded, so that a
 //! report made twice says the same.
 //!
 //! Intervals are percentile bootstraps (Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993,
@@ -57,9 +57,9 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
 
 /// The median of `values` with its interval.
 pub fn estimate(values: &[f64], seed: u64) -> Option<Estimate> {
-    let mut chance = Chance::new(seed);
+    let mut rng = Bootstrap::new(seed);
     let middle = median(values.iter().copied())?;
-    Some(chance.interval(values.len(), middle, |chance| chance.median_again(values)))
+    Some(rng.interval(values.len(), middle, |rng| rng.median_again(values)))
 }
 
 /// Returns by how much `x` exceeds `y` where both were measured in the same blocks: the median of the
@@ -74,10 +74,9 @@ pub fn paired(pairs: &[(f64, f64)], seed: u64) -> Option<Difference> {
 pub fn unpaired(x: &[f64], y: &[f64], seed: u64) -> Option<Difference> {
     let more = |x: f64, y: f64| (x - y) / y * 100.0;
     let (mx, my) = (median(x.iter().copied())?, median(y.iter().copied())?);
-    let mut chance = Chance::new(seed);
-    let pct = chance.interval(x.len().min(y.len()), more(mx, my), |chance| {
-        more(chance.median_again(x), chance.median_again(y))
-    });
+    let mut rng = Bootstrap::new(seed);
+    let pct = rng
+        .interval(x.len().min(y.len()), more(mx, my), |rng| more(rng.median_again(x), rng.median_again(y)));
     Some(Difference::new(pct, false))
 }
 
@@ -88,11 +87,11 @@ impl Difference {
     }
 }
 
-struct Chance(ChaCha8Rng);
+struct Bootstrap(ChaCha8Rng);
 
-impl Chance {
-    fn new(seed: u64) -> Chance {
-        Chance(ChaCha8Rng::seed_from_u64(seed))
+impl Bootstrap {
+    fn new(seed: u64) -> Bootstrap {
+        Bootstrap(ChaCha8Rng::seed_from_u64(seed))
     }
 
     /// At least 0 and below `end`.
@@ -107,7 +106,7 @@ impl Chance {
         quantile(&drawn, 0.5).unwrap_or(f64::NAN)
     }
 
-    fn interval(&mut self, n: usize, median: f64, mut draw: impl FnMut(&mut Chance) -> f64) -> Estimate {
+    fn interval(&mut self, n: usize, median: f64, mut draw: impl FnMut(&mut Bootstrap) -> f64) -> Estimate {
         let draws = sorted((0..RESAMPLES).map(|_| draw(self)));
         let at = |p| quantile(&draws, p).unwrap_or(median);
         Estimate { n, median, low: at(0.025), high: at(0.975) }
@@ -139,26 +138,26 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn unit(chance: &mut Chance) -> f64 {
-        ((chance.0.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    fn unit(rng: &mut Bootstrap) -> f64 {
+        ((rng.0.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
     }
 
     /// Box and Muller's way from two uniform numbers to a normal one.
-    fn normal(chance: &mut Chance) -> f64 {
-        let (u, v) = (unit(chance), unit(chance));
+    fn normal(rng: &mut Bootstrap) -> f64 {
+        let (u, v) = (unit(rng), unit(rng));
         (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
     }
 
-    fn exponential(chance: &mut Chance) -> f64 {
-        -unit(chance).ln()
+    fn exponential(rng: &mut Bootstrap) -> f64 {
+        -unit(rng).ln()
     }
 
     /// How many of `trials` intervals around the median of `n` values hold the true one.
-    fn coverage(n: usize, trials: usize, truth: f64, draw: fn(&mut Chance) -> f64) -> f64 {
-        let mut chance = Chance::new(7);
+    fn coverage(n: usize, trials: usize, truth: f64, draw: fn(&mut Bootstrap) -> f64) -> f64 {
+        let mut rng = Bootstrap::new(7);
         let held = (0..trials)
             .filter(|&trial| {
-                let values: Vec<f64> = (0..n).map(|_| draw(&mut chance)).collect();
+                let values: Vec<f64> = (0..n).map(|_| draw(&mut rng)).collect();
                 let found = estimate(&values, trial as u64).unwrap();
                 found.low <= truth && truth <= found.high
             })
@@ -188,14 +187,14 @@ mod tests {
 
     #[test]
     fn a_difference_that_is_not_there_is_seldom_found() {
-        let mut chance = Chance::new(3);
+        let mut rng = Bootstrap::new(3);
         let trials = 200;
         let found = (0..trials)
             .filter(|&trial| {
                 let pairs: Vec<(f64, f64)> = (0..10)
                     .map(|_| {
-                        let block = 10.0 + normal(&mut chance);
-                        (block + 0.1 * normal(&mut chance), block + 0.1 * normal(&mut chance))
+                        let block = 10.0 + normal(&mut rng);
+                        (block + 0.1 * normal(&mut rng), block + 0.1 * normal(&mut rng))
                     })
                     .collect();
                 paired(&pairs, trial).unwrap().significant == Some(true)

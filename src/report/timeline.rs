@@ -219,11 +219,11 @@ impl TimelineView<'_> {
         let lines = [0, 1].map(|link| self.moments(&steps[link], |step| step.queue_ms));
         let highest = |line: &[(f64, f64)]| line.iter().map(|point| point.1).fold(0.0, f64::max);
         let most = lines.each_ref().map(|line| highest(line));
-        let mut panel = self.panel("Queue on the way down, ms", 90, most[0].max(most[1]) * 1.06);
+        let mut panel = self.panel("Queue in the down direction, ms", 90, most[0].max(most[1]) * 1.06);
         panel.line("a", &lines[0]);
         panel.line("b", &lines[1]);
         let alt = format!(
-            "Queue on the way down: at most {} ms on link a, {} ms on link b.",
+            "Queue in the down direction: at most {} ms on link a, {} ms on link b.",
             short(most[0]),
             short(most[1])
         );
@@ -327,7 +327,7 @@ impl TimelineView<'_> {
             played.buffer.iter().step_by(every).map(|(at, level)| (in_s(*at), level / 1e3)).collect();
         let highest = points.iter().filter(|point| point.0 <= self.length_s).map(|point| point.1);
         let highest = highest.fold(0.0, f64::max);
-        let mut panel = self.panel("Viewer's buffer, s of film; shaded, stalls", 90, highest * 1.06);
+        let mut panel = self.panel("Viewer's buffer, s of media; shaded, stalls", 90, highest * 1.06);
         let stalls: Vec<([f64; 4], String)> = played
             .stalls
             .iter()
@@ -339,7 +339,7 @@ impl TimelineView<'_> {
         let within: Vec<(f64, f64)> = points.into_iter().filter(|point| point.0 <= self.length_s).collect();
         panel.line("fg", &within);
         let alt = format!(
-            "Contiguous film that is there and not yet played: at most {} s; playback starts {} after the \
+            "Contiguous media in the buffer: at most {} s; playback starts {} after the \
              first request; {} stalls of {} in all.",
             short(highest),
             seconds(played.qoe.startup_delay_ms.unwrap_or(0.0)),

@@ -279,7 +279,7 @@ pub fn explain(run: &LoggedRun) -> Vec<String> {
     }
     let drops: Vec<String> = LinkId::BOTH.into_iter().filter_map(|link| dropped(run, link)).collect();
     said.extend(
-        (!drops.is_empty()).then(|| format!("Packets dropped on the way down: {}.", drops.join(", "))),
+        (!drops.is_empty()).then(|| format!("Packets dropped in the down direction: {}.", drops.join(", "))),
     );
     said
 }

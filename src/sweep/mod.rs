@@ -62,7 +62,7 @@ pub struct SweepArgs {
 pub fn main(args: SweepArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
     let experiment = Experiment::find(&args.experiment)?;
     if args.dry_run {
-        return print(&listing(&experiment, args.data.as_deref())?);
+        return print(&dry_run(&experiment, args.data.as_deref())?);
     }
     let folder = match &args.resume {
         Some(dir) => ExperimentFolder::find(&args.results, dir.as_deref(), &experiment)?,
@@ -78,7 +78,7 @@ pub fn main(args: SweepArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
 }
 
 /// Returns the output of a dry run: every run in its order.
-fn listing(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
+fn dry_run(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([

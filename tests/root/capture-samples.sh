@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A run's samples against tcpdump on the ifb of each link's way down: between any two samples a second
+# A run's samples against tcpdump on the ifb of each link's down direction: between any two samples a second
 # apart the log has the bytes that the capture saw, and at the end as many in all.
 . "$(dirname "$0")/../lib.sh"
 . "$(dirname "$0")/../link-lib.sh"

@@ -11,7 +11,7 @@ start_servers "$WORK/data"
 client() { # NAME OPTIONS...
     "$TWINLINK_BIN" client --log "$WORK/$1.jsonl" "${@:2}" "${server[a]}" "${server[b]}" >"$WORK/$1.out" 2>&1
 }
-# What the samples of link a say of its way down, from a time (ms) on.
+# What the samples of link a say of its down direction, from a time (ms) on.
 samples() { jq -c --argjson from "$2" 'select(.event == "sample" and .data.link == "a" and .t_ns / 1e6 >= $from) | .data.down' "$1"; }
 changed_at() { jq 'select(.event == "link" and .data.action == "changed" and .data.direction == "down") | .t_ns / 1e6' "$1"; }
 

@@ -64,7 +64,7 @@ impl Bins {
     fn into_steps(mut self, length: Nanos) -> Steps {
         let whole = (length / self.step) as usize;
         self.bins.resize(length.div_ceil(self.step) as usize, Bin::default());
-        // A last step that is cut off short would have a rate that is mostly chance.
+        // A last step that is cut off short would have a random rate.
         let cut_off = length % self.step;
         if whole > 0 && cut_off > 0 && cut_off < self.step / 2 {
             let cut_off = self.bins.pop().unwrap_or_default();

@@ -105,7 +105,7 @@ impl Bitrates {
                 for ((builder, place), rate) in builders.iter_mut().zip([self.down, self.up]).zip(&mut rates)
                 {
                     *rate = kbit(cell(&row, place)?)?.or(*rate);
-                    // Before the first value there is nothing to play; both ways begin together.
+                    // Before the first value the rate is 0; both directions begin together.
                     let rate = rate.unwrap_or(Rate::from_bits_per_s(0));
                     builder.push_or_replace(TraceStep { at, rate, delay: None, loss: None })?;
                 }

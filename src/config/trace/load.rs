@@ -19,7 +19,7 @@ use crate::units::Delay;
 pub struct TraceTable {
     /// Path of the file, from the profile's folder.
     pub file: String,
-    /// Another file for the way up, where traces come in pairs.
+    /// Another file for the up direction, where traces come in pairs.
     up_file: Option<String>,
     #[serde(default)]
     format: Format,
@@ -32,12 +32,12 @@ pub struct TraceTable {
     /// Average the rates over steps of this length.
     step: Option<Delay>,
     /// The direction of the file; by default down for one rate, both for two.
-    direction: Option<Ways>,
+    direction: Option<TraceDirection>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Ways {
+enum TraceDirection {
     Down,
     Up,
     Both,
@@ -47,7 +47,7 @@ fn yes() -> bool {
     true
 }
 
-/// The traces of a link's two ways.
+/// The traces of a link's two directions.
 #[derive(Clone, Debug, Default)]
 pub struct Pair {
     pub down: Option<Trace>,
@@ -83,7 +83,7 @@ impl TraceTable {
         }
         if let Some(up_file) = &self.up_file {
             if self.direction.is_some() {
-                bail!("trace.direction: with an up_file each file has its way: leave direction out");
+                bail!("trace.direction: with an up_file each file has its direction: leave direction out");
             }
             let down = self.one(&self.file, folder)?;
             return Ok(Pair { down: Some(down), up: Some(self.one(up_file, folder)?) });
@@ -95,25 +95,25 @@ impl TraceTable {
             }
             ParsedTrace::One(steps) => {
                 let trace = self.finish(steps, &self.file)?;
-                match self.direction.unwrap_or(Ways::Down) {
-                    Ways::Down => Pair { down: Some(trace), up: None },
-                    Ways::Up => Pair { down: None, up: Some(trace) },
-                    Ways::Both => Pair { down: Some(trace.clone()), up: Some(trace) },
+                match self.direction.unwrap_or(TraceDirection::Down) {
+                    TraceDirection::Down => Pair { down: Some(trace), up: None },
+                    TraceDirection::Up => Pair { down: None, up: Some(trace) },
+                    TraceDirection::Both => Pair { down: Some(trace.clone()), up: Some(trace) },
                 }
             }
         };
         Ok(match self.direction {
-            Some(Ways::Down) => Pair { up: None, ..pair },
-            Some(Ways::Up) => Pair { down: None, ..pair },
-            Some(Ways::Both) | None => pair,
+            Some(TraceDirection::Down) => Pair { up: None, ..pair },
+            Some(TraceDirection::Up) => Pair { down: None, ..pair },
+            Some(TraceDirection::Both) | None => pair,
         })
     }
 
-    /// The one rate of a file that is for one way.
+    /// Returns the one trace of a file that is for one direction.
     fn one(&self, file: &str, folder: Option<&Path>) -> Result<Trace> {
         match self.read(file, folder)? {
             ParsedTrace::One(steps) => self.finish(steps, file),
-            ParsedTrace::Both { .. } => bail!("trace {file} holds both ways: leave up_file out"),
+            ParsedTrace::Both { .. } => bail!("trace {file} holds both directions: leave up_file out"),
         }
     }
 

@@ -39,7 +39,7 @@ pub struct Steps {
 pub enum ParsedTrace {
     /// One rate, for whichever direction the profile says.
     One(Steps),
-    /// A rate for each way.
+    /// A rate for each direction.
     Both { down: Steps, up: Steps },
 }
 

@@ -161,8 +161,8 @@ impl Experiment {
             }
             None => vec![None],
         };
-        let film = Rule::default();
-        let segment_duration = Delay(Duration::from_secs_f64(film.segment_duration_ms / 1e3));
+        let player = Rule::default();
+        let segment_duration = Delay(Duration::from_secs_f64(player.segment_duration_ms / 1e3));
         let experiment = Experiment {
             name: name.to_string(),
             description: file.description,
@@ -176,7 +176,7 @@ impl Experiment {
             probe: When::from_str(&file.probe, false)
                 .map_err(|_| anyhow!("probe is \"{}\": write \"off\", \"warn\" or \"on\"", file.probe))?,
             segment_duration: file.segment_duration.unwrap_or(segment_duration),
-            startup: file.startup.unwrap_or(film.startup_segments),
+            startup: file.startup.unwrap_or(player.startup_segments),
             conditions: file.condition.into_iter().map(|c| c.load(folder)).collect::<Result<_>>()?,
             text: text.to_string(),
         };
