@@ -182,7 +182,7 @@ impl ChannelConfig {
             config.links[id.index()] = Some(link.checked(&key, config.client.is_some())?);
         }
         if config.links.iter().all(Option::is_none) {
-            bail!("no link is on the channel: write a table [link.a] or [link.b]");
+            bail!("no link on the channel: write a table [link.a] or [link.b]");
         }
         Ok(config)
     }
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_by_its_name() {
+    fn an_invalid_value_is_refused_by_its_name() {
         let cases = [
             (GOOD.replace("[link.b]", "[link.c]"), "link.c"),
             (GOOD.replace("\"6mbit\"", "\"0mbit\""), "rate of 0"),
