@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::profile::Shape;
 use crate::units::{Direction, LinkId};
 
-/// One direction of a link as it is now in force; also a row of `twinlink link show`.
+/// One direction of a link in force; also a row of `twinlink link show`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ActiveShaping {
     pub link: LinkId,
@@ -20,20 +20,20 @@ pub struct ActiveShaping {
     /// The server's address.
     pub server: Option<IpAddr>,
     pub owner: Owner,
-    /// What was asked for; read from the kernel where no process that shapes was asked. Its rate is the
-    /// profile's own also while a trace is played: the rate of the moment is in the counters.
+    /// The requested shape; read from the kernel where no process that shapes was asked. Its rate is the
+    /// profile's also while a trace is played: the counters have the rate in force.
     pub shape: Shape,
     /// The file of the trace that is being played.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
-    /// How long a packet may be held here without waiting for the bottleneck.
+    /// The time that a packet may be held here without waiting for the bottleneck.
     pub delay_line_ms: f64,
-    /// What the bottleneck lets pass at once, beyond its rate; null where it times every packet.
+    /// The bytes that pass the bottleneck at once, beyond its rate; null where it times every packet.
     pub burst_bytes: Option<u64>,
-    /// What the kernel says when it is read back; null for a backend of this process.
+    /// The kernel's report when it is read back; null for a backend of this process.
     pub kernel: serde_json::Value,
     pub counters: Counters,
-    /// How busy the stations are, for a link on a shared channel.
+    /// The load of each station, for a link on a shared channel.
     #[serde(rename = "air", skip_serializing_if = "Option::is_none")]
     pub airtimes: Option<Vec<StationLoad>>,
 }
@@ -57,7 +57,7 @@ pub struct Counters {
     pub dropped_queue: u64,
     /// Dropped by the loss model; null where the backend counts all drops as one.
     pub dropped_loss: Option<u64>,
-    /// Held now, those in the delay line included: the kernel can tell no other way.
+    /// Held now, the delay line included: the kernel counts both together.
     pub queue_packets: u64,
     pub queue_bytes: u64,
     /// The queue's bytes over the rate.

@@ -52,7 +52,7 @@ impl Playing {
         Playing { link, direction, trace: Arc::clone(trace), began, next: 0, ended: false }
     }
 
-    /// What is in force at a time.
+    /// Returns the step in force at a time.
     pub fn step(&self, now: Instant) -> TraceStep {
         self.trace.at(now.saturating_duration_since(self.began).as_nanos() as Nanos).step
     }

@@ -1,8 +1,7 @@
-//! What this kernel and these tools can do for links, found out by trying where that is allowed.
+//! Finds out which features of the kernel and its tools work, by trial where that is allowed.
 //!
-//! Trials run in a network namespace made for them and thrown away, or else, in a lab's own
-//! namespace, on a device made for them. Where neither is allowed the module files are asked. Nothing
-//! that carries packets is touched.
+//! Trials run in a temporary network namespace, or else, in a lab's own namespace, on a temporary device. If
+//! neither is allowed, the module files decide. A device that carries packets is never touched.
 
 use std::path::Path;
 use std::sync::{Mutex, OnceLock};
@@ -14,11 +13,11 @@ use super::netem::tc::render::TRIAL_PREFIX;
 use super::netem::tc::run;
 use super::netem::tc::run::Tool;
 
-/// Something that a backend needs of the kernel.
+/// A feature of the kernel that a backend needs.
 pub struct Feature {
     pub name: &'static str,
     pub modules: &'static [&'static str],
-    /// What to do where it is missing.
+    /// The remedy where it is missing.
     pub advice: &'static str,
     /// Whether it is tried on an ifb that is made for the trial.
     pub on_ifb: bool,
@@ -48,8 +47,8 @@ pub enum FeatureSupport {
 /// How it is known that a feature works where it was tried.
 const TRIED: &str = "tried";
 
-/// Judges each of the features. What was tried and worked stays so, and is not tried again: a change in the
-/// middle of a run must not wait for that. What was missing may have been loaded since.
+/// Judges each of the features. One that worked is not tried again: a change in the middle of a run must not
+/// wait for a trial. One that was missing is, since it may have been loaded since.
 pub fn features(
     wanted: impl IntoIterator<Item = &'static Feature>,
 ) -> Vec<(&'static Feature, FeatureSupport)> {
@@ -73,10 +72,10 @@ fn judge(wanted: &[&'static Feature]) -> Vec<(&'static Feature, FeatureSupport)>
     })
 }
 
-/// Which of the features are not there.
+/// Returns the missing features.
 ///
 /// # Errors
-/// It could not be found out.
+/// A feature cannot be tried.
 pub fn missing(wanted: &'static [Feature]) -> Result<Vec<&'static Feature>> {
     let mut missing = Vec::new();
     for (feature, verdict) in features(wanted) {
@@ -145,7 +144,7 @@ fn try_here(wanted: &[&'static Feature]) -> Result<Vec<(&'static Feature, Featur
     Ok(verdicts)
 }
 
-/// What the module files tell: enough for a yes, never for a no, since a container sees none of them.
+/// Judges by the module files: enough for a yes, never for a no, since a container sees none of them.
 fn by_files(feature: &Feature, why: &str) -> FeatureSupport {
     let folder = Path::new("/lib/modules").join(kernel());
     let lists: String = ["modules.builtin", "modules.dep"]

@@ -49,7 +49,7 @@ pub struct Shaper {
     backends: Vec<Box<dyn Backend>>,
     channel: Option<ChannelConfig>,
     choice: BackendChoice,
-    /// What is in force, by link and direction, with the counters of the last reading.
+    /// The links in force, by link and direction, with the counters of the last reading.
     rows: Vec<ActiveShaping>,
     /// Taken with the first link: a process that shapes nothing locks nobody out.
     lock: Option<Lock>,
@@ -86,7 +86,7 @@ impl Shaper {
             faults: Vec::new(),
         };
         if requests.is_empty() || choice == BackendChoice::None {
-            // Whoever shapes nothing needs neither tc nor a privilege, so neither is missed.
+            // A run that shapes nothing needs neither tc nor a privilege.
             if guard::has_net_admin() {
                 clean_up_if_idle()?;
             }
@@ -169,12 +169,12 @@ impl Shaper {
         Ok(self.rows.iter().filter(|row| row.link == link).cloned().collect())
     }
 
-    /// Takes the shaping of one link away.
+    /// Removes the shaping of one link.
     pub fn clear_link(&mut self, link: LinkId) -> Result<()> {
         self.take_away(Some(link))
     }
 
-    /// Takes all shaping away.
+    /// Removes all shaping.
     pub fn clear(&mut self) -> Result<()> {
         self.take_away(None)
     }
@@ -187,7 +187,7 @@ impl Shaper {
         results.into_iter().collect()
     }
 
-    /// What is in force, a row per link and direction. Counters are those of the last reading.
+    /// Returns the links in force, a row per link and direction, with the counters of the last reading.
     pub fn rows(&self) -> &[ActiveShaping] {
         &self.rows
     }
@@ -239,8 +239,8 @@ impl Shaper {
         self.channel.as_ref()
     }
 
-    /// What went wrong with the shaping since the last call (an overload), for the log. Seen when
-    /// counters are read.
+    /// Returns the faults of the shaping since the last call (an overload), for the log. Reading the counters
+    /// detects them.
     pub fn take_faults(&mut self) -> Vec<(LinkId, String)> {
         let mut faults = std::mem::take(&mut self.faults);
         self.backends.iter_mut().for_each(|backend| faults.extend(backend.take_faults()));
@@ -303,10 +303,11 @@ impl Drop for Shaper {
     }
 }
 
-/// What is in force as the kernel tells it, for `twinlink link show` where no process that shapes answers.
+/// Returns the links in force as the kernel reports them, for `twinlink link show` where no process that
+/// shapes answers.
 ///
 /// # Errors
-/// The kernel cannot be asked.
+/// The kernel's state cannot be read.
 pub fn in_force() -> Result<Vec<ActiveShaping>> {
     let rows: Result<Vec<_>> = backends(None, 0).iter().map(|backend| backend.in_force()).collect();
     Ok(rows?.concat())

@@ -1,7 +1,7 @@
-//! The control socket's two lines: what a command asks of a running client, and what it answers.
+//! The control socket's two lines: a command's request to a running client, and its reply.
 //!
-//! One JSON object a line, one line each way, then the connection ends. The client listens; this is
-//! the asking side and the types of both.
+//! One JSON object a line, one line in each direction, then the connection ends. The client listens; this
+//! module is the asking side and the types of both.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -16,7 +16,7 @@ use crate::config::profile::Profile;
 use crate::shape::active_shaping::ActiveShaping;
 use crate::units::LinkId;
 
-/// What a command asks of a running client.
+/// A command's request to a running client.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 pub enum ControlRequest {
@@ -26,17 +26,17 @@ pub enum ControlRequest {
         profile: Box<Profile>,
     },
     Show,
-    /// Take the shaping of one link away, or of both.
+    /// Removes the shaping of one link, or of both.
     Clear {
         link: Option<LinkId>,
     },
 }
 
 impl ControlRequest {
-    /// Checks what is asked as a profile's file is checked.
+    /// Checks the request's profile as a file's is checked.
     ///
     /// # Errors
-    /// Says which value is wrong.
+    /// A value is invalid; the text names it.
     pub fn check(&self) -> Result<(), String> {
         match self {
             ControlRequest::Set { profile, .. } => profile.check(),
@@ -45,11 +45,11 @@ impl ControlRequest {
     }
 }
 
-/// What the client answers.
+/// The client's reply.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Reply {
     pub ok: bool,
-    /// What is in force after the request, a row per link and direction.
+    /// The links in force after the request, a row per link and direction.
     #[serde(default)]
     pub links: Vec<ActiveShaping>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

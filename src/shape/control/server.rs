@@ -91,7 +91,7 @@ where
     let mut line = String::new();
     BufReader::new(reading.take(client::LONGEST)).read_line(&mut line).await?;
     if line.is_empty() {
-        // Whoever only looked whether somebody listens waits for no answer.
+        // A connection that only checks for a listener waits for no answer.
         return Ok(());
     }
     let reply = match serde_json::from_str(&line) {

@@ -1,4 +1,4 @@
-//! What is there without this process having made it: read, repaired, or taken away again.
+//! Reads, repairs and removes devices that another process made.
 
 use anyhow::Result;
 

@@ -75,7 +75,7 @@ pub struct Netem {
     /// The traces that are being played, and what plays them.
     tracks: Vec<Track>,
     player: Option<TracePlayer>,
-    /// What players that have ended did, and nobody has asked for yet.
+    /// Steps of players that have ended, not yet taken by the caller.
     done: Vec<AppliedStep>,
 }
 
@@ -179,7 +179,7 @@ impl Netem {
             }
         }
         if let Err(error) = make(&mut lanes, self.tc_seed()) {
-            // What is half there must not stay; the first error is the one that counts.
+            // A half-made link must not stay; the first error is the one that counts.
             let made: Vec<Device> = read::devices().unwrap_or_default();
             let ours = |device: &Device| lanes.iter().any(|lane| lane.place.ifb() == device.name);
             let _ = take_away(&made.into_iter().filter(|device| ours(device)).collect::<Vec<_>>());
@@ -198,8 +198,8 @@ impl Netem {
         Ok(())
     }
 
-    /// Times are absolute, so those that are played on lose nothing by it. What was done is kept, but of links
-    /// that are played no more, or anew.
+    /// Starts the player anew for the links' current traces. Times are absolute, so a trace that goes on
+    /// loses nothing. Keeps the steps taken, but for links `over` names.
     fn restart_player(&mut self, over: impl Fn(LinkId) -> bool) -> Result<()> {
         self.done.extend(self.player.take().map(TracePlayer::finish).unwrap_or_default());
         self.done.retain(|done| !over(done.link));

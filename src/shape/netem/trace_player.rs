@@ -1,7 +1,7 @@
 //! Plays traces on the netem backend: a thread that gives tbf and netem each step at its time.
 //!
-//! Times are absolute, counted from when a trace began, so that nothing drifts; a step that is missed
-//! is left out, not made up for. What it did and when is told by [`TracePlayer::take_done`].
+//! Times are absolute, counted from when a trace began, so that nothing drifts; a step that is missed is left
+//! out, not made up for. [`TracePlayer::take_done`] returns the steps taken and their times.
 
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
@@ -26,7 +26,7 @@ pub struct Track {
     pub link: LinkId,
     pub direction: Direction,
     pub ifb: String,
-    /// What is in force until the trace begins, and whose queue stays.
+    /// The shape in force until the trace begins; its queue stays.
     pub shape: Shape,
     pub child: Child,
     pub seed: Option<u64>,
@@ -121,7 +121,7 @@ struct Running {
     track: Track,
     /// When its next step is due, since its trace began.
     next: Nanos,
-    /// What is in force; none before the first step.
+    /// The step in force; none before the first one.
     last: Option<TraceStep>,
 }
 

@@ -155,7 +155,7 @@ impl UserspaceLinks {
             owner: Owner::Run,
             shape: held.profile.shape(direction).clone(),
             trace: None,
-            // What goes up spends its delay on the way down.
+            // The delay of the up direction is applied in the down direction.
             delay_line_ms: match direction {
                 Direction::Down => line_ms(&held.profile.down) + line_ms(&held.profile.up),
                 Direction::Up => 0.0,

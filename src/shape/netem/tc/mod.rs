@@ -1,8 +1,8 @@
-//! Everything that is said to and heard from `tc` and `ip`: the only place that names them.
+//! All communication with `tc` and `ip`: the only place that names them.
 //!
-//! [`render`] turns shapes into command lines and is pure; [`run`] runs them; [`read`] understands
-//! what the kernel reports; [`stats`] reads counters without starting either; a [`session`] is a tc
-//! that stays for lines that are due later. Decisions about when to do what are the callers'.
+//! [`render`] turns shapes into command lines and is pure; [`run`] runs them; [`read`] parses the kernel's
+//! reports; [`stats`] reads counters without starting either; a [`session`] is a tc that stays for lines that
+//! are due later. The callers decide when to do what.
 
 pub mod read;
 pub mod render;

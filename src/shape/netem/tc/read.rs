@@ -1,4 +1,4 @@
-//! What `tc -j` and `ip -j` report about the lab's devices, and whether it is what was asked for.
+//! Reads the lab's devices from `tc -j` and `ip -j`, and compares them with the request.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl Qdiscs {
         if self.netem.is_some() { Child::Netem } else { Child::Fifo }
     }
 
-    /// What the kernel reports, for the log: both qdiscs as tc prints them, counters apart.
+    /// Returns the kernel's report for the log: both qdiscs as tc prints them, without counters.
     pub fn report(&self) -> Value {
         let options = |qdisc: &Option<Value>| qdisc.as_ref().map(|q| q["options"].clone());
         serde_json::json!({ "tbf": options(&self.tbf), "netem": options(&self.netem) })
@@ -103,7 +103,7 @@ impl Qdiscs {
         })
     }
 
-    /// Compares what is in force with what was asked for, and says what differs, if anything.
+    /// Compares the shape in force with the requested one, and returns the first difference, if any.
     pub fn differs_from(&self, asked: &Shape, child: Child) -> Option<String> {
         let Some(shape) = self.shape() else { return Some("there is no tbf".into()) };
         if self.child() != child {
@@ -166,7 +166,7 @@ fn netem_difference(shape: &Shape, asked: &Shape) -> Option<String> {
         .or_else(|| share("corrupt", shape.corrupt, asked.corrupt))
 }
 
-/// What an ifb's alias says about itself, so that a later process can tell.
+/// The content of an ifb's alias, for later processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alias {
     /// The process that made it.
@@ -206,7 +206,7 @@ impl Alias {
             dev: fields.get("dev")?.to_string(),
             server: fields.get("server")?.to_string(),
             own_clsact: *fields.get("clsact")? == "own",
-            // Who does not say so may have lost some.
+            // An alias without this field may belong to a lossy device.
             lossy: fields.get("lossy") != Some(&"no"),
             profile: fields.get("profile")?.to_string(),
         })
@@ -267,7 +267,7 @@ pub fn filters(dev: &str, direction: Direction) -> Result<Vec<Filter>> {
     Ok(found.into_iter().map(|(pref, to)| Filter { pref, to }).collect())
 }
 
-/// What sits at an interface's ingress: "clsact", "ingress", or nothing.
+/// Returns the qdisc at an interface's ingress: "clsact", "ingress", or none.
 pub fn ingress_kind(dev: &str) -> Result<Option<String>> {
     let list = run::json(Tool::Tc, &["-j", "qdisc", "show", "dev", dev])?;
     let found = list.as_array().into_iter().flatten().find_map(|qdisc| {
@@ -292,7 +292,7 @@ pub fn route_dev(server: std::net::IpAddr) -> Result<String> {
         .with_context(|| format!("cannot find the interface that leads to {server}: the route names none"))
 }
 
-/// What `ip` tells about an interface.
+/// Returns `ip`'s description of an interface.
 pub fn interface(dev: &str) -> Result<Value> {
     let list = run::json(Tool::Ip, &["-d", "-j", "link", "show", "dev", dev])?;
     Ok(list[0].clone())

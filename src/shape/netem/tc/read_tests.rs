@@ -2,7 +2,7 @@ use crate::config::profile::Distribution;
 use crate::shape::netem::tc::read::*;
 use serde_json::json;
 
-/// What tc 6.1 printed on Linux 6.1 for 21.6 Mbit/s, 15 ± 5 ms, bursty loss, reordering and corruption.
+/// Returns tc 6.1's output on Linux 6.1 for 21.6 Mbit/s, 15 ± 5 ms, bursty loss, reordering and corruption.
 fn netem_of_wifi() -> Qdiscs {
     let list = json!([
         {"kind":"tbf","handle":"1:","dev":"twl-a-down","root":true,"refcnt":2,

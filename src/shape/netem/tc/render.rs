@@ -50,7 +50,7 @@ pub fn ifb(link: LinkId, direction: Direction) -> String {
     format!("{IFB_PREFIX}{link}-{direction}")
 }
 
-/// What the names of all the lab's devices start with.
+/// The prefix of all the lab's devices.
 pub const IFB_PREFIX: &str = "twl-";
 
 /// What the names of the devices start with on which the kernel is tried; a process id follows.
@@ -78,7 +78,7 @@ pub fn pref(link: LinkId, direction: Direction) -> u32 {
     44551 + 2 * link.index() as u32 + direction as u32
 }
 
-/// What is below tbf.
+/// The qdisc below tbf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Child {
     /// tbf's own fifo, bounded in bytes: enough for a rate and a queue, on any kernel.
@@ -87,17 +87,19 @@ pub enum Child {
 }
 
 impl Child {
-    /// What a shape needs when it is set up anew.
+    /// Returns the child that a shape needs when it is set up anew.
     pub fn needed_by(shape: &Shape) -> Child {
         if shape.is_rate_only() { Child::Fifo } else { Child::Netem }
     }
 }
 
-/// The bucket of tbf, in bytes: what it may send at once, and the largest packet that it leaves whole.
+/// Returns the bucket of tbf (bytes): the bytes that it may send at once, and the largest packet that it
+/// leaves whole.
 ///
-/// 250 µs at the rate keeps fast links fast on slow machines. Below 3 028 bytes no packet of two
-/// segments passes uncut, so 3 000 keeps packets at wire size. What meets each packet by chance needs
-/// them so, so there the small bucket holds up to 160 Mbit/s, where it still lasts 150 µs.
+/// 250 µs at the rate keeps fast links fast on slow machines. Below 3 028 bytes no packet of two segments
+/// passes uncut, so 3 000 keeps packets at wire size. Random loss, reordering, duplication and corruption
+/// need packets at wire size, so for these the small bucket holds up to 160 Mbit/s, where it still lasts 150
+/// µs.
 pub fn burst_bytes(shape: &Shape) -> u64 {
     let by_chance = [shape.loss.mean(), shape.reorder, shape.duplicate, shape.corrupt];
     if by_chance.iter().any(|share| !share.is_zero()) && shape.rate.bits_per_s() <= 160_000_000 {
@@ -267,9 +269,9 @@ pub fn set_up(place: &DeviceDirection, shape: &Shape, child: Child, seed: Option
     lines
 }
 
-/// The lines that turn one shape into another in place, and the child that is there afterwards.
+/// Returns the lines that turn one shape into another in place, and the child afterwards.
 ///
-/// What is queued stays, with one exception: netem taking the fifo's place drops what the fifo held.
+/// Queued packets stay, with one exception: netem taking the fifo's place drops those of the fifo.
 pub fn change(ifb: &str, from: &Shape, child: Child, to: &Shape, seed: Option<u64>) -> (Vec<String>, Child) {
     let mut lines = Vec::new();
     let fifo_differs = child == Child::Fifo && fifo_limit_bytes(from) != fifo_limit_bytes(to);

@@ -111,7 +111,7 @@ pub fn start(tool: Tool, error: std::io::Error) -> anyhow::Error {
     anyhow::Error::from(error).context(format!("cannot start {name}"))
 }
 
-/// What a failed command said, on one line.
+/// Returns the error output of a failed command, on one line.
 fn complaint(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<&str> = text

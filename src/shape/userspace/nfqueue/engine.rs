@@ -19,7 +19,7 @@ use crate::emulate::link::{Cause, Tally};
 use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
-/// What the owner asks of the thread. Each is answered when it is done.
+/// The owner's commands to the thread. Each is answered when it is done.
 pub enum EngineCommand {
     Set(LinkId, Box<Profile>, Sender<()>),
     /// Play the link's traces; the answer is when they began.
@@ -29,7 +29,7 @@ pub enum EngineCommand {
     Stop,
 }
 
-/// What the thread counted.
+/// The thread's counts.
 #[derive(Clone, Debug, Default)]
 pub struct EngineReading {
     /// By [`index_of`]; none for a way that is not modelled.
@@ -42,7 +42,7 @@ pub struct EngineReading {
     pub at: Nanos,
 }
 
-/// What the thread keeps for one queue.
+/// The state of one queue.
 #[derive(Default)]
 struct Tap {
     lateness: Lateness,
@@ -72,7 +72,7 @@ pub struct Engine {
 /// price of one wake-up, and none is later by more than this.
 const ROUND: Nanos = 100_000;
 
-/// What is many: an idle link holds fewer, and waits for nothing.
+/// The number of held packets from which rounds apply: an idle link holds fewer, and waits for nothing.
 const MANY: u64 = 16;
 
 /// Nanoseconds on the monotonic clock.
@@ -277,7 +277,7 @@ impl Engine {
             let way = (link, direction);
             let shape = if direction == Direction::Down { &profile.down } else { &profile.up };
             let tap = &mut self.taps[index_of(way)];
-            // What already overtakes others keeps its place, so one verdict for many must wait.
+            // Packets that already overtake others keep their places, so one verdict for many must wait.
             tap.in_order = shape.reorder.is_zero() && (tap.in_order || tap.held == 0);
             let keeps = !shape.corrupt.is_zero();
             if keeps != tap.keeps_bytes {

@@ -37,7 +37,7 @@ pub use rules::{attempt, version as iptables_version};
 /// The first of four queue numbers, after the lab's port. They belong to a network namespace.
 const FIRST_QUEUE: u16 = 4450;
 
-/// What the socket may hold while the thread is busy; a packet takes about 1 KB of it.
+/// The socket's receive buffer (bytes) for while the thread is busy; a packet takes about 1 KB of it.
 const RECEIVE_BUFFER: usize = 64 << 20;
 
 /// Below this, bursts are lost in the kernel.
@@ -58,7 +58,7 @@ fn way_of(queue: u16) -> Option<Way> {
     WAYS.get(usize::from(queue.checked_sub(FIRST_QUEUE)?)).copied()
 }
 
-/// What of a profile this backend cannot do, by name; empty if it can do all of it.
+/// Returns the keys of a profile that this backend cannot do; empty if it can do all of it.
 pub fn refusals(profile: &Profile) -> Vec<String> {
     let mut refusals = Vec::new();
     for (direction, shape) in [(Direction::Down, &profile.down), (Direction::Up, &profile.up)] {
@@ -67,7 +67,7 @@ pub fn refusals(profile: &Profile) -> Vec<String> {
                 "{direction}.duplicate: a verdict releases a packet once, and cannot make two of it"
             ));
         }
-        // What goes up spends its delay on the way down, so there is nothing that it could skip.
+        // The delay of the up direction is applied in the down direction, so an up packet has none to skip.
         if direction == Direction::Up && !shape.reorder.is_zero() {
             refusals.push(format!(
                 "{direction}.reorder: packets that leave this host are held for rate and queue alone"

@@ -12,10 +12,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 /// How many messages one system call receives at most.
 const BATCH: usize = 64;
 
-/// What a message carries besides the packet's own bytes.
+/// The size of a message besides the packet's own bytes.
 const METADATA: usize = 512;
 
-/// What is copied of each packet where nobody changes it: its length is all that matters.
+/// The bytes copied of each packet that stays unchanged: only its length matters.
 pub const COPY_LITTLE: u32 = 16;
 
 /// How much is gathered at most; a system call takes no more than the socket's send buffer.
@@ -37,7 +37,7 @@ pub struct Queued<'a> {
     pub id: u32,
     /// The length of the IP packet, whatever was copied of it.
     pub ip_bytes: u32,
-    /// What was copied: all of it if the queue copies all.
+    /// The copied bytes: all of them if the queue copies all.
     pub payload: &'a [u8],
 }
 
@@ -239,7 +239,7 @@ impl NetlinkSocket {
         };
         for (slot, message) in self.inbox.chunks_exact(self.slot).zip(&messages[..received]) {
             let len = (message.msg_len as usize).min(slot.len());
-            // Whatever else comes is an error about a packet that is no longer there.
+            // Any other message is an error about a packet that is no longer there.
             if let Some(packet) = parse_packet(&slot[..len]) {
                 each(packet);
             }

@@ -11,7 +11,7 @@ pub fn open_socket() -> Result<NetlinkSocket> {
     NetlinkSocket::open().context("cannot open a netlink socket for packets (nfnetlink)")
 }
 
-/// What is said where another program has a queue.
+/// Returns the error for a queue that another program has.
 pub fn taken(row: KernelQueue) -> String {
     format!(
         "cannot use the packet queue {}: another program (netlink port {}) has it in this network \

@@ -59,7 +59,7 @@ fn holds_nothing(program: &str) -> bool {
     !tables.lines().any(|table| table == "raw")
 }
 
-/// What the raw table says of ours: how many jumps there are to each chain, and which chains exist.
+/// Our rules in the raw table: the jumps to each chain, and the chains that exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Present {
     jumps: [usize; 2],
@@ -121,7 +121,10 @@ pub fn render(present: Present, family: Family, links: &[Tapped]) -> String {
     text
 }
 
-/// What a program printed, if it ran and was content.
+/// Runs a program and returns its output.
+///
+/// # Errors
+/// It cannot run, or fails; the text has its error output.
 fn run(program: &str, args: &[&str], input: &str) -> Result<String> {
     let mut child = Command::new(program)
         .args(args)
@@ -148,7 +151,7 @@ fn is_missing(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound)
 }
 
-/// What of ours stands in a family's raw table, as this program sees it.
+/// Returns our rules in a family's raw table, as this program sees it.
 fn present(program: &str) -> Result<Present> {
     run(program, &["-w", "-t", "raw", "-S"], "").map(|listing| Present::parse(&listing))
 }
@@ -214,7 +217,7 @@ fn install(family: Family, links: &[Tapped]) -> Result<()> {
     })
 }
 
-/// What the first program that is there says of its version.
+/// Returns the version that the first installed program prints.
 pub fn version() -> Option<String> {
     Family::V4.programs().into_iter().find_map(|program| run(program, &["-V"], "").ok())
 }
