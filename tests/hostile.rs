@@ -935,12 +935,12 @@ fn what_is_no_list_is_said_and_done_without() {
                 )
             })
         }),
-        ("something that is no list", |asked| {
+        ("something that is not a manifest", |asked| {
             asked
                 .is_list()
                 .then(|| Reply(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec(), Then::Keep))
         }),
-        ("something that is no list", |asked| {
+        ("something that is not a manifest", |asked| {
             asked.is_list().then(|| Reply(b"HTTP/1.1 200 OK\r\n\r\naaaaaaaaaa".to_vec(), Then::Repeat(10)))
         }),
         ("Content-Encoding br", |asked| {

@@ -112,7 +112,7 @@ impl ClientArgs {
         let command = <ClientArgs as clap::Args>::augment_args(clap::Command::new("client"));
         let command = command.mut_args(|arg| arg.env(None::<&str>));
         let words = ["client".to_string()].into_iter().chain(servers);
-        let matches = command.try_get_matches_from(words).context("the servers' names make no sense")?;
+        let matches = command.try_get_matches_from(words).context("a server's name is invalid")?;
         Ok(<ClientArgs as clap::FromArgMatches>::from_arg_matches(&matches)?)
     }
 }

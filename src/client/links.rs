@@ -20,7 +20,7 @@ use crate::log::schema;
 use crate::log::schema::{Airtime, Event, Fault, Log};
 use crate::shape::Shaper;
 use crate::shape::active_shaping::{ActiveShaping, Counters};
-use crate::shape::active_trace::Stepped;
+use crate::shape::active_trace::StartedStep;
 use crate::shape::backend::{BackendChoice, ShapingRequest};
 use crate::shape::control::client::ControlRequest;
 use crate::units::{Delay, Direction, LinkId};
@@ -185,18 +185,18 @@ impl Links {
     }
 
     /// Logs a step of a trace. Those too short for a record each are in the samples alone.
-    fn log_step(&self, stepped: &Stepped) -> Result<()> {
-        let late = stepped.late.unwrap_or_default().as_nanos() as u64;
+    fn log_step(&self, step: &StartedStep) -> Result<()> {
+        let late = step.late.unwrap_or_default().as_nanos() as u64;
         self.latest_step.fetch_max(late, Ordering::Relaxed);
-        if stepped.lasts.is_some_and(|lasts| lasts < SHORTEST_LOGGED) {
+        if step.lasts.is_some_and(|lasts| lasts < SHORTEST_LOGGED) {
             return Ok(());
         }
         let applied = self.applied();
-        let of_way = |row: &&ActiveShaping| (row.link, row.direction) == (stepped.link, stepped.direction);
-        let Some(applied) = applied.iter().find(of_way) else { return Ok(()) };
-        let at = stepped.planned + stepped.late.unwrap_or_default();
-        let step = schema::Link::step(applied, stepped, self.log.ms(stepped.planned));
-        self.log.write_at(at, Event::Link(Box::new(step)))
+        let of_direction = |row: &&ActiveShaping| (row.link, row.direction) == (step.link, step.direction);
+        let Some(applied) = applied.iter().find(of_direction) else { return Ok(()) };
+        let at = step.planned + step.late.unwrap_or_default();
+        let record = schema::Link::step(applied, step, self.log.ms(step.planned));
+        self.log.write_at(at, Event::Link(Box::new(record)))
     }
 
     /// Plays the links' traces from now on: the transfer's clock is about to start.

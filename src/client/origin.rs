@@ -119,7 +119,7 @@ impl Origin {
         let stream = match running::timeout(patience, socket.connect(self.address)).await {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => return Err(self.not_connected(&error)),
-            None => bail!("could not connect to {self}: no answer for {}", duration(patience)),
+            None => bail!("cannot connect to {self}: no answer for {}", duration(patience)),
         };
         stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
         Ok(Arc::new(stream))
@@ -139,7 +139,7 @@ impl Origin {
             }
             _ => "",
         };
-        anyhow!("could not connect to {self}: {error}{hint}")
+        anyhow!("cannot connect to {self}: {error}{hint}")
     }
 
     /// Asks a server for its list, which also shows whether it speaks HTTP at all, and whether its
@@ -216,8 +216,8 @@ impl Origin {
                     Some(encoding) => {
                         format!("with the Content-Encoding {encoding}, which was not asked for")
                     }
-                    None if html => "with an HTML page, which is no list".to_string(),
-                    None => "with something that is no list".to_string(),
+                    None if html => "with an HTML page, which is not a manifest".to_string(),
+                    None => "with something that is not a manifest".to_string(),
                 };
                 notes.push(format!("{self} answers GET {LIST_PATH} {what}"));
             }

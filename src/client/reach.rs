@@ -49,7 +49,7 @@ pub async fn open(peer: &Origin, patience: Duration) -> Result<Arc<TcpStream>> {
             }
         }
     };
-    let silent = || anyhow!("could not connect to {peer}: no answer for {}", duration(patience));
+    let silent = || anyhow!("cannot connect to {peer}: no answer for {}", duration(patience));
     running::timeout(patience, opening).await.unwrap_or_else(|| Err(silent()))
 }
 

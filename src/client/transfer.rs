@@ -932,7 +932,7 @@ impl Transfer {
     pub fn fault(&self, link: LinkId, what: String, action: String) {
         let fault = schema::Fault { link: Some(link), segment: None, what, action };
         if let Err(error) = self.log.write(Event::Fault(fault)) {
-            tracing::warn!("a fault could not be logged: {error:#}");
+            tracing::warn!("cannot log a fault: {error:#}");
         }
     }
 }

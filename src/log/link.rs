@@ -3,7 +3,7 @@
 use super::schema::{Airtime, Link, LinkShape, LinkTrace};
 use crate::config::profile::{Loss, Shape};
 use crate::shape::active_shaping::{ActiveShaping, StationLoad};
-use crate::shape::active_trace::Stepped;
+use crate::shape::active_trace::StartedStep;
 use crate::units::{Direction, LinkId};
 
 impl Link {
@@ -36,8 +36,8 @@ impl Link {
     }
 
     /// The record of a step of the trace that a direction follows, which was to begin at `planned_ms`.
-    pub fn step(row: &ActiveShaping, stepped: &Stepped, planned_ms: f64) -> Link {
-        let during = row.shape.during(&stepped.step);
+    pub fn step(row: &ActiveShaping, step: &StartedStep, planned_ms: f64) -> Link {
+        let during = row.shape.during(&step.step);
         Link {
             why: "a step of its trace".into(),
             // The queue stays what it is in bytes, so its time is that at the profile's own rate.
@@ -51,7 +51,7 @@ impl Link {
             }),
             kernel: serde_json::Value::Null,
             planned_ms: Some(planned_ms),
-            late_ms: stepped.late.map(|late| late.as_secs_f64() * 1e3),
+            late_ms: step.late.map(|late| late.as_secs_f64() * 1e3),
             ..Link::shaped(row, "step")
         }
     }

@@ -13,12 +13,12 @@ use crate::units::{Direction, LinkId};
 
 /// A trace that is being played.
 #[derive(Clone, Debug)]
-pub struct Playing {
+pub struct LinkTrace {
     pub link: LinkId,
     pub direction: Direction,
     pub trace: Arc<Trace>,
     pub began: Instant,
-    /// When the next step that was not told yet begins, since the trace did.
+    /// When the next step that was not returned yet begins, since the trace did.
     next: Nanos,
     ended: bool,
 }
@@ -35,7 +35,7 @@ pub struct AppliedStep {
 
 /// A step of a trace that has begun.
 #[derive(Clone, Copy, Debug)]
-pub struct Stepped {
+pub struct StartedStep {
     pub link: LinkId,
     pub direction: Direction,
     pub step: TraceStep,
@@ -47,9 +47,9 @@ pub struct Stepped {
     pub late: Option<Duration>,
 }
 
-impl Playing {
-    pub fn new(link: LinkId, direction: Direction, trace: &Arc<Trace>, began: Instant) -> Playing {
-        Playing { link, direction, trace: Arc::clone(trace), began, next: 0, ended: false }
+impl LinkTrace {
+    pub fn new(link: LinkId, direction: Direction, trace: &Arc<Trace>, began: Instant) -> LinkTrace {
+        LinkTrace { link, direction, trace: Arc::clone(trace), began, next: 0, ended: false }
     }
 
     /// Returns the step in force at a time.
@@ -70,7 +70,7 @@ impl Playing {
 
     /// The steps that have begun since the last call. `done` are those that took effect, where that is
     /// known; in the model they do so by themselves, in time.
-    pub fn take_steps(&mut self, now: Instant, done: Option<&[AppliedStep]>) -> Vec<Stepped> {
+    pub fn take_steps(&mut self, now: Instant, done: Option<&[AppliedStep]>) -> Vec<StartedStep> {
         let elapsed = now.saturating_duration_since(self.began).as_nanos() as Nanos;
         let ours = |done: &&AppliedStep| (done.link, done.direction) == (self.link, self.direction);
         let mut steps = Vec::new();
@@ -82,7 +82,7 @@ impl Playing {
                 Some(done) => {
                     let newest = done.iter().filter(ours).map(|done| done.number).max();
                     if newest.is_none_or(|newest| newest < moment.number) {
-                        // It is about to take effect, and is told then.
+                        // It is about to take effect; a later call returns it.
                         break;
                     }
                     let took = done.iter().filter(ours).find(|done| done.number == moment.number);
@@ -92,7 +92,7 @@ impl Playing {
             let lasts =
                 (moment.until < Nanos::MAX).then(|| Duration::from_nanos(moment.until - moment.since));
             let (link, direction, step) = (self.link, self.direction, moment.step);
-            steps.push(Stepped { link, direction, step, lasts, planned, late });
+            steps.push(StartedStep { link, direction, step, lasts, planned, late });
             self.next = moment.until;
         }
         steps
@@ -116,9 +116,9 @@ impl Playing {
 }
 
 /// The fault of a step that came too late, or not at all.
-pub fn lateness_fault(stepped: &Stepped) -> Option<String> {
-    let (direction, rate) = (stepped.direction, stepped.step.rate);
-    match (stepped.late, stepped.lasts) {
+pub fn lateness_fault(started: &StartedStep) -> Option<String> {
+    let (direction, rate) = (started.direction, started.step.rate);
+    match (started.late, started.lasts) {
         (None, _) => Some(format!(
             "{direction}: a step of the trace to {rate} was left out: it was over before it was its turn"
         )),
@@ -137,7 +137,7 @@ mod tests {
 
     const S: Nanos = 1_000_000_000;
 
-    fn playing(looped: bool) -> Playing {
+    fn link_trace(looped: bool) -> LinkTrace {
         let step = |at, kbit: u64| TraceStep {
             at,
             rate: Rate::from_bits_per_s(kbit * 1000),
@@ -146,46 +146,46 @@ mod tests {
         };
         let trace =
             Trace::new("t".into(), looped, vec![step(0, 100), step(S, 0), step(2 * S, 200)], 3 * S).unwrap();
-        Playing::new(LinkId::A, Direction::Down, &Arc::new(trace), Instant::now())
+        LinkTrace::new(LinkId::A, Direction::Down, &Arc::new(trace), Instant::now())
     }
 
-    fn after(playing: &Playing, ms: u64) -> Instant {
-        playing.began + Duration::from_millis(ms)
+    fn after(trace: &LinkTrace, ms: u64) -> Instant {
+        trace.began + Duration::from_millis(ms)
     }
 
     #[test]
     fn steps_are_told_once_and_a_missed_one_is_a_fault() {
-        let mut playing = playing(true);
-        let (link, direction) = (playing.link, playing.direction);
+        let mut trace = link_trace(true);
+        let (link, direction) = (trace.link, trace.direction);
         let did = |number, at| AppliedStep { link, direction, number, at };
-        let first = did(0, after(&playing, 2));
-        let told = playing.take_steps(after(&playing, 900), Some(&[first]));
-        assert_eq!(told.len(), 1);
-        assert_eq!(told[0].late, Some(Duration::from_millis(2)));
-        assert_eq!(lateness_fault(&told[0]), None);
+        let first = did(0, after(&trace, 2));
+        let steps = trace.take_steps(after(&trace, 900), Some(&[first]));
+        assert_eq!(steps.len(), 1);
+        assert_eq!(steps[0].late, Some(Duration::from_millis(2)));
+        assert_eq!(lateness_fault(&steps[0]), None);
         // The second is due, but nobody has said that it took effect.
-        assert!(playing.take_steps(after(&playing, 1001), Some(&[])).is_empty());
-        let third = did(2, after(&playing, 2004));
-        let told = playing.take_steps(after(&playing, 2500), Some(&[third]));
+        assert!(trace.take_steps(after(&trace, 1001), Some(&[])).is_empty());
+        let third = did(2, after(&trace, 2004));
+        let steps = trace.take_steps(after(&trace, 2500), Some(&[third]));
         assert_eq!(
-            told.iter().map(|step| step.late).collect::<Vec<_>>(),
+            steps.iter().map(|step| step.late).collect::<Vec<_>>(),
             [None, Some(Duration::from_millis(4))]
         );
-        assert!(lateness_fault(&told[0]).unwrap().contains("left out"));
-        let late = Stepped { late: Some(Duration::from_millis(1500)), ..told[1] };
+        assert!(lateness_fault(&steps[0]).unwrap().contains("left out"));
+        let late = StartedStep { late: Some(Duration::from_millis(1500)), ..steps[1] };
         assert!(lateness_fault(&late).unwrap().contains("1500.0 ms late"));
-        assert_eq!(playing.take_end(after(&playing, 60_000)), None);
+        assert_eq!(trace.take_end(after(&trace, 60_000)), None);
     }
 
     #[test]
     fn a_model_s_steps_come_in_time_and_the_end_is_told_once() {
-        let mut playing = playing(false);
-        assert_eq!(playing.take_end(after(&playing, 2999)), None);
-        let told = playing.take_steps(after(&playing, 10_000), None);
-        assert_eq!(told.len(), 3);
-        assert_eq!((told[2].lasts, told[2].late), (None, Some(Duration::ZERO)));
-        assert!(playing.take_steps(after(&playing, 20_000), None).is_empty());
-        assert!(playing.take_end(after(&playing, 3000)).unwrap().contains("200kbit holds"));
-        assert_eq!(playing.take_end(after(&playing, 3001)), None);
+        let mut trace = link_trace(false);
+        assert_eq!(trace.take_end(after(&trace, 2999)), None);
+        let steps = trace.take_steps(after(&trace, 10_000), None);
+        assert_eq!(steps.len(), 3);
+        assert_eq!((steps[2].lasts, steps[2].late), (None, Some(Duration::ZERO)));
+        assert!(trace.take_steps(after(&trace, 20_000), None).is_empty());
+        assert!(trace.take_end(after(&trace, 3000)).unwrap().contains("200kbit holds"));
+        assert_eq!(trace.take_end(after(&trace, 3001)), None);
     }
 }

@@ -50,25 +50,25 @@ const TRIED: &str = "tried";
 /// Judges each of the features. One that worked is not tried again: a change in the middle of a run must not
 /// wait for a trial. One that was missing is, since it may have been loaded since.
 pub fn features(
-    wanted: impl IntoIterator<Item = &'static Feature>,
+    needed: impl IntoIterator<Item = &'static Feature>,
 ) -> Vec<(&'static Feature, FeatureSupport)> {
-    let wanted: Vec<_> = wanted.into_iter().collect();
+    let needed: Vec<_> = needed.into_iter().collect();
     static WORKING: Mutex<Vec<&str>> = Mutex::new(Vec::new());
     let mut working = WORKING.lock().expect("nobody panics while holding the list of features");
-    let untried: Vec<_> = wanted.iter().copied().filter(|feature| !working.contains(&feature.name)).collect();
+    let untried: Vec<_> = needed.iter().copied().filter(|feature| !working.contains(&feature.name)).collect();
     let judged = if untried.is_empty() { Vec::new() } else { judge(&untried) };
     let works = judged.iter().filter(|(_, verdict)| *verdict == FeatureSupport::Yes(TRIED));
     working.extend(works.map(|(feature, _)| feature.name));
     let verdict =
         |feature: &Feature| judged.iter().find(|row| row.0.name == feature.name).map(|row| row.1.clone());
     let each = |feature| (feature, verdict(feature).unwrap_or(FeatureSupport::Yes(TRIED)));
-    wanted.into_iter().map(each).collect()
+    needed.into_iter().map(each).collect()
 }
 
-fn judge(wanted: &[&'static Feature]) -> Vec<(&'static Feature, FeatureSupport)> {
-    try_them(wanted).unwrap_or_else(|why| {
+fn judge(needed: &[&'static Feature]) -> Vec<(&'static Feature, FeatureSupport)> {
+    try_them(needed).unwrap_or_else(|why| {
         let why = format!("{why:#}");
-        wanted.iter().map(|feature| (*feature, by_files(feature, &why))).collect()
+        needed.iter().map(|feature| (*feature, by_files(feature, &why))).collect()
     })
 }
 
@@ -76,9 +76,9 @@ fn judge(wanted: &[&'static Feature]) -> Vec<(&'static Feature, FeatureSupport)>
 ///
 /// # Errors
 /// A feature cannot be tried.
-pub fn missing(wanted: &'static [Feature]) -> Result<Vec<&'static Feature>> {
+pub fn missing(needed: &'static [Feature]) -> Result<Vec<&'static Feature>> {
     let mut missing = Vec::new();
-    for (feature, verdict) in features(wanted) {
+    for (feature, verdict) in features(needed) {
         match verdict {
             FeatureSupport::Yes(_) => {}
             FeatureSupport::No(_) => missing.push(feature),
@@ -90,11 +90,11 @@ pub fn missing(wanted: &'static [Feature]) -> Result<Vec<&'static Feature>> {
     Ok(missing)
 }
 
-fn try_them(wanted: &[&'static Feature]) -> Result<Vec<(&'static Feature, FeatureSupport)>> {
+fn try_them(needed: &[&'static Feature]) -> Result<Vec<(&'static Feature, FeatureSupport)>> {
     if !guard::has_net_admin() {
         return Err(anyhow!("not tried: that takes the capability NET_ADMIN"));
     }
-    let features = wanted.to_vec();
+    let features = needed.to_vec();
     let work = move || {
         // SAFETY: unshare takes no pointers, and moves this thread alone into a new namespace, which
         // ends with it.
@@ -105,7 +105,7 @@ fn try_them(wanted: &[&'static Feature]) -> Result<Vec<(&'static Feature, Featur
     let tried = apart.join().map_err(|_| anyhow!("the trial panicked"))?;
     match tried {
         Some(verdicts) => verdicts,
-        None if guard::is_own_namespace() => try_here(wanted),
+        None if guard::is_own_namespace() => try_here(needed),
         None => Err(anyhow!("not tried: that takes the capability SYS_ADMIN, or a lab's namespace")),
     }
 }
@@ -116,14 +116,14 @@ fn is_no_answer(error: &anyhow::Error) -> bool {
     error.chain().any(<dyn std::error::Error + 'static>::is::<std::io::Error>)
 }
 
-fn try_here(wanted: &[&'static Feature]) -> Result<Vec<(&'static Feature, FeatureSupport)>> {
+fn try_here(needed: &[&'static Feature]) -> Result<Vec<(&'static Feature, FeatureSupport)>> {
     let dev = format!("{TRIAL_PREFIX}{}", std::process::id());
     run::output(Tool::Ip, &["-V"])?;
     let device = match run::batch(Tool::Ip, &[format!("link add dev {dev} type ifb")]) {
         Err(error) if is_no_answer(&error) => return Err(error),
         device => device,
     };
-    let verdicts = wanted
+    let verdicts = needed
         .iter()
         .map(|feature| {
             let outcome = match &device {

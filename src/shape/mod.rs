@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use crate::config::channel::ChannelConfig;
 use crate::units::{Direction, LinkId};
 use active_shaping::ActiveShaping;
-use active_trace::{Playing, Stepped, lateness_fault};
+use active_trace::{LinkTrace, StartedStep, lateness_fault};
 use backend::{Backend, BackendChoice, Fit, ShapingRequest};
 use guard::Lock;
 use kernel_support::Feature;
@@ -55,7 +55,7 @@ pub struct Shaper {
     lock: Option<Lock>,
     /// Whether traces are played as soon as they are set, and those that are.
     plays: bool,
-    playing: Vec<Playing>,
+    traces: Vec<LinkTrace>,
     /// Faults of traces that nobody has asked for yet.
     faults: Vec<(LinkId, String)>,
 }
@@ -82,7 +82,7 @@ impl Shaper {
             rows: Vec::new(),
             lock: None,
             plays: false,
-            playing: Vec::new(),
+            traces: Vec::new(),
             faults: Vec::new(),
         };
         if requests.is_empty() || choice == BackendChoice::None {
@@ -144,7 +144,7 @@ impl Shaper {
     pub fn change(&mut self, request: &ShapingRequest) -> Result<Vec<ActiveShaping>> {
         let (link, requests) = (request.link, std::slice::from_ref(request));
         if self.choice == BackendChoice::None {
-            bail!("cannot shape link {link}: this run was told to shape nothing (--backend none)");
+            bail!("cannot shape link {link}: this run shapes nothing (--backend none)");
         }
         if self.on_channel(link) {
             bail!("cannot change link {link}: it is on the channel, and follows its channel file");
@@ -162,7 +162,7 @@ impl Shaper {
             None => self.choice.pick(&self.backends, requests, false)?,
         };
         self.set(index, requests, &why)?;
-        self.playing.retain(|playing| playing.link != link);
+        self.traces.retain(|trace| trace.link != link);
         if self.plays {
             self.play_link(link)?;
         }
@@ -171,17 +171,17 @@ impl Shaper {
 
     /// Removes the shaping of one link.
     pub fn clear_link(&mut self, link: LinkId) -> Result<()> {
-        self.take_away(Some(link))
+        self.remove(Some(link))
     }
 
     /// Removes all shaping.
     pub fn clear(&mut self) -> Result<()> {
-        self.take_away(None)
+        self.remove(None)
     }
 
     /// Goes on to the next backend where one fails; the first error counts.
-    fn take_away(&mut self, link: Option<LinkId>) -> Result<()> {
-        self.playing.retain(|playing| link.is_some_and(|link| link != playing.link));
+    fn remove(&mut self, link: Option<LinkId>) -> Result<()> {
+        self.traces.retain(|trace| link.is_some_and(|link| link != trace.link));
         let results: Vec<Result<()>> = self.backends.iter_mut().map(|backend| backend.clear(link)).collect();
         self.note_rows();
         results.into_iter().collect()
@@ -204,8 +204,8 @@ impl Shaper {
         rows.sort_by_key(|row| (row.link, row.direction));
         let now = Instant::now();
         for row in &mut rows {
-            if let Some(playing) = self.playing_on(row.link, row.direction) {
-                playing.show(row, now);
+            if let Some(trace) = self.trace_on(row.link, row.direction) {
+                trace.show(row, now);
             }
             row.counters.set_queue_ms();
         }
@@ -213,8 +213,8 @@ impl Shaper {
         Ok(&self.rows)
     }
 
-    fn playing_on(&self, link: LinkId, direction: Direction) -> Option<&Playing> {
-        self.playing.iter().find(|playing| (playing.link, playing.direction) == (link, direction))
+    fn trace_on(&self, link: LinkId, direction: Direction) -> Option<&LinkTrace> {
+        self.traces.iter().find(|trace| (trace.link, trace.direction) == (link, direction))
     }
 
     /// Reads the rows of `twinlink link show`: where a trace is played, what is in force at this moment.
@@ -225,8 +225,8 @@ impl Shaper {
         let now = Instant::now();
         let rows = self.read()?.to_vec();
         let shown = rows.into_iter().map(|row| {
-            let shape = match self.playing_on(row.link, row.direction) {
-                Some(playing) => playing.shape(&row.shape, now),
+            let shape = match self.trace_on(row.link, row.direction) {
+                Some(trace) => trace.shape(&row.shape, now),
                 None => row.shape.without_trace(),
             };
             ActiveShaping { shape, ..row }
@@ -265,30 +265,30 @@ impl Shaper {
             return Ok(());
         }
         let began = self.backends[index].play(link)?;
-        self.playing.retain(|playing| playing.link != link);
-        let playing = traces.iter().map(|(direction, trace)| Playing::new(link, *direction, trace, began));
-        self.playing.extend(playing);
+        self.traces.retain(|trace| trace.link != link);
+        let started = traces.iter().map(|(direction, trace)| LinkTrace::new(link, *direction, trace, began));
+        self.traces.extend(started);
         Ok(())
     }
 
     /// When the traces of a link began, if they are being played.
     pub fn began(&self, link: LinkId) -> Option<Instant> {
-        self.playing.iter().find(|playing| playing.link == link).map(|playing| playing.began)
+        self.traces.iter().find(|trace| trace.link == link).map(|trace| trace.began)
     }
 
     /// The steps of traces that have begun since the last call. One that came late by more than its
     /// own length is a fault, and so is the end of a trace.
-    pub fn take_steps(&mut self) -> Vec<Stepped> {
+    pub fn take_steps(&mut self) -> Vec<StartedStep> {
         let carriers = LinkId::BOTH.map(|link| self.carrier(link));
         let applied: Vec<_> = self.backends.iter_mut().map(|backend| backend.take_applied_steps()).collect();
         let now = Instant::now();
         let mut steps = Vec::new();
-        for playing in &mut self.playing {
-            let applied = carriers[playing.link.index()].and_then(|index| applied[index].as_deref());
-            let told = playing.take_steps(now, applied);
-            let problems = told.iter().filter_map(lateness_fault).chain(playing.take_end(now));
-            self.faults.extend(problems.map(|what| (playing.link, what)));
-            steps.extend(told);
+        for trace in &mut self.traces {
+            let applied = carriers[trace.link.index()].and_then(|index| applied[index].as_deref());
+            let started = trace.take_steps(now, applied);
+            let problems = started.iter().filter_map(lateness_fault).chain(trace.take_end(now));
+            self.faults.extend(problems.map(|what| (trace.link, what)));
+            steps.extend(started);
         }
         steps.sort_by_key(|step| step.planned);
         steps

@@ -209,7 +209,7 @@ no_tc() {
             [ -L "$folder" ] || [ ! -d "$folder" ] || /bin/mount --bind "$KEEP/sbin" "$folder"
         done
         exec "$TWINLINK_BIN" client "$@"' no-tc "$KEEP/sbin" "$TWINLINK_BIN" "${SHAPED[@]}" "${SERVERS[@]}"
-    names no-tc 'there is no program tc'
+    names no-tc 'tc not found'
     names no-tc iproute2
 }
 

@@ -128,7 +128,7 @@ impl LoadSource<'_> {
                 while in_flight.len() < depth {
                     let (path, hops) = match redirected.pop() {
                         Some(led) => led,
-                        None => (paths.next().context("there is no file to ask for")?.clone(), 0),
+                        None => (paths.next().context("no file to fetch")?.clone(), 0),
                     };
                     pipeline.ask(&self.peer.request("GET", &path));
                     in_flight.push_back((path, hops));

@@ -98,9 +98,9 @@ where
         // Shaping blocks on tc, so it is kept off the threads that move packets.
         Ok(request) => match ControlRequest::check(&request) {
             Ok(()) => tokio::task::spawn_blocking(move || act(request)).await?.map(Reply::done),
-            Err(problem) => Err(anyhow::anyhow!("the request is not valid: {problem}")),
+            Err(problem) => Err(anyhow::anyhow!("the request is invalid: {problem}")),
         },
-        Err(error) => Err(anyhow::anyhow!("the request is not understood: {error}")),
+        Err(error) => Err(anyhow::anyhow!("cannot parse the request: {error}")),
     };
     let reply = reply.unwrap_or_else(|error| Reply::failed(&error));
     let mut text = serde_json::to_vec(&reply)?;

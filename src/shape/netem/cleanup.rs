@@ -37,7 +37,7 @@ pub fn in_force() -> Result<Vec<NetemDirection>> {
 /// lead nowhere. The caller holds the lock, so no owner of a device can be alive.
 pub fn repair(devs: &[String]) -> Result<usize> {
     let dead: Vec<Device> = read::devices()?;
-    take_away(&dead)?;
+    remove_devices(&dead)?;
     let trials: Vec<String> = read::trials()?.iter().map(|name| render::remove_ifb(name)).collect();
     if !trials.is_empty() {
         run::batch(Tool::Ip, &trials)?;
@@ -71,7 +71,7 @@ fn remove_lost_filters(dev: &str) -> Result<()> {
 /// Takes devices away. Each step can be repeated from wherever an earlier try was cut off: the filters
 /// go first, since one without its device drops what it catches; then the clsact, if the lab made it and
 /// nobody else uses it; the devices go last, because they carry the mark of who made the clsact.
-pub(super) fn take_away(devices: &[Device]) -> Result<()> {
+pub(super) fn remove_devices(devices: &[Device]) -> Result<()> {
     let mut clsacts: Vec<&str> = Vec::new();
     for device in devices {
         let Some(alias) = &device.alias else { continue };

@@ -28,7 +28,7 @@ use super::kernel_support::{self, Feature};
 use crate::config::profile::Shape;
 use crate::units::{Direction, LinkId, Rate};
 use check::explain;
-use cleanup::{in_force, repair, take_away};
+use cleanup::{in_force, remove_devices, repair};
 
 /// One direction of a link that is in force.
 #[derive(Clone, Debug)]
@@ -182,7 +182,7 @@ impl Netem {
             // A half-made link must not stay; the first error is the one that counts.
             let made: Vec<Device> = read::devices().unwrap_or_default();
             let ours = |device: &Device| lanes.iter().any(|lane| lane.place.ifb() == device.name);
-            let _ = take_away(&made.into_iter().filter(|device| ours(device)).collect::<Vec<_>>());
+            let _ = remove_devices(&made.into_iter().filter(|device| ours(device)).collect::<Vec<_>>());
             return Err(error);
         }
         self.lanes.append(&mut lanes);
@@ -210,16 +210,16 @@ impl Netem {
     }
 
     /// Gives both directions of a link another shape in place. When that fails the old one is put back.
-    fn change(&mut self, wanted: &ShapingRequest, why: &str) -> Result<()> {
+    fn change(&mut self, request: &ShapingRequest, why: &str) -> Result<()> {
         let seed = self.tc_seed();
-        self.stop(|link| link == wanted.link)?;
-        let of_link = |lane: &&mut NetemDirection| lane.place.link == wanted.link;
+        self.stop(|link| link == request.link)?;
+        let of_link = |lane: &&mut NetemDirection| lane.place.link == request.link;
         let before: Vec<NetemDirection> =
             self.lanes.iter_mut().filter(of_link).map(|lane| lane.clone()).collect();
         let result = self.lanes.iter_mut().filter(of_link).try_for_each(|lane| {
-            let to = wanted.profile.shape(lane.place.direction).clone();
+            let to = request.profile.shape(lane.place.direction).clone();
             lane.why = Some(why.to_string());
-            reshape(lane, to, &wanted.profile.name, seed)
+            reshape(lane, to, &request.profile.name, seed)
         });
         let Err(error) = result else { return Ok(()) };
         for (lane, old) in self.lanes.iter_mut().filter(of_link).zip(before) {
@@ -244,7 +244,7 @@ impl Netem {
         self.stop(|link| links.contains(&link))?;
         let devices: Vec<Device> =
             read::devices()?.into_iter().filter(|device| names.contains(&device.name)).collect();
-        take_away(&devices)?;
+        remove_devices(&devices)?;
         self.lanes.retain(|lane| !names.contains(&lane.place.ifb()));
         Ok(())
     }

@@ -69,10 +69,10 @@ impl Backend for UserspaceLinks {
         }
         .with_context(|| format!("cannot hold the links in userspace ({why})"))?;
         for request in requests {
-            self.links.retain(|(held, _)| held.link != request.link);
+            self.links.retain(|(carried, _)| carried.link != request.link);
             self.links.push((request.clone(), why.to_string()));
         }
-        let profiles: Vec<_> = self.links.iter().map(|(held, _)| &held.profile).collect();
+        let profiles: Vec<_> = self.links.iter().map(|(carried, _)| &carried.profile).collect();
         if let Some(warning) = nfqueue::beyond_measured(&profiles) {
             tracing::warn!("{warning}");
         }
@@ -83,7 +83,7 @@ impl Backend for UserspaceLinks {
         if let (Some(packets), Some(link)) = (&mut self.packets, link) {
             packets.clear_link(link)?;
         }
-        self.links.retain(|(held, _)| link.is_some_and(|link| link != held.link));
+        self.links.retain(|(carried, _)| link.is_some_and(|link| link != carried.link));
         if self.links.is_empty() {
             self.packets = None;
         }
@@ -91,13 +91,14 @@ impl Backend for UserspaceLinks {
     }
 
     fn play(&mut self, link: LinkId) -> Result<Instant> {
-        let held = self.links.iter().find(|(held, _)| held.link == link);
-        let (packets, (held, _)) = self.packets.as_mut().zip(held).context("the link is not held here")?;
-        packets.play(held)
+        let carried = self.links.iter().find(|(carried, _)| carried.link == link);
+        let (packets, (carried, _)) =
+            self.packets.as_mut().zip(carried).context("the link is not held here")?;
+        packets.play(carried)
     }
 
     fn rows(&self) -> Vec<ActiveShaping> {
-        let both = |held| Direction::BOTH.map(|direction| self.row(held, direction));
+        let both = |carried| Direction::BOTH.map(|direction| self.row(carried, direction));
         self.links.iter().flat_map(both).collect()
     }
 
@@ -143,21 +144,21 @@ impl UserspaceLinks {
         self.channel.as_ref().is_some_and(|channel| channel.link(link).is_some())
     }
 
-    fn row(&self, (held, why): &(ShapingRequest, String), direction: Direction) -> ActiveShaping {
+    fn row(&self, (carried, why): &(ShapingRequest, String), direction: Direction) -> ActiveShaping {
         let line_ms = |shape: &Shape| shape.delay.ms() + shape.jitter.ms();
         ActiveShaping {
-            link: held.link,
+            link: carried.link,
             direction,
             backend: self.name().into(),
             why: Some(why.clone()),
-            profile: held.profile.name.clone(),
-            server: Some(held.server.to_canonical()),
+            profile: carried.profile.name.clone(),
+            server: Some(carried.server.to_canonical()),
             owner: Owner::Run,
-            shape: held.profile.shape(direction).clone(),
+            shape: carried.profile.shape(direction).clone(),
             trace: None,
             // The delay of the up direction is applied in the down direction.
             delay_line_ms: match direction {
-                Direction::Down => line_ms(&held.profile.down) + line_ms(&held.profile.up),
+                Direction::Down => line_ms(&carried.profile.down) + line_ms(&carried.profile.up),
                 Direction::Up => 0.0,
             },
             burst_bytes: None,

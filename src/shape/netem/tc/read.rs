@@ -105,7 +105,7 @@ impl Qdiscs {
 
     /// Compares the shape in force with the requested one, and returns the first difference, if any.
     pub fn differs_from(&self, asked: &Shape, child: Child) -> Option<String> {
-        let Some(shape) = self.shape() else { return Some("there is no tbf".into()) };
+        let Some(shape) = self.shape() else { return Some("no tbf".into()) };
         if self.child() != child {
             return Some(format!("tbf's child is {:?}, not {child:?}", self.child()));
         }
@@ -118,9 +118,9 @@ impl Qdiscs {
             None => fifo_difference(&shape, asked),
             Some(netem) => {
                 let limit = netem["options"]["limit"].as_u64();
-                let wanted = render::netem_limit_packets(asked);
-                if limit != Some(wanted) {
-                    return Some(format!("limit {limit:?} instead of {wanted}"));
+                let expected = render::netem_limit_packets(asked);
+                if limit != Some(expected) {
+                    return Some(format!("limit {limit:?} instead of {expected}"));
                 }
                 netem_difference(&shape, asked)
             }
@@ -130,13 +130,13 @@ impl Qdiscs {
 
 /// A millisecond covers what tc rounds in the conversion to a latency and back.
 fn fifo_difference(shape: &Shape, asked: &Shape) -> Option<String> {
-    let wanted = render::fifo_limit_bytes(asked) as f64 / asked.rate.bytes_per_s();
+    let expected = render::fifo_limit_bytes(asked) as f64 / asked.rate.bytes_per_s();
     let there = shape.queue_time().as_secs_f64();
-    let off = (there - wanted).abs();
+    let off = (there - expected).abs();
     // A bucket that takes longer than the queue shows as a latency below zero, which tc cannot print.
     let bucket = render::burst_bytes(asked) as f64 / asked.rate.bytes_per_s();
-    (off > 1e-3 + wanted * 1e-3 && wanted > bucket)
-        .then(|| format!("a queue of {:.1} ms instead of {:.1} ms", there * 1e3, wanted * 1e3))
+    (off > 1e-3 + expected * 1e-3 && expected > bucket)
+        .then(|| format!("a queue of {:.1} ms instead of {:.1} ms", there * 1e3, expected * 1e3))
 }
 
 fn netem_difference(shape: &Shape, asked: &Shape) -> Option<String> {

@@ -40,7 +40,7 @@ pub fn output(tool: Tool, args: &[&str]) -> Result<String> {
     if !output.status.success() {
         bail!("cannot run \"{what}\": {}", complaint(&output));
     }
-    String::from_utf8(output.stdout).with_context(|| format!("\"{what}\" printed something that is no text"))
+    String::from_utf8(output.stdout).with_context(|| format!("\"{what}\" printed text that is not UTF-8"))
 }
 
 /// Runs one command and parses what it prints as JSON. Nothing at all is an empty list.
@@ -104,9 +104,7 @@ pub fn tables() -> Result<tempfile::TempDir> {
 pub fn start(tool: Tool, error: std::io::Error) -> anyhow::Error {
     let name = tool.name();
     if error.kind() == ErrorKind::NotFound {
-        return anyhow::anyhow!(
-            "there is no program {name}: install the package iproute2 (the lab's image has it)"
-        );
+        return anyhow::anyhow!("{name} not found: install the package iproute2 (the lab's image has it)");
     }
     anyhow::Error::from(error).context(format!("cannot start {name}"))
 }

@@ -64,11 +64,11 @@ impl Lateness {
     }
 
     fn quantile(&self, share: f64) -> Nanos {
-        let wanted = (self.packets as f64 * share).ceil() as u64;
+        let rank = (self.packets as f64 * share).ceil() as u64;
         let mut seen = 0;
         for (index, &count) in self.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
             seen += u64::from(count);
-            if seen >= wanted {
+            if seen >= rank {
                 return top(index).min(self.max);
             }
         }

@@ -141,8 +141,12 @@ impl Userspace {
     /// # Errors
     /// Another program on the queues, no NFQUEUE, no iptables, no privilege, or a profile with
     /// something that this backend cannot do.
-    pub fn start(wanted: &[ShapingRequest], channel: Option<&ChannelConfig>, seed: u64) -> Result<Userspace> {
-        wanted.iter().try_for_each(|wanted| check(&wanted.profile))?;
+    pub fn start(
+        requests: &[ShapingRequest],
+        channel: Option<&ChannelConfig>,
+        seed: u64,
+    ) -> Result<Userspace> {
+        requests.iter().try_for_each(|request| check(&request.profile))?;
         if repair().context("cannot start the userspace backend")? {
             tracing::warn!("removed the packet rules that an earlier run had left");
         }
@@ -168,7 +172,7 @@ impl Userspace {
             kernel_dropped: [0; 4],
             last_busy: Default::default(),
         };
-        userspace.set(wanted)?;
+        userspace.set(requests)?;
         Ok(userspace)
     }
 
@@ -176,17 +180,17 @@ impl Userspace {
     ///
     /// # Errors
     /// As for [`Userspace::start`]; the links are then as they were.
-    pub fn set(&mut self, wanted: &[ShapingRequest]) -> Result<()> {
-        wanted.iter().try_for_each(|wanted| check(&wanted.profile))?;
-        for wanted in wanted {
-            let profile = Box::new(wanted.profile.clone());
-            self.ask(|done| EngineCommand::Set(wanted.link, profile, done))?;
+    pub fn set(&mut self, requests: &[ShapingRequest]) -> Result<()> {
+        requests.iter().try_for_each(|request| check(&request.profile))?;
+        for request in requests {
+            let profile = Box::new(request.profile.clone());
+            self.ask(|done| EngineCommand::Set(request.link, profile, done))?;
         }
         // The models come first: a packet must never find its queue without one.
         let mut links = self.links.clone();
-        for wanted in wanted {
-            links.retain(|link| link.link != wanted.link);
-            links.push(Tapped { link: wanted.link, server: wanted.server });
+        for request in requests {
+            links.retain(|link| link.link != request.link);
+            links.push(Tapped { link: request.link, server: request.server });
         }
         links.sort_by_key(|link| link.link);
         if links != self.links {
@@ -199,9 +203,9 @@ impl Userspace {
     ///
     /// # Errors
     /// The thread has ended; with its reason.
-    pub fn play(&mut self, wanted: &ShapingRequest) -> Result<Instant> {
-        let profile = Box::new(wanted.profile.clone());
-        self.ask(|began| EngineCommand::Play(wanted.link, profile, began))
+    pub fn play(&mut self, request: &ShapingRequest) -> Result<Instant> {
+        let profile = Box::new(request.profile.clone());
+        self.ask(|began| EngineCommand::Play(request.link, profile, began))
     }
 
     /// Takes the shaping of a link away, and releases what it holds.

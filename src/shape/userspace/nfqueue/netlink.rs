@@ -19,7 +19,7 @@ const METADATA: usize = 512;
 pub const COPY_LITTLE: u32 = 16;
 
 /// How much is gathered at most; a system call takes no more than the socket's send buffer.
-const OUTBOX: usize = 64 << 10;
+const SEND_BUFFER_BYTES: usize = 64 << 10;
 
 /// The whole packet, for packets that may be corrupted.
 pub const COPY_ALL: u32 = 0xffff;
@@ -111,9 +111,9 @@ impl SendBuffer {
 #[derive(Debug)]
 pub struct NetlinkSocket {
     fd: OwnedFd,
-    outbox: SendBuffer,
-    inbox: Vec<u8>,
-    /// Room for one message in the inbox.
+    send_buffer: SendBuffer,
+    receive_buffer: Vec<u8>,
+    /// The size of one message in the receive buffer.
     slot: usize,
 }
 
@@ -125,7 +125,8 @@ impl NetlinkSocket {
             let fd = check(libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_NETFILTER))?;
             OwnedFd::from_raw_fd(fd)
         };
-        let mut socket = NetlinkSocket { fd, outbox: SendBuffer::default(), inbox: Vec::new(), slot: 0 };
+        let mut socket =
+            NetlinkSocket { fd, send_buffer: SendBuffer::default(), receive_buffer: Vec::new(), slot: 0 };
         socket.make_room(COPY_LITTLE);
         // A full receive buffer is counted by the kernel, queue by queue; an error here adds nothing.
         socket.set_option(libc::SOL_NETLINK, libc::NETLINK_NO_ENOBUFS, 1)?;
@@ -143,9 +144,9 @@ impl NetlinkSocket {
 
     /// Asks for a receive buffer of this size, and gives the one that it got.
     pub fn set_receive_buffer(&self, bytes: usize) -> io::Result<usize> {
-        let wanted = bytes as libc::c_int;
-        if self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted).is_err() {
-            self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUF, wanted)?;
+        let asked = bytes as libc::c_int;
+        if self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, asked).is_err() {
+            self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUF, asked)?;
         }
         let mut got: libc::c_int = 0;
         let mut size = size_of::<libc::c_int>() as libc::socklen_t;
@@ -166,7 +167,7 @@ impl NetlinkSocket {
         let slot = aligned(METADATA + copy as usize);
         if slot > self.slot {
             self.slot = slot;
-            self.inbox = vec![0; slot * BATCH];
+            self.receive_buffer = vec![0; slot * BATCH];
         }
     }
 
@@ -176,11 +177,11 @@ impl NetlinkSocket {
     /// EPERM where another program has it, or the privilege is missing; EINVAL where the kernel has
     /// no such queues.
     pub fn bind(&mut self, queue: u16, max_len: u32) -> io::Result<()> {
-        self.outbox.begin(libc::NFQNL_MSG_CONFIG, libc::NLM_F_ACK, queue);
-        self.outbox.attribute(libc::NFQA_CFG_CMD, &[libc::NFQNL_CFG_CMD_BIND as u8, 0, 0, 0]);
-        self.outbox.attribute(libc::NFQA_CFG_QUEUE_MAXLEN, &max_len.to_be_bytes());
-        self.outbox.attribute(libc::NFQA_CFG_PARAMS, &copy_params(COPY_LITTLE));
-        self.outbox.end();
+        self.send_buffer.begin(libc::NFQNL_MSG_CONFIG, libc::NLM_F_ACK, queue);
+        self.send_buffer.attribute(libc::NFQA_CFG_CMD, &[libc::NFQNL_CFG_CMD_BIND as u8, 0, 0, 0]);
+        self.send_buffer.attribute(libc::NFQA_CFG_QUEUE_MAXLEN, &max_len.to_be_bytes());
+        self.send_buffer.attribute(libc::NFQA_CFG_PARAMS, &copy_params(COPY_LITTLE));
+        self.send_buffer.end();
         self.flush()?;
         self.await_ack()
     }
@@ -189,9 +190,9 @@ impl NetlinkSocket {
     /// is asked for; the kernel cannot refuse the number.
     pub fn copy(&mut self, queue: u16, bytes: u32) -> io::Result<()> {
         self.make_room(bytes);
-        self.outbox.begin(libc::NFQNL_MSG_CONFIG, 0, queue);
-        self.outbox.attribute(libc::NFQA_CFG_PARAMS, &copy_params(bytes));
-        self.outbox.end();
+        self.send_buffer.begin(libc::NFQNL_MSG_CONFIG, 0, queue);
+        self.send_buffer.attribute(libc::NFQA_CFG_PARAMS, &copy_params(bytes));
+        self.send_buffer.end();
         self.flush()
     }
 
@@ -218,7 +219,7 @@ impl NetlinkSocket {
         let (received, messages) = unsafe {
             let mut vectors: [libc::iovec; BATCH] = zeroed();
             let mut messages: [libc::mmsghdr; BATCH] = zeroed();
-            for (index, slot) in self.inbox.chunks_exact_mut(self.slot).enumerate() {
+            for (index, slot) in self.receive_buffer.chunks_exact_mut(self.slot).enumerate() {
                 vectors[index] = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() };
                 messages[index].msg_hdr.msg_iov = &raw mut vectors[index];
                 messages[index].msg_hdr.msg_iovlen = 1;
@@ -237,7 +238,7 @@ impl NetlinkSocket {
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(0),
             Err(error) => return Err(error),
         };
-        for (slot, message) in self.inbox.chunks_exact(self.slot).zip(&messages[..received]) {
+        for (slot, message) in self.receive_buffer.chunks_exact(self.slot).zip(&messages[..received]) {
             let len = (message.msg_len as usize).min(slot.len());
             // Any other message is an error about a packet that is no longer there.
             if let Some(packet) = parse_packet(&slot[..len]) {
@@ -277,18 +278,18 @@ impl NetlinkSocket {
         let mut header = [0; 8];
         header[..4].copy_from_slice(&(verdict as u32).to_be_bytes());
         header[4..].copy_from_slice(&id.to_be_bytes());
-        self.outbox.begin(kind, 0, queue);
-        self.outbox.attribute(libc::NFQA_VERDICT_HDR, &header);
+        self.send_buffer.begin(kind, 0, queue);
+        self.send_buffer.attribute(libc::NFQA_VERDICT_HDR, &header);
         if let Some(payload) = payload {
-            self.outbox.attribute(libc::NFQA_PAYLOAD, payload);
+            self.send_buffer.attribute(libc::NFQA_PAYLOAD, payload);
         }
-        self.outbox.end();
-        if self.outbox.bytes.len() < OUTBOX { Ok(()) } else { self.flush() }
+        self.send_buffer.end();
+        if self.send_buffer.bytes.len() < SEND_BUFFER_BYTES { Ok(()) } else { self.flush() }
     }
 
     /// Sends what has been gathered; the kernel acts on it before this returns.
     pub fn flush(&mut self) -> io::Result<()> {
-        if self.outbox.bytes.is_empty() {
+        if self.send_buffer.bytes.is_empty() {
             return Ok(());
         }
         // SAFETY: all-zero but for the family is the kernel's own address; the buffer lives through
@@ -298,14 +299,14 @@ impl NetlinkSocket {
             kernel.nl_family = libc::AF_NETLINK as libc::sa_family_t;
             libc::sendto(
                 self.fd.as_raw_fd(),
-                self.outbox.bytes.as_ptr().cast(),
-                self.outbox.bytes.len(),
+                self.send_buffer.bytes.as_ptr().cast(),
+                self.send_buffer.bytes.len(),
                 0,
                 (&raw const kernel).cast(),
                 size_of::<libc::sockaddr_nl>() as libc::socklen_t,
             )
         };
-        self.outbox.bytes.clear();
+        self.send_buffer.bytes.clear();
         check(sent as i32).map(drop)
     }
 }
@@ -332,18 +333,18 @@ mod tests {
 
     #[test]
     fn a_packets_message_is_read_and_nothing_makes_the_reader_panic() {
-        let mut outbox = SendBuffer::default();
-        outbox.begin(libc::NFQNL_MSG_PACKET, 0, 4450);
-        outbox.attribute(libc::NFQA_PACKET_HDR, &[0, 0, 1, 7, 8, 0, 0]);
-        outbox.attribute(libc::NFQA_PAYLOAD, &[0x45; 15]);
-        outbox.attribute(libc::NFQA_CAP_LEN, &1500u32.to_be_bytes());
-        outbox.end();
-        let packet = parse_packet(&outbox.bytes).unwrap();
+        let mut send_buffer = SendBuffer::default();
+        send_buffer.begin(libc::NFQNL_MSG_PACKET, 0, 4450);
+        send_buffer.attribute(libc::NFQA_PACKET_HDR, &[0, 0, 1, 7, 8, 0, 0]);
+        send_buffer.attribute(libc::NFQA_PAYLOAD, &[0x45; 15]);
+        send_buffer.attribute(libc::NFQA_CAP_LEN, &1500u32.to_be_bytes());
+        send_buffer.end();
+        let packet = parse_packet(&send_buffer.bytes).unwrap();
         assert_eq!((packet.queue, packet.id, packet.ip_bytes), (4450, 263, 1500));
         assert_eq!(packet.payload.len(), 15);
-        for len in 0..outbox.bytes.len() {
-            let _ = parse_packet(&outbox.bytes[..len]);
-            let mut bent = outbox.bytes.clone();
+        for len in 0..send_buffer.bytes.len() {
+            let _ = parse_packet(&send_buffer.bytes[..len]);
+            let mut bent = send_buffer.bytes.clone();
             for value in [0, 1, 3, 255] {
                 bent[len] = value;
                 let _ = parse_packet(&bent);
@@ -353,12 +354,12 @@ mod tests {
 
     #[test]
     fn an_uncut_packet_has_the_length_of_its_bytes() {
-        let mut outbox = SendBuffer::default();
-        outbox.begin(libc::NFQNL_MSG_PACKET, 0, 1);
-        outbox.attribute(libc::NFQA_PACKET_HDR, &[0, 0, 0, 9, 8, 0, 0]);
-        outbox.attribute(libc::NFQA_PAYLOAD, &[0x45; 40]);
-        outbox.end();
-        assert_eq!(parse_packet(&outbox.bytes).unwrap().ip_bytes, 40);
+        let mut send_buffer = SendBuffer::default();
+        send_buffer.begin(libc::NFQNL_MSG_PACKET, 0, 1);
+        send_buffer.attribute(libc::NFQA_PACKET_HDR, &[0, 0, 0, 9, 8, 0, 0]);
+        send_buffer.attribute(libc::NFQA_PAYLOAD, &[0x45; 40]);
+        send_buffer.end();
+        assert_eq!(parse_packet(&send_buffer.bytes).unwrap().ip_bytes, 40);
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Family {
     }
 }
 
-/// Whether a program need not be asked: listing a legacy table makes it, so one that the kernel does
+/// Whether a program need not be asked: listing a legacy table creates it, so one that the kernel does
 /// not have in this namespace is left alone.
 fn holds_nothing(program: &str) -> bool {
     let Some(plain) = program.strip_suffix("-legacy") else { return false };
@@ -68,12 +68,12 @@ pub struct Present {
 
 impl Present {
     /// Reads what `iptables -t raw -S` prints.
-    pub fn parse(listing: &str) -> Present {
+    pub fn parse(rules: &str) -> Present {
         let mut present = Present::default();
         for (index, (hook, chain, _)) in CHAINS.iter().enumerate() {
-            present.chains[index] = listing.lines().any(|line| line.trim() == format!("-N {chain}"));
+            present.chains[index] = rules.lines().any(|line| line.trim() == format!("-N {chain}"));
             let jump = format!("-A {hook} -j {chain}");
-            present.jumps[index] = listing.lines().filter(|line| line.trim() == jump).count();
+            present.jumps[index] = rules.lines().filter(|line| line.trim() == jump).count();
         }
         present
     }
@@ -153,7 +153,7 @@ fn is_missing(error: &anyhow::Error) -> bool {
 
 /// Returns our rules in a family's raw table, as this program sees it.
 fn present(program: &str) -> Result<Present> {
-    run(program, &["-w", "-t", "raw", "-S"], "").map(|listing| Present::parse(&listing))
+    run(program, &["-w", "-t", "raw", "-S"], "").map(|rules| Present::parse(&rules))
 }
 
 /// Takes away all our rules, whoever put them there; true if there were any.
@@ -257,7 +257,7 @@ fn first_that_can(
     }
     if reasons.is_empty() {
         return Err(anyhow!(
-            "cannot hand packets to this process: there is no program {}: install iptables",
+            "cannot hand packets to this process: {} not found: install iptables",
             family.programs()[0]
         ));
     }
@@ -298,11 +298,11 @@ mod tests {
 
     #[test]
     fn what_was_there_is_replaced_and_what_is_others_is_left() {
-        let listing = "-P PREROUTING ACCEPT\n-P OUTPUT ACCEPT\n-N TWINLINK-OUT\n-N TWINLINK-PRE\n\
+        let rules = "-P PREROUTING ACCEPT\n-P OUTPUT ACCEPT\n-N TWINLINK-OUT\n-N TWINLINK-PRE\n\
                        -A PREROUTING -j TWINLINK-PRE\n-A PREROUTING -j TWINLINK-PRE\n\
                        -A PREROUTING -j TWINLINK-PRETTY\n-A OUTPUT -j TWINLINK-OUT\n\
                        -A TWINLINK-PRE -s 10.0.0.9/32 -j NFQUEUE --queue-num 4450\n";
-        let present = Present::parse(listing);
+        let present = Present::parse(rules);
         assert_eq!(present, Present { jumps: [2, 1], chains: [true, true] });
         assert!(present.anything() && !Present::parse("-P OUTPUT ACCEPT\n").anything());
         assert_eq!(
