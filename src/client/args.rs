@@ -1,4 +1,4 @@
-//! What the client is asked for on the command line, or by the environment.
+//! The client's options, of the command line or of the environment.
 
 use std::path::PathBuf;
 
@@ -16,10 +16,14 @@ pub struct ClientArgs {
     /// The two servers, a and b: host or host:port (4455 where no port is given)
     #[arg(value_names = ["SERVER_A", "SERVER_B"], num_args = 2, required = true)]
     pub servers: Vec<String>,
-    /// adaptive (each link gets what lets both end together), inorder (a film watched while it comes: what is due first comes first; see --segment-duration and --startup), greedy (whichever has room takes the next), ratio=NA:NB (NA files from server a, the next NB from server b, and so on), or rates=KBIT_A:KBIT_B (files dealt out so that both end together if they carry just that)
+    /// adaptive (splits the bytes so that both links finish together), inorder (for playback: segments in the
+    /// order of their deadlines; see --segment-duration and --startup), greedy (the link with room takes the
+    /// next file), ratio=NA:NB (NA files from server a, the next NB from server b, and so on), or
+    /// rates=KBIT_A:KBIT_B (deals the files so that both links finish together at these rates)
     #[arg(long, env = "TWINLINK_SCHEDULE", default_value = "adaptive")]
     pub schedule: Schedule,
-    /// Requests in flight per connection: a number, or auto (ask for the next when what is still to come takes about one round trip)
+    /// Requests in flight per connection: a number, or auto (asks for the next when the rest takes about one
+    /// RTT)
     #[arg(long, env = "TWINLINK_PIPELINE", default_value = "auto", value_name = "auto|N")]
     pub pipeline: Pipeline,
     /// Profile of the link to server a: a name or a .toml file; without one the link is not shaped
@@ -34,7 +38,7 @@ pub struct ClientArgs {
     /// Change links during the run as this file says
     #[arg(long, env = "TWINLINK_SCRIPT", value_name = "FILE")]
     pub script: Option<PathBuf>,
-    /// What shapes the links
+    /// Backend that shapes the links
     #[arg(long, env = "TWINLINK_BACKEND", default_value = "auto")]
     pub backend: BackendChoice,
     /// Folder for the files, created if missing; without it they are verified and deleted
@@ -52,7 +56,7 @@ pub struct ClientArgs {
     /// Congestion control of the servers' sockets, and of the client's; each kernel's default without it
     #[arg(long, env = "TWINLINK_CONGESTION", value_name = "NAME", value_parser = tcp::CONGESTION_CONTROLS)]
     pub congestion: Option<String>,
-    /// Measure the links before the run: off, on (a link that is not what its profile says ends the run; --probe alone means this), or warn (it is logged, and the run goes on)
+    /// Measure the links before the run: off, on (a link that differs from its profile ends the run; --probe alone means this), or warn (logs the difference and goes on)
     #[arg(long, env = "TWINLINK_PROBE", value_enum, default_value = "off", default_missing_value = "on", num_args = 0..=1)]
     pub probe: measure::When,
     /// Do not check digests
@@ -61,7 +65,7 @@ pub struct ClientArgs {
     /// Flush the files to the disk after the run, and log the time that it took
     #[arg(long, env = "TWINLINK_SYNC", value_parser = clap::builder::FalseyValueParser::new())]
     pub sync: bool,
-    /// Go on in the folder of --out where an earlier run ended: what is complete there is checked and kept
+    /// Go on in the folder of --out where an earlier run ended: complete files there are checked and kept
     #[arg(long, env = "TWINLINK_RESUME", value_parser = clap::builder::FalseyValueParser::new(), requires = "out")]
     pub resume: bool,
     /// How long a server may be away before it is given up
@@ -70,17 +74,17 @@ pub struct ClientArgs {
     /// A server that brings less than this share of what the other link carries, for 5 s, counts as silent; 0% for none
     #[arg(long, env = "TWINLINK_LEAST_RATE", default_value = "1%", value_name = "PERCENT")]
     pub least_rate: Percent,
-    /// How long a segment plays, for deadlines and for what a viewer would have met
+    /// The time that a segment plays, for deadlines and for the quality for a viewer
     #[arg(long, env = "TWINLINK_SEGMENT_DURATION", default_value = "4s", value_name = "TIME", value_parser = playing_time)]
     pub segment_duration: Delay,
-    /// How many segments a player waits for before it starts
+    /// Segments that a player waits for before it starts
     #[arg(long, env = "TWINLINK_STARTUP", default_value_t = 2, value_name = "SEGMENTS",
           value_parser = clap::value_parser!(u64).range(1..))]
     pub startup: u64,
     /// Seed of everything random in the links, below 2^53
     #[arg(long, env = "TWINLINK_SEED", default_value_t = 1, value_parser = crate::units::seed)]
     pub seed: u64,
-    /// What is printed on standard output where that is no terminal: all records but segments and samples, those of segments too, or all
+    /// Records on standard output where it is no terminal: all but segments and samples, segments too, or all
     #[arg(long, env = "TWINLINK_STDOUT", value_enum, default_value = "records")]
     pub stdout: Stdout,
 }
@@ -91,23 +95,23 @@ fn playing_time(text: &str) -> Result<Delay, String> {
 }
 
 impl ClientArgs {
-    /// Whether they say how the links are, be it that nothing shapes them.
+    /// Returns true if they say how the links are, even that nothing shapes them.
     pub fn names_links(&self) -> bool {
         let named = [&self.link_a, &self.link_b, &self.channel].iter().any(|name| name.is_some());
         named || self.backend == BackendChoice::None
     }
 
-    /// The schedule, told how the film of these files is cut and played.
+    /// Returns the schedule, with the playback of these files.
     pub fn schedule_of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Schedule {
         let leading = names.into_iter().take_while(|name| !crate::qoe::is_media(name)).count();
         self.schedule.clone().of_film(self.segment_duration.0, self.startup, leading)
     }
 
-    /// What the command line means with these servers and nothing else, whatever the environment says:
-    /// what the runs of an experiment start from.
+    /// Returns the options with these servers and no others, independent of the environment; the runs of an
+    /// experiment start from them.
     ///
     /// # Errors
-    /// The names are no arguments, as where one begins with a dash.
+    /// A name is not an argument, as where it begins with a dash.
     pub fn plain(servers: [String; 2]) -> Result<ClientArgs> {
         let command = <ClientArgs as clap::Args>::augment_args(clap::Command::new("client"));
         let command = command.mut_args(|arg| arg.env(None::<&str>));

@@ -14,7 +14,7 @@ use crate::simulate;
 use crate::text::explained;
 use crate::units::LinkId;
 
-/// What a run has gathered for its last record, as far as it came.
+/// The facts of a run for its last record, as far as it came.
 #[derive(Default)]
 pub struct RunFacts {
     /// The first record, until it has been written.
@@ -23,11 +23,11 @@ pub struct RunFacts {
     pub job: Option<Arc<Transfer>>,
     /// Segments as they were on each link, as far as a sample saw them.
     pub segments: [Option<TcpSegments>; 2],
-    /// What each server said that it sends with.
+    /// The congestion control that each server reported.
     pub senders: [Option<simulate::Control>; 2],
     pub sync_ms: Option<f64>,
     pub reconciled: [Option<Reconciled>; 2],
-    /// What measuring the links before the transfer took.
+    /// The time that measuring the links before the transfer took.
     pub probe_ms: f64,
 }
 
@@ -134,8 +134,8 @@ const PREDICTION_TIME: Duration = Duration::from_millis(140);
 /// Seeds that are played in it where losses decide.
 const PREDICTION_SEEDS: usize = 3;
 
-/// What a simulation of the same run says, with the links as they were when it began and each change as
-/// it came; `None` where a link has no rate, where an earlier run had left something, or where the
+/// Returns the simulated time of the same run (ms), with the links as they were when it began and each change
+/// at its time; `None` where a link has no rate, where an earlier run had left something, or where the
 /// simulation takes too long.
 fn predicted_ms(args: &ClientArgs, ends: &RunFacts, totals: &Totals) -> Option<f64> {
     if totals.resumed_files > 0 || totals.resumed_bytes > 0 {
@@ -164,7 +164,7 @@ fn predicted_ms(args: &ClientArgs, ends: &RunFacts, totals: &Totals) -> Option<f
     simulate::predict(&setup, PREDICTION_SEEDS, &in_time).map(|prediction| prediction.elapsed_ms)
 }
 
-/// What a viewer would have met with the segments as they came; `None` where no film came.
+/// Returns the quality for a viewer of the segments as they came; `None` where no media came.
 fn qoe(args: &ClientArgs, ends: &RunFacts, totals: &Totals) -> Option<Qoe> {
     let (job, first) = (ends.job.as_ref()?, totals.first_request?);
     let rule = Rule { segment_duration_ms: args.segment_duration.ms(), startup_segments: args.startup };
@@ -182,7 +182,7 @@ struct Bounds {
     plain_ms: f64,
     /// With slow start.
     tcp_ms: f64,
-    /// What is below is too fast for the links.
+    /// A shorter time is too fast for the links.
     credible_ms: f64,
 }
 

@@ -34,7 +34,7 @@ pub struct Links {
     latest_step: AtomicU64,
 }
 
-/// What all counters said at one time.
+/// One reading of all counters.
 pub struct CounterReading(Vec<ActiveShaping>);
 
 impl CounterReading {
@@ -52,7 +52,7 @@ impl CounterReading {
     }
 }
 
-/// What came into force on a link, one after another.
+/// The states of a link, one after another.
 type History = Vec<Past>;
 
 #[derive(Clone, Debug)]
@@ -70,7 +70,7 @@ struct Shapes {
     up: Shape,
     /// When their traces began to be played, so that the rates are the trace's.
     played: Option<Instant>,
-    /// What the bottleneck lets pass at once; none where it times every packet.
+    /// The bytes that pass the bottleneck at once; `None` where it times every packet.
     burst_bytes: Option<u64>,
 }
 
@@ -184,7 +184,7 @@ impl Links {
         Ok(())
     }
 
-    /// Logs a step of a trace. Those too short for a record each are in the samples alone.
+    /// Logs a step of a trace. Steps too short for a record each are in the samples alone.
     fn log_step(&self, step: &StartedStep) -> Result<()> {
         let late = step.late.unwrap_or_default().as_nanos() as u64;
         self.latest_step.fetch_max(late, Ordering::Relaxed);
@@ -288,8 +288,9 @@ impl Links {
         Ok(reading)
     }
 
-    /// What a link's shapes so far mean for a reconciliation: the greatest share of packets that they
-    /// damage or double, and the most bytes that link and queue hold. `None` if it ever was unshaped.
+    /// Returns the limits of a link's shapes so far, for a reconciliation: the greatest share of packets that
+    /// they corrupt or duplicate, and the most bytes that link and queue hold. `None` if it ever was
+    /// unshaped.
     pub fn spoilt_and_held(&self, link: LinkId) -> Option<(f64, u64)> {
         let history = self.history.lock().expect("nobody panics while holding the history");
         let (mut spoilt, mut held) = (0.0f64, 0.0f64);
@@ -314,7 +315,7 @@ impl Links {
         self.shaper().channel().cloned()
     }
 
-    /// What was in force at a time, as profiles (`None` for an unshaped link), and what changed after it.
+    /// Returns the profiles in force at a time (`None` for an unshaped link), and the changes after it.
     pub fn profiles_from(&self, at: Instant) -> ([Option<Profile>; 2], Vec<Change>) {
         let history = self.history.lock().expect("nobody panics while holding the history");
         let mut changes = Vec::new();

@@ -69,7 +69,7 @@ pub fn main(args: ClientArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
     outcome
 }
 
-/// What runs are done on.
+/// Returns the runtime for runs.
 pub fn runtime() -> Result<tokio::runtime::Runtime> {
     // Writing files blocks a thread now and then, so there is one to spare for each link.
     crate::runtime::multi_thread(4)
@@ -80,7 +80,7 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
 pub struct LinkSetup {
     pub profiles: [Option<Profile>; 2],
     pub channel: Option<ChannelConfig>,
-    /// What changes during the run.
+    /// The changes during the run.
     pub script: Option<Script>,
 }
 
@@ -125,7 +125,7 @@ pub struct Run<'a> {
 /// A run that is over: its last record, and why it failed if it did.
 pub struct FinishedRun {
     pub record: RunEnd,
-    /// What measuring the links before the transfer took.
+    /// The time that measuring the links before the transfer took.
     pub probe_ms: f64,
     pub outcome: Result<(), Failure>,
 }
@@ -199,7 +199,7 @@ async fn whole_run(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<(), Fail
         progress::tell_links(&ready.links.applied());
     }
     let control = ControlServer::open().inspect_err(|error| {
-        // Who shapes nothing will hardly miss it.
+        // A run that shapes nothing hardly needs it.
         if ready.links.applied().is_empty() {
             tracing::debug!("links cannot be set during this run: {error:#}");
         } else {

@@ -248,9 +248,8 @@ impl Origin {
         })
     }
 
-    /// Asks for the sizes of files: of the first alone, of the others many in one go. What cannot be
-    /// learned is `None`: the transfer will show whether that is a fault. The bytes of the answers are
-    /// added to `heads`.
+    /// Asks for the sizes of files: of the first alone, of the others many in one go. An unknown size is
+    /// `None`: the transfer will show whether that is a fault. The bytes of the answers are added to `heads`.
     pub async fn sizes(
         &self,
         segments: &[ManifestEntry],
@@ -275,7 +274,7 @@ impl Origin {
         let mut pipeline = PipelinedConnection::new(self.connect(patience).await?);
         let (first, others) = segments.split_at(segments.len().min(1));
         let mut allowance = Allowance::new(patience);
-        // So few that neither side's buffers fill while the other waits.
+        // Few enough that neither side's buffers fill while the other waits.
         for some in [first].into_iter().chain(others.chunks(64)).filter(|some| !some.is_empty()) {
             for segment in some {
                 pipeline.ask(&self.request("HEAD", &segment.path));
@@ -392,7 +391,7 @@ fn with_port(name: &str) -> Result<String> {
     }
 }
 
-/// What a server asks for that is busy.
+/// Returns a busy server's wish to wait, for messages.
 pub fn busy(head: &AnswerHead) -> String {
     head.retry_after
         .map_or_else(String::new, |wait| format!(" and asks to wait {} (Retry-After)", duration(wait)))

@@ -19,7 +19,7 @@ use crate::manifest;
 use crate::schedule::{Schedule, Scheduler};
 use crate::units::LinkId;
 
-/// What a run has once everything before its first request is done.
+/// The state of a run before its first request.
 pub struct Ready {
     pub links: Arc<Links>,
     pub peers: PerLink<Origin>,
@@ -66,7 +66,7 @@ pub async fn prepare(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<Ready,
                 Ok(store)
             })
             .map_err(|error| Failure::new("store", error))?;
-        // Who splits by rates must know the sizes before the clock starts.
+        // The schedule `rates` needs the sizes before the clock starts.
         let sizes = match args.schedule {
             Schedule::Rates { .. } => a.sizes(&segments, patience, &AtomicU64::new(0)).await,
             _ => vec![None; segments.len()],

@@ -1,4 +1,4 @@
-//! What a person at a terminal sees of a run: a bar a server, then a short summary.
+//! The display of a run on a terminal: a bar for each server, then a short summary.
 
 use std::io::IsTerminal;
 use std::time::Duration;

@@ -15,7 +15,7 @@ use crate::log::schema::{Event, Sample};
 use crate::tcp;
 use crate::units::{Direction, LinkId};
 
-/// What the last sample of each link saw.
+/// The last sample of each link.
 pub struct Sampler {
     job: Arc<Transfer>,
     links: Arc<Links>,

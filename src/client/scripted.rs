@@ -1,7 +1,6 @@
 //! Plays a script during a run: each change at its time, counted from the first request.
 //!
-//! What a change does and how it is logged is [`super::links`]'s; this keeps the time, and says when it
-//! could not.
+//! [`super::links`] makes and logs a change; this module keeps the time, and logs a fault for a late change.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,12 +1,12 @@
-//! Bytes from a socket to a file by way of a pipe of the kernel (splice(2)), so that they are copied
-//! once, into the file, and never into this program. Whoever wants to see them must read them instead.
+//! Bytes from a socket to a file by way of a pipe of the kernel (splice(2)), so that they are copied once,
+//! into the file, and never into this program. Code that needs their content must read them instead.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-/// What a pipe of a user without privileges may hold (pipe(7), `pipe-max-size`).
+/// The capacity that a user without privileges may give a pipe (pipe(7), `pipe-max-size`).
 const CAPACITY: libc::c_int = 1 << 20;
 
 pub struct Pipe {

@@ -122,8 +122,8 @@ impl Store {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    /// Starts a file. What an earlier run left of it unfinished is replaced; whoever still writes to
-    /// that writes to nowhere.
+    /// Starts a file, and replaces the unfinished part of an earlier run. A writer that still has that part
+    /// open does no harm.
     pub fn begin(&self, name: &str) -> Result<Incoming> {
         let _noting = self.noting();
         // The note goes first: it must never speak of bytes that are not there.
@@ -275,7 +275,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // What is not empty stays, for --resume.
+        // A folder that is not empty stays, for --resume.
         for (folder, name) in [(&self.work, "parts"), (&self.work, "notes"), (&self.out, WORK)] {
             folder.remove_empty(name);
         }
@@ -320,7 +320,7 @@ fn sweep_temporary(parent: &Path) {
     }
 }
 
-/// What is there of a file before a run that goes on.
+/// The state of a file before a run that goes on.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Earlier {
     Nothing,
@@ -346,7 +346,7 @@ impl Note {
     }
 }
 
-/// What a complete file turned out to be.
+/// The verdict on a complete file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileVerdict {
     Right,
@@ -371,7 +371,7 @@ impl FileVerdict {
 
 /// A file that is being received, by any number of writers that never write the same byte.
 ///
-/// What has come is hashed from the file, behind those who write it: what is checked is what is on file.
+/// It is hashed from the file, behind its writers: the check covers the bytes on file.
 pub struct Incoming {
     file: File,
     part: PathBuf,
@@ -393,8 +393,8 @@ struct Hashed {
     buffer: Vec<u8>,
 }
 
-/// So much is hashed at a time: much beside what a step costs, little enough for a core's cache, and for
-/// whoever waits for it.
+/// The bytes hashed in one step: many compared with the cost of a step, few enough for a core's cache and for
+/// callers that wait.
 pub const HASH_STEP_BYTES: u64 = 256 * 1024;
 
 impl Incoming {
@@ -430,7 +430,7 @@ impl Incoming {
     }
 
     fn wrote(&self, at: u64, bytes: u64) -> u64 {
-        // What comes out of order is hashed when the file is complete.
+        // Bytes out of order are hashed when the file is complete.
         let _ = self.in_order.compare_exchange(at, at + bytes, Ordering::AcqRel, Ordering::Relaxed);
         self.written.fetch_add(bytes, Ordering::AcqRel) + bytes
     }
@@ -444,8 +444,8 @@ impl Incoming {
         self.hashed.as_ref().map_or(0, |_| self.written() - self.hashed_to.load(Ordering::Acquire))
     }
 
-    /// Whether enough has come in order to go on hashing, and nobody does. Who is told so does, with
-    /// [`Incoming::hash`].
+    /// Returns true, to one caller at a time, if enough contiguous data is on file to hash; that caller must
+    /// then call [`Incoming::hash`].
     pub fn may_hash(&self) -> bool {
         self.hashed.is_some() && self.can_step() && !self.hashing.swap(true, Ordering::AcqRel)
     }
@@ -455,8 +455,7 @@ impl Incoming {
         in_order.saturating_sub(self.hashed_to.load(Ordering::Acquire)) >= HASH_STEP_BYTES
     }
 
-    /// Hashes what has come in order. What cannot be read back is an error of [`Store::finish`], which
-    /// tries again.
+    /// Hashes the contiguous data. A failed read is an error of [`Store::finish`], which tries again.
     pub fn hash(&self) {
         while self.can_step() && self.hash_step().is_ok_and(|any| any) {}
         self.hashing.store(false, Ordering::Release);
@@ -766,7 +765,7 @@ mod tests {
         }
         assert_eq!(fs::read(dir.path().join("right")).unwrap(), b"hello world");
         assert!(!dir.path().join("wrong").exists());
-        // What is wrong is fetched from its beginning.
+        // A wrong file is fetched from its beginning.
         let again = store.begin("wrong").unwrap();
         assert_eq!(again.write_at(0, b"other words").unwrap(), 11);
         let verdict = store.finish(&again, "wrong", Some(sha256(b"other words"))).unwrap();

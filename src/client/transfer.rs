@@ -1,4 +1,4 @@
-//! What the two links of a run share: the list, the scheduler, unfinished files, totals.
+//! The state that the two links of a run share: the files, the scheduler, unfinished files, totals.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -19,12 +19,12 @@ use crate::manifest::digest::Digest;
 use crate::schedule::{Claim, Next, Outlook, PartRequest, Ranges, Scheduler};
 use crate::units::LinkId;
 
-/// So many files are checked at a time beside the tasks that receive; where hashing is what takes the
-/// time, receiving waits for it then.
+/// The most files that are checked at a time beside the tasks that receive; beyond it, receiving waits for
+/// hashing.
 const MOST_CHECKS: usize = 4;
-/// So many answers of one server may bring nothing new of a file before it is not asked for it again.
+/// The answers of one server that bring nothing new of a file before it is not asked for it again.
 const MOST_STRIKES: u32 = 3;
-/// So many times a file is begun anew because a server says that it has another version.
+/// The most restarts of a file because a server reports another version.
 const MOST_RESTARTS: u32 = 3;
 
 /// A server that contradicts what is known of so many files, and has brought none right between them, holds
@@ -50,7 +50,7 @@ struct Unfinished {
     incoming: Arc<Incoming>,
     /// The size of the whole file, where a server said it.
     total_bytes: Option<u64>,
-    /// What each server calls its version of the file.
+    /// The ETag of each server's version of the file.
     etags: [Option<String>; 2],
     /// The digest that a server promised.
     promised: Option<Digest>,
@@ -132,7 +132,7 @@ enum Strike {
     Slow,
 }
 
-/// What an answer's head says of its body.
+/// The facts of a body from an answer's head.
 #[derive(Debug)]
 pub struct BodyFacts {
     pub from: u64,
@@ -142,7 +142,7 @@ pub struct BodyFacts {
     pub promised: Option<Digest>,
 }
 
-/// What can be seen of a link from outside while it runs.
+/// The metrics of a link that other tasks read while it runs.
 #[derive(Default)]
 pub struct LinkMetrics {
     /// Payload received.
@@ -153,7 +153,7 @@ pub struct LinkMetrics {
     pub in_flight: AtomicU64,
     pub connections: AtomicU64,
     pub socket: Mutex<Option<Arc<TcpStream>>>,
-    /// What the server last told of its end of that socket, and when.
+    /// The server's last report on its end of that socket, and its time.
     pub sender: Mutex<Option<(Instant, schema::Sender)>>,
     /// Payload of a full segment, as negotiated; 0 until it was read.
     pub mss: AtomicU64,
@@ -274,7 +274,7 @@ pub struct Totals {
     pub link_bytes: [u64; 2],
     /// Places in the list of what is complete, and when it was.
     pub arrivals: Vec<(usize, Instant)>,
-    /// What an earlier run had left: complete files, and bytes of them and of others.
+    /// The progress of an earlier run: complete files, and bytes of these and of others.
     pub resumed_files: u64,
     pub resumed_bytes: u64,
 }
@@ -393,7 +393,7 @@ impl Transfer {
         Instant::now() + at.saturating_sub(self.now())
     }
 
-    /// What `link` should do next; a request comes with what is to be known of it.
+    /// Returns the next step of `link`: a request with the facts that are known of it, or why there is none.
     pub fn next(&self, link: LinkId, now: Instant) -> Result<InFlight, Next> {
         let mut board = self.board();
         let next = board.scheduler.next(link, self.now());
@@ -631,8 +631,8 @@ impl Transfer {
         others.into_iter().all(|other| size(other).is_some_and(|size| size != own))
     }
 
-    /// Which of the next `bytes` of the answer on `link` are new. Those belong to the caller, who
-    /// writes them.
+    /// Splits the next `bytes` of the answer on `link` into known and new ones. The caller must write the new
+    /// ones.
     pub fn claim(&self, link: LinkId, request: &mut InFlight, bytes: u64) -> Claim {
         let mut board = self.board();
         let board = &mut *board;
@@ -718,11 +718,11 @@ impl Transfer {
         self.changed.notify_waiters();
     }
 
-    /// The server of `link` cannot bring a segment, for the reason given: it is not asked for it again.
-    /// The other server brings it; if it cannot, the run ends with that reason after all other files.
-    /// What has come stays; [`Transfer::begin`] or the caller restarts a segment whose content is wrong.
-    /// A server that turns out to hold other files than its list is not asked for any that the other may
-    /// bring, and is told of once.
+    /// The server of `link` cannot bring a segment, for the reason given: it is not asked for it again. The
+    /// other server brings it; if it cannot, the run ends with that reason after all other files. The bytes
+    /// on file stay; [`Transfer::begin`] or the caller restarts a segment whose content is wrong. A server
+    /// that turns out to hold other files than its list is not asked for any that the other may bring, and is
+    /// told of once.
     pub fn exclude(&self, link: LinkId, segment: usize, reason: Failure) {
         let mut guard = self.board();
         let board = &mut *guard;
@@ -1012,7 +1012,7 @@ mod tests {
         assert!((0..40).all(|segment| job.board().scheduler.may_bring(LinkId::A, segment)));
         assert!(job.next(LinkId::B, Instant::now()).is_err() && job.next(LinkId::A, Instant::now()).is_ok());
 
-        // What the other server cannot bring is still asked for, file by file.
+        // Files that the other server cannot bring are still asked for, one by one.
         let job = job_of("x{0..39}", &LinkId::BOTH);
         job.give_up(LinkId::A);
         (0..2).for_each(|segment| job.exclude(LinkId::B, segment, changed("it")));

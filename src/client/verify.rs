@@ -1,4 +1,4 @@
-//! What has come is checked and given its name, away from the tasks that receive.
+//! Checks complete files and renames them, away from the tasks that receive.
 
 use std::sync::Arc;
 use std::time::Instant;

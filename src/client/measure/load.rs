@@ -1,5 +1,5 @@
-//! Bulk transfers that keep nothing: files asked for over and over on one connection, or bytes sent to
-//! a server's `/sink`, for as long as somebody measures. What is measured is for the callers to say.
+//! Bulk transfers that keep nothing: files asked for over and over on one connection, or bytes sent to a
+//! server's `/sink`, for as long as the caller measures.
 
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;

@@ -19,7 +19,7 @@ pub const GLANCE: std::time::Duration = std::time::Duration::from_millis(5);
 /// Payload of a full segment, where it is not known better.
 pub const SEGMENT_BYTES: f64 = 1448.0;
 
-/// What a transfer carried once it had found its rate.
+/// Measures a transfer's goodput from when it has found its rate.
 #[derive(Clone, Debug)]
 pub struct Meter {
     round_s: f64,
@@ -113,15 +113,15 @@ pub struct ShaperReading {
     pub late_s: f64,
 }
 
-/// What passed from one reading to another: bytes, and the seconds that they must have taken at the
-/// least. The time is that which the link had for them: from the asking for the first reading, and what
-/// should have left before it but was late comes on top. One packet passes at once.
+/// Returns the bytes that passed between two readings, and the least time (s) that they took. The time is
+/// that which the link had for them: from the start of the first reading, plus the lateness of earlier bytes.
+/// One packet passes at once.
 fn passed(first: ShaperReading, second: ShaperReading, last: ShaperReading) -> (f64, f64) {
     let bytes = last.bytes.saturating_sub(first.bytes).saturating_sub(FRAME);
     (bytes as f64, last.answered_s - first.asked_s + second.late_s)
 }
 
-/// What a profile says of a shaper's rate.
+/// The profile's values of a shaper's rate.
 #[derive(Clone, Copy, Debug)]
 struct Nominal {
     kbit: f64,
@@ -136,16 +136,16 @@ impl Nominal {
         Nominal { kbit: row.shape.rate.kbit(), spread_s: 8.0 * jitters.sum::<f64>() }
     }
 
-    /// The rate of bytes that passed in some seconds. What is above the link's rate only because its
-    /// delay varies is the link's rate.
+    /// Returns the rate of bytes that passed in some seconds, at most the link's rate where only a varying
+    /// delay exceeds it.
     fn rate_kbit(&self, bytes: f64, seconds: f64) -> f64 {
         let kbit = |seconds: f64| bytes * 8e-3 / seconds;
         if kbit(seconds + self.spread_s) <= self.kbit { kbit(seconds).min(self.kbit) } else { kbit(seconds) }
     }
 }
 
-/// What a shaper let go over a whole measurement. Bytes are counted when they leave the shaper: at the
-/// receiver some come in heaps, when what was waiting behind a lost packet becomes readable.
+/// Counts the bytes that a shaper let go over a whole measurement, when they leave the shaper: at the
+/// receiver a lost packet makes those behind it readable all at once.
 #[derive(Clone, Debug)]
 pub struct Passed {
     nominal: Nominal,
@@ -172,11 +172,11 @@ impl Passed {
     }
 }
 
-/// What one direction's shaper counted while its bottleneck was never idle.
+/// Counts one direction's shaper while its bottleneck is never idle.
 ///
-/// The queue that a backend reports has the delay line in it, which at the full rate holds no more
-/// than rate × (delay + jitter). What is beyond that waits for the bottleneck. It counts once it has been
-/// so for as long as the delay line is: before, what leaves may be of an idle time.
+/// The queue that a backend reports has the delay line in it, which at the full rate holds no more than rate
+/// × (delay + jitter). Bytes beyond that wait for the bottleneck. They count once this has lasted for as long
+/// as the delay line: before, departures may be of an idle time.
 #[derive(Clone, Debug)]
 pub struct Backlog {
     line_s: f64,

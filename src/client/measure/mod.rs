@@ -41,7 +41,7 @@ pub enum When {
     Warn,
 }
 
-/// What is in force on the links and what was counted there, a row per link and direction.
+/// Reads the links in force and their counters, a row per link and direction.
 pub type Rows = Arc<dyn Fn() -> Result<Vec<ActiveShaping>> + Send + Sync>;
 
 /// Every how many looks at a transfer the shaper is looked at.
@@ -59,7 +59,7 @@ pub struct Prober {
     pub peers: PerLink<Origin>,
     /// Whether each server keeps connections open between answers.
     pub keeps_alive: PerLink<bool>,
-    /// What to ask for, over and over.
+    /// The paths to request, in a loop.
     pub paths: Vec<String>,
     pub rows: Rows,
     /// How long a server may be silent.
@@ -84,7 +84,7 @@ impl ProbeLateness {
     }
 }
 
-/// What a bulk transfer found in one direction.
+/// The result of a bulk transfer in one direction.
 #[derive(Default)]
 struct BulkResult {
     goodput_kbit: f64,
@@ -279,7 +279,7 @@ impl Prober {
             found = self.watch((link, Direction::Up), rtt_s, rows, seen) => found?,
         };
         stop.store(true, Ordering::Relaxed);
-        // What was found stays found, whatever becomes of the upload's end.
+        // The result stays, even if the upload's end fails.
         match running::timeout(self.patience, pushing).await {
             Some(Ok(())) => {}
             Some(Err(error)) => tracing::debug!("the end of an upload: {error:#}"),
@@ -377,8 +377,8 @@ impl Prober {
     }
 }
 
-/// What a link holds on its own account and half of its queue: so much may be on its way without the
-/// queue ever being full, so that nothing is dropped but what the link loses.
+/// Returns the bytes in flight on the link itself plus half of its queue: with so many the queue is never
+/// full, so that only the link's own loss drops packets.
 fn window_bytes(rows: Option<&(ActiveShaping, Option<ActiveShaping>)>) -> Option<u64> {
     let (own, other) = rows?;
     let line = |shape: &Shape| (shape.delay.0 + shape.jitter.0).as_secs_f64();
@@ -490,7 +490,7 @@ mod tests {
 
     #[test]
     fn goodput_is_no_more_than_the_shaper_let_pass() {
-        // What waited behind a lost packet became readable at once.
+        // Bytes behind a lost packet became readable at once.
         let heap = BulkResult { goodput_kbit: 14_590.0, mss_bytes: 1448.0, ..BulkResult::default() };
         let shaped = BulkResult { shaper_kbit: Some(11_990.0), ..heap };
         let carried = carried_kbit(&shaped, false);

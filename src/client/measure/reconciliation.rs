@@ -1,24 +1,24 @@
 //! Do the application's bytes and the shaper's agree? Pure.
 //!
-//! What a link's shaper let through on the way down is Ethernet frames: payload, headers, and what TCP
-//! sent twice. What the application received is payload: bodies and the heads of answers. So
+//! A link's shaper counts Ethernet frames in the down direction: payload, headers and retransmissions. The
+//! application counts payload: bodies and the heads of answers. The difference
 //!
 //! unexplained = frames − headers × packets − received
 //!
-//! is what TCP threw away as received before. It cannot be less than nothing but for packets with shorter
-//! headers (no timestamps), or somebody's bytes went past the shaper. It can be more by what was sent
-//! again: as often as packets were dropped, damaged or doubled, and what the server says that it sent
-//! again; and by what was on its way when a connection was closed.
+//! is the bytes that TCP discarded as received before. It is below 0 only for packets with shorter headers
+//! (no timestamps), or if bytes passed beside the shaper. It is above 0 by retransmissions (as often as
+//! packets were dropped, corrupted or duplicated, and as the server reports), and by the bytes in flight when
+//! a connection was closed.
 
 use crate::log::schema::Reconciled;
 
 /// Ethernet, IPv4 or IPv6, and TCP with timestamps, bytes of a full segment.
 const HEADERS: (u64, u64) = (14 + 20 + 32, 14 + 40 + 32);
-/// What timestamps take of these; a SYN's answer has more, and an ACK alone has no payload.
+/// The timestamps' part of these; a SYN's answer has more, and an ACK alone has no payload.
 const TIMESTAMPS: u64 = 12;
 /// Handshakes and connections that end: bytes that belong to no payload, each way of counting.
 const SPARE_BYTES: u64 = 64 * 1024;
-/// What is sent again without having been lost (a time-out that was too short), as a share.
+/// The share of segments sent again without a loss (a time-out that was too short).
 const SPURIOUS: f64 = 0.01;
 
 /// One link's counts over a transfer, on the way down.
@@ -38,7 +38,7 @@ pub struct Counts {
     /// Payload of a full segment.
     pub mss_bytes: u64,
     pub ipv6: bool,
-    /// What the link and its queue hold, for each connection.
+    /// The bytes that the link and its queue hold, for each connection.
     pub in_flight_bytes: u64,
     pub connections: u64,
 }

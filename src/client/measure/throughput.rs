@@ -1,9 +1,8 @@
-//! What links carry: bulk TCP over one or both of them for a while, counted and thrown away.
+//! Measures the throughput of links: bulk TCP over one or both of them, counted and discarded.
 //!
-//! Nothing is kept, verified or scheduled here. What is measured is goodput as a run sees it, payload
-//! of HTTP bodies on one connection a link, without the time in which a connection finds its rate. That
-//! time follows the round trip: it counts from when the goodput has stopped growing, for at least ten
-//! round trips.
+//! Nothing is kept, verified or scheduled here. The result is goodput as a run sees it, payload of HTTP
+//! bodies on one connection a link, without the time in which a connection finds its rate. That time follows
+//! the round trip: it counts from when the goodput has stopped growing, for at least ten round trips.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,7 +116,7 @@ async fn drained(links: &Arc<Links>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What one transfer brought.
+/// The rate of one transfer.
 struct TransferRate {
     kbit: f64,
     /// Whether it had stopped growing.

@@ -1,8 +1,8 @@
-//! Holds what was measured of a link against its profile. Pure.
+//! Compares the measurements of a link with its profile. Pure.
 //!
-//! A round trip is within the larger of 1 ms and 3 %, and what the link's jitter and the packets' own
-//! time add to that; a rate within 5 %; a loss within what chance does to the number of packets that
-//! were sent. What cannot be compared is left out, and the verdict says why.
+//! A round trip is within the larger of 1 ms and 3 %, and what the link's jitter and the packets' own time
+//! add to that; a rate within 5 %; a loss within what chance does to the number of packets that were sent. A
+//! value that cannot be compared is left out, and the verdict says why.
 
 use super::ProbeLateness;
 use crate::config::profile::{Distribution, Loss, Shape};

@@ -256,7 +256,7 @@ impl Fetcher {
         *gauge.sender() = None;
         gauge.in_flight.store(0, Ordering::Relaxed);
         if let Err(Broken::Fatal(_)) = &outcome {
-            // What was claimed may not be written. It stays claimed, so that no note speaks of it.
+            // Claimed bytes may not be on file. They stay claimed, so that no note has them.
             return outcome;
         }
         if let (Err(Broken::Peer(problem)), Some(first)) = (&outcome, connection.in_flight.front())
@@ -319,7 +319,7 @@ impl Fetcher {
                     return Err(Broken::Moved(stream, what));
                 }
                 () = running::sleep_until(self.last_progress.max(connection.due) + job.give_up) => {
-                    // What is there is read before the deadline is judged.
+                    // Reads the bytes that are there before it judges the deadline.
                     self.read(connection)?;
                 }
             }

@@ -1,4 +1,4 @@
-//! What comes in on a connection: answers become files and log records.
+//! Turns the answers on a connection into files and log records.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl Fetcher {
     pub(super) fn take(&mut self, connection: &mut Connection, bytes: &[u8]) -> Result<(), Broken> {
         let mut payload = 0;
         let outcome = self.take_all(connection, bytes, &mut payload);
-        // What came has come, also where the connection has just ended.
+        // Bytes that came count, also where the connection has just ended.
         if payload > 0 {
             self.received(payload);
         }
@@ -336,8 +336,8 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Refuses bytes beyond the end of a file, or of a range, in an answer that does not say how long it
-    /// is. What came of the file before may be wrong then.
+    /// Refuses bytes beyond the end of a file, or of a range, in an answer that does not say how long it is.
+    /// The earlier bytes of the file may be wrong then.
     fn check_end(&self, request: &InFlight, bytes: u64) -> Result<(), Broken> {
         let (link, segment) = (self.peer.link, request.part.segment);
         let (at, size) = self.job.schedule(|scheduler, _| {
@@ -440,7 +440,7 @@ impl BodyPiece<'_> {
     }
 }
 
-/// What an answer is good for.
+/// The use of an answer.
 enum ReceivedAnswer {
     Body(Placed),
     /// Nothing; its body, if short, is read and thrown away.
