@@ -583,7 +583,7 @@ fn link_change_from_outside_is_in_the_log() {
     for user in users() {
         let place = Place::new(user);
         let [option, dir] = place.data(40, "200KB");
-        // So slow that the run lasts until both links are cleared.
+        // Slow enough that the run lasts until both links are cleared.
         let lab = ["--name", "mine", &option, &dir, "--", "--link-a", "edge", "--link-b", "edge"];
         let lab = place.lab(&lab).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let is_under_way = |record: &Value| record["event"] == "sample";
@@ -677,7 +677,7 @@ fn entry_of_a_killed_lab_is_swept() {
         let entry = place.path("runtime/labs/lab-1");
         assert_eq!(fs::metadata(&entry).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(place.path("runtime/labs")).unwrap().permissions().mode() & 0o777, 0o700);
-        // What cleans up after a lab is killed first.
+        // The process that cleans up after a lab is killed first.
         let cleaner = place.processes().into_iter().map(|(pid, _)| pid).find(|pid| {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             parent_of(*pid) == outer && name.trim() != "twinlink-lab"
