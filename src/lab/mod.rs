@@ -100,7 +100,7 @@ pub(crate) struct Plan {
     servers: Option<servers::ServerRequest>,
     ipv6: bool,
     scratch: PathBuf,
-    /// What becomes [`CONTROL_FOLDER`], as it is seen from outside.
+    /// The source of [`CONTROL_FOLDER`], as seen from outside.
     control: PathBuf,
     /// How long a server's program of another kind may take until it listens.
     patience: Duration,

@@ -42,7 +42,7 @@ impl std::fmt::Display for LabName {
     }
 }
 
-/// What an entry's file says.
+/// The content of an entry's file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct LabNote {
     /// The folder of the control socket, as it is seen from outside.

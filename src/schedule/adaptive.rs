@@ -38,7 +38,7 @@ pub(super) const AHEAD_UNKNOWN: u64 = 256 * 1024;
 /// A part takes at least this long (s), within bounds in bytes.
 const LEAST_PART_S: f64 = 0.02;
 const LEAST_PART_BYTES: (f64, f64) = (8e3, 256e3);
-/// What taking over must gain (s), and as a share of the time that is left.
+/// The least gain of stealing work (s), and as a share of the remaining time.
 const LEAST_GAIN_S: f64 = 0.03;
 const LEAST_GAIN_SHARE: f64 = 0.1;
 /// How often a link with nothing to do looks again.
@@ -86,7 +86,7 @@ impl Scheduler {
         }
     }
 
-    /// Whether what is to come is over soon.
+    /// Returns true if the outstanding bytes will arrive soon.
     fn runs_low(&self, link: LinkId, now: Duration) -> bool {
         let flow = &self.flows[link.index()];
         let coming = flow.coming(&self.sizes);
@@ -96,14 +96,14 @@ impl Scheduler {
                 let ahead = rate * (2.0 * flow.rtt.as_secs_f64() + AHEAD_S);
                 coming as f64 <= ahead.max(flow.best_in_flight())
             }
-            // What a slow link holds at the start of a film, all of it waits for.
+            // Playback cannot start without the bytes that a slow link owes.
             None if matches!(self.plan, Schedule::Inorder(_)) => coming < AHEAD_UNKNOWN / 4,
             None => coming < AHEAD_UNKNOWN,
         }
     }
 
-    /// What both links can do. One whose rate is not known counts as the other, or as what it brought in a
-    /// first burst where that is more; one without a connection does nothing.
+    /// Returns the rate and the next free time of both links. An unknown rate counts as the other link's, or
+    /// as that of its own first burst where that is more; a link without a connection has rate 0.
     pub(super) fn views(&self, now: Duration) -> [LinkView; 2] {
         let known = LinkId::BOTH.map(|link| self.flows[link.index()].rate(now));
         LinkId::BOTH.map(|link| {
@@ -116,8 +116,8 @@ impl Scheduler {
         })
     }
 
-    /// What of the part that waits at `place` `link` should ask for, of at most so many bytes; `None`
-    /// where it had better not.
+    /// Returns the piece of the part at `place` that `link` should ask for, of at most `most` bytes; `None`
+    /// where another link serves it better.
     fn sized(
         &self,
         link: LinkId,
@@ -214,7 +214,7 @@ impl Scheduler {
     /// Asks `link` for the end of what the other link was asked for.
     fn take_over(&mut self, link: LinkId, part: PartRequest, now: Duration) -> Next {
         let (sizes, theirs) = (&self.sizes, &mut self.flows[link.other().index()].asked);
-        // What was taken over whole before is empty, and may end where another part does.
+        // A part stolen whole is empty, and may end where another part does.
         let same = |asked: &&mut OutstandingRequest| {
             (asked.part.segment, asked.part.to) == (part.segment, part.to) && asked.wanted(sizes) > 0
         };

@@ -1,4 +1,4 @@
-//! `inorder`: a film that is watched while it comes, in order.
+//! `inorder`: segments for playback, in the order of their deadlines.
 //!
 //! **Rule.** The player starts when its first segments are there. From then on segment k (from 0) is
 //! due at t_play + k·d, with d the time that a segment plays; where the player stands still t_play
@@ -56,9 +56,9 @@ impl Default for MediaTimeline {
 /// A player in the middle of the film, as far as the scheduler sees it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Playhead {
-    /// So many files from the first on are complete.
+    /// The number of complete files from the first on.
     ready: usize,
-    /// When segment 0 began to play (s), moved by the times in which the player stood still.
+    /// The time (s) at which segment 0 began to play, moved by the stalls.
     began_s: Option<f64>,
 }
 

@@ -1,8 +1,8 @@
-//! What a link carries, averaged for decisions that reach further than the next request.
+//! A link's goodput, averaged for decisions that reach further than the next request.
 //!
-//! An exponentially weighted mean of goodput: Σ bytes·e^(−age/τ) over the *busy* time weighted the
-//! same. Time with nothing asked for, and the wait for a first byte, are left out; silence in the
-//! middle of an answer is not, so that a link that stops is seen to stop.
+//! An exponentially weighted mean of goodput: Σ bytes·e^(−age/τ) over the *busy* time weighted the same. Time
+//! without a request, and the wait for a first byte, do not count; silence in the middle of an answer does,
+//! so that the rate of a link that stops falls.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub struct Ewma {
 impl Ewma {
     /// `bytes` of payload came in one read.
     pub fn received(&mut self, now: Duration, bytes: u64) {
-        // What came before the first read of a stretch is not known, so it only starts the clock.
+        // The bytes before the first read of a stretch are unknown, so it only starts the clock.
         if let Some(since) = self.since.replace(now) {
             let age_s = now.saturating_sub(since).as_secs_f64();
             let faded = (-age_s / TAU_S).exp();

@@ -1,4 +1,4 @@
-//! One link in the middle of a run: what it has been asked for, how much of that has come, how fast.
+//! The state of one link during a run: its outstanding requests, their progress, and its rate.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use super::policy::Pipeline;
 use super::pool::Sizes;
 use super::windowed::Windowed;
 
-/// A bound on what `auto` asks for ahead, whatever it computes.
+/// The most requests in flight of `auto`.
 const DEEPEST_AUTO: usize = 256;
-/// What TCP sends before the first acknowledgement: ten segments (RFC 6928).
+/// TCP's initial window: ten segments (RFC 6928).
 const FIRST_WINDOW_BYTES: u64 = 14_480;
 /// A mean over less time is no rate.
 const LEAST_MEAN_S: f64 = 0.25;
@@ -31,7 +31,7 @@ const MARK_EVERY: Duration = Duration::from_millis(100);
 /// A request on its way, or being answered.
 #[derive(Clone, Debug)]
 pub struct OutstandingRequest {
-    /// What was asked for; `to` shrinks when the other link takes over its end.
+    /// The requested part; `to` shrinks when the other link steals its end.
     pub part: PartRequest,
     /// Only this link may fetch it.
     pub own: bool,
@@ -41,18 +41,18 @@ pub struct OutstandingRequest {
     pub ends: Option<u64>,
     pub requested: Duration,
     pub answering: bool,
-    /// What still comes of it is of no use.
+    /// The rest of its answer is useless.
     pub void: bool,
 }
 
 impl OutstandingRequest {
-    /// Bytes that are to come and wanted.
+    /// Returns the outstanding bytes that are useful.
     pub fn wanted(&self, sizes: &Sizes) -> u64 {
         let from = self.at.max(self.part.from);
         if self.void { 0 } else { sizes.estimate(&PartRequest { from, ..self.part }) }
     }
 
-    /// Bytes that are to come, wanted or not.
+    /// Returns the outstanding bytes, useful or not.
     pub fn coming(&self, sizes: &Sizes) -> u64 {
         self.ends.map_or_else(
             || sizes.estimate(&PartRequest { from: self.at, to: None, ..self.part }),
@@ -91,7 +91,7 @@ pub struct LinkState {
     due_since: Duration,
     /// The same, without a silence for which it counts as stalled.
     unbroken_since: Duration,
-    /// What it had brought at these times, the latest last.
+    /// The bytes received by these times, the latest last.
     marks: VecDeque<(Duration, u64)>,
 }
 

@@ -1,15 +1,14 @@
 //! Which link fetches what next. Pure: no socket, no clock, no tokio.
 //!
-//! A [`Scheduler`] is told what happens (a connection opens, an answer begins, bytes come, a
-//! connection is lost, a link is given up), with the time since the run's start, and says what each
-//! link should ask for and when. It keeps count of every byte: one that comes is either new, and is
-//! never called new again, or waste. `twinlink client` drives it with sockets and `twinlink simulate`
-//! with a model of the links.
+//! The caller reports events to a [`Scheduler`] (a connection opens, an answer begins, bytes arrive, a
+//! connection is lost, a link is given up), with the time since the run's start; the scheduler decides the
+//! next request of each link and its time. It counts every byte: a byte is new exactly once, and waste after
+//! that. `twinlink client` drives it with sockets and `twinlink simulate` with a model of the links.
 //!
-//! For each request of a link, in this order: [`Scheduler::next`] gives it, [`Scheduler::head`],
-//! any number of [`Scheduler::claim`] (which bytes are new) and [`Scheduler::received`] (how many came
-//! in one read), then [`Scheduler::ended`]. Answers come in the order of the requests. Whoever writes
-//! a file's last byte calls [`Scheduler::completed`].
+//! For each request of a link, in this order: [`Scheduler::next`] gives it, [`Scheduler::head`], any number
+//! of [`Scheduler::claim`] (which bytes are new) and [`Scheduler::received`] (how many came in one read),
+//! then [`Scheduler::ended`]. Answers come in the order of the requests. The caller that writes a file's last
+//! byte calls [`Scheduler::completed`].
 
 pub(crate) mod adaptive;
 pub(crate) mod deadline;
@@ -53,19 +52,19 @@ impl PartRequest {
     }
 }
 
-/// What a link should do now.
+/// The next step of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     Request(PartRequest),
-    /// Nothing before something happens, or before this time where there is one.
+    /// Wait for an event, or until this time where there is one.
     Wait(Option<Duration>),
-    /// Nothing of what this connection still owes is wanted, and there is other work: close it.
+    /// Close the connection: its outstanding bytes are useless, and there is other work.
     Drop,
-    /// Nothing any more.
+    /// The link's work is done.
     Done,
 }
 
-/// What a link without a connection may look forward to.
+/// The work that a link without a connection can expect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outlook {
     Work,
@@ -79,9 +78,9 @@ pub enum Outlook {
 pub struct Claim {
     /// Where in the file they begin.
     pub at: u64,
-    /// So many are there already.
+    /// The number of bytes that are on file already.
     pub stale: u64,
-    /// So many after them are new; they belong to who asked.
+    /// The number of new bytes after them; the caller must write these.
     pub fresh: u64,
 }
 
@@ -89,16 +88,16 @@ pub struct Claim {
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     plan: Schedule,
-    /// Whose list each segment is on; none where whoever has room takes it.
+    /// The link of each segment; `None` where the link with room takes it.
     owners: Vec<Option<LinkId>>,
     pipeline: Pipeline,
     sizes: Sizes,
     pool: PartPool,
     flows: [LinkState; 2],
     player: Playhead,
-    /// Bytes that came although they were there, or came in vain.
+    /// Bytes received twice or in vain.
     wasted: u64,
-    /// What has come of segments that are not complete.
+    /// The received ranges of incomplete segments.
     open: HashMap<usize, Ranges>,
     complete: Vec<bool>,
     completed: usize,
@@ -171,7 +170,7 @@ impl Scheduler {
         self.flow(link).keeps_alive = keeps_alive;
     }
 
-    /// What `link`, which has a connection, should ask for now.
+    /// Returns the next step of `link`, which has a connection.
     pub fn next(&mut self, link: LinkId, now: Duration) -> Next {
         if self.is_done() {
             return Next::Done;
@@ -267,7 +266,7 @@ impl Scheduler {
         self.flow(link).received(now, bytes);
     }
 
-    /// The answer under way on `link` is over. What it did not bring is to be fetched still.
+    /// Ends the current answer on `link`. Its missing bytes go back to the pool.
     pub fn ended(&mut self, link: LinkId) {
         let Some(asked) = self.flow(link).asked.pop_front() else { return };
         if asked.part.to.is_none() && !asked.void {
@@ -387,8 +386,8 @@ impl Scheduler {
         self.complete[segment] || covered >= size
     }
 
-    /// What has come of a segment that is not complete, without what requests under way brought on
-    /// the link `but`: its last bytes may not be written yet.
+    /// Returns the received ranges of an incomplete segment, without those of outstanding requests on the
+    /// link `but`, whose last bytes may not be written yet.
     pub fn settled(&self, segment: usize, but: LinkId) -> Ranges {
         let mut settled = self.open.get(&segment).cloned().unwrap_or_default();
         for asked in self.flows[but.index()].asked.iter().filter(|asked| asked.part.segment == segment) {
@@ -422,8 +421,8 @@ impl Scheduler {
         }
     }
 
-    /// What has come of a segment is of no use: it is fetched again whole, by `only` where that is
-    /// given. What still comes of it by requests under way is not counted.
+    /// Discards the received ranges of a segment, which is fetched again whole, by `only` where that is
+    /// given. Outstanding answers for it no longer count.
     pub fn restart(&mut self, segment: usize, only: Option<LinkId>) {
         self.open.remove(&segment);
         self.sizes.forget(segment);
@@ -435,8 +434,8 @@ impl Scheduler {
         self.pool.put_back(PartRequest::whole(segment), only, &self.sizes);
     }
 
-    /// What has come of the segment that is being answered on `link` is of no use, and the answer
-    /// brings all of it anew.
+    /// Discards the received ranges of the segment that is being answered on `link`; the answer brings all of
+    /// it anew.
     pub fn begins_anew(&mut self, link: LinkId) {
         let Some(segment) = self.flow(link).asked.front().map(|asked| asked.part.segment) else { return };
         let had = self.open.get(&segment).into_iter().flat_map(Ranges::iter);
@@ -452,7 +451,7 @@ impl Scheduler {
         self.complete[segment]
     }
 
-    /// What asking for `link` would bring, without asking.
+    /// Returns the work that `link` can expect, without a request.
     pub fn outlook(&mut self, link: LinkId) -> Outlook {
         self.prune(link);
         if self.is_done() {

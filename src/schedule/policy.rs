@@ -1,4 +1,4 @@
-//! What the user chooses: a schedule and a pipeline, out of their words.
+//! The user's choices: a schedule and a pipeline depth, parsed from text.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ pub enum Schedule {
     Greedy,
     /// Each link gets what lets both finish at the same moment, by what they carry now.
     Adaptive,
-    /// The same for a film that is watched while it comes: what is due first comes first.
+    /// The same for playback: the segment with the earliest deadline comes first.
     Inorder(MediaTimeline),
 }
 
@@ -37,8 +37,8 @@ impl Schedule {
         }
     }
 
-    /// The same for a film whose segments play so long each, whose player waits for `startup` of them,
-    /// and whose first `leading` files carry no film.
+    /// Returns the same for segments of this duration, a player that waits for `startup` of them, and
+    /// `leading` init segments.
     pub fn of_film(self, segment: Duration, startup: u64, leading: usize) -> Schedule {
         match self {
             Schedule::Inorder(_) => {

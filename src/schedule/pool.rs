@@ -1,4 +1,4 @@
-//! What nobody has been asked for yet, and how much of it there is.
+//! The parts that no link has been asked for yet, and their bytes.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -36,7 +36,7 @@ impl Sizes {
         }
     }
 
-    /// What was learned of a segment was of another file.
+    /// Forgets the size of a segment: it was another file's.
     pub fn forget(&mut self, segment: usize) {
         if let Some(bytes) = self.sizes[segment].take() {
             self.known -= 1;
@@ -102,19 +102,20 @@ impl PartPool {
         }
     }
 
-    /// What waits for `link`, by its place, and whether only it may take it: its own first.
+    /// Returns the part at a place of `link`'s queue, and whether only it may take it: its own parts come
+    /// first.
     pub fn get(&self, link: LinkId, place: usize) -> Option<(PartRequest, bool)> {
         let own = &self.own[link.index()];
         let shared = || self.shared.get(place - own.len()).map(|part| (*part, false));
         own.get(place).map(|part| (*part, true)).or_else(shared)
     }
 
-    /// What waits for `link` first.
+    /// Returns the first part of `link`'s queue.
     pub fn first(&self, link: LinkId) -> Option<(PartRequest, bool)> {
         self.get(link, 0)
     }
 
-    /// What either link may take, in the order of the list.
+    /// Returns the parts that either link may take, in the order of the list.
     pub fn shared(&self) -> impl Iterator<Item = &PartRequest> {
         self.shared.iter()
     }

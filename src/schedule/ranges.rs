@@ -43,7 +43,7 @@ impl Ranges {
         (had, gap)
     }
 
-    /// What of `[from, to)` is not in the set. Without `to`, the last gap has no end.
+    /// Returns the gaps of the set in `[from, to)`. Without `to`, the last gap has no end.
     pub fn gaps(&self, from: u64, to: Option<u64>) -> Vec<(u64, Option<u64>)> {
         let mut gaps = Vec::new();
         let mut at = from;

@@ -3,7 +3,7 @@
 
 use crate::units::LinkId;
 
-/// Whose turn a segment is; one of `a` and `b` is above 0.
+/// Returns the link whose turn a segment is; one of `a` and `b` is above 0.
 pub fn owner(a: u32, b: u32, segment: usize) -> LinkId {
     let turn = a as usize + b as usize;
     if segment % turn < a as usize { LinkId::A } else { LinkId::B }

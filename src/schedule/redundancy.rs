@@ -17,7 +17,7 @@ use crate::units::LinkId;
 
 /// The share of the payload that may come twice.
 const MOST_SHARE: f64 = 0.02;
-/// So much may come twice of any payload (bytes): about what a link has on its way when it is relieved.
+/// The redundant bytes allowed for any payload: about the bytes in flight on a link whose work is stolen.
 const ALWAYS: u64 = 64 * 1024;
 /// A connection is closed when it would pass the limit in this time (s).
 const SOON_S: f64 = 0.05;

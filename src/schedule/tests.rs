@@ -163,7 +163,7 @@ impl TestRun {
         }
     }
 
-    /// What a viewer would have met.
+    /// Returns the quality for a viewer.
     fn qoe(&self) -> crate::log::schema::Qoe {
         let arrivals = self.done_ms.iter().zip(0..).map(|(&done_ms, index)| qoe::Arrival {
             index,
@@ -591,7 +591,7 @@ fn a_link_that_was_done_in_one_burst_takes_over_all_of_one_that_dribbles() {
     let Next::Request(slow) = scheduler.next(LinkId::B, Duration::ZERO) else { panic!("b is asked") };
     let slow_to = slow.to.unwrap_or(300_000);
     scheduler.head(LinkId::B, slow.from, Some(slow_to - slow.from), Some(300_000));
-    // What a brings it brings in an instant; a byte comes on b now and then.
+    // Link a brings its parts in an instant; a byte arrives on b now and then.
     for tick in 0..100 {
         let now = Duration::from_millis(100 * tick);
         scheduler.claim(LinkId::B, 1);
