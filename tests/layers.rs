@@ -72,8 +72,8 @@ const PURE: &[&str] = &["units", "qoe", "emulate", "bound", "schedule"];
 const IMPURE: &[&str] =
     &["tokio", "std::fs", "std::net", "std::thread", "Instant::now", "SystemTime::now", "std::process"];
 
-/// The source files without comments and without their tests, by path below `src`.
-fn sources() -> BTreeMap<String, String> {
+/// Returns the source files, by path below `src`.
+fn files() -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
     let root = folders[0].clone();
@@ -83,16 +83,53 @@ fn sources() -> BTreeMap<String, String> {
             let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_string();
             if path.is_dir() {
                 folders.push(path);
-            } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
-                let text = fs::read_to_string(&path).unwrap();
-                let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
-                let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-                found.insert(name, lines.collect::<Vec<_>>().join("\n"));
+            } else if name.ends_with(".rs") {
+                found.insert(name, fs::read_to_string(&path).unwrap());
             }
         }
     }
     assert!(found.len() > 100, "{} files", found.len());
     found
+}
+
+/// Returns the source files without comments and without their tests, by path below `src`.
+fn sources() -> BTreeMap<String, String> {
+    let files = files().into_iter().filter(|(name, _)| !name.ends_with("tests.rs"));
+    let bare = |text: &str| {
+        let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    files.map(|(name, text)| (name, bare(&text))).collect()
+}
+
+/// Returns the sentences of a text's comments, each with the line on which its comment begins.
+fn comment_sentences(text: &str) -> Vec<(usize, String)> {
+    let mut sentences = Vec::new();
+    let mut comment = (0, String::new());
+    for (number, line) in (1..).zip(text.lines().chain([""])) {
+        if let Some(words) = line.trim_start().strip_prefix("//") {
+            if comment.1.is_empty() {
+                comment.0 = number;
+            }
+            comment.1 += words.strip_prefix(['/', '!']).unwrap_or(words).trim();
+            comment.1 += " ";
+            continue;
+        }
+        let (from, words) = std::mem::take(&mut comment);
+        let mut rest = words.trim();
+        while !rest.is_empty() {
+            // A sentence ends where a mark and a space stand before what can begin the next one.
+            let end = rest.match_indices(['.', '!', '?', ':', ';']).map(|(at, _)| at + 1).find(|&end| {
+                let next = rest[end..].strip_prefix(' ').and_then(|next| next.chars().next());
+                next.is_some_and(|c| c.is_ascii_uppercase() || c == '`' || c == '[')
+            });
+            let (sentence, others) = rest.split_at(end.unwrap_or(rest.len()));
+            sentences.push((from, sentence.to_string()));
+            rest = others.trim_start();
+        }
+    }
+    sentences
 }
 
 /// The room that a file stands in.
@@ -216,4 +253,34 @@ fn each_type_has_a_name_of_its_own() {
     assert!(places.len() > 300, "{} types", places.len());
     places.retain(|_, files| files.len() > 1);
     assert!(places.is_empty(), "{places:#?}");
+}
+
+/// Words that begin a clause, not the subject of a sentence.
+const CLAUSES: &[&str] = &["What", "Who", "Whom", "Whose", "Whoever", "Whatever", "Those", "So"];
+
+/// Returns true if a sentence begins with a clause in the place of its subject.
+fn begins_with_clause(sentence: &str) -> bool {
+    CLAUSES.contains(&sentence.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default())
+}
+
+#[test]
+fn comment_sentences_begin_with_a_subject() {
+    let mut seen = 0;
+    let mut broken = Vec::new();
+    for (file, text) in files() {
+        let sentences = comment_sentences(&text);
+        seen += sentences.len();
+        let clauses = sentences.into_iter().filter(|(_, sentence)| begins_with_clause(sentence));
+        broken.extend(clauses.map(|(line, sentence)| format!("src/{file}:{line}: {sentence}")));
+    }
+    assert!(seen > 3000, "{seen} sentences");
+    assert!(broken.is_empty(), "say these as subject, verb, object:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn a_clause_in_place_of_a_subject_is_seen() {
+    let text = "/// Returns the rate. What\n/// it does not say: `x` stays.\nfn f() {}\n// Those wait.\nlet x = 1; // So";
+    let found: Vec<(usize, String)> =
+        comment_sentences(text).into_iter().filter(|(_, sentence)| begins_with_clause(sentence)).collect();
+    assert_eq!(found, [(1, "What it does not say:".to_string()), (4, "Those wait.".to_string())]);
 }

@@ -67,7 +67,7 @@ fn delete_at_the_end(end: OwnedFd, path: &Path) {
     let mut end = fs::File::from(end);
     let mut piece = [0; 8];
     while !matches!(end.read(&mut piece), Ok(0)) {}
-    // Entries of processes that have ended.
+    // Removes the entries of processes that have ended.
     let _ = registry::running();
     // The kernel may still be ending processes that write there; after a while of that, something
     // else holds the folder.
