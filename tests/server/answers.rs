@@ -170,7 +170,7 @@ async fn only_names_in_the_table_can_be_asked_for() {
     ] {
         let answer = lab.get(target, &[]).await;
         assert_eq!(answer.status, 404, "{target}");
-        assert!(answer.body.ends_with(b"lists those that are\n"), "{target}");
+        assert!(answer.body.ends_with(b"lists the files of this server\n"), "{target}");
     }
     for (target, body) in [
         ("/a%20b%20%C3%A9.mp4", "spaced"),

@@ -98,7 +98,7 @@ fn a_wrong_profile_is_told_by_file_key_and_what_was_expected() {
             with_down("rate = \"1mbit\"\nqueue = \"1s\"\ndelay = \"1ms\"\njitter = \"2ms\""),
             "more than the delay",
         ),
-        (with_down("rate = \"1mbit\"\nqueue = \"1s\"\ndistribution = \"normal\""), "no jitter"),
+        (with_down("rate = \"1mbit\"\nqueue = \"1s\"\ndistribution = \"normal\""), "the jitter is 0"),
         (
             with_down("rate = \"1mbit\"\nqueue = \"1s\"\ndistribution = \"gauss\""),
             "down.distribution: unknown variant",
@@ -166,7 +166,7 @@ fn a_wrong_trace_is_told_by_profile_file_and_line() {
         (file, b"", "trace t.csv, it is empty"),
         (file, b"0 1\n2 1\n1 1\n", "trace t.csv, line 3: 1 s comes after 2 s"),
         (file, b"0 0\n1 0\n", "an outage from its beginning to its end"),
-        (file, b"\0\0\0", "line 1: bytes that are no text"),
+        (file, b"\0\0\0", "line 1: bytes that are not UTF-8"),
         ("file = \"none.csv\"", b"", "cannot read the trace"),
         ("file = \".\"", b"", "it is a folder"),
         ("step = \"1s\"", b"", "[trace] has no file"),
