@@ -39,7 +39,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     backends(None, 0).into_iter().map(|backend| backend.name())
 }
 
-/// What the backends need of the kernel.
+/// Returns the features of the kernel that the backends need.
 pub fn features() -> impl Iterator<Item = &'static Feature> {
     backends(None, 0).into_iter().flat_map(|backend| backend.features())
 }

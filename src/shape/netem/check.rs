@@ -1,4 +1,4 @@
-//! What the kernel's own qdiscs can do of a profile, and what they need of the kernel.
+//! Checks a profile against the kernel's own qdiscs, and the kernel against the profile.
 
 use anyhow::{Result, anyhow, bail};
 
@@ -149,11 +149,11 @@ pub fn explain(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// What this backend needs of the kernel and is not there, for profiles with a rate and a queue only or for
-/// all.
+/// Returns the features of the kernel that this backend lacks, for profiles with a rate and a queue only or
+/// for all.
 ///
 /// # Errors
-/// It could not be found out.
+/// A feature cannot be tried.
 fn missing(rate_only: bool) -> Result<Vec<&'static Feature>> {
     let mut missing = kernel_support::missing(if rate_only { &FEATURES[..3] } else { &FEATURES })?;
     // Without an ifb the others cannot be tried, so it is named alone.
@@ -163,7 +163,7 @@ fn missing(rate_only: bool) -> Result<Vec<&'static Feature>> {
     Ok(missing)
 }
 
-/// What is said where the kernel has not all that a profile needs.
+/// Returns the error for a kernel that lacks features of a profile.
 fn lacks(missing: &[&Feature]) -> anyhow::Error {
     if missing.iter().all(|feature| feature.name == "netem") {
         return no_netem();
@@ -172,7 +172,7 @@ fn lacks(missing: &[&Feature]) -> anyhow::Error {
     anyhow!("the kernel lacks {}; see \"twinlink doctor\"", names.join(", "))
 }
 
-/// What is said where a profile needs netem and the kernel has none.
+/// Returns the error for a kernel without netem.
 fn no_netem() -> anyhow::Error {
     anyhow!(
         "the kernel has no netem (module sch_netem), which delay, jitter and loss need: install it where \

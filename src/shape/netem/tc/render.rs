@@ -53,7 +53,7 @@ pub fn ifb(link: LinkId, direction: Direction) -> String {
 /// The prefix of all the lab's devices.
 pub const IFB_PREFIX: &str = "twl-";
 
-/// What the names of the devices start with on which the kernel is tried; a process id follows.
+/// The prefix of the devices for trials of the kernel; a process id follows.
 pub const TRIAL_PREFIX: &str = "twl-p";
 
 /// The link and direction that an ifb's name stands for.
