@@ -326,7 +326,7 @@ pub struct RunEnd {
     pub links: PerLink<LinkTotals>,
     /// The quality for a viewer; null where nothing came.
     pub qoe: Option<Qoe>,
-    /// What a program used that fetched in the client's place; null for a run of the client.
+    /// The resources of a program that fetched in the client's place; null for a run of the client.
     pub program: Option<ProgramEnd>,
 }
 

@@ -54,7 +54,7 @@ impl RunningProgram {
         stdout: File,
         stderr: File,
     ) -> Result<RunningProgram> {
-        // What the program leaves behind becomes a child of this process, which ends it.
+        // Processes that the program leaves behind become children of this process, which ends them.
         nix::sys::prctl::set_child_subreaper(true).context("cannot adopt processes of the program")?;
         let words: Vec<String> = command.iter().map(|word| surroundings.fill_in(word)).collect();
         let child = Command::new(&words[0])

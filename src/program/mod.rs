@@ -58,10 +58,10 @@ pub struct ProgramArgs {
     /// A file of link changes at given times
     #[arg(long, value_name = "FILE", env = "TWINLINK_SCRIPT")]
     pub script: Option<PathBuf>,
-    /// What carries the links
+    /// Backend that shapes the links
     #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
     pub backend: BackendChoice,
-    /// Seeds the losses and all other chance
+    /// Seed of all random numbers: losses, jitter and the like
     #[arg(long, default_value_t = 1, env = "TWINLINK_SEED", value_parser = crate::units::seed)]
     pub seed: u64,
     /// The server at the end of link a, host[:port]
@@ -100,7 +100,7 @@ pub struct ProgramArgs {
     /// How many segments a player waits for before it starts
     #[arg(long, value_name = "SEGMENTS", default_value_t = 2, env = "TWINLINK_STARTUP")]
     pub startup: u64,
-    /// What is printed on standard output where that is no terminal
+    /// Records on standard output where it is no terminal
     #[arg(long, env = "TWINLINK_STDOUT", value_enum, default_value = "records")]
     pub stdout: Stdout,
     /// The program and its arguments; {server_a} {server_b} {files} {manifest} {out} are filled in, and in its
@@ -184,7 +184,7 @@ struct Observed<'a> {
     down_bytes: [Option<u64>; 2],
 }
 
-/// What the program works in.
+/// The program's working environment.
 struct Workplace {
     out: PathBuf,
     /// Holds the lists of names and digests, and the folder itself where none was given.

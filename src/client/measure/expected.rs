@@ -47,7 +47,7 @@ pub fn probe_s(asked: &LinkSetup) -> f64 {
         (round_trips_s(profile), both_ways)
     });
     match &asked.channel {
-        // Those on a channel are not alone together.
+        // Links that share a channel are not alone together.
         Some(_) => a.0 + a.1 + b.0 + b.1,
         None => a.0.max(b.0) + a.1.max(b.1),
     }
