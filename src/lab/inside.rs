@@ -38,7 +38,7 @@ pub fn run(plan: &Plan, signals: &LabSignals) -> Result<u8> {
         Some(wanted) => servers::start(wanted, &network, &plan.program, &plan.scratch, plan.ipv6)?,
         None => Vec::new(),
     };
-    let code = match await_servers(&mut servers, &network, plan.patience, signals)? {
+    let code = match await_servers(&mut servers, &network, plan.give_up, signals)? {
         Some(signal) => 128 + signal as u8,
         None => run_command(plan, &network, &mut servers, signals)?,
     };
@@ -50,7 +50,7 @@ pub fn run(plan: &Plan, signals: &LabSignals) -> Result<u8> {
 fn await_servers(
     servers: &mut [LabServer],
     network: &Network,
-    patience: Duration,
+    give_up: Duration,
     signals: &LabSignals,
 ) -> Result<Option<Signal>> {
     let (began, mut said) = (Instant::now(), false);
@@ -62,7 +62,7 @@ fn await_servers(
                 None => {}
             }
             let (server, waited) = (&servers[index], began.elapsed());
-            if server.has_ended || waited > if server.is_own() { UNTIL_READY } else { patience } {
+            if server.has_ended || waited > if server.is_own() { UNTIL_READY } else { give_up } {
                 return Err(server.not_ready(waited));
             }
             if waited > UNTIL_SAID && !std::mem::replace(&mut said, true) {

@@ -103,7 +103,7 @@ pub(crate) struct Plan {
     /// The source of [`CONTROL_FOLDER`], as seen from outside.
     control: PathBuf,
     /// How long a server's program of another kind may take until it listens.
-    patience: Duration,
+    give_up: Duration,
     /// Where the servers' output is kept.
     server_logs: PathBuf,
 }
@@ -141,7 +141,7 @@ pub fn main(args: LabArgs, give_up: Option<Duration>) -> Result<ExitCode> {
         logs: logs.clone(),
     });
     let scratch_dir = scratch.path().to_path_buf();
-    let patience = give_up.unwrap_or(inside::UNTIL_READY);
+    let give_up = give_up.unwrap_or(inside::UNTIL_READY);
     let plan = Plan {
         program,
         command,
@@ -149,7 +149,7 @@ pub fn main(args: LabArgs, give_up: Option<Duration>) -> Result<ExitCode> {
         ipv6: args.ipv6,
         scratch: scratch_dir,
         control,
-        patience,
+        give_up,
         server_logs: logs,
     };
     namespaces::enter()?;

@@ -32,10 +32,10 @@ impl LabSignals {
         Ok(LabSignals { file: file.context("cannot listen for signals")? })
     }
 
-    /// Returns the next signal; none when `patience` is over. Without patience it waits as long as it takes.
-    pub fn wait(&self, patience: Option<Duration>) -> Result<Option<ReceivedSignal>> {
-        let timeout = patience.map_or(PollTimeout::NONE, |patience| {
-            PollTimeout::try_from(patience.as_millis()).unwrap_or(PollTimeout::MAX)
+    /// Returns the next signal; `None` after `limit`. Without a limit it waits as long as it takes.
+    pub fn wait(&self, limit: Option<Duration>) -> Result<Option<ReceivedSignal>> {
+        let timeout = limit.map_or(PollTimeout::NONE, |limit| {
+            PollTimeout::try_from(limit.as_millis()).unwrap_or(PollTimeout::MAX)
         });
         match poll(&mut [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)], timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}

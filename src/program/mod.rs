@@ -185,7 +185,7 @@ struct Observed<'a> {
 }
 
 /// The program's working environment.
-struct Workplace {
+struct ProgramContext {
     out: PathBuf,
     /// Holds the lists of names and digests, and the folder itself where none was given.
     _temporary: tempfile::TempDir,
@@ -257,7 +257,7 @@ impl<'a> Observed<'a> {
         &mut self,
         setup: LinkSetup,
         start: &mut schema::RunStart,
-    ) -> Result<(Workplace, Arc<Links>, PerLink<Origin>), Failure> {
+    ) -> Result<(ProgramContext, Arc<Links>, PerLink<Origin>), Failure> {
         let unreachable = |error| Failure::new("unreachable", error);
         let patience = self.args.give_up.0;
         let (a, b) = tokio::try_join!(
@@ -281,12 +281,12 @@ impl<'a> Observed<'a> {
             .map_err(|error| Failure::new("lists_differ", error))?;
         start.files = Some(self.files.len() as u64);
         let origins = PerLink { a, b };
-        let place = self.workplace(&origins).map_err(|error| Failure::new("store", error))?;
+        let place = self.program_context(&origins).map_err(|error| Failure::new("store", error))?;
         Ok((place, links, origins))
     }
 
     /// Makes the folder that the program stores files in, and the lists that it may read.
-    fn workplace(&self, origins: &PerLink<Origin>) -> Result<Workplace> {
+    fn program_context(&self, origins: &PerLink<Origin>) -> Result<ProgramContext> {
         let temporary = tempfile::tempdir().context("cannot make a temporary folder; set TMPDIR")?;
         let out = match &self.args.out {
             Some(out) => {
@@ -322,7 +322,7 @@ impl<'a> Observed<'a> {
             ("MANIFEST", sums),
             ("OUT", out.to_string_lossy().into_owned()),
         ]);
-        Ok(Workplace { out, _temporary: temporary, surroundings })
+        Ok(ProgramContext { out, _temporary: temporary, surroundings })
     }
 
     /// Samples the links until the program has ended, or has reached a limit.
@@ -422,7 +422,7 @@ impl<'a> Observed<'a> {
     /// Finds out which files are there, what the servers say of them, and logs every segment.
     async fn count(
         &mut self,
-        place: &Workplace,
+        place: &ProgramContext,
         arrivals: Arrivals,
         origins: &PerLink<Origin>,
     ) -> Result<(), Failure> {
@@ -504,7 +504,7 @@ impl<'a> Observed<'a> {
     }
 
     /// Says how the run ended, from the program's exit and the files.
-    fn judge(&self, used: ProgramUse, place: &Workplace) -> Result<(), Failure> {
+    fn judge(&self, used: ProgramUse, place: &ProgramContext) -> Result<(), Failure> {
         let Account { missing, wrong, .. } = &self.account;
         let label = self.args.label();
         if !used.status.success() {

@@ -13,7 +13,7 @@ use crate::units::{Direction, LinkId};
 
 /// A trace that is being played.
 #[derive(Clone, Debug)]
-pub struct LinkTrace {
+pub struct FollowedTrace {
     pub link: LinkId,
     pub direction: Direction,
     pub trace: Arc<Trace>,
@@ -47,9 +47,9 @@ pub struct StartedStep {
     pub late: Option<Duration>,
 }
 
-impl LinkTrace {
-    pub fn new(link: LinkId, direction: Direction, trace: &Arc<Trace>, began: Instant) -> LinkTrace {
-        LinkTrace { link, direction, trace: Arc::clone(trace), began, next: 0, ended: false }
+impl FollowedTrace {
+    pub fn new(link: LinkId, direction: Direction, trace: &Arc<Trace>, began: Instant) -> FollowedTrace {
+        FollowedTrace { link, direction, trace: Arc::clone(trace), began, next: 0, ended: false }
     }
 
     /// Returns the step in force at a time.
@@ -137,7 +137,7 @@ mod tests {
 
     const S: Nanos = 1_000_000_000;
 
-    fn link_trace(looped: bool) -> LinkTrace {
+    fn link_trace(looped: bool) -> FollowedTrace {
         let step = |at, kbit: u64| TraceStep {
             at,
             rate: Rate::from_bits_per_s(kbit * 1000),
@@ -146,10 +146,10 @@ mod tests {
         };
         let trace =
             Trace::new("t".into(), looped, vec![step(0, 100), step(S, 0), step(2 * S, 200)], 3 * S).unwrap();
-        LinkTrace::new(LinkId::A, Direction::Down, &Arc::new(trace), Instant::now())
+        FollowedTrace::new(LinkId::A, Direction::Down, &Arc::new(trace), Instant::now())
     }
 
-    fn after(trace: &LinkTrace, ms: u64) -> Instant {
+    fn after(trace: &FollowedTrace, ms: u64) -> Instant {
         trace.began + Duration::from_millis(ms)
     }
 

@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use crate::config::channel::ChannelConfig;
 use crate::units::{Direction, LinkId};
 use active_shaping::ActiveShaping;
-use active_trace::{LinkTrace, StartedStep, lateness_fault};
+use active_trace::{FollowedTrace, StartedStep, lateness_fault};
 use backend::{Backend, BackendChoice, Fit, ShapingRequest};
 use guard::Lock;
 use kernel_support::Feature;
@@ -55,7 +55,7 @@ pub struct Shaper {
     lock: Option<Lock>,
     /// Whether traces are played as soon as they are set, and those that are.
     plays: bool,
-    traces: Vec<LinkTrace>,
+    traces: Vec<FollowedTrace>,
     /// Faults of traces that nobody has asked for yet.
     faults: Vec<(LinkId, String)>,
 }
@@ -213,7 +213,7 @@ impl Shaper {
         Ok(&self.rows)
     }
 
-    fn trace_on(&self, link: LinkId, direction: Direction) -> Option<&LinkTrace> {
+    fn trace_on(&self, link: LinkId, direction: Direction) -> Option<&FollowedTrace> {
         self.traces.iter().find(|trace| (trace.link, trace.direction) == (link, direction))
     }
 
@@ -266,7 +266,8 @@ impl Shaper {
         }
         let began = self.backends[index].play(link)?;
         self.traces.retain(|trace| trace.link != link);
-        let started = traces.iter().map(|(direction, trace)| LinkTrace::new(link, *direction, trace, began));
+        let started =
+            traces.iter().map(|(direction, trace)| FollowedTrace::new(link, *direction, trace, began));
         self.traces.extend(started);
         Ok(())
     }
