@@ -8,6 +8,7 @@ use super::links::Links;
 use super::transfer::{Failure, Totals, Transfer};
 use crate::bound;
 use crate::bound::TcpSegments;
+use crate::log::outcome::Outcome;
 use crate::log::schema::{Event, Fault, LinkTotals, Log, PerLink, Qoe, Reconciled, RunEnd, RunStart};
 use crate::qoe::{self, Arrival, Rule};
 use crate::simulate;
@@ -76,7 +77,7 @@ pub fn close(
             action: "the result is kept; do not trust it".into(),
         }));
     }
-    let written = log.end(&mut record).map_err(|error| Failure::new("log", error));
+    let written = log.end(&mut record).map_err(|error| Failure::new(Outcome::Log, error));
     (record, outcome.and(written))
 }
 
@@ -101,7 +102,7 @@ fn run_end(args: &ClientArgs, ends: &RunFacts, totals: &Totals, outcome: &Result
         }
     };
     let mut end = RunEnd {
-        exit: outcome.as_ref().map_or_else(|failure| failure.exit, |()| "ok").to_string(),
+        exit: outcome.as_ref().map_or_else(|failure| failure.exit, |()| Outcome::Ok),
         summary: String::new(),
         elapsed_ms,
         first_request_ms: log.zip(totals.first_request).map(|(log, at)| log.ms(at)),

@@ -38,6 +38,7 @@ use crate::config::channel;
 use crate::config::channel::ChannelConfig;
 use crate::config::profile::Profile;
 use crate::config::script::Script;
+use crate::log::outcome::Outcome;
 use crate::log::schema;
 use crate::log::schema::{Cell, Event, Log, PerLink, RunEnd, Stdout};
 use crate::results;
@@ -172,8 +173,9 @@ pub(crate) async fn unshape(links: Option<Arc<Links>>, outcome: Result<(), Failu
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T, Failure> {
-    let done = tokio::task::spawn_blocking(work).await.map_err(|error| Failure::new("internal", error))?;
-    done.map_err(|error| Failure::new("link", error))
+    let done =
+        tokio::task::spawn_blocking(work).await.map_err(|error| Failure::new(Outcome::Internal, error))?;
+    done.map_err(|error| Failure::new(Outcome::Link, error))
 }
 
 /// The log, and the run's own folder if it has one.
@@ -246,7 +248,7 @@ async fn whole_run(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<(), Fail
     if args.sync {
         let started = Instant::now();
         let names = ready.job.segments.iter().map(|segment| segment.name.as_str());
-        ready.job.store.sync(names).map_err(|error| Failure::new("store", error))?;
+        ready.job.store.sync(names).map_err(|error| Failure::new(Outcome::Store, error))?;
         ends.sync_ms = Some(started.elapsed().as_secs_f64() * 1e3);
     }
     Ok(())
@@ -288,17 +290,16 @@ async fn probe_links(ready: &Ready, when: When) -> Result<(), Failure> {
     let paths = job.segments.iter().map(|segment| segment.path.clone()).collect();
     let rows = Arc::new(move || links.rows());
     let prober = Prober::new(ready.peers.clone(), &ready.introductions, paths, rows, job.give_up);
-    let probes = prober
-        .measure()
-        .await
-        .map_err(|error| Failure::new("probe", error.context("cannot measure the links before the run")))?;
+    let probes = prober.measure().await.map_err(|error| {
+        Failure::new(Outcome::Probe, error.context("cannot measure the links before the run"))
+    })?;
     let mut bad = Vec::new();
     for probe in probes {
         let whose = format!("link {} {}", probe.link, probe.direction);
         if probe.ok == Some(false) {
             bad.push(format!("{whose}: {}", probe.verdict));
         }
-        job.log.write(Event::Probe(Box::new(probe))).map_err(|error| Failure::new("log", error))?;
+        job.log.write(Event::Probe(Box::new(probe))).map_err(|error| Failure::new(Outcome::Log, error))?;
     }
     match (bad.is_empty(), when) {
         (true, _) => Ok(()),
@@ -307,7 +308,7 @@ async fn probe_links(ready: &Ready, when: When) -> Result<(), Failure> {
                 "the links are not what their profiles say ({}); --probe warn runs all the same",
                 bad.join(" ")
             );
-            Err(Failure::new("probe", error))
+            Err(Failure::new(Outcome::Probe, error))
         }
         (false, _) => {
             bad.iter().for_each(|verdict| tracing::warn!("{verdict}"));
@@ -347,7 +348,7 @@ async fn transfer(ready: &Ready) -> Result<(), Failure> {
         reach::await_server(&ready.peers.a, patience),
         reach::await_server(&ready.peers.b, patience)
     )
-    .map_err(|error| Failure::new("unreachable", error))?;
+    .map_err(|error| Failure::new(Outcome::Unreachable, error))?;
     // Every run meets a trace from its beginning, however long the preparation took.
     let links = ready.links.clone();
     blocking(move || links.play()).await?;
@@ -382,7 +383,7 @@ async fn transfer(ready: &Ready) -> Result<(), Failure> {
         };
         let Some(joined) = joined else { break };
         // The first failure drops the set, which ends the other link's work too.
-        ends.push(joined.map_err(|error| Failure::new("internal", error))??);
+        ends.push(joined.map_err(|error| Failure::new(Outcome::Internal, error))??);
     }
     let missing = ready.job.missing();
     if let Some(failure) = ready.job.unobtainable() {
@@ -391,7 +392,7 @@ async fn transfer(ready: &Ready) -> Result<(), Failure> {
     if missing > 0 {
         let given_up = ends.iter().filter(|end| **end == LinkEnd::GivenUp).count();
         let error = anyhow!("{missing} files are missing after {given_up} of 2 servers were given up");
-        return Err(Failure::new("server_away", error));
+        return Err(Failure::new(Outcome::ServerAway, error));
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::store::Store;
 use super::transfer::{Failure, Transfer};
 use super::{ClientArgs, LinkSetup, Run, blocking, finish, reach};
 use crate::doctor;
+use crate::log::outcome::Outcome;
 use crate::log::schema;
 use crate::log::schema::{Event, Log, PerLink};
 use crate::manifest;
@@ -36,7 +37,10 @@ pub async fn prepare(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<Ready,
     let start = first.insert(Box::new(start));
     let prepared = async {
         let unreachable = |error: anyhow::Error| {
-            Failure::new(if error.is::<Refused>() { "congestion" } else { "unreachable" }, error)
+            Failure::new(
+                if error.is::<Refused>() { Outcome::Congestion } else { Outcome::Unreachable },
+                error,
+            )
         };
         args.congestion.as_deref().map_or(Ok(()), origin::may_use).map_err(unreachable)?;
         let resolve =
@@ -56,7 +60,7 @@ pub async fn prepare(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<Ready,
             .map(|server| server.congestion_control.as_deref()?.parse().ok());
         no_list(args, &ia, &ib).map_or(Ok(()), Err)?;
         let segments = manifest::agree(args.files.as_deref(), ia.list.clone(), ib.list.clone())
-            .map_err(|error| Failure::new("lists_differ", error))?;
+            .map_err(|error| Failure::new(Outcome::ListsDiffer, error))?;
         start.congestion_control = ia.congestion_control.clone();
         start.files = Some(segments.len() as u64);
         let new = segments.iter().map(|segment| segment.name.as_str()).filter(|_| !args.resume);
@@ -65,7 +69,7 @@ pub async fn prepare(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<Ready,
                 store.check_names(segments.iter().map(|segment| segment.name.as_str()))?;
                 Ok(store)
             })
-            .map_err(|error| Failure::new("store", error))?;
+            .map_err(|error| Failure::new(Outcome::Store, error))?;
         // The schedule `rates` needs the sizes before the clock starts.
         let sizes = match args.schedule {
             Schedule::Rates { .. } => a.sizes(&segments, patience, &AtomicU64::new(0)).await,
@@ -80,13 +84,13 @@ pub async fn prepare(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<Ready,
             let mut cancel = CancelOnDrop(Some(job.clone()));
             let found = tokio::task::spawn_blocking(move || found.resume()).await;
             cancel.0 = None;
-            let found = found.map_err(|error| Failure::new("internal", error))?;
-            found.map_err(|error| Failure::new("store", error))?;
+            let found = found.map_err(|error| Failure::new(Outcome::Internal, error))?;
+            found.map_err(|error| Failure::new(Outcome::Store, error))?;
         }
         Ok((links, PerLink { a, b }, PerLink { a: ia, b: ib }, job))
     }
     .await;
-    let logged = |error| Failure::new("log", error);
+    let logged = |error| Failure::new(Outcome::Log, error);
     ends.start.take().map_or(Ok(()), |start| log.write(Event::RunStart(start))).map_err(logged)?;
     if let Some(links) = &ends.links {
         links.log_all().map_err(logged)?;
@@ -130,7 +134,7 @@ fn no_list(args: &ClientArgs, a: &ServerCapabilities, b: &ServerCapabilities) ->
         return None;
     }
     let error = anyhow!("no server has a list of its files ({}); name them with --files", notes.join("; "));
-    Some(Failure::new("no_list", error))
+    Some(Failure::new(Outcome::NoList, error))
 }
 
 pub async fn shape(

@@ -11,6 +11,7 @@ use super::blocking;
 use super::links::{CounterReading, Links};
 use super::progress::{Bars, SAMPLE_EVERY};
 use super::transfer::{Failure, Transfer};
+use crate::log::outcome::Outcome;
 use crate::log::schema::{Event, Sample};
 use crate::tcp;
 use crate::units::{Direction, LinkId};
@@ -97,7 +98,7 @@ fn log(
             up: reading.counters(link, Direction::Up).cloned(),
             air: reading.airtimes(link),
         };
-        job.log.write(Event::Sample(Box::new(sample))).map_err(|error| Failure::new("log", error))?;
+        job.log.write(Event::Sample(Box::new(sample))).map_err(|error| Failure::new(Outcome::Log, error))?;
     }
     Ok(goodputs)
 }

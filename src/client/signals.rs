@@ -4,6 +4,7 @@ use anyhow::{Context, Result, anyhow};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::transfer::Failure;
+use crate::log::outcome::Outcome;
 
 pub struct Signals {
     interrupt: Signal,
@@ -30,6 +31,6 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.hang_up.recv() => "SIGHUP",
         };
-        Failure::new("interrupted", anyhow!("interrupted by {name}; what was received so far is kept"))
+        Failure::new(Outcome::Interrupted, anyhow!("interrupted by {name}; what was received so far is kept"))
     }
 }

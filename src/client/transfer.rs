@@ -12,6 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::running;
 use super::store::{Earlier, Incoming, Store};
+use crate::log::outcome::Outcome;
 use crate::log::schema;
 use crate::log::schema::{Event, Log};
 use crate::manifest::ManifestEntry;
@@ -35,12 +36,12 @@ const MOST_CONTRADICTIONS: usize = 2;
 #[derive(Debug)]
 pub struct Failure {
     /// The word for it in `run_end`.
-    pub exit: &'static str,
+    pub exit: Outcome,
     pub error: anyhow::Error,
 }
 
 impl Failure {
-    pub fn new(exit: &'static str, error: impl Into<anyhow::Error>) -> Failure {
+    pub fn new(exit: Outcome, error: impl Into<anyhow::Error>) -> Failure {
         Failure { exit, error: error.into() }
     }
 }
@@ -358,7 +359,7 @@ impl Transfer {
     pub fn note(&self, link: LinkId, segment: usize) -> Result<(), Failure> {
         let Some((incoming, size, ranges)) = self.settled(link, segment) else { return Ok(()) };
         let name = &self.segments[segment].name;
-        self.store.note(name, &incoming, size, &ranges).map_err(|error| Failure::new("store", error))
+        self.store.note(name, &incoming, size, &ranges).map_err(|error| Failure::new(Outcome::Store, error))
     }
 
     /// Returns an unfinished segment, its size, and which ranges of it no request but of `link` brings.
@@ -374,7 +375,7 @@ impl Transfer {
         let bytes = incoming.written();
         let whole = [(0, bytes)].into_iter().collect();
         let name = &self.segments[segment].name;
-        self.store.note(name, incoming, bytes, &whole).map_err(|error| Failure::new("store", error))
+        self.store.note(name, incoming, bytes, &whole).map_err(|error| Failure::new(Outcome::Store, error))
     }
 
     /// Asks the scheduler something, or tells it something, with the time on its clock.
@@ -427,7 +428,7 @@ impl Transfer {
             if !right {
                 board.contradicted.insert((link, segment));
                 drop(guard);
-                self.exclude(link, segment, Failure::new("files_changed", anyhow!("{problem}")));
+                self.exclude(link, segment, Failure::new(Outcome::FilesChanged, anyhow!("{problem}")));
                 return Ok(false);
             }
             board.drop_version(segment);
@@ -465,7 +466,7 @@ impl Transfer {
                     None => self.store.begin(name),
                 };
                 entry.insert(Unfinished {
-                    incoming: Arc::new(incoming.map_err(|error| Failure::new("store", error))?),
+                    incoming: Arc::new(incoming.map_err(|error| Failure::new(Outcome::Store, error))?),
                     total_bytes: None,
                     etags: [None, None],
                     promised: None,
@@ -537,7 +538,7 @@ impl Transfer {
             "server {link} says that {name} is another version each time it is asked (by its ETag), \
              {MOST_RESTARTS} times"
         );
-        Failure::new("files_changed", error)
+        Failure::new(Outcome::FilesChanged, error)
     }
 
     /// The server of `link` cannot bring a segment, and what came of it may be wrong: the other server
@@ -727,7 +728,7 @@ impl Transfer {
         let mut guard = self.board();
         let board = &mut *guard;
         let had_changed = board.has_changed(link);
-        if reason.exit == "files_changed" {
+        if reason.exit == Outcome::FilesChanged {
             board.changed[link.index()].insert(segment);
         }
         let may_come = board.scheduler.exclude(link, segment);
@@ -794,7 +795,7 @@ impl Transfer {
         let name = &self.segments[segment].name;
         let error =
             anyhow!("{MOST_STRIKES} answers of server {link} brought nothing new of {name}: {problem}");
-        self.exclude(link, segment, Failure::new("server_away", error));
+        self.exclude(link, segment, Failure::new(Outcome::ServerAway, error));
     }
 
     /// The answer with a segment that is due comes too slowly. Where the other server may bring the
@@ -811,7 +812,7 @@ impl Transfer {
         }
         drop(board);
         let error = anyhow!("{problem} (--least-rate)");
-        self.exclude(link, segment, Failure::new("server_away", error));
+        self.exclude(link, segment, Failure::new(Outcome::ServerAway, error));
         true
     }
 
@@ -827,7 +828,7 @@ impl Transfer {
         let names: Vec<&str> = abandoned.iter().map(|&index| self.segments[index].name.as_str()).collect();
         let names = names.join(", ");
         let Failure { exit, error } = board.refused.remove(&first).unwrap_or_else(|| {
-            Failure::new("server_away", anyhow!("the one server that could bring it was given up"))
+            Failure::new(Outcome::ServerAway, anyhow!("the one server that could bring it was given up"))
         });
         Some(Failure {
             exit,
@@ -996,7 +997,7 @@ mod tests {
 
     #[test]
     fn a_server_with_other_files_is_dropped_once_that_is_known() {
-        let changed = |name: &str| Failure::new("files_changed", anyhow!("{name} differs"));
+        let changed = |name: &str| Failure::new(Outcome::FilesChanged, anyhow!("{name} differs"));
         // Of four files: b lies about one, brings one right, lies about one again, then about a third.
         let job = job_of("x{0..3}", &LinkId::BOTH);
         job.exclude(LinkId::B, 0, changed("x0"));

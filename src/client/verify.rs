@@ -9,6 +9,7 @@ use tokio::task::spawn_blocking;
 use super::origin::Origin;
 use super::store::{FileVerdict, HASH_STEP_BYTES, Incoming};
 use super::transfer::{AnswerOrder, Failure, Finished, Transfer};
+use crate::log::outcome::Outcome;
 use crate::log::schema;
 
 /// Hashes what has come of a file in order, where it is enough, on a thread for what blocks.
@@ -61,7 +62,7 @@ impl Check {
         let verdict = job
             .store
             .finish(&finished.incoming, &segment.name, expected)
-            .map_err(|error| Failure::new("store", error))?;
+            .map_err(|error| Failure::new(Outcome::Store, error))?;
         if let FileVerdict::Wrong { expected, actual } = verdict {
             // Without a digest in its head, it may be the answer to another request.
             if finished.promised.is_none() {
@@ -79,7 +80,7 @@ impl Check {
                 return Ok(());
             }
             let error = anyhow!("{what}; what came is kept as {}", job.store.part(&segment.name).display());
-            job.abandon(peer.link, *index, Failure::new("digest", error));
+            job.abandon(peer.link, *index, Failure::new(Outcome::Digest, error));
             return Ok(());
         }
         if verdict == FileVerdict::Right && finished.parts.iter().all(|part| part.link == peer.link) {
@@ -109,6 +110,6 @@ impl Check {
             goodput_kbit: (span_ms > 0.0).then(|| bytes as f64 * 8.0 / span_ms),
             digest_ok: verdict.ok(),
         };
-        log.write(schema::Event::Segment(segment)).map_err(|error| Failure::new("log", error))
+        log.write(schema::Event::Segment(segment)).map_err(|error| Failure::new(Outcome::Log, error))
     }
 }

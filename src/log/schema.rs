@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::log::outcome::Outcome;
 pub use crate::log::writer::{Log, Stdout, create_log_file, new_run_id};
 pub use crate::qoe::Qoe;
 pub use crate::sender_report::Sender;
@@ -52,12 +53,12 @@ impl Event {
     pub(super) fn incomplete_log(&mut self, cause: &str) {
         let told = |summary: &str| format!("{summary} The log file is not complete: {cause}.");
         match self {
-            Event::RunEnd(end) if end.exit == "ok" => {
-                (end.exit, end.summary) = ("log".into(), told(&end.summary));
+            Event::RunEnd(end) if end.exit == Outcome::Ok => {
+                (end.exit, end.summary) = (Outcome::Log, told(&end.summary));
                 (end.elapsed_ms, end.efficiency, end.predicted_ms) = (None, None, None);
             }
-            Event::SweepEnd(end) if end.exit == "ok" => {
-                (end.exit, end.summary) = ("failed".into(), told(&end.summary));
+            Event::SweepEnd(end) if end.exit == Outcome::Ok => {
+                (end.exit, end.summary) = (Outcome::Failed, told(&end.summary));
             }
             _ => {}
         }
@@ -297,7 +298,7 @@ pub struct Fault {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunEnd {
     /// "ok", or a word for what ended the run.
-    pub exit: String,
+    pub exit: Outcome,
     /// One sentence for people.
     pub summary: String,
     /// From the first request until the last file is on disk under its name; null if that never was.
@@ -427,7 +428,7 @@ pub struct CellEnd {
     /// The run's name.
     pub run: String,
     /// As in `run_end`.
-    pub exit: String,
+    pub exit: Outcome,
     pub summary: String,
     pub elapsed_ms: Option<f64>,
     pub bound_ms: Option<f64>,
@@ -442,7 +443,7 @@ pub struct CellEnd {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SweepEnd {
     /// "ok", "failed" where a cell failed, or "interrupted".
-    pub exit: String,
+    pub exit: Outcome,
     pub summary: String,
     pub cells: u64,
     pub failed: u64,

@@ -30,6 +30,7 @@ use crate::client::{LinkSetup, blocking, progress, reach, runtime, unshape};
 use crate::config::channel::{self, ChannelConfig};
 use crate::config::script::Script;
 use crate::doctor;
+use crate::log::outcome::Outcome;
 use crate::log::schema::{self, Event, Fault, LinkTotals, Log, PerLink, ProgramEnd, RunEnd, Sample};
 use crate::log::writer::Stdout;
 use crate::manifest::{self, ManifestEntry, digest::Digest};
@@ -200,7 +201,7 @@ impl<'a> Observed<'a> {
 
     /// Everything from looking the servers up to the last file.
     async fn run(&mut self, setup: LinkSetup) -> Result<(), Failure> {
-        let mut signals = Signals::listen().map_err(|error| Failure::new("internal", error))?;
+        let mut signals = Signals::listen().map_err(|error| Failure::new(Outcome::Internal, error))?;
         let outcome = tokio::select! {
             outcome = self.whole(setup) => outcome,
             interrupted = signals.next() => Err(interrupted),
@@ -209,7 +210,7 @@ impl<'a> Observed<'a> {
     }
 
     async fn whole(&mut self, setup: LinkSetup) -> Result<(), Failure> {
-        let logged = |error| Failure::new("log", error);
+        let logged = |error| Failure::new(Outcome::Log, error);
         self.script = setup.script.clone().unwrap_or_default();
         let mut start = self.first_record(setup.profiles.iter().any(Option::is_some));
         let prepared = self.prepare(setup, &mut start).await;
@@ -229,19 +230,20 @@ impl<'a> Observed<'a> {
             }
             Err(error) => tracing::debug!("links cannot be changed during this run: {error:#}"),
         }
-        let arrivals = Arrivals::watch(&place.out).map_err(|error| Failure::new("store", error))?;
-        let printed = |name| self.folder.create_new(name).map_err(|error| Failure::new("store", error));
+        let arrivals = Arrivals::watch(&place.out).map_err(|error| Failure::new(Outcome::Store, error))?;
+        let printed =
+            |name| self.folder.create_new(name).map_err(|error| Failure::new(Outcome::Store, error));
         let (stdout, stderr) = (printed("stdout.txt")?, printed("stderr.txt")?);
         let playing = links.clone();
         blocking(move || playing.play()).await?;
         self.began = Some(Instant::now());
         let mut program = RunningProgram::start(&self.args.command, &place.surroundings, stdout, stderr)
-            .map_err(|error| Failure::new("program", error))?;
+            .map_err(|error| Failure::new(Outcome::Program, error))?;
         let ended = self.follow(&mut program, &links, &arrivals).await;
         let left = program.end_all();
         self.sample(&links, &mut [(Instant::now(), 0); 2]).await?;
         let Ok(used) = (&mut program.ended).await else {
-            return Err(Failure::new("internal", anyhow!("cannot wait for the program")));
+            return Err(Failure::new(Outcome::Internal, anyhow!("cannot wait for the program")));
         };
         self.program = Some(used);
         if left > usize::from(ended.is_err()) {
@@ -258,7 +260,7 @@ impl<'a> Observed<'a> {
         setup: LinkSetup,
         start: &mut schema::RunStart,
     ) -> Result<(ProgramContext, Arc<Links>, PerLink<Origin>), Failure> {
-        let unreachable = |error| Failure::new("unreachable", error);
+        let unreachable = |error| Failure::new(Outcome::Unreachable, error);
         let patience = self.args.give_up.0;
         let (a, b) = tokio::try_join!(
             Origin::resolve(LinkId::A, &self.args.server_a, None),
@@ -278,10 +280,10 @@ impl<'a> Observed<'a> {
             describe(server, found);
         }
         self.files = manifest::agree(self.args.files.as_deref(), ia.list, ib.list)
-            .map_err(|error| Failure::new("lists_differ", error))?;
+            .map_err(|error| Failure::new(Outcome::ListsDiffer, error))?;
         start.files = Some(self.files.len() as u64);
         let origins = PerLink { a, b };
-        let place = self.program_context(&origins).map_err(|error| Failure::new("store", error))?;
+        let place = self.program_context(&origins).map_err(|error| Failure::new(Outcome::Store, error))?;
         Ok((place, links, origins))
     }
 
@@ -365,12 +367,12 @@ impl<'a> Observed<'a> {
             if began.elapsed() > limit {
                 let error =
                     anyhow!("the program took longer than --time-limit {}; give it more", duration(limit));
-                return Err(self.stop(program, Failure::new("time_limit", error)).await);
+                return Err(self.stop(program, Failure::new(Outcome::TimeLimit, error)).await);
             }
             let most = self.args.memory_limit.map(|most| most.0);
             if let Some(most) = most.filter(|&most| program.memory_bytes() > most) {
                 let error = anyhow!("the program held more than {most} bytes of memory, its --memory-limit");
-                return Err(self.stop(program, Failure::new("memory_limit", error)).await);
+                return Err(self.stop(program, Failure::new(Outcome::MemoryLimit, error)).await);
             }
         }
     }
@@ -414,7 +416,9 @@ impl<'a> Observed<'a> {
                 up: reading.counters(link, Direction::Up).cloned(),
                 air: reading.airtimes(link),
             };
-            self.log.write(Event::Sample(Box::new(sample))).map_err(|error| Failure::new("log", error))?;
+            self.log
+                .write(Event::Sample(Box::new(sample)))
+                .map_err(|error| Failure::new(Outcome::Log, error))?;
         }
         Ok(goodputs)
     }
@@ -445,7 +449,7 @@ impl<'a> Observed<'a> {
             let at = self.log.at(segment.done_ms);
             self.log
                 .write_at(at, Event::Segment(segment.clone()))
-                .map_err(|error| Failure::new("log", error))?;
+                .map_err(|error| Failure::new(Outcome::Log, error))?;
         }
         Ok(())
     }
@@ -510,7 +514,10 @@ impl<'a> Observed<'a> {
         if !used.status.success() {
             let printed = tail(&self.folder.join("stderr.txt"));
             let printed = if printed.is_empty() { String::new() } else { format!("; it printed: {printed}") };
-            return Err(Failure::new("program", anyhow!("{label} ended with {}{printed}", used.status)));
+            return Err(Failure::new(
+                Outcome::Program,
+                anyhow!("{label} ended with {}{printed}", used.status),
+            ));
         }
         let named = |names: &[String], what: &str| match names {
             [] => None,
@@ -528,7 +535,10 @@ impl<'a> Observed<'a> {
         if missing.is_empty() && wrong.is_empty() {
             return Ok(());
         }
-        Err(Failure::new("incomplete", anyhow!("{label} did not bring every file: {}", words.join("; "))))
+        Err(Failure::new(
+            Outcome::Incomplete,
+            anyhow!("{label} did not bring every file: {}", words.join("; ")),
+        ))
     }
 
     fn fault(&self, link: Option<LinkId>, what: String, action: String) {
@@ -564,7 +574,7 @@ impl<'a> Observed<'a> {
     /// Writes the last record.
     fn close(&mut self, outcome: Result<(), Failure>) -> (RunEnd, Result<(), Failure>) {
         let mut record = self.last_record(&outcome);
-        let written = self.log.end(&mut record).map_err(|error| Failure::new("log", error));
+        let written = self.log.end(&mut record).map_err(|error| Failure::new(Outcome::Log, error));
         (record, outcome.and(written))
     }
 
@@ -577,7 +587,7 @@ impl<'a> Observed<'a> {
         let links = PerLink::of(|link| self.link_totals(link, &since_first));
         let received: Option<u64> = LinkId::BOTH.iter().map(|&link| self.received_bytes(link)).sum();
         let mut end = RunEnd {
-            exit: outcome.as_ref().map_or_else(|failure| failure.exit, |()| "ok").to_string(),
+            exit: outcome.as_ref().map_or_else(|failure| failure.exit, |()| Outcome::Ok),
             elapsed_ms,
             first_request_ms: first_ms,
             files: (account.segments.len() - account.wrong.len()) as u64,

@@ -13,6 +13,7 @@ use super::run::{Group, LoggedRun, SweepFile};
 use super::split::{self, Split};
 use super::stats::{self, Difference, Estimate};
 use super::words;
+use crate::log::outcome::Outcome;
 use crate::log::schema::{PerLink, RunEnd};
 use crate::units::{Direction, LinkId};
 
@@ -321,7 +322,7 @@ impl<'a> Entrant<'a> {
     }
 
     fn add(&mut self, run: &'a LoggedRun, block: Option<u64>, with_faulty: bool) {
-        let complete = run.end.as_ref().filter(|end| end.exit == "ok");
+        let complete = run.end.as_ref().filter(|end| end.exit == Outcome::Ok);
         match complete.and_then(|end| Some((end, end.elapsed_ms?))) {
             Some(_) if !with_faulty && run.met().next().is_some() => self.faulty.push(run),
             Some((end, elapsed_ms)) => self.runs.push(CompleteRun { run, end, elapsed_ms, block }),
@@ -348,12 +349,12 @@ fn reasons(failed: &[&LoggedRun], sweep: Option<&SweepFile>) -> Vec<Reason> {
     let mut reasons: Vec<Reason> = Vec::new();
     for run in failed {
         let cell_end = || sweep?.cells.iter().find(|end| end.run == run.name);
-        let said = run.end.as_ref().map(|end| (end.exit.as_str(), end.summary.as_str()));
-        let said = said.or_else(|| cell_end().map(|end| (end.exit.as_str(), end.summary.as_str())));
-        let (exit, summary) = said.unwrap_or(("never ended", ""));
+        let said = run.end.as_ref().map(|end| (end.exit.to_string(), end.summary.as_str()));
+        let said = said.or_else(|| cell_end().map(|end| (end.exit.to_string(), end.summary.as_str())));
+        let (exit, summary) = said.unwrap_or(("never ended".into(), ""));
         match reasons.iter_mut().find(|reason| reason.exit == exit) {
             Some(reason) => reason.runs += 1,
-            None => reasons.push(Reason { exit: exit.into(), summary: summary.into(), runs: 1 }),
+            None => reasons.push(Reason { exit, summary: summary.into(), runs: 1 }),
         }
     }
     reasons.sort_by_key(|reason| std::cmp::Reverse(reason.runs));

@@ -126,7 +126,7 @@ const RUNS: &[Column<LoggedRun, LoggedRun>] = &[
     ("backend_b", |r, _| first_down(r, LinkId::B, |l| l.backend.clone())),
     ("profile_a", |r, _| text(compare::profile(r, LinkId::A))),
     ("profile_b", |r, _| text(compare::profile(r, LinkId::B))),
-    ("exit", |r, _| end(r, |e| Some(e.exit.clone()))),
+    ("exit", |r, _| end(r, |e| Some(e.exit))),
     ("elapsed_ms", |r, _| end(r, |e| e.elapsed_ms)),
     ("first_request_ms", |r, _| end(r, |e| e.first_request_ms)),
     ("bound_ms", |r, _| end(r, |e| e.bound_ms)),

@@ -11,6 +11,7 @@ use super::run::LoggedRun;
 use super::setting;
 use super::timeline::{self, Detail};
 use super::words::{self, mbit, seconds, short};
+use crate::log::outcome::Outcome;
 
 const STYLE: &str = include_str!("page.css");
 
@@ -154,7 +155,7 @@ fn one_run(run: &LoggedRun) -> String {
     text += "</div>";
     let said: String =
         words::explain(run).iter().map(|sentence| format!("<p>{}</p>", escape(sentence))).collect();
-    let ok = run.end.as_ref().is_some_and(|end| end.exit == "ok");
+    let ok = run.end.as_ref().is_some_and(|end| end.exit == Outcome::Ok);
     let class = match (ok, run.met().count()) {
         (false, _) => " problems",
         (true, 0) => "",

@@ -5,6 +5,7 @@ use super::compare::{ConditionResults, Entrant, MedianThroughput};
 use super::run::{LoggedRun, drops};
 use super::split::Split;
 use super::stats::{Difference, ENOUGH, Estimate};
+use crate::log::outcome::Outcome;
 use crate::log::schema::Fault;
 use crate::units::LinkId;
 
@@ -230,7 +231,7 @@ pub fn explain(run: &LoggedRun) -> Vec<String> {
         return said;
     };
     let mut said = vec![end.summary.clone()];
-    if end.exit != "ok" {
+    if end.exit != Outcome::Ok {
         said.push(format!("Exit: {}.", end.exit));
     }
     said.extend(faults(run));

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::OFlags;
 
 use super::experiment::Experiment;
+use crate::log::outcome::Outcome;
 use crate::log::schema::{Cell, Event, Record, Throughput};
 use crate::results;
 
@@ -140,7 +141,7 @@ fn parse(text: &[u8]) -> Result<CompletedRuns> {
         let record: Record = serde_json::from_slice(line)
             .with_context(|| format!("line {number} is not a record of its log"))?;
         match record.event {
-            Event::CellEnd(end) if end.exit == "ok" => done.complete.push(end.cell),
+            Event::CellEnd(end) if end.exit == Outcome::Ok => done.complete.push(end.cell),
             Event::Throughput(throughput) => done.measured.push(throughput),
             _ => {}
         }
@@ -161,11 +162,11 @@ mod tests {
         Experiment::parse("x", &text, Path::new(".")).unwrap()
     }
 
-    fn end(cell: &Cell, exit: &str) -> Event {
+    fn end(cell: &Cell, exit: Outcome) -> Event {
         Event::CellEnd(Box::new(CellEnd {
             cell: cell.clone(),
             run: "r".into(),
-            exit: exit.into(),
+            exit,
             summary: String::new(),
             elapsed_ms: None,
             bound_ms: None,
@@ -182,8 +183,8 @@ mod tests {
         let cells = plan::order(&experiment);
         let folder = ExperimentFolder::create(results.path(), "one".into(), &experiment).unwrap();
         let log = Log::new("one".into(), Some(folder.log().unwrap()), Stdout::Nothing).unwrap();
-        log.write(end(&cells[0], "ok")).unwrap();
-        log.write(end(&cells[1], "server_away")).unwrap();
+        log.write(end(&cells[0], Outcome::Ok)).unwrap();
+        log.write(end(&cells[1], Outcome::ServerAway)).unwrap();
         // The end of a log waits until all is written.
         drop(log);
         let path = folder.dir.join(LOG);

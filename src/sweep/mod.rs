@@ -17,6 +17,7 @@ use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::client;
+use crate::log::outcome::Outcome;
 use crate::log::schema;
 use crate::shape::backend::BackendChoice;
 use crate::simulate;
@@ -71,7 +72,7 @@ pub fn main(args: SweepArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
     let end = client::runtime()?.block_on(run::all(&args, &experiment, &folder));
     afterwards(&folder.dir);
     let end = end?;
-    if end.exit != "ok" {
+    if end.exit != Outcome::Ok {
         bail!("{} What there is stands in {}", end.summary, folder.dir.display());
     }
     Ok(())

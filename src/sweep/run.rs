@@ -21,6 +21,7 @@ use crate::client::origin::listed_sizes;
 use crate::client::signals::Signals;
 use crate::client::{FinishedRun, Run};
 use crate::doctor;
+use crate::log::outcome::Outcome;
 use crate::log::say::sweep_start;
 use crate::log::schema;
 use crate::log::schema::{
@@ -169,7 +170,7 @@ impl Sweep<'_> {
         let found = match found {
             Ok(found) => found,
             Err(failure) => {
-                let stop = failure.exit == "interrupted";
+                let stop = failure.exit == Outcome::Interrupted;
                 self.unmeasured += u64::from(!stop);
                 let (condition, channel, error) = (&cell.condition, &cell.channel, &failure.error);
                 self.log.write(Event::Fault(Fault {
@@ -215,8 +216,8 @@ impl Sweep<'_> {
             Some(options) => self.transfer(&cell, options, began).await?,
             None => unmeasured(cell),
         };
-        let then = if end.exit == "interrupted" { Then::Stop } else { Then::GoOn };
-        if then == Then::GoOn && end.exit != "ok" {
+        let then = if end.exit == Outcome::Interrupted { Then::Stop } else { Then::GoOn };
+        if then == Then::GoOn && end.exit != Outcome::Ok {
             self.failed += 1;
         }
         self.log.write(Event::CellEnd(Box::new(end.clone())))?;
@@ -277,25 +278,25 @@ impl Sweep<'_> {
         let name = &self.experiment.name;
         let (exit, summary) = match (&outcome, self.failed + self.unmeasured) {
             (Err(error), _) => {
-                ("failed", format!("{name} ended: {}; --resume does the rest.", explained(error)))
+                (Outcome::Failed, format!("{name} ended: {}; --resume does the rest.", explained(error)))
             }
             (Ok(Then::Stop), _) => {
-                ("interrupted", format!("{name} was interrupted; --resume does the rest."))
+                (Outcome::Interrupted, format!("{name} was interrupted; --resume does the rest."))
             }
-            (_, 0) => ("ok", format!("All {cells} runs of {name} are complete.")),
+            (_, 0) => (Outcome::Ok, format!("All {cells} runs of {name} are complete.")),
             _ if self.failed > 0 => (
-                "failed",
+                Outcome::Failed,
                 format!("{} of {cells} runs of {name} failed; --resume tries them again.", self.failed),
             ),
             _ => (
-                "failed",
+                Outcome::Failed,
                 format!(
                     "All {cells} runs of {name} are complete, but the throughput of {} conditions is unknown.",
                     self.unmeasured
                 ),
             ),
         };
-        let end = SweepEnd { exit: exit.into(), summary, cells, failed: self.failed };
+        let end = SweepEnd { exit, summary, cells, failed: self.failed };
         let written = self.log.write(Event::SweepEnd(end.clone()));
         outcome.and(written).map(|()| end)
     }
@@ -306,7 +307,7 @@ fn unmeasured(cell: Cell) -> CellEnd {
     CellEnd {
         cell,
         run: String::new(),
-        exit: "unmeasured".into(),
+        exit: Outcome::Unmeasured,
         summary: "The throughput that its schedule is computed from was not measured.".into(),
         elapsed_ms: None,
         bound_ms: None,

@@ -18,6 +18,7 @@ use crate::client::prepare::shape;
 use crate::client::signals::Signals;
 use crate::client::transfer::Failure;
 use crate::client::{ClientArgs, LinkSetup, blocking, running, unshape};
+use crate::log::outcome::Outcome;
 use crate::log::schema::{Log, PerLink};
 use crate::manifest;
 use crate::text::duration;
@@ -59,7 +60,7 @@ pub async fn measure(
         interrupted = signals.next() => Err(interrupted),
     };
     unshape(links, outcome).await?;
-    found.ok_or_else(|| Failure::new("internal", anyhow::anyhow!("a measurement found nothing")))
+    found.ok_or_else(|| Failure::new(Outcome::Internal, anyhow::anyhow!("a measurement found nothing")))
 }
 
 async fn measure_all(
@@ -69,14 +70,14 @@ async fn measure_all(
     log: &Arc<Log>,
     kept: &mut Option<Arc<Links>>,
 ) -> Result<MeasuredThroughput, Failure> {
-    let unreachable = |error| Failure::new("unreachable", error);
+    let unreachable = |error| Failure::new(Outcome::Unreachable, error);
     let resolve = |link: LinkId| Origin::resolve(link, &args.servers[link.index()], args.congestion.clone());
     let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;
     let links = kept.insert(shape(args, asked, [&a, &b], log).await?).clone();
     let patience = args.give_up.0;
     let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
     let files = manifest::agree(args.files.as_deref(), ia.list, ib.list)
-        .map_err(|error| Failure::new("lists_differ", error))?;
+        .map_err(|error| Failure::new(Outcome::ListsDiffer, error))?;
     let paths: Vec<String> = files.into_iter().map(|file| file.path).collect();
     let [a, b] = [(&a, ia.keeps_alive), (&b, ib.keeps_alive)].map(|(peer, keeps_alive)| LoadSource {
         peer,

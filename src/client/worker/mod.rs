@@ -27,6 +27,7 @@ use super::transfer::{AnswerOrder, Failure, InFlight, Transfer};
 use crate::http::answer::NotHttp;
 use crate::http::pipeline::PipelinedConnection;
 use crate::http::request::OutgoingRequest;
+use crate::log::outcome::Outcome;
 use crate::schedule::{LEAST_STALL, Next};
 use crate::text::duration;
 use crate::units::LinkId;
@@ -212,7 +213,10 @@ impl Fetcher {
             wrong if wrong.is_empty() => String::new(),
             wrong => format!(", which was to bring again what came wrong: {}", wrong.join(", ")),
         };
-        Err(Failure::new("server_away", anyhow!("{what}; the run cannot be completed without it{again}")))
+        Err(Failure::new(
+            Outcome::ServerAway,
+            anyhow!("{what}; the run cannot be completed without it{again}"),
+        ))
     }
 
     /// One connection, from opening it until it breaks or there is nothing left to do.

@@ -18,6 +18,7 @@ use crate::client::verify::Check;
 use crate::http::answer::{AnswerHead, MOST_REDIRECTS, NotHttp};
 use crate::http::range::Placed;
 use crate::http::reader::AnswerEvent;
+use crate::log::outcome::Outcome;
 use crate::manifest::digest::Digest;
 use crate::sender_report;
 
@@ -172,12 +173,12 @@ impl Fetcher {
             let (path, hops) = self.path_of(index);
             match head.redirected(&peer.host, &path) {
                 Ok(_) if hops == MOST_REDIRECTS => {
-                    return refuse("missing_file", format!("redirects {name} more than {hops} times"));
+                    return refuse(Outcome::MissingFile, format!("redirects {name} more than {hops} times"));
                 }
                 Ok(led) => drop(self.redirects.insert(index, (led, hops + 1))),
                 Err(place) => {
                     return refuse(
-                        "missing_file",
+                        Outcome::MissingFile,
                         format!("redirects {name} {place}, which is not followed"),
                     );
                 }
@@ -197,7 +198,7 @@ impl Fetcher {
             500.. => return Err(Broken::Peer(format!("it answered {} for {name}", head.status))),
             status => {
                 return refuse(
-                    "missing_file",
+                    Outcome::MissingFile,
                     format!("answered {status} for {name}; does it hold that file?"),
                 );
             }
@@ -227,7 +228,7 @@ impl Fetcher {
         }
         if let Some((listed, promised)) = other_digest.filter(|_| job.store.verifies()) {
             let what = format!("says that {name} has the digest {promised}, and the list says {listed}");
-            return refuse("files_changed", what);
+            return refuse(Outcome::FilesChanged, what);
         }
         let same = listed.is_some() && listed == promised;
         if same {
@@ -240,10 +241,13 @@ impl Fetcher {
             && (head.status != 200 || other_size.is_some() || !job.may_be_encoded(link, index, encoding))
         {
             let what = format!("sends {name} with the Content-Encoding {encoding}, which was not asked for");
-            return refuse("encoded", what);
+            return refuse(Outcome::Encoded, what);
         }
         if listed.is_none() && head.media_type.as_deref() == Some("text/html") && !is_page(name) {
-            return refuse("missing_file", format!("sends an HTML page for {name}; does it hold that file?"));
+            return refuse(
+                Outcome::MissingFile,
+                format!("sends an HTML page for {name}; does it hold that file?"),
+            );
         }
         // By If-Range, a range is of the version that was asked for.
         if head.status == 206 && request.etag.is_some() && head.etag.is_some() && request.etag != head.etag {
@@ -295,7 +299,7 @@ impl Fetcher {
         if request.passed_over {
             self.job.wasted(piece.len() as u64);
             let bytes = piece.len();
-            piece.discard(bytes).map_err(|error| Failure::new("store", error))?;
+            piece.discard(bytes).map_err(|error| Failure::new(Outcome::Store, error))?;
             return Ok(false);
         }
         if request.unstated {
@@ -305,7 +309,7 @@ impl Fetcher {
         while piece.len() > 0 {
             let claim = self.job.claim(self.peer.link, request, piece.len() as u64);
             let (stale, fresh) = (claim.stale as usize, claim.fresh as usize);
-            let store = |error| Failure::new("store", error);
+            let store = |error| Failure::new(Outcome::Store, error);
             piece.discard(stale).map_err(store)?;
             let Some(incoming) = request.incoming.as_ref().filter(|_| fresh > 0) else {
                 piece.discard(fresh).map_err(store)?;
@@ -352,7 +356,7 @@ impl Fetcher {
             "{} sends {name} beyond byte {end}, where it ends; it is asked for whole files from now on",
             self.peer
         );
-        self.job.reject(link, segment, Failure::new("files_changed", anyhow!(what)));
+        self.job.reject(link, segment, Failure::new(Outcome::FilesChanged, anyhow!(what)));
         Err(Broken::Closed)
     }
 
