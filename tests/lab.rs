@@ -243,8 +243,11 @@ fn doctor_says_that_the_lab_runs_without_root() {
     }
     let doctor = Command::new(env!("CARGO_BIN_EXE_twinlink")).args(["doctor", "--json"]).output().unwrap();
     let report: Value = serde_json::from_slice(&doctor.stdout).unwrap();
-    let check = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "twinlink lab");
-    assert_eq!(check.unwrap()["found"], "runs without root");
+    let checks = report["checks"].as_array().unwrap();
+    let found = |name: &str| checks.iter().find(|check| check["name"] == name).expect(name)["found"].as_str();
+    assert_eq!(found("twinlink lab"), Some("runs without root, in a user namespace"));
+    assert!(found("kernel").unwrap().contains(std::env::consts::ARCH));
+    assert!(["docker", "docker compose", "podman", "selinux"].iter().all(|name| found(name).is_some()));
 }
 
 #[test]

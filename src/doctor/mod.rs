@@ -1,9 +1,10 @@
 //! Checks this host for the lab, line by line, with a remedy for each fault.
 //!
 //! It looks and tries, and changes nothing. It is the same inside a container and outside, where it checks
-//! Docker too.
+//! the [`ways`] to a lab too.
 
-use std::process::{Command, Stdio};
+mod ways;
+
 use std::sync::OnceLock;
 
 use anyhow::Result;
@@ -47,7 +48,7 @@ impl Finding {
 
 pub fn main(args: DoctorArgs) -> Result<()> {
     let mut checks = checks(true);
-    checks.extend(ways());
+    checks.extend(ways::ways());
     if args.json {
         return print_json(&report(&checks));
     }
@@ -76,12 +77,15 @@ fn report(checks: &[Finding]) -> serde_json::Value {
 
 /// Returns the findings; with `trying` also those that need a trial.
 fn checks(trying: bool) -> Vec<Finding> {
-    let mut checks = vec![Finding::new("kernel", Some(true), kernel(), ""), namespace(), net_admin()];
+    let mut checks = vec![namespace(), net_admin()];
+    let mut features = Vec::new();
     if trying {
         checks.extend(tools());
-        let features = kernel_support::features(shape::features()).into_iter();
-        checks.extend(features.map(|(feature, verdict)| judge(feature, verdict)));
+        let tried = kernel_support::features(shape::features()).into_iter();
+        features.extend(tried.map(|(feature, verdict)| judge(feature, verdict)));
     }
+    checks.insert(0, kernel_line(&kernel(), &features));
+    checks.extend(features);
     checks.push(congestion());
     checks
 }
@@ -90,6 +94,22 @@ fn checks(trying: bool) -> Vec<Finding> {
 pub fn kernel() -> String {
     let release = kernel_support::kernel();
     if release.is_empty() { "unknown".into() } else { release }
+}
+
+/// Says which kernel this is, and which of the features that were tried it lacks.
+fn kernel_line(release: &str, features: &[Finding]) -> Finding {
+    let kind = if release.to_lowercase().contains("microsoft") { ", WSL2" } else { "" };
+    let lacks: Vec<&str> = features
+        .iter()
+        .filter(|feature| feature.ok == Some(false))
+        .map(|feature| feature.name.as_str())
+        .collect();
+    let lacks = if lacks.is_empty() { String::new() } else { format!(", lacks {}", lacks.join(", ")) };
+    let found = format!("{release}{kind}, {}{lacks}", std::env::consts::ARCH);
+    let is_old =
+        kernel_support::major_and_minor(release).is_some_and(|version| version < ways::OLDEST_KERNEL);
+    let advice = "the compose lab needs Linux 4.15 or later, for TCP's settings in a container";
+    Finding::new("kernel", Some(!is_old), found, advice)
 }
 
 fn read(path: &str) -> Option<String> {
@@ -148,8 +168,8 @@ fn judge(feature: &Feature, verdict: FeatureSupport) -> Finding {
             Finding::new(feature.name, Some(false), said, feature.advice)
         }
         FeatureSupport::Unknown(why) => {
-            let advice =
-                "run the doctor as root, or in the lab's client: docker compose run --rm client doctor";
+            let advice = "run the doctor in a lab: twinlink lab --servers none --exec twinlink doctor, or docker compose \
+                 run --rm client doctor";
             Finding::new(feature.name, None, why, advice)
         }
     }
@@ -167,70 +187,6 @@ fn congestion() -> Finding {
         listed("allowed_congestion_control")
     );
     Finding::new("congestion control", Some(true), found, "")
-}
-
-/// The oldest compose that knows all that compose.yaml says.
-const OLDEST_COMPOSE: (u32, u32) = (2, 20);
-
-/// The ways to a lab on the host: `twinlink lab` without root, Docker and its compose plugin.
-fn ways() -> Vec<Finding> {
-    let inside = std::env::var("TWINLINK_LAB").is_ok_and(|value| value == "container");
-    if inside {
-        return Vec::new();
-    }
-    let rootless = match crate::lab::attempt() {
-        Ok(()) => Finding::new("twinlink lab", Some(true), "runs without root", ""),
-        Err(why) => Finding::new("twinlink lab", Some(false), format!("{why:#}"), "docs/hosts.md says more"),
-    };
-    let advice = "needed for docker compose up only: install Docker Engine, or use twinlink lab";
-    let client = match ask(&["version", "--format", "{{.Server.Version}}"]) {
-        Ok(version) => Finding::new("docker", Some(true), version, ""),
-        Err(why) => Finding::new("docker", Some(false), why, advice),
-    };
-    let compose = compose(ask(&["compose", "version", "--short"]));
-    vec![rootless, client, compose]
-}
-
-/// Judges what docker answered to a question for its compose plugin's version.
-fn compose(answer: Result<String, String>) -> Finding {
-    let name = "docker compose";
-    match answer {
-        Ok(version) => {
-            let ok = kernel_support::major_and_minor(&version).map(|version| version >= OLDEST_COMPOSE);
-            Finding::new(name, ok, version, "upgrade the compose plugin to version 2.20 or later")
-        }
-        Err(why) if why == NO_DOCKER => Finding::new(name, Some(false), why, "it comes with Docker Engine"),
-        // Without its plugin, docker takes the word for one of its own commands, and the option for a mistake.
-        Err(why) => Finding::new(
-            name,
-            Some(false),
-            format!("docker has no compose plugin that answers; it says: {why}"),
-            "install the compose plugin, version 2.20 or later: docker-compose-plugin of Docker's own packages, \
-             docker-compose-v2 of Ubuntu's, docker-compose of Debian's (13 on) or Fedora's",
-        ),
-    }
-}
-
-/// Why docker does not answer where there is none.
-const NO_DOCKER: &str = "not found";
-
-/// Returns docker's answer.
-///
-/// # Errors
-/// One line says why it does not answer.
-fn ask(args: &[&str]) -> Result<String, String> {
-    let output = Command::new("docker").args(args).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => NO_DOCKER.to_string(),
-        _ => format!("cannot be started: {error}"),
-    })?;
-    let text =
-        |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().next().unwrap_or_default().trim().to_string();
-    let (said, complaint) = (text(&output.stdout), text(&output.stderr));
-    if output.status.success() && !said.is_empty() {
-        return Ok(said);
-    }
-    Err(if complaint.is_empty() { format!("no answer ({})", output.status) } else { complaint })
 }
 
 fn works(checks: &[Finding], feature: &str) -> Option<bool> {
@@ -299,23 +255,14 @@ mod tests {
     }
 
     #[test]
-    fn compose_is_judged_by_its_minor_version_too() {
-        let version = kernel_support::major_and_minor;
-        assert_eq!(version("v2.20.3-desktop.1"), Some((2, 20)));
-        assert!(version("2.19.1") < Some(OLDEST_COMPOSE) && version("5.0.0") > Some(OLDEST_COMPOSE));
-        assert_eq!(version("dev"), None);
-    }
-
-    #[test]
-    fn docker_without_its_compose_plugin_is_told_with_a_remedy() {
-        for why in ["unknown flag: --short", "docker: 'compose' is not a docker command."] {
-            let found = compose(Err(why.into()));
-            assert!(found.found.contains("no compose plugin") && found.found.contains(why), "{found:?}");
-            assert!(found.advice.unwrap().contains("docker-compose-plugin"));
-        }
-        assert!(compose(Err(NO_DOCKER.into())).advice.unwrap().contains("Docker Engine"));
-        assert!(compose(Ok("2.19.1".into())).advice.unwrap().contains("upgrade"));
-        assert_eq!(compose(Ok("2.26.1".into())).advice, None);
+    fn kernel_line_names_version_and_what_is_missing() {
+        let line = |release: &str| kernel_line(release, &with(Some(false), Some(true)));
+        assert!(line("6.1.0-18-amd64").found.starts_with("6.1.0-18-amd64, "));
+        assert!(line("6.1.0-18-amd64").found.ends_with(", lacks netem"));
+        assert_eq!((line("6.1.0-18-amd64").ok, line("6.1.0-18-amd64").advice), (Some(true), None));
+        assert!(line("5.15.153.1-microsoft-standard-WSL2").found.contains(", WSL2, "));
+        let old = line("3.10.0-1160.el7.x86_64");
+        assert!(old.ok == Some(false) && old.advice.unwrap().contains("4.15"));
     }
 
     #[test]
