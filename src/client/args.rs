@@ -22,8 +22,8 @@ pub struct ClientArgs {
     /// rates=KBIT_A:KBIT_B (deals the files so that both links finish together at these rates)
     #[arg(long, env = "TWINLINK_SCHEDULE", default_value = "adaptive")]
     pub schedule: Schedule,
-    /// Requests in flight per connection: a number, or auto (asks for the next when the rest takes about one
-    /// RTT)
+    /// Requests in flight per connection: a number, or auto (asks for the next while the rest takes less than
+    /// two RTTs and 150 ms)
     #[arg(long, env = "TWINLINK_PIPELINE", default_value = "auto", value_name = "auto|N")]
     pub pipeline: Pipeline,
     /// Profile of the link to server a: a name or a .toml file; without one the link is not shaped

@@ -1,11 +1,9 @@
 //! `adaptive`: both links finish at the same moment, whatever they carry.
 //!
-//! **Rule.** Link i carries rᵢ bytes/s ([`Pace`](super::pace)) and can begin on a new request after
+//! **Rule.** Link i carries rᵢ bytes/s ([`Ewma`](super::ewma)) and can begin on a new request after
 //! eᵢ = max(bytes to come / rᵢ, round trip). With R bytes that nobody was asked for, the time in which
 //! all is done at the earliest is T with Σ rᵢ·(T − eᵢ)⁺ = R, and link i's share is rᵢ·(T − eᵢ)⁺.
-//! - *Depth*: a link is asked for more when what is to come takes less than two round trips + 150 ms,
-//!   so that its server never waits for a request, nor the queue at the bottleneck runs empty. The rate
-//!   for that is what came in the last 250 ms where that is more: in TCP's slow start the mean is behind.
+//! - *Depth*: how far ahead a link is asked is the rule of every schedule ([`ahead`](super::ahead)).
 //! - *Size*: the next whole part while that is at most half of the link's share; else half of the
 //!   share, so that parts shrink geometrically towards the end (guided self-scheduling: Polychronopoulos
 //!   and Kuck, IEEE Trans. Computers 1987), down to what the link brings in 20 ms.
@@ -28,13 +26,9 @@
 use std::time::Duration;
 
 use super::link_state::OutstandingRequest;
-use super::{Next, PartRequest, Schedule, Scheduler};
+use super::{Next, PartRequest, Scheduler};
 use crate::units::LinkId;
 
-/// How far ahead of running dry a link is asked, beside two round trips (s).
-const AHEAD_S: f64 = 0.15;
-/// The least that is asked for ahead while a link's rate is not known, bytes.
-pub(super) const AHEAD_UNKNOWN: u64 = 256 * 1024;
 /// A part takes at least this long (s), within bounds in bytes.
 const LEAST_PART_S: f64 = 0.02;
 const LEAST_PART_BYTES: (f64, f64) = (8e3, 256e3);
@@ -42,7 +36,7 @@ const LEAST_PART_BYTES: (f64, f64) = (8e3, 256e3);
 const LEAST_GAIN_S: f64 = 0.03;
 const LEAST_GAIN_SHARE: f64 = 0.1;
 /// How often a link with nothing to do looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// One link, as the rule sees it.
 #[derive(Clone, Copy, Debug)]
@@ -86,29 +80,14 @@ impl Scheduler {
         }
     }
 
-    /// Returns true if the outstanding bytes will arrive soon.
-    fn runs_low(&self, link: LinkId, now: Duration) -> bool {
-        let flow = &self.flows[link.index()];
-        let coming = flow.coming(&self.sizes);
-        match flow.latest_rate(now) {
-            // Not below the bandwidth-delay product of the best rate: a loss is not a slower link.
-            Some(rate) => {
-                let ahead = rate * (2.0 * flow.rtt.as_secs_f64() + AHEAD_S);
-                coming as f64 <= ahead.max(flow.best_in_flight())
-            }
-            // Playback cannot start without the bytes that a slow link owes.
-            None if matches!(self.plan, Schedule::Inorder(_)) => coming < AHEAD_UNKNOWN / 4,
-            None => coming < AHEAD_UNKNOWN,
-        }
-    }
-
     /// Returns the rate and the next free time of both links. An unknown rate counts as the other link's, or
     /// as that of its own first burst where that is more; a link without a connection has rate 0.
     pub(super) fn views(&self, now: Duration) -> [LinkView; 2] {
         let known = LinkId::BOTH.map(|link| self.flows[link.index()].rate(now));
         LinkId::BOTH.map(|link| {
             let flow = &self.flows[link.index()];
-            let as_other = known[link.other().index()].map(|rate| rate.max(flow.burst().unwrap_or_default()));
+            let as_other =
+                known[link.other().index()].map(|rate| rate.max(flow.pace.burst().unwrap_or_default()));
             let guess = known[link.index()].or(as_other).unwrap_or(1e6).max(1.0);
             let rate = if flow.up && !flow.dead { guess } else { 0.0 };
             let busy_s = flow.coming(&self.sizes) as f64 / guess;
@@ -149,7 +128,7 @@ impl Scheduler {
 
     /// Whether `link` should take a part that cannot be divided: not where the other brings all that waits
     /// before that. That holds of one of the two at most, since all that waits is not less than the part.
-    fn is_worth_it_whole(&self, link: LinkId, part: &PartRequest, views: &[LinkView; 2]) -> bool {
+    pub(super) fn is_worth_it_whole(&self, link: LinkId, part: &PartRequest, views: &[LinkView; 2]) -> bool {
         let (mine, other) = (views[link.index()], views[link.other().index()]);
         let rest = self.pool.bytes_for(link.other(), &self.sizes) as f64;
         let done_s = mine.starts_s + self.sizes.estimate(part) as f64 / mine.rate;

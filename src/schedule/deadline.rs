@@ -26,7 +26,8 @@
 
 use std::time::Duration;
 
-use super::adaptive::{AHEAD_UNKNOWN, LinkView, least_part, share};
+use super::adaptive::{LinkView, least_part, share};
+use super::ahead::AHEAD_UNKNOWN;
 use super::{PartRequest, Schedule, Scheduler};
 use crate::qoe::Rule;
 use crate::units::LinkId;

@@ -1,20 +1,22 @@
-//! A link's goodput, averaged for decisions that reach further than the next request.
+//! A link's goodput as an exponentially weighted mean.
 //!
-//! An exponentially weighted mean of goodput: Σ bytes·e^(−age/τ) over the *busy* time weighted the same. Time
-//! without a request, and the wait for a first byte, do not count; silence in the middle of an answer does,
-//! so that the rate of a link that stops falls.
+//! Σ bytes·e^(−age/τ) over the *busy* time weighted the same. Time without a request, and the wait for a first
+//! byte, do not count; silence in the middle of an answer does, so that the rate of a link that stops falls,
+//! and a burst that waited for a lost packet counts for the time of the wait too.
 
 use std::time::Duration;
 
-/// How long ago counts 1/e as much.
-const TAU_S: f64 = 1.0;
 /// Less busy time than this says more about bursts than about the link.
 const LEAST_S: f64 = 0.02;
 /// A mean over this much busy time is no burst.
 const STEADY_S: f64 = 0.25;
+/// The least bytes of a burst.
+const LEAST_BURST_BYTES: f64 = 64.0 * 1024.0;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Ewma {
+    /// The time constant τ: bytes of that age count 1/e as much.
+    tau: Duration,
     bytes: f64,
     busy_s: f64,
     /// When the sums were last brought up to date, while something is coming.
@@ -22,14 +24,20 @@ pub struct Ewma {
 }
 
 impl Ewma {
+    /// A mean with this time constant.
+    pub fn over(tau: Duration) -> Ewma {
+        Ewma { tau, bytes: 0.0, busy_s: 0.0, since: None }
+    }
+
     /// `bytes` of payload came in one read.
     pub fn received(&mut self, now: Duration, bytes: u64) {
         // The bytes before the first read of a stretch are unknown, so it only starts the clock.
         if let Some(since) = self.since.replace(now) {
             let age_s = now.saturating_sub(since).as_secs_f64();
-            let faded = (-age_s / TAU_S).exp();
+            let tau_s = self.tau.as_secs_f64();
+            let faded = (-age_s / tau_s).exp();
             self.bytes = self.bytes * faded + bytes as f64;
-            self.busy_s = self.busy_s * faded + TAU_S * (1.0 - faded);
+            self.busy_s = self.busy_s * faded + tau_s * (1.0 - faded);
         }
     }
 
@@ -50,8 +58,14 @@ impl Ewma {
         if self.busy_s < LEAST_S {
             return None;
         }
-        let faded = (-silent_s / TAU_S).exp();
-        Some(self.bytes * faded / (self.busy_s * faded + TAU_S * (1.0 - faded)))
+        let tau_s = self.tau.as_secs_f64();
+        let faded = (-silent_s / tau_s).exp();
+        Some(self.bytes * faded / (self.busy_s * faded + tau_s * (1.0 - faded)))
+    }
+
+    /// Returns the bytes per second of the busy time, however short, and `None` below 64 KB.
+    pub fn burst(&self) -> Option<f64> {
+        (self.busy_s > 0.0 && self.bytes >= LEAST_BURST_BYTES).then(|| self.bytes / self.busy_s)
     }
 }
 
@@ -65,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_pause_with_nothing_asked_for_is_left_out() {
-        let mut pace = Ewma::default();
+        let mut pace = Ewma::over(ms(1000));
         (0..500).for_each(|at| pace.received(ms(at), 10_000));
         assert!((pace.bytes_per_s(ms(499), None).unwrap() - 10e6).abs() < 1e4);
         pace.idle();
@@ -76,7 +90,7 @@ mod tests {
 
     #[test]
     fn silence_in_an_answer_counts_and_so_does_a_late_first_byte() {
-        let mut pace = Ewma::default();
+        let mut pace = Ewma::over(ms(1000));
         (0..3000).for_each(|at| pace.received(ms(at), 10_000));
         assert!(pace.bytes_per_s(ms(5999), None).unwrap() < 0.06 * 10e6);
         pace.idle();
@@ -85,7 +99,7 @@ mod tests {
 
     #[test]
     fn one_burst_says_nothing() {
-        let mut pace = Ewma::default();
+        let mut pace = Ewma::over(ms(1000));
         pace.received(ms(0), 500_000);
         pace.received(ms(1), 500_000);
         assert_eq!(pace.bytes_per_s(ms(1), None), None);

@@ -7,10 +7,13 @@ use super::PartRequest;
 use super::ewma::Ewma;
 use super::policy::Pipeline;
 use super::pool::Sizes;
-use super::windowed::Windowed;
 
 /// The most requests in flight of `auto`.
-const DEEPEST_AUTO: usize = 256;
+const DEEPEST_AUTO: usize = 1000;
+/// The time constant of a link's rate.
+const PACE: Duration = Duration::from_secs(1);
+/// The time constant of its latest rate.
+const LATEST: Duration = Duration::from_millis(100);
 /// TCP's initial window: ten segments (RFC 6928).
 const FIRST_WINDOW_BYTES: u64 = 14_480;
 /// A mean over less time is no rate.
@@ -74,13 +77,15 @@ pub struct LinkState {
     /// Least round trip seen.
     pub rtt: Duration,
     pub asked: VecDeque<OutstandingRequest>,
+    /// Its rate, for decisions that reach further than the next request.
     pub pace: Ewma,
+    /// Its latest rate, which is more than that while its TCP has not reached the link's rate.
+    latest: Ewma,
     /// The greatest rate that it has held for a while, bytes/s; 0 before it is known.
     best_rate: f64,
     /// Payload that came, and when the first of it did.
     brought: u64,
     first_byte: Option<Duration>,
-    goodput: Windowed,
     /// When a byte last came, or was first due.
     pub last_byte: Duration,
     /// When a byte last came.
@@ -104,11 +109,11 @@ impl Default for LinkState {
             ranges: true,
             rtt: Duration::ZERO,
             asked: VecDeque::new(),
-            pace: Ewma::default(),
+            pace: Ewma::over(PACE),
             best_rate: 0.0,
             brought: 0,
             first_byte: None,
-            goodput: Windowed::default(),
+            latest: Ewma::over(LATEST),
             last_byte: Duration::ZERO,
             heard: Duration::ZERO,
             moves_since: Duration::ZERO,
@@ -163,8 +168,8 @@ impl LinkState {
             let old = self.marks.iter().take_while(|(at, _)| *at + SLOW_WINDOW + MARK_EVERY < now).count();
             self.marks.drain(..old);
         }
-        self.goodput.received(now, bytes);
         self.pace.received(now, bytes);
+        self.latest.received(now, bytes);
         self.brought += bytes;
         self.first_byte.get_or_insert(now);
         if self.pace.is_steady() {
@@ -183,26 +188,25 @@ impl LinkState {
     }
 
     fn idle(&mut self) {
-        self.goodput.idle();
         self.pace.idle();
+        self.latest.idle();
     }
 
-    /// Bytes per second that it carries now; `None` while that is not known.
+    /// Returns its rate over the last second or so, in bytes per second; `None` while that is unknown.
     pub fn rate(&self, now: Duration) -> Option<f64> {
-        let due = self.asked.front().map(|first| first.requested + 2 * self.rtt + Duration::from_millis(100));
-        self.pace.bytes_per_s(now, due.filter(|&due| due < now))
+        self.pace.bytes_per_s(now, self.overdue(now))
     }
 
-    /// Bytes per second of its last burst; `None` where not enough has come.
-    pub fn burst(&self) -> Option<f64> {
-        self.goodput.bytes_per_s()
-    }
-
-    /// The same as the rate, or what it has brought of late where that is more.
+    /// Returns the same, or the rate over the last tenth of a second where that is more.
     pub fn latest_rate(&self, now: Duration) -> Option<f64> {
-        let silent = now.saturating_sub(self.heard) > Windowed::WINDOW;
-        let latest = self.burst().filter(|_| !silent).unwrap_or_default();
+        let latest = self.latest.bytes_per_s(now, self.overdue(now)).unwrap_or_default();
         Some(self.rate(now)?.max(latest))
+    }
+
+    /// Returns the latest time at which the first due byte should have come, if that time is over.
+    fn overdue(&self, now: Duration) -> Option<Duration> {
+        let due = self.asked.front()?.requested + 2 * self.rtt + Duration::from_millis(100);
+        (due < now).then_some(due)
     }
 
     /// The mean from the first byte to the last, in bytes per second: what is known of a link whose answers
@@ -215,6 +219,12 @@ impl LinkState {
     /// The bandwidth-delay product of the best rate seen, bytes.
     pub fn best_in_flight(&self) -> f64 {
         self.best_rate * self.rtt.as_secs_f64()
+    }
+
+    /// Returns the most bytes that TCP's slow start brings in the next round trip: ten segments, and as many
+    /// again as have come.
+    pub fn next_window(&self) -> f64 {
+        (FIRST_WINDOW_BYTES + self.brought) as f64
     }
 
     /// Bytes asked for that are to come and wanted.
@@ -234,25 +244,6 @@ impl LinkState {
             _ if !self.keeps_alive => false,
             Pipeline::Depth(most) => self.asked.len() < most,
             Pipeline::Auto => self.asked.len() < DEEPEST_AUTO,
-        }
-    }
-
-    /// Whether what is still to come takes less than about one round trip: one and a half of the
-    /// least round trip seen, for the request's own delays, and 10 ms for this machine's. The rate is
-    /// the best one seen, as a link that lost packets or waited for requests carries more than it just
-    /// did. While no rate is known, what may be to come grows as TCP's window does, from ten segments
-    /// by what came, up to `unknown` bytes. `typical` stands for a size that is not known.
-    pub fn runs_dry_soon(&self, sizes: &Sizes, typical: Option<u64>, unknown: u64) -> bool {
-        let mut to_come = 0;
-        for asked in &self.asked {
-            let known = asked.ends.or(sizes.of(asked.part.segment)).map(|ends| ends.saturating_sub(asked.at));
-            let Some(bytes) = known.or(typical) else { return false };
-            to_come += bytes;
-        }
-        let horizon = self.rtt.mul_f64(1.5) + Duration::from_millis(10);
-        match self.goodput.bytes_per_s() {
-            Some(rate) => to_come as f64 <= rate.max(self.best_rate) * horizon.as_secs_f64(),
-            None => to_come <= (FIRST_WINDOW_BYTES + self.brought).min(unknown),
         }
     }
 

@@ -11,8 +11,10 @@
 //! byte calls [`Scheduler::completed`].
 
 pub(crate) mod adaptive;
+pub(crate) mod ahead;
 pub(crate) mod deadline;
 pub(crate) mod ewma;
+pub(crate) mod greedy;
 pub(crate) mod link_state;
 pub(crate) mod policy;
 pub(crate) mod pool;
@@ -22,7 +24,6 @@ pub(crate) mod ratio;
 pub(crate) mod redundancy;
 #[cfg(test)]
 mod tests;
-pub(crate) mod windowed;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -101,7 +102,6 @@ pub struct Scheduler {
     open: HashMap<usize, Ranges>,
     complete: Vec<bool>,
     completed: usize,
-    completed_bytes: u64,
     /// Segments that a link is not asked for any more.
     excluded: [HashSet<usize>; 2],
     /// Segments that no link can bring.
@@ -134,7 +134,6 @@ impl Scheduler {
             open: HashMap::new(),
             complete: vec![false; segments],
             completed: 0,
-            completed_bytes: 0,
             excluded: Default::default(),
             abandoned: BTreeSet::new(),
             least_share: 0.0,
@@ -183,16 +182,17 @@ impl Scheduler {
         if !flow.has_room(self.pipeline) {
             return Next::Wait(None);
         }
-        let auto = self.pipeline == Pipeline::Auto && !flow.asked.is_empty();
-        let typical = self.completed_bytes.checked_div(self.completed as u64);
-        if auto && !flow.runs_dry_soon(&self.sizes, typical, adaptive::AHEAD_UNKNOWN) {
+        let auto = self.pipeline == Pipeline::Auto;
+        if auto && !flow.asked.is_empty() && !self.runs_low(link, now) {
             return Next::Wait(None);
         }
         self.prune(link);
-        match self.pool.take(link, 0, &self.sizes) {
-            Some((part, own)) => self.ask(link, part, own, now),
-            None => Next::Wait(None),
+        let Some((part, own)) = self.pool.first(link) else { return Next::Wait(None) };
+        if auto && !own && self.leaves_to_other(link, &part, now) {
+            return Next::Wait(Some(now + adaptive::LOOK_AGAIN));
         }
+        self.pool.take(link, 0, &self.sizes);
+        self.ask(link, part, own, now)
     }
 
     /// Forgets what waits first and has come meanwhile, from a request that was thought lost or slow.
@@ -374,7 +374,6 @@ impl Scheduler {
     pub fn completed(&mut self, segment: usize) {
         if !std::mem::replace(&mut self.complete[segment], true) {
             self.completed += 1;
-            self.completed_bytes += self.sizes.of(segment).unwrap_or_default();
             self.open.remove(&segment);
         }
     }

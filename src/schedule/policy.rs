@@ -101,7 +101,7 @@ impl fmt::Display for Schedule {
 /// How many requests a connection has in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pipeline {
-    /// Ask for the next when what is still to come takes about one round trip.
+    /// As many as [`ahead`](super::ahead) says: two round trips + 150 ms of bytes, with exceptions.
     Auto,
     Depth(usize),
 }

@@ -389,6 +389,135 @@ fn a_link_in_its_slow_start_does_not_run_dry() {
     assert!(run.lines[0].idle[0] <= Duration::from_millis(210), "{:?}", run.lines[0].idle);
 }
 
+/// Small files over a slow, far link and a quicker, near one; no size is known before.
+fn small_files(schedule: &str) -> TestRun {
+    let mut run = run(schedule, &[37_500; 160], [(3.6e5, 500), (1.3e6, 40)], false);
+    run.until(MINUTE);
+    assert!(run.is_done());
+    run
+}
+
+#[test]
+fn fixed_shares_of_small_files_cost_one_round_trip() {
+    for (schedule, files) in [("ratio=1:4", [32.0, 128.0]), ("rates=3000:11000", [34.0, 126.0])] {
+        let run = small_files(schedule);
+        let bound = (files[0] * 37_500.0 / 3.6e5 + 0.5_f64).max(files[1] * 37_500.0 / 1.3e6 + 0.04);
+        assert!(run.seconds() < 1.02 * bound, "{schedule}: {} of {bound}", run.seconds());
+    }
+}
+
+#[test]
+fn a_slow_link_leaves_the_last_greedy_files_to_the_other() {
+    let run = small_files("greedy");
+    // A slow start of 10, 20, 40 and 80 segments loses so much of the four round trips, in bytes.
+    let slow_start = 4.0 * 0.5 * 3.6e5 - 150.0 * 1448.0;
+    let bound = (160.0 * 37_500.0 + slow_start + 0.5 * 3.6e5 + 0.04 * 1.3e6) / (3.6e5 + 1.3e6);
+    assert!(run.seconds() < 1.02 * bound, "{} of {bound}", run.seconds());
+}
+
+#[test]
+fn a_far_link_is_asked_for_hundreds_of_tiny_files() {
+    // Greedy asks for as much as a slow start brings, which takes five round trips to get there.
+    for (schedule, after_ms) in
+        [("adaptive", 1000), ("greedy", 2200), ("ratio=1:1", 1000), ("rates=1:1", 1000)]
+    {
+        let mut run = run(schedule, &[1000; 3000], [(1e6, 400), (1e6, 400)], true);
+        run.until(Duration::from_millis(after_ms));
+        // A bandwidth-delay product of 400 files.
+        let asked = run.lines[0].asked.len();
+        assert!((400..=1000).contains(&asked), "{schedule}: {asked} outstanding");
+        run.until(MINUTE);
+        let most_s = 1.9 + (after_ms - 1000) as f64 / 1e3;
+        assert!(run.is_done() && run.seconds() < 1.2 * most_s, "{schedule}: {} s", run.seconds());
+    }
+}
+
+/// A scheduler whose link a brought 375 kB/s of 25 kB files for 3 s, every 10 ms; and a function that brings
+/// more bytes at a time (ms).
+fn steady_link(schedule: &str) -> (Scheduler, impl Fn(&mut Scheduler, u64, u64)) {
+    let mut scheduler = Scheduler::new(&schedule.parse().unwrap(), Pipeline::Auto, vec![Some(25_000); 4000]);
+    for link in LinkId::BOTH {
+        scheduler.opened(link, Duration::ZERO, Duration::from_millis(200));
+    }
+    let bring = |scheduler: &mut Scheduler, ms: u64, mut bytes: u64| {
+        let (now, all) = (Duration::from_millis(ms), bytes);
+        while bytes > 0 {
+            let Some((segment, at, _)) = scheduler.due(LinkId::A) else { break };
+            scheduler.head(LinkId::A, 0, Some(25_000), Some(25_000));
+            let read = bytes.min(25_000 - at);
+            scheduler.claim(LinkId::A, read);
+            if at + read == 25_000 {
+                scheduler.ended(LinkId::A);
+                scheduler.completed(segment);
+            }
+            bytes -= read;
+        }
+        scheduler.received(LinkId::A, now, all - bytes);
+        while let Next::Request(_) = scheduler.next(LinkId::A, now) {}
+    };
+    while let Next::Request(_) = scheduler.next(LinkId::A, Duration::ZERO) {}
+    (1..300).for_each(|tick| bring(&mut scheduler, 10 * tick, 3_750));
+    (scheduler, bring)
+}
+
+#[test]
+fn a_burst_behind_a_lost_packet_is_no_fast_link() {
+    for schedule in ["adaptive", "greedy", "ratio=1:0"] {
+        let (mut scheduler, bring) = steady_link(schedule);
+        let before = scheduler.flows[0].asked.len();
+        // A round trip and a half for a lost packet, and all that came behind it at once, in three reads.
+        (0..3).for_each(|ms| bring(&mut scheduler, 3_290 + ms, 37_500));
+        let after = scheduler.flows[0].asked.len();
+        assert!(after <= 4 * before, "{schedule}: {before} requests outstanding, and then {after}");
+    }
+}
+
+#[test]
+fn a_greedy_link_asks_for_what_its_slow_start_brings() {
+    let mut scheduler = Scheduler::new(&Schedule::Greedy, Pipeline::Auto, vec![Some(10_000); 400]);
+    let rtt = Duration::from_millis(500);
+    LinkId::BOTH.into_iter().for_each(|link| scheduler.opened(link, Duration::ZERO, rtt));
+    let outstanding = |scheduler: &mut Scheduler, now| {
+        while let Next::Request(_) = scheduler.next(LinkId::A, now) {}
+        scheduler.flows[0].coming(&scheduler.sizes)
+    };
+    // Ten segments of 1448 bytes, and a file.
+    let first = outstanding(&mut scheduler, Duration::ZERO);
+    assert!((14_480..=24_480).contains(&first), "{first}");
+    // They come within 40 ms, and twenty will follow.
+    for at in (510..=550).step_by(10) {
+        scheduler.head(LinkId::A, 0, Some(10_000), Some(10_000));
+        scheduler.claim(LinkId::A, 2_896);
+        scheduler.received(LinkId::A, Duration::from_millis(at), 2_896);
+    }
+    let second = outstanding(&mut scheduler, Duration::from_millis(550));
+    assert!((28_960..=38_960).contains(&second), "{second}");
+}
+
+#[test]
+fn a_greedy_link_takes_the_last_file_of_a_silent_one() {
+    let mut run = run("greedy", &[100_000; 30], [(5e4, 20), (2e6, 20)], true);
+    run.until(Duration::from_millis(1000));
+    run.lines[1].bytes_per_s = 0.0;
+    run.until(Duration::from_millis(20_000));
+    // All but what b holds.
+    let held = run.lines[1].asked.len();
+    let missing = (0..30).filter(|&segment| !run.scheduler.is_complete(segment)).count();
+    assert_eq!(missing, held);
+}
+
+#[test]
+fn a_link_after_a_loss_is_asked_for_its_best_rate() {
+    for schedule in ["adaptive", "greedy", "ratio=1:0"] {
+        let (mut scheduler, bring) = steady_link(schedule);
+        // A fiftieth of its rate for ten seconds.
+        (300..1300).for_each(|tick| bring(&mut scheduler, 10 * tick, 75));
+        // 375 kB/s for a round trip of 200 ms are three files.
+        let coming = scheduler.flows[0].coming(&scheduler.sizes);
+        assert!(coming >= 75_000, "{schedule}: {coming} bytes are to come");
+    }
+}
+
 #[test]
 fn a_slow_link_does_not_take_a_last_file_that_cannot_be_divided() {
     let sizes = [vec![20_000; 40], vec![1_000_000; 8]].concat();
