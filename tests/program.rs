@@ -58,9 +58,12 @@ impl Place {
     }
 
     fn run(&self, args: &[&str]) -> Judged {
-        let output = self.command("run", args).output().unwrap();
-        let folders = || fs::read_dir(self.path("results")).unwrap().map(|entry| entry.unwrap().path());
-        let folder = folders().max().expect("the run left no folder");
+        // Names of runs sort by the second alone, so each has a folder of its own for its results.
+        let results = tempfile::tempdir_in(self.0.path()).unwrap().keep();
+        let output = self.command("run", args).env("TWINLINK_RESULTS", &results).output().unwrap();
+        let mut folders = fs::read_dir(results).unwrap().map(|entry| entry.unwrap().path());
+        let folder = folders.next().expect("the run left no folder");
+        assert_eq!(folders.next(), None);
         Judged { output, folder }
     }
 }
