@@ -71,7 +71,7 @@ refused() { # WORDS
 }
 entry() { printf '[[at]]\nafter = "%s"\nlink = "%s"\n%s\n' "$@" >"$WORK/bad.toml"; }
 entry 1s c 'profile = "wifi-far"'
-refused 'link "c" not found'
+refused 'not found: the links are a and b'
 entry -1s a 'profile = "wifi-far"'
 refused negative
 entry 1s a 'profile = "no-such"'
