@@ -3,14 +3,16 @@
     trace-meter.py watch FILE FOR INTERFACE COUNTER...   a line each 20 ms: time, counters, captured bytes
     trace-meter.py compare FILE BEGAN TRACE COLUMN       prints each second, fails where one is 5 % off
 
-A second is known by its stretches of 100 ms: a machine that is held up only takes from what they carry,
-so that their median must not be above the trace, nor the best tenth of them below.
+A second is known by its stretches of 100 ms, or longer ones where it is slow: a machine that is held up
+only takes from what they carry, so that their median must not be above the trace, nor the best tenth of
+them below.
 Times are those of the clock that counts since boot. A counter is a file with one number, or "delivers":
 the IP packets that the kernel gave to its sockets, as full frames. What is captured are the packets
 that leave by the interface, as a capture program sees them.
 """
 
 import bisect
+import math
 import os
 import select
 import socket
@@ -93,7 +95,9 @@ def compare(path, began, trace, column):
         expected = [rate for since, rate in plan if since <= second][-1]
         moments = [began + second + hundredth / 100 for hundredth in range(0, 101, 2)]
         bits = [at(rows, moment, column) * 8 for moment in moments]
-        rates = sorted((after - before) / 1e5 for before, after in zip(bits, bits[5:]))
+        # One frame more or less must be little of what a stretch carries: it holds 40 of them.
+        steps = min(max(5, math.ceil(40 * FRAME * 8 / (expected * 1e6) / 0.02)), 40) if expected else 5
+        rates = sorted((after - before) / (steps * 2e4) for before, after in zip(bits, bits[steps:]))
         found, best = rates[len(rates) // 2], rates[len(rates) * 9 // 10]
         # In an outage the bucket of two packets may still pass, and what had left it just before.
         off = found > OUTAGE_MBIT if expected == 0 else found > 1.05 * expected or best < 0.95 * expected
