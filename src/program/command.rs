@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getpgrp};
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 /// Names and values that a program finds in its environment, and in its arguments as `{name}` in small letters.
 pub struct Surroundings(pub Vec<(&'static str, String)>);
@@ -40,7 +40,14 @@ pub struct ProgramUse {
 /// A program that runs in a process group of its own.
 pub struct RunningProgram {
     pid: Pid,
-    pub ended: oneshot::Receiver<ProgramUse>,
+    used: watch::Receiver<Option<ProgramUse>>,
+}
+
+impl Drop for RunningProgram {
+    /// A run that is interrupted leaves no process.
+    fn drop(&mut self) {
+        self.end_all();
+    }
 }
 
 impl RunningProgram {
@@ -73,15 +80,24 @@ impl RunningProgram {
                 _ => anyhow::Error::new(error).context(format!("cannot run {}", words[0])),
             })?;
         let pid = Pid::from_raw(child.id() as i32);
-        let (tell, ended) = oneshot::channel();
+        let (tell, used) = watch::channel(None);
         std::thread::Builder::new()
             .name("program".into())
             .spawn(move || {
                 // A run that was interrupted asks no more.
-                let _ = wait(pid).map(|used| tell.send(used));
+                let _ = tell.send(wait(pid));
             })
             .context("cannot wait for the program")?;
-        Ok(RunningProgram { pid, ended })
+        Ok(RunningProgram { pid, used })
+    }
+
+    /// Waits until the program itself has ended; may be asked again.
+    ///
+    /// # Errors
+    /// The system does not tell how it ended.
+    pub async fn ended(&mut self) -> Result<ProgramUse> {
+        let used = self.used.wait_for(Option::is_some).await.ok().and_then(|used| *used);
+        used.context("cannot wait for the program")
     }
 
     /// Returns the resident memory of all its processes (bytes).
@@ -207,6 +223,10 @@ mod tests {
         RunningProgram::start(&words, &Surroundings(vec![("OUT", "/x".into())]), file(), file())
     }
 
+    fn ended(mut program: RunningProgram) -> ProgramUse {
+        crate::runtime::multi_thread(1).unwrap().block_on(program.ended()).unwrap()
+    }
+
     #[test]
     fn places_are_filled_in_and_other_braces_stay() {
         let around = Surroundings(vec![("SERVER_A", "a:1".into()), ("OUT", "/o".into())]);
@@ -217,12 +237,24 @@ mod tests {
     fn program_reports_its_exit_and_its_use() {
         let _one = one();
         let program = start("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exit 7").unwrap();
-        let used = program.ended.blocking_recv().unwrap();
+        let used = ended(program);
         assert_eq!(used.status.code(), Some(7));
         assert!(
             used.peak_memory_bytes > 100_000 && used.cpu_user + used.cpu_system > Duration::ZERO,
             "{used:?}"
         );
+    }
+
+    #[test]
+    fn program_whose_run_is_given_up_is_ended() {
+        let _one = one();
+        let program = start("setsid sleep 300 & sleep 300").unwrap();
+        let mut used = program.used.clone();
+        drop(program);
+        let used = crate::runtime::multi_thread(1)
+            .unwrap()
+            .block_on(async { *used.wait_for(Option::is_some).await.unwrap() });
+        assert_eq!(used.unwrap().status.signal(), Some(libc::SIGKILL));
     }
 
     #[test]
@@ -247,6 +279,6 @@ mod tests {
         }
         assert!(program.end_all() >= 5);
         assert!(program.processes().is_empty());
-        assert_eq!(program.ended.blocking_recv().unwrap().status.signal(), Some(libc::SIGKILL));
+        assert_eq!(ended(program).status.signal(), Some(libc::SIGKILL));
     }
 }

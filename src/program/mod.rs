@@ -183,6 +183,8 @@ struct Observed<'a> {
     account: Account,
     /// Payload that each shaper let pass on the way down, estimated from its frames.
     down_bytes: [Option<u64>; 2],
+    /// When each link was sampled last, and its payload then.
+    sampled: [(Instant, u64); 2],
 }
 
 /// The program's working environment.
@@ -196,7 +198,8 @@ struct ProgramContext {
 impl<'a> Observed<'a> {
     fn new(args: &'a ProgramArgs, log: Arc<Log>, folder: Folder) -> Observed<'a> {
         let (links, script, files, began, program, account, down_bytes) = Default::default();
-        Observed { args, log, folder, links, script, files, began, program, account, down_bytes }
+        let sampled = [(Instant::now(), 0); 2];
+        Observed { args, log, folder, links, script, files, began, program, account, down_bytes, sampled }
     }
 
     /// Everything from looking the servers up to the last file.
@@ -236,15 +239,14 @@ impl<'a> Observed<'a> {
         let (stdout, stderr) = (printed("stdout.txt")?, printed("stderr.txt")?);
         let playing = links.clone();
         blocking(move || playing.play()).await?;
-        self.began = Some(Instant::now());
+        let began = Instant::now();
+        (self.began, self.sampled) = (Some(began), [(began, 0); 2]);
         let mut program = RunningProgram::start(&self.args.command, &place.surroundings, stdout, stderr)
             .map_err(|error| Failure::new(Outcome::Program, error))?;
         let ended = self.follow(&mut program, &links, &arrivals).await;
         let left = program.end_all();
-        self.sample(&links, &mut [(Instant::now(), 0); 2]).await?;
-        let Ok(used) = (&mut program.ended).await else {
-            return Err(Failure::new(Outcome::Internal, anyhow!("cannot wait for the program")));
-        };
+        self.sample(&links).await?;
+        let used = program.ended().await.map_err(|error| Failure::new(Outcome::Internal, error))?;
         self.program = Some(used);
         if left > usize::from(ended.is_err()) {
             self.fault(None, format!("the program left {left} processes"), "they were ended".into());
@@ -336,21 +338,14 @@ impl<'a> Observed<'a> {
     ) -> Result<(), Failure> {
         let bar = progress::files_bar(self.files.len() as u64);
         let began = Instant::now();
-        let mut before = [(began, 0); 2];
         let mut ticks = interval(progress::SAMPLE_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut script = std::mem::take(&mut self.script).changes;
         script.reverse();
         loop {
             tokio::select! {
-                used = &mut program.ended => {
+                _ = program.ended() => {
                     bar.abandon();
-                    // The caller reads it again.
-                    let (tell, again) = tokio::sync::oneshot::channel();
-                    if let Ok(used) = used {
-                        let _ = tell.send(used);
-                    }
-                    program.ended = again;
                     return Ok(());
                 }
                 _ = ticks.tick() => {}
@@ -360,7 +355,7 @@ impl<'a> Observed<'a> {
                 let links = links.clone();
                 blocking(move || links.apply(&change)).await?;
             }
-            let kbit = self.sample(links, &mut before).await?;
+            let kbit = self.sample(links).await?;
             bar.set_position(arrivals.count().min(self.files.len()) as u64);
             bar.set_message(format!("a {:>7.2}  b {:>7.2} Mbit/s", kbit[0] / 1e3, kbit[1] / 1e3));
             let limit = self.args.time_limit.0;
@@ -388,11 +383,7 @@ impl<'a> Observed<'a> {
     }
 
     /// Takes and logs one sample of each link; returns the goodputs in kbit/s.
-    async fn sample(
-        &mut self,
-        links: &Arc<Links>,
-        before: &mut [(Instant, u64); 2],
-    ) -> Result<[f64; 2], Failure> {
+    async fn sample(&mut self, links: &Arc<Links>) -> Result<[f64; 2], Failure> {
         let read = links.clone();
         let reading = blocking(move || read.read()).await?;
         let mut goodputs = [0.0; 2];
@@ -400,7 +391,7 @@ impl<'a> Observed<'a> {
             let bytes = payload_bytes(&reading, link);
             self.down_bytes[link.index()] = bytes.or(self.down_bytes[link.index()]);
             let (now, bytes) = (Instant::now(), bytes.unwrap_or_default());
-            let (then, earlier) = std::mem::replace(&mut before[link.index()], (now, bytes));
+            let (then, earlier) = std::mem::replace(&mut self.sampled[link.index()], (now, bytes));
             let span_s = (now - then).as_secs_f64();
             let kbit = if span_s > 0.0 { bytes.saturating_sub(earlier) as f64 * 8e-3 / span_s } else { 0.0 };
             goodputs[link.index()] = kbit;

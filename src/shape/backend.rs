@@ -76,7 +76,7 @@ pub trait Backend: Send {
     /// Returns the rows with counters; cheap enough for ten times a second.
     ///
     /// # Errors
-    /// What carries the links is gone: the run cannot go on.
+    /// The process or device that carries the links is gone: the run cannot go on.
     fn read(&mut self) -> Result<Vec<ActiveShaping>>;
 
     /// Returns what went wrong since the last call (an overload); seen when counters are read.

@@ -251,7 +251,7 @@ impl Shaper {
     /// this is called a profile's own values are in force.
     ///
     /// # Errors
-    /// What plays them cannot be started.
+    /// Their player cannot be started.
     pub fn play(&mut self) -> Result<()> {
         self.plays = true;
         LinkId::BOTH.into_iter().try_for_each(|link| self.play_link(link))
