@@ -126,7 +126,7 @@ fn run_end(args: &ClientArgs, ends: &RunFacts, totals: &Totals, outcome: &Result
         program: None,
     };
     let faults = ends.job.as_ref().map(|job| job.log.faults()).unwrap_or_default();
-    end.summary = summary(args, &end, outcome, faults);
+    end.summary = summary(&args.schedule.to_string(), end.bytes, &end, outcome, faults);
     end
 }
 
@@ -202,22 +202,23 @@ fn bounds(ends: &RunFacts, totals: &Totals) -> Option<Bounds> {
     Some(Bounds { plain_ms: plain * 1e3, tcp_ms: tcp * 1e3, credible_ms: (credible - tolerance) * 1e3 })
 }
 
-/// One sentence for people.
-fn summary(
-    args: &ClientArgs,
+/// Returns one sentence for people. `label` names the schedule or the program; a link's share is of `arrived`
+/// bytes.
+pub fn summary(
+    label: &str,
+    arrived: u64,
     end: &RunEnd,
     outcome: &Result<(), Failure>,
     faults: (u64, Option<Fault>),
 ) -> String {
     if let Err(failure) = outcome {
-        return format!("{} ended after {} files: {}.", args.schedule, end.files, explained(&failure.error));
+        return format!("{label} ended after {} files: {}.", end.files, explained(&failure.error));
     }
     let seconds = end.elapsed_ms.unwrap_or_default() / 1e3;
     let mbytes = end.bytes as f64 / 1e6;
-    let share = |link: LinkId| end.links.get(link).bytes as f64 * 100.0 / (end.bytes.max(1)) as f64;
+    let share = |link: LinkId| end.links.get(link).bytes as f64 * 100.0 / (arrived.max(1)) as f64;
     let mut text = format!(
-        "{} fetched {} files ({mbytes:.1} MB) in {seconds:.3} s, {:.0} % from a and {:.0} % from b",
-        args.schedule,
+        "{label} fetched {} files ({mbytes:.1} MB) in {seconds:.3} s, {:.0} % from a and {:.0} % from b",
         end.files,
         share(LinkId::A),
         share(LinkId::B)

@@ -87,12 +87,26 @@ pub struct LinkSetup {
 
 impl LinkSetup {
     pub fn load(args: &ClientArgs) -> Result<LinkSetup> {
-        let channel = args.channel.as_deref().map(ChannelConfig::load).transpose()?;
-        let profiles = channel::profiles(channel.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
-        let script = args.script.as_deref().map(Script::load).transpose()?;
+        let profiles = [args.link_a.as_deref(), args.link_b.as_deref()];
+        LinkSetup::named(profiles, args.channel.as_deref(), args.script.as_deref(), args.backend)
+    }
+
+    /// Loads the links' profiles, their channel and the script of their changes.
+    ///
+    /// # Errors
+    /// One of them is not found or invalid, or the script changes a link that cannot be changed.
+    pub fn named(
+        profiles: [Option<&str>; 2],
+        channel: Option<&str>,
+        script: Option<&Path>,
+        backend: BackendChoice,
+    ) -> Result<LinkSetup> {
+        let channel = channel.map(ChannelConfig::load).transpose()?;
+        let profiles = channel::profiles(channel.as_ref(), profiles)?;
+        let script = script.map(Script::load).transpose()?;
         let changed = script.iter().flat_map(Script::links);
         for link in changed {
-            if args.backend == BackendChoice::None {
+            if backend == BackendChoice::None {
                 bail!("the script changes link {link}, and --backend none shapes nothing: leave one out");
             }
             if channel.as_ref().is_some_and(|channel| channel.link(link).is_some()) {

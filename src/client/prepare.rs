@@ -18,6 +18,7 @@ use crate::log::schema;
 use crate::log::schema::{Event, Log, PerLink};
 use crate::manifest;
 use crate::schedule::{Schedule, Scheduler};
+use crate::shape::backend::BackendChoice;
 use crate::units::LinkId;
 
 /// The state of a run before its first request.
@@ -51,7 +52,7 @@ pub async fn prepare(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<Ready,
         let (a, b) = picked.map_err(unreachable)?;
         start.servers.a.address = Some(a.address.to_string());
         start.servers.b.address = Some(b.address.to_string());
-        let links = shape(args, asked, [&a, &b], &log).await?;
+        let links = shape(asked, [&a, &b], args.backend, args.seed, &log).await?;
         *shaped = Some(links.clone());
         let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
         describe(&mut start.servers.a, &ia);
@@ -138,48 +139,47 @@ fn no_list(args: &ClientArgs, a: &ServerCapabilities, b: &ServerCapabilities) ->
 }
 
 pub async fn shape(
-    args: &ClientArgs,
     asked: LinkSetup,
     peers: [&Origin; 2],
+    choice: BackendChoice,
+    seed: u64,
     log: &Arc<Log>,
 ) -> Result<Arc<Links>, Failure> {
     let servers = peers.map(|peer| peer.address.ip());
-    let (choice, seed, log) = (args.backend, args.seed, log.clone());
+    let log = log.clone();
     blocking(move || Links::start(asked, servers, choice, seed, log).map(Arc::new)).await
 }
 
 fn first_record(args: &ClientArgs, shapes: bool, log: &Log) -> schema::RunStart {
-    let unknown = |name: &String| schema::Server {
-        name: name.clone(),
-        address: None,
-        software: None,
-        http_version: None,
-        digests: None,
-        rtt_ms: None,
-        congestion_control: None,
-    };
+    schema::RunStart {
+        seed: args.seed,
+        schedule: args.schedule.to_string(),
+        pipeline: args.pipeline.to_string(),
+        congestion_control: args.congestion.clone(),
+        verify: !args.no_verify,
+        sync: args.sync,
+        segment_duration_ms: args.segment_duration.ms(),
+        startup_segments: args.startup,
+        ..first_facts(PerLink { a: &args.servers[0], b: &args.servers[1] }, shapes, log)
+    }
+}
+
+/// Returns the first record with all that does not depend on who fetches.
+pub fn first_facts(servers: PerLink<&str>, shapes: bool, log: &Log) -> schema::RunStart {
+    let unknown = |name: &str| schema::Server { name: name.to_string(), ..schema::Server::default() };
     schema::RunStart {
         version: env!("CARGO_PKG_VERSION").into(),
         command_line: std::env::args().collect(),
         kernel: doctor::kernel(),
         doctor: doctor::findings(shapes),
-        seed: args.seed,
-        schedule: args.schedule.to_string(),
-        pipeline: args.pipeline.to_string(),
-        congestion_control: args.congestion.clone(),
-        servers: PerLink { a: unknown(&args.servers[0]), b: unknown(&args.servers[1]) },
-        files: None,
-        verify: !args.no_verify,
-        sync: args.sync,
+        servers: PerLink::of(|link| unknown(servers.get(link))),
         wall_clock: log.wall_clock(),
-        segment_duration_ms: args.segment_duration.ms(),
-        startup_segments: args.startup,
-        cell: None,
         commit: option_env!("TWINLINK_COMMIT").filter(|commit| !commit.is_empty()).map(str::to_string),
+        ..schema::RunStart::default()
     }
 }
 
-fn describe(server: &mut schema::Server, introduction: &ServerCapabilities) {
+pub fn describe(server: &mut schema::Server, introduction: &ServerCapabilities) {
     server.software = introduction.software.clone();
     server.http_version = Some(introduction.http_version.clone());
     server.digests = Some(introduction.list.is_some());

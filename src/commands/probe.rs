@@ -12,8 +12,6 @@ use crate::client::origin::Origin;
 use crate::client::signals::Signals;
 use crate::client::{LinkSetup, blocking};
 use crate::commands::link::show;
-use crate::config::channel;
-use crate::config::channel::ChannelConfig;
 use crate::log::schema;
 use crate::log::schema::{Log, PerLink, Probe, Stdout};
 use crate::shape::backend::BackendChoice;
@@ -56,9 +54,9 @@ pub struct ProbeArgs {
 }
 
 pub fn main(args: &ProbeArgs) -> Result<()> {
-    let channel = args.channel.as_deref().map(ChannelConfig::load).transpose()?;
-    let profiles = channel::profiles(channel.as_ref(), [args.link_a.as_deref(), args.link_b.as_deref()])?;
-    let probes = client::runtime()?.block_on(run(args, LinkSetup { profiles, channel, script: None }))?;
+    let profiles = [args.link_a.as_deref(), args.link_b.as_deref()];
+    let asked = LinkSetup::named(profiles, args.channel.as_deref(), None, args.backend)?;
+    let probes = client::runtime()?.block_on(run(args, asked))?;
     if args.json { print_json(&probes) } else { print(&format!("{}\n", table(&probes))) }?;
     let bad = probes.iter().filter(|probe| probe.ok == Some(false)).count();
     if bad > 0 {

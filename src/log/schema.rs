@@ -66,7 +66,7 @@ impl Event {
 }
 
 /// The configuration of the run, before anything happened.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunStart {
     pub version: String,

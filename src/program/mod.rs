@@ -22,14 +22,14 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::bound;
 use crate::bound::TcpSegments;
+use crate::client::finish::summary;
 use crate::client::links::{CounterReading, Links};
-use crate::client::origin::{Origin, ServerCapabilities};
+use crate::client::origin::Origin;
+use crate::client::prepare::{describe, first_facts, shape};
 use crate::client::signals::Signals;
 use crate::client::transfer::Failure;
 use crate::client::{LinkSetup, blocking, progress, reach, runtime, unshape};
-use crate::config::channel::{self, ChannelConfig};
 use crate::config::script::Script;
-use crate::doctor;
 use crate::log::outcome::Outcome;
 use crate::log::schema::{self, Event, Fault, LinkTotals, Log, PerLink, ProgramEnd, RunEnd, Sample};
 use crate::log::writer::Stdout;
@@ -38,7 +38,7 @@ use crate::qoe::{self, Arrival, Rule};
 use crate::results::{self, Folder};
 use crate::shape::backend::BackendChoice;
 use crate::shape::control::server::ControlServer;
-use crate::text::{duration, explained, print};
+use crate::text::{duration, print};
 use crate::units::{ByteCount, Delay, Direction, LinkId};
 use account::{Account, FileState, FoundFile};
 use arrivals::Arrivals;
@@ -136,12 +136,10 @@ impl ProgramArgs {
     /// Loads the links' profiles, channel and script.
     ///
     /// # Errors
-    /// One of them is not found or invalid.
+    /// As [`LinkSetup::named`].
     pub fn links(&self) -> Result<LinkSetup> {
-        let channel = self.channel.as_deref().map(ChannelConfig::load).transpose()?;
-        let profiles = channel::profiles(channel.as_ref(), [self.link_a.as_deref(), self.link_b.as_deref()])?;
-        let script = self.script.as_deref().map(Script::load).transpose()?;
-        Ok(LinkSetup { profiles, channel, script })
+        let profiles = [self.link_a.as_deref(), self.link_b.as_deref()];
+        LinkSetup::named(profiles, self.channel.as_deref(), self.script.as_deref(), self.backend)
     }
 }
 
@@ -273,9 +271,7 @@ impl<'a> Observed<'a> {
         let (a, b) = picked.map_err(unreachable)?;
         start.servers.a.address = Some(a.address.to_string());
         start.servers.b.address = Some(b.address.to_string());
-        let servers = [a.address.ip(), b.address.ip()];
-        let (choice, seed, log) = (self.args.backend, self.args.seed, self.log.clone());
-        let links = blocking(move || Links::start(setup, servers, choice, seed, log).map(Arc::new)).await?;
+        let links = shape(setup, [&a, &b], self.args.backend, self.args.seed, &self.log).await?;
         self.links = Some(links.clone());
         let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
         for (server, found) in [(&mut start.servers.a, &ia), (&mut start.servers.b, &ib)] {
@@ -540,25 +536,14 @@ impl<'a> Observed<'a> {
 
     fn first_record(&self, shapes: bool) -> schema::RunStart {
         let args = self.args;
-        let unknown = |name: &str| schema::Server { name: name.to_string(), ..schema::Server::default() };
         schema::RunStart {
-            version: env!("CARGO_PKG_VERSION").into(),
-            command_line: std::env::args().collect(),
-            kernel: doctor::kernel(),
-            doctor: doctor::findings(shapes),
             seed: args.seed,
             schedule: args.label(),
             pipeline: "auto".into(),
-            congestion_control: None,
-            servers: PerLink::of(|link| unknown(args.servers().get(link))),
-            files: None,
             verify: true,
-            sync: false,
-            wall_clock: self.log.wall_clock(),
             segment_duration_ms: args.segment_duration.ms(),
             startup_segments: args.startup,
-            cell: None,
-            commit: option_env!("TWINLINK_COMMIT").filter(|commit| !commit.is_empty()).map(str::to_string),
+            ..first_facts(args.servers(), shapes, &self.log)
         }
     }
 
@@ -592,7 +577,8 @@ impl<'a> Observed<'a> {
             program: self.program.map(|used| self.program_end(used)),
             ..RunEnd::default()
         };
-        end.summary = self.summary(&end, outcome);
+        let arrived = end.links.a.bytes + end.links.b.bytes;
+        end.summary = summary(&self.args.label(), arrived, &end, outcome, self.log.faults());
         end
     }
 
@@ -651,34 +637,6 @@ impl<'a> Observed<'a> {
             requests: self.account.links.as_ref().map(|links| links.a.requests + links.b.requests),
         }
     }
-
-    /// One sentence for people.
-    fn summary(&self, end: &RunEnd, outcome: &Result<(), Failure>) -> String {
-        let label = self.args.label();
-        if let Err(failure) = outcome {
-            return format!("{label} ended after {} files: {}.", end.files, explained(&failure.error));
-        }
-        let share = |link: LinkId| {
-            let both: u64 = LinkId::BOTH.iter().map(|&link| end.links.get(link).bytes).sum();
-            end.links.get(link).bytes as f64 * 100.0 / both.max(1) as f64
-        };
-        let mut text = format!(
-            "{label} fetched {} files ({:.1} MB) in {:.3} s, {:.0} % from a and {:.0} % from b",
-            end.files,
-            end.bytes as f64 / 1e6,
-            end.elapsed_ms.unwrap_or_default() / 1e3,
-            share(LinkId::A),
-            share(LinkId::B)
-        );
-        if let (Some(bound_ms), Some(efficiency)) = (end.bound_ms, end.efficiency) {
-            text += &format!("; the bound is {:.3} s, efficiency {efficiency:.3}", bound_ms / 1e3);
-        }
-        if let (count, Some(first)) = self.log.faults() {
-            let count = if count == 1 { "one fault, ".into() } else { format!("{count} faults, the first ") };
-            text += &format!("; {count}{}", first.what);
-        }
-        text + "."
-    }
 }
 
 /// Estimates the payload that a shaper let pass on the way down: its frames less the headers of each.
@@ -735,12 +693,4 @@ fn tail(path: &Path) -> String {
         Ok(String::from_utf8_lossy(&last[..read]).trim_end().lines().last().unwrap_or_default().to_string())
     };
     read().unwrap_or_default()
-}
-
-fn describe(server: &mut schema::Server, found: &ServerCapabilities) {
-    server.software = found.software.clone();
-    server.http_version = Some(found.http_version.clone());
-    server.digests = Some(found.list.is_some());
-    server.rtt_ms = found.rtt.map(|rtt| rtt.as_secs_f64() * 1e3);
-    server.congestion_control = found.sender.as_ref().and_then(|told| told.congestion_control.clone());
 }

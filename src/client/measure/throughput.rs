@@ -73,7 +73,7 @@ async fn measure_all(
     let unreachable = |error| Failure::new(Outcome::Unreachable, error);
     let resolve = |link: LinkId| Origin::resolve(link, &args.servers[link.index()], args.congestion.clone());
     let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;
-    let links = kept.insert(shape(args, asked, [&a, &b], log).await?).clone();
+    let links = kept.insert(shape(asked, [&a, &b], args.backend, args.seed, log).await?).clone();
     let patience = args.give_up.0;
     let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
     let files = manifest::agree(args.files.as_deref(), ia.list, ib.list)
