@@ -70,8 +70,8 @@ impl Reply {
 /// steps.
 pub const LONGEST: u64 = 4 * 1024 * 1024;
 
-/// How long a running client may take: a change is a few runs of tc.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for an answer: `tc` takes seconds for a change on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where a running client listens: `$TWINLINK_CONTROL`, else `/run/twinlink/control.sock`.
 pub fn path() -> PathBuf {
@@ -129,8 +129,8 @@ pub fn ask_at(path: &Path, request: &ControlRequest) -> Result<Option<Vec<Active
 }
 
 fn exchange(mut stream: UnixStream, request: &ControlRequest) -> Result<String> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
     stream.write_all(line.as_bytes())?;

@@ -16,7 +16,9 @@ use super::client;
 use super::client::{ControlRequest, Reply};
 use crate::shape::active_shaping::ActiveShaping;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long one connection may take to send its request, or to take the answer. The act between has no limit:
+/// what was changed has to be told.
+const PEER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Listens until it is dropped, then removes the socket.
 pub struct ControlServer {
@@ -56,10 +58,8 @@ impl ControlServer {
         let act = Arc::new(act);
         loop {
             let Ok((stream, _)) = self.listener.accept().await else { continue };
-            match timeout(PATIENCE, answer(stream, act.clone())).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!("a request on the control socket failed: {error:#}"),
-                Err(_) => tracing::warn!("a request on the control socket took too long"),
+            if let Err(error) = answer(stream, act.clone()).await {
+                tracing::warn!("a request on the control socket failed: {error:#}");
             }
         }
     }
@@ -89,7 +89,8 @@ where
 {
     let (reading, mut writing) = stream.split();
     let mut line = String::new();
-    BufReader::new(reading.take(client::LONGEST)).read_line(&mut line).await?;
+    let mut reading = BufReader::new(reading.take(client::LONGEST));
+    timeout(PEER_TIMEOUT, reading.read_line(&mut line)).await.context("no request came")??;
     if line.is_empty() {
         // A connection that only checks for a listener waits for no answer.
         return Ok(());
@@ -105,7 +106,7 @@ where
     let reply = reply.unwrap_or_else(|error| Reply::failed(&error));
     let mut text = serde_json::to_vec(&reply)?;
     text.push(b'\n');
-    writing.write_all(&text).await?;
+    timeout(PEER_TIMEOUT, writing.write_all(&text)).await.context("nobody takes the answer")??;
     Ok(())
 }
 
@@ -129,5 +130,28 @@ mod tests {
         remove_abandoned(&socket).unwrap();
         assert!(!socket.exists());
         remove_abandoned(&socket).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_change_is_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let server = ControlServer { path: path.clone(), listener: UnixListener::bind(&path).unwrap() };
+        let (begun, is_begun) = std::sync::mpsc::channel();
+        let (release, released) = std::sync::mpsc::channel();
+        let released = std::sync::Mutex::new(released);
+        tokio::spawn(server.serve(move |_| {
+            begun.send(()).unwrap();
+            released.lock().unwrap().recv().unwrap();
+            Ok(Vec::new())
+        }));
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(b"{\"op\":\"show\"}\n").await.unwrap();
+        tokio::task::spawn_blocking(move || is_begun.recv().unwrap()).await.unwrap();
+        tokio::time::advance(10 * PEER_TIMEOUT).await;
+        release.send(()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("\"ok\":true"), "{answer}");
     }
 }
