@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -232,6 +233,36 @@ struct TransferState {
     encodes: [bool; 2],
 }
 
+/// The state of a transfer while one task holds it. Its release tells the links that wait, where the
+/// scheduler's state has changed for them.
+struct Board<'a> {
+    state: MutexGuard<'a, TransferState>,
+    waiting: &'a Notify,
+    changes: u64,
+}
+
+impl Deref for Board<'_> {
+    type Target = TransferState;
+
+    fn deref(&self) -> &TransferState {
+        &self.state
+    }
+}
+
+impl DerefMut for Board<'_> {
+    fn deref_mut(&mut self) -> &mut TransferState {
+        &mut self.state
+    }
+}
+
+impl Drop for Board<'_> {
+    fn drop(&mut self) {
+        if self.state.scheduler.changes() != self.changes {
+            self.waiting.notify_waiters();
+        }
+    }
+}
+
 impl TransferState {
     /// Forgets what has come of a segment, which is of no use.
     fn drop_version(&mut self, segment: usize) {
@@ -319,8 +350,9 @@ impl Transfer {
         }
     }
 
-    fn board(&self) -> MutexGuard<'_, TransferState> {
-        self.board.lock().expect("nobody panics while holding the board")
+    fn board(&self) -> Board<'_> {
+        let state = self.board.lock().expect("nobody panics while holding the board");
+        Board { changes: state.scheduler.changes(), state, waiting: &self.changed }
     }
 
     pub fn gauge(&self, link: LinkId) -> &LinkMetrics {
@@ -551,8 +583,6 @@ impl Transfer {
             board.drop_version(segment);
             board.scheduler.restart(segment, None);
         }
-        drop(board);
-        self.changed.notify_waiters();
     }
 
     /// Whether the answers of a server fit the requests that they come for.
@@ -708,15 +738,12 @@ impl Transfer {
             return None;
         }
         board.scheduler.restart(segment, Some(link));
-        drop(board);
-        self.changed.notify_waiters();
         Some(link)
     }
 
     /// A connection is gone: what it still owed is to be fetched still.
     pub fn lost(&self, link: LinkId) {
         self.schedule(|scheduler, _| scheduler.lost(link));
-        self.changed.notify_waiters();
     }
 
     /// The server of `link` cannot bring a segment, for the reason given: it is not asked for it again. The
@@ -754,7 +781,6 @@ impl Transfer {
         if !had_changed {
             self.fault(link, what, action);
         }
-        self.changed.notify_waiters();
     }
 
     /// No server brings a segment, for the reason given: it is left, and the run ends with that reason
@@ -826,14 +852,21 @@ impl Transfer {
             return None;
         }
         let names: Vec<&str> = abandoned.iter().map(|&index| self.segments[index].name.as_str()).collect();
-        let names = names.join(", ");
+        let what = match names.len() {
+            all if all == self.segments.len() => "cannot fetch any file".to_string(),
+            few if few <= MOST_NAMED => {
+                format!("cannot fetch {}: all other files are there", names.join(", "))
+            }
+            many => format!(
+                "cannot fetch {} and {} more: all other files are there",
+                names[..MOST_NAMED].join(", "),
+                many - MOST_NAMED
+            ),
+        };
         let Failure { exit, error } = board.refused.remove(&first).unwrap_or_else(|| {
             Failure::new(Outcome::ServerAway, anyhow!("the one server that could bring it was given up"))
         });
-        Some(Failure {
-            exit,
-            error: error.context(format!("cannot fetch {names}: all other files are there")),
-        })
+        Some(Failure { exit, error: error.context(what) })
     }
 
     /// Ends the run, from outside of the tasks that fetch.
@@ -866,9 +899,7 @@ impl Transfer {
 
     /// Gives a link up. Returns whether the rest can still be fetched.
     pub fn give_up(&self, link: LinkId) -> bool {
-        let can_go_on = self.board().scheduler.give_up(link);
-        self.changed.notify_waiters();
-        can_go_on
+        self.board().scheduler.give_up(link)
     }
 
     /// Waits until there is something for `link` to fetch, or until there will not be.
@@ -906,9 +937,6 @@ impl Transfer {
         totals.last_file = Some(at);
         drop(board);
         self.gauge(link).files.fetch_add(1, Ordering::Relaxed);
-        if self.schedule(|scheduler, _| scheduler.is_done()) {
-            self.changed.notify_waiters();
-        }
     }
 
     pub fn received_head(&self, bytes: usize) {
@@ -921,7 +949,8 @@ impl Transfer {
 
     /// How many files are not there yet.
     pub fn missing(&self) -> u64 {
-        let totals = &self.board().totals;
+        let board = self.board();
+        let totals = &board.totals;
         self.segments.len() as u64 - totals.files - totals.resumed_files
     }
 
@@ -1029,6 +1058,28 @@ mod tests {
             assert_eq!(job.fetch_again(0, &finished), again);
             assert_eq!(job.came_wrong(), ["x0"]);
             job.schedule(|scheduler, _| scheduler.ended(LinkId::A));
+        }
+    }
+
+    #[test]
+    fn work_that_comes_back_wakes_the_link_that_waits() {
+        let gone = || Failure::new(Outcome::MissingFile, anyhow!("it is not there"));
+        let cases: [(&str, &dyn Fn(&Transfer)); 6] = [
+            ("passed over", &|job| job.schedule(|scheduler, _| scheduler.passed_over(LinkId::A))),
+            ("lost", &|job| job.lost(LinkId::A)),
+            ("another version", &|job| job.version_changed(LinkId::A, 0)),
+            ("excluded", &|job| job.exclude(LinkId::A, 0, gone())),
+            ("given up", &|job| assert!(job.give_up(LinkId::A))),
+            ("abandoned", &|job| job.abandon(LinkId::A, 0, gone())),
+        ];
+        for (name, comes_back) in cases {
+            let job = job(&LinkId::BOTH);
+            job.next(LinkId::A, Instant::now()).unwrap();
+            assert!(job.next(LinkId::B, Instant::now()).is_err(), "{name}: there is one file");
+            let mut waiting = std::pin::pin!(job.changed.notified());
+            assert!(!waiting.as_mut().enable(), "{name}");
+            comes_back(&job);
+            assert!(waiting.as_mut().enable(), "{name}: nobody is told");
         }
     }
 }

@@ -110,6 +110,7 @@ pub struct Scheduler {
     least_share: f64,
     /// Segments that come last: an answer with them broke off.
     deferred: HashSet<usize>,
+    changes: u64,
 }
 
 impl Scheduler {
@@ -138,7 +139,14 @@ impl Scheduler {
             abandoned: BTreeSet::new(),
             least_share: 0.0,
             deferred: HashSet::new(),
+            changes: 0,
         }
+    }
+
+    /// Returns the number of events so far after which a link that waits may find work, or need not wait any
+    /// longer. A caller that sees it grow asks [`Scheduler::next`] for the links that wait.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Sets the share of the other link's rate below which a link counts as slow; 0 for no such share.
@@ -284,6 +292,7 @@ impl Scheduler {
 
     /// `link` lost its connection: what it still owed is to be fetched still.
     pub fn lost(&mut self, link: LinkId) {
+        self.changes += 1;
         let asked = self.flow(link).closed();
         for asked in asked.iter().rev() {
             self.put_back(link, asked);
@@ -303,6 +312,7 @@ impl Scheduler {
         for (from, to) in have.gaps(from, to.or(self.sizes.of(segment))).into_iter().rev() {
             let to = to.filter(|&to| Some(to) != self.sizes.of(segment));
             let part = PartRequest { segment, from, to };
+            self.changes += 1;
             if last {
                 self.pool.push_back(part, owner, &self.sizes);
             } else {
@@ -341,6 +351,7 @@ impl Scheduler {
         let owed: Vec<_> = asked.map(|asked| (asked.clone(), asked.void = true).0).collect();
         owed.iter().for_each(|asked| self.put_back(link, asked));
         self.pool.hand_over(|part| part.segment == segment, link.other(), &self.sizes);
+        self.changes += 1;
         true
     }
 
@@ -357,6 +368,7 @@ impl Scheduler {
         }
         self.open.remove(&segment);
         self.abandoned.insert(segment);
+        self.changes += 1;
     }
 
     /// Returns the segments that no link can bring.
@@ -375,6 +387,7 @@ impl Scheduler {
         if !std::mem::replace(&mut self.complete[segment], true) {
             self.completed += 1;
             self.open.remove(&segment);
+            self.changes += u64::from(self.is_done());
         }
     }
 
@@ -431,6 +444,7 @@ impl Scheduler {
         }
         let only = self.owner_of(segment, only.or(self.owners[segment]));
         self.pool.put_back(PartRequest::whole(segment), only, &self.sizes);
+        self.changes += 1;
     }
 
     /// Discards the received ranges of the segment that is being answered on `link`; the answer brings all of
@@ -468,6 +482,7 @@ impl Scheduler {
     /// the other server cannot bring, which are abandoned.
     pub fn give_up(&mut self, link: LinkId) -> bool {
         self.flow(link).dead = true;
+        self.changes += 1;
         let other = link.other();
         let own = self.pool.own(link);
         if self.is_done() {
