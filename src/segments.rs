@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 
 use crate::manifest::SUMS;
 use crate::results::Folder;
-use crate::text::print;
+use crate::text::{count, print};
 use crate::units::ByteCount;
 
 const MAX_COUNT: u32 = 1_000_000;
@@ -63,7 +63,8 @@ pub struct SegmentsArgs {
 pub fn main(args: SegmentsArgs) -> Result<()> {
     let set = Set::new(args.count, args.mean_size, args.seed)?;
     set.write(&args.dir).with_context(|| format!("cannot write the segments to {}", args.dir.display()))?;
-    print(&format!("{} segments, {} bytes, in {}\n", set.sizes.len(), set.bytes(), args.dir.display()))
+    let segments = count(set.sizes.len() as u64, "segment");
+    print(&format!("{segments}, {} bytes, in {}\n", set.bytes(), args.dir.display()))
 }
 
 /// A set of segments, before it is written.

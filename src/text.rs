@@ -33,13 +33,14 @@ pub fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{}", lines(line));
 }
 
-/// Returns a remedy for a system error whose cause is room: on a disk, in a quota, under a limit.
+/// Returns a remedy for a system error whose cause is room: on a disk, in a quota, under a limit on files.
 pub fn remedy(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let own = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
     let code = own.or_else(|| error.downcast_ref::<rustix::io::Errno>().map(|error| error.raw_os_error()))?;
     match code {
         libc::EFBIG => Some("raise the limit on the size of files (ulimit -f)"),
         libc::ENOSPC => Some("free some space there, or name a folder on another disk"),
+        libc::EMFILE => Some("raise the limit on open files (ulimit -n)"),
         libc::EDQUOT => Some("free some of this user's quota, or name a folder on another disk"),
         _ => None,
     }
@@ -51,6 +52,19 @@ pub fn explained(error: &anyhow::Error) -> String {
         Some(remedy) => format!("{error:#}: {remedy}"),
         None => format!("{error:#}"),
     }
+}
+
+/// A text with the point that ends a sentence, unless it has its end.
+pub fn sentence(mut text: String) -> String {
+    if !text.ends_with(['.', '?', '!']) {
+        text.push('.');
+    }
+    text
+}
+
+/// A number of things: "1 file", "3 files".
+pub fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A span of time as people say one: "30 ms", "0.7 s", "40 s", "2 min 5 s", "3 h 16 min".
@@ -138,7 +152,12 @@ mod tests {
 
     #[test]
     fn errors_for_want_of_room_say_what_to_do() {
-        for (code, word) in [(libc::EFBIG, "ulimit -f"), (libc::ENOSPC, "space"), (libc::EDQUOT, "quota")] {
+        for (code, word) in [
+            (libc::EMFILE, "ulimit -n"),
+            (libc::EFBIG, "ulimit -f"),
+            (libc::ENOSPC, "space"),
+            (libc::EDQUOT, "quota"),
+        ] {
             let own = anyhow::Error::from(io::Error::from_raw_os_error(code)).context("cannot write x");
             let other = rustix::io::Errno::from_raw_os_error(code);
             for error in [own, anyhow::Error::from(other).context("cannot write x")] {
@@ -148,6 +167,15 @@ mod tests {
         }
         let other = anyhow::Error::from(io::Error::from_raw_os_error(libc::EIO));
         assert_eq!(explained(&other), format!("{other:#}"));
+    }
+
+    #[test]
+    fn a_sentence_has_one_end_and_one_thing_no_plural() {
+        assert_eq!(
+            ["is it there?", "no.", "no"].map(|text| sentence(text.into())),
+            ["is it there?", "no.", "no."]
+        );
+        assert_eq!([0, 1, 2].map(|number| count(number, "file")), ["0 files", "1 file", "2 files"]);
     }
 
     #[test]

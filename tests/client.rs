@@ -187,6 +187,13 @@ fn the_command_line_is_checked() {
         (&["--schedule", "best", "x", "y"], "is not a schedule"),
         (&["--pipeline", "0", "x", "y"], "pipeline depth"),
         (&["--give-up", "10", "x", "y"], "no unit"),
+        (&["--give-up", "0s", "x", "y"], "less than a server takes to answer"),
+        (&["", "y"], "is not a server"),
+        (&["x", "y:"], "is not a port"),
+        (&["http://x/", "y"], "is not a server"),
+        (&["--files", "s{5..1}", "x", "y"], "counts from 5 to 1"),
+        (&["--files", "../x", "x", "y"], "leads to another folder"),
+        (&["--files", "s{1..99999999}", "x", "y"], "more than 1000000 files"),
     ] {
         let output = client(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
@@ -1320,6 +1327,14 @@ fn a_log_that_meets_a_limit_ends_the_run_with_its_word() {
         assert!(end["summary"].as_str().unwrap().contains("ulimit -f"), "{end}");
     }
     assert!(complete > 5, "the whole log took {complete} blocks");
+}
+
+#[test]
+fn what_init_cannot_write_whole_is_not_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let new = dir.path().join("new");
+    failed_for_want_of_room(&under_limit("-f 1", &["init", new.to_str().unwrap()]));
+    assert_eq!(fs::read_dir(&new).unwrap().count(), 0);
 }
 
 #[test]

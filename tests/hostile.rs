@@ -714,6 +714,7 @@ fn a_server_busy_beyond_give_up_is_named() {
     let args = ["--schedule", "ratio=1:0", "--give-up", "2s"];
     let output = run(&[&args[..], &[&odd, &good]].concat());
     assert!(stderr(&output).contains("asks to wait 1 h (Retry-After)"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("is not to be asked again within 2 s"), "{}", stderr(&output));
     assert_eq!(run_end(&records(&output))["exit"], "server_away");
     assert!(count.load(Ordering::SeqCst) <= 3);
 }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::client::measure;
+use crate::client::{measure, origin};
 use crate::log::schema::Stdout;
+use crate::manifest;
 use crate::schedule::{Pipeline, Schedule};
 use crate::shape::backend::BackendChoice;
 use crate::tcp;
@@ -14,7 +15,7 @@ use crate::units::{Delay, Percent};
 #[derive(Clone, Debug, clap::Args)]
 pub struct ClientArgs {
     /// The two servers, a and b: host or host:port (4455 where no port is given)
-    #[arg(value_names = ["SERVER_A", "SERVER_B"], num_args = 2, required = true)]
+    #[arg(value_names = ["SERVER_A", "SERVER_B"], num_args = 2, required = true, value_parser = server_name)]
     pub servers: Vec<String>,
     /// adaptive (splits the bytes so that both links finish together), inorder (for playback: segments in the
     /// order of their deadlines; see --segment-duration and --startup), greedy (the link with room takes the
@@ -51,7 +52,7 @@ pub struct ClientArgs {
     #[arg(long, env = "TWINLINK_LOG", value_name = "FILE")]
     pub log: Option<PathBuf>,
     /// Files to fetch, as in s{001..160}.m4s; else all in the servers' SHA256SUMS
-    #[arg(long, env = "TWINLINK_FILES", value_name = "PATTERN")]
+    #[arg(long, env = "TWINLINK_FILES", value_name = "PATTERN", value_parser = files_pattern)]
     pub files: Option<String>,
     /// Congestion control of the servers' sockets, and of the client's; each kernel's default without it
     #[arg(long, env = "TWINLINK_CONGESTION", value_name = "NAME", value_parser = tcp::CONGESTION_CONTROLS)]
@@ -69,7 +70,7 @@ pub struct ClientArgs {
     #[arg(long, env = "TWINLINK_RESUME", value_parser = clap::builder::FalseyValueParser::new(), requires = "out")]
     pub resume: bool,
     /// How long a server may be away before it is given up
-    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME")]
+    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME", value_parser = give_up_time)]
     pub give_up: Delay,
     /// A server that brings less than this share of what the other link carries, for 5 s, counts as silent; 0% for none
     #[arg(long, env = "TWINLINK_LEAST_RATE", default_value = "1%", value_name = "PERCENT")]
@@ -87,6 +88,34 @@ pub struct ClientArgs {
     /// Records on standard output where it is no terminal: all but segments and samples, segments too, or all
     #[arg(long, env = "TWINLINK_STDOUT", value_enum, default_value = "records")]
     pub stdout: Stdout,
+}
+
+/// Checks the name of a server: host or host:port.
+///
+/// # Errors
+/// It cannot be one.
+pub fn server_name(text: &str) -> Result<String, String> {
+    origin::with_port(text).map(|_| text.to_string()).map_err(|error| error.to_string())
+}
+
+/// Checks a pattern of files.
+///
+/// # Errors
+/// It names no file that could be fetched.
+pub fn files_pattern(text: &str) -> Result<String, String> {
+    manifest::expand(text).map(|_| text.to_string()).map_err(|error| format!("{error:#}"))
+}
+
+/// Reads how long a server may be away.
+///
+/// # Errors
+/// It is no time, or less than any server takes to answer.
+pub fn give_up_time(text: &str) -> Result<Delay, String> {
+    let time: Delay = text.parse()?;
+    if time < Delay::from_millis(1) {
+        return Err(format!("\"{text}\" is less than a server takes to answer: write 10s, or 1ms or more"));
+    }
+    Ok(time)
 }
 
 fn playing_time(text: &str) -> Result<Delay, String> {

@@ -12,7 +12,7 @@ use crate::log::outcome::Outcome;
 use crate::log::schema::{Event, Fault, LinkTotals, Log, PerLink, Qoe, Reconciled, RunEnd, RunStart};
 use crate::qoe::{self, Arrival, Rule};
 use crate::simulate;
-use crate::text::explained;
+use crate::text::{count, explained, sentence};
 use crate::units::LinkId;
 
 /// The facts of a run for its last record, as far as it came.
@@ -212,14 +212,15 @@ pub fn summary(
     faults: (u64, Option<Fault>),
 ) -> String {
     if let Err(failure) = outcome {
-        return format!("{label} ended after {} files: {}.", end.files, explained(&failure.error));
+        let files = count(end.files, "file");
+        return sentence(format!("{label} ended after {files}: {}", explained(&failure.error)));
     }
     let seconds = end.elapsed_ms.unwrap_or_default() / 1e3;
     let mbytes = end.bytes as f64 / 1e6;
     let share = |link: LinkId| end.links.get(link).bytes as f64 * 100.0 / (arrived.max(1)) as f64;
     let mut text = format!(
-        "{label} fetched {} files ({mbytes:.1} MB) in {seconds:.3} s, {:.0} % from a and {:.0} % from b",
-        end.files,
+        "{label} fetched {} ({mbytes:.1} MB) in {seconds:.3} s, {:.0} % from a and {:.0} % from b",
+        count(end.files, "file"),
         share(LinkId::A),
         share(LinkId::B)
     );
@@ -231,5 +232,5 @@ pub fn summary(
         let count = if count == 1 { "one fault, ".into() } else { format!("{count} faults, the first ") };
         text += &format!("; {count}{link}{}", first.what);
     }
-    text + "."
+    sentence(text)
 }

@@ -371,7 +371,7 @@ pub fn rtt_of(stream: &TcpStream) -> Option<Duration> {
 }
 
 /// `host`, `host:port`, `1.2.3.4`, `::1` or `[::1]:80`, completed with the default port.
-fn with_port(name: &str) -> Result<String> {
+pub fn with_port(name: &str) -> Result<String> {
     if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c == '/') {
         bail!("\"{name}\" is not a server; write host or host:port");
     }

@@ -28,6 +28,8 @@ const MOST_CHECKS: usize = 4;
 const MOST_STRIKES: u32 = 3;
 /// The most restarts of a file because a server reports another version.
 const MOST_RESTARTS: u32 = 3;
+/// The most files that an error names.
+const MOST_NAMED: usize = 10;
 
 /// A server that contradicts what is known of so many files, and has brought none right between them, holds
 /// other files than its list says.
@@ -792,7 +794,6 @@ impl Transfer {
         board.refused.insert(segment, reason);
         drop(board);
         self.fault(link, what, "it is left; the others are fetched".to_string());
-        self.changed.notify_waiters();
     }
 
     /// An answer with a segment broke off, and brought nothing new of what is wanted of it: the segment

@@ -43,13 +43,18 @@ fn write(dir: &Path) -> Result<()> {
         );
     }
     let folder = results::Folder::make(dir)?;
-    for (name, text) in FILES {
-        folder
-            .create_new(name)?
-            .write_all(text.as_bytes())
-            .with_context(|| format!("cannot write {}", folder.join(name).display()))?;
+    let mut made = Vec::new();
+    let written = FILES.iter().try_for_each(|(name, text)| {
+        let mut file = folder.create_new(name)?;
+        made.push(name);
+        file.write_all(text.as_bytes())
+            .with_context(|| format!("cannot write {}", folder.join(name).display()))
+    });
+    if written.is_err() {
+        // It is the failure to write that is told.
+        made.into_iter().for_each(|name| drop(folder.remove(name)));
     }
-    Ok(())
+    written
 }
 
 #[cfg(test)]

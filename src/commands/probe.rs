@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use comfy_table::{Table, presets};
 
+use crate::client::args::{give_up_time, server_name};
 use crate::client::links::Links;
 use crate::client::measure::{Prober, Rows};
 use crate::client::origin::Origin;
@@ -22,10 +23,10 @@ use crate::{client, manifest};
 #[derive(Clone, Debug, clap::Args)]
 pub struct ProbeArgs {
     /// The server at the end of link a
-    #[arg(default_value = "server-a")]
+    #[arg(default_value = "server-a", value_parser = server_name)]
     server_a: String,
     /// The server at the end of link b
-    #[arg(default_value = "server-b")]
+    #[arg(default_value = "server-b", value_parser = server_name)]
     server_b: String,
     /// Shape link a so for as long as it is measured; without any profile the links are measured as they are
     #[arg(long, value_name = "PROFILE")]
@@ -46,7 +47,7 @@ pub struct ProbeArgs {
     #[arg(long, env = "TWINLINK_FILES", value_name = "PATTERN")]
     files: Option<String>,
     /// How long a server may be silent
-    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME")]
+    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME", value_parser = give_up_time)]
     give_up: Delay,
     /// One JSON array instead of a table
     #[arg(long)]

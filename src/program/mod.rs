@@ -22,6 +22,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::bound;
 use crate::bound::TcpSegments;
+use crate::client::args::{files_pattern, give_up_time, server_name};
 use crate::client::finish::summary;
 use crate::client::links::{CounterReading, Links};
 use crate::client::origin::Origin;
@@ -66,13 +67,13 @@ pub struct ProgramArgs {
     #[arg(long, default_value_t = 1, env = "TWINLINK_SEED", value_parser = crate::units::seed)]
     pub seed: u64,
     /// The server at the end of link a, host[:port]
-    #[arg(long, value_name = "SERVER", default_value = "server-a")]
+    #[arg(long, value_name = "SERVER", default_value = "server-a", value_parser = server_name)]
     pub server_a: String,
     /// The server at the end of link b, host[:port]
-    #[arg(long, value_name = "SERVER", default_value = "server-b")]
+    #[arg(long, value_name = "SERVER", default_value = "server-b", value_parser = server_name)]
     pub server_b: String,
     /// The files to fetch, as in s{001..040}.m4s; without it, those of the servers' list
-    #[arg(long, value_name = "PATTERN", env = "TWINLINK_FILES")]
+    #[arg(long, value_name = "PATTERN", env = "TWINLINK_FILES", value_parser = files_pattern)]
     pub files: Option<String>,
     /// The folder that the program stores files in ($OUT); without it, a temporary one
     #[arg(long, value_name = "DIR")]
@@ -93,7 +94,7 @@ pub struct ProgramArgs {
     #[arg(long, value_name = "SIZE")]
     pub memory_limit: Option<ByteCount>,
     /// How long a server may take to answer before the program starts
-    #[arg(long, value_name = "TIME", default_value = "10s", env = "TWINLINK_GIVE_UP")]
+    #[arg(long, value_name = "TIME", default_value = "10s", env = "TWINLINK_GIVE_UP", value_parser = give_up_time)]
     pub give_up: Delay,
     /// How long a segment plays, for startup delay and rebuffering in the log
     #[arg(long, value_name = "TIME", default_value = "4s", env = "TWINLINK_SEGMENT_DURATION")]

@@ -303,6 +303,8 @@ impl Loaded {
 
 /// The longest line that is read, bytes: no record comes near it.
 const LONGEST_LINE: u64 = 1 << 20;
+/// A longer line is not read to its end, bytes.
+const LONGEST_SKIP: u64 = 64 << 20;
 
 /// A file's lines; what is too long for a record is cut, and so is no record.
 fn read_bounded(path: &Path) -> std::io::Result<String> {
@@ -320,7 +322,9 @@ fn read_bounded(path: &Path) -> std::io::Result<String> {
         if line.len() as u64 == LONGEST_LINE && line.last() != Some(&b'\n') {
             line.truncate(64);
             line.extend_from_slice("… (too long)\n".as_bytes());
-            reader.skip_until(b'\n')?;
+            if reader.by_ref().take(LONGEST_SKIP).skip_until(b'\n')? as u64 == LONGEST_SKIP {
+                return Err(std::io::Error::other("a line is longer than 64 MiB, so it is not a log"));
+            }
         }
         text += &harmless(&String::from_utf8_lossy(&line));
     }
@@ -425,5 +429,9 @@ mod tests {
         let text = read_bounded(file.path()).unwrap();
         assert!(text.len() < 200 && text.lines().count() == 3, "{} bytes", text.len());
         assert!(read_bounded(Path::new("/dev/zero")).is_err());
+        // A terabyte of nothing, which takes no room.
+        file.as_file().set_len(1 << 40).unwrap();
+        let error = read_bounded(file.path()).unwrap_err().to_string();
+        assert!(error.contains("longer than 64 MiB"), "{error}");
     }
 }

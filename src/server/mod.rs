@@ -46,8 +46,17 @@ pub struct ServerArgs {
     #[arg(long, env = "TWINLINK_SAMPLES", value_name = "DIR")]
     pub samples: Option<PathBuf>,
     /// Address and port to listen on
-    #[arg(long, env = "TWINLINK_LISTEN", default_value = "0.0.0.0:4455", value_name = "ADDR:PORT")]
+    #[arg(long, env = "TWINLINK_LISTEN", default_value = "0.0.0.0:4455", value_name = "ADDR:PORT", value_parser = address_and_port)]
     pub listen: String,
+}
+
+fn address_and_port(text: &str) -> Result<String, String> {
+    let port =
+        text.rsplit_once(':').filter(|(address, _)| !address.is_empty()).map(|(_, port)| port.parse::<u16>());
+    match port {
+        Some(Ok(_)) => Ok(text.into()),
+        _ => Err(format!("\"{text}\" is not an address and a port: write it as 0.0.0.0:4455 or [::]:4455")),
+    }
 }
 
 /// The limits on time, bytes and connections.

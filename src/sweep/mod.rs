@@ -17,6 +17,7 @@ use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::client;
+use crate::client::args::{give_up_time, server_name};
 use crate::log::outcome::Outcome;
 use crate::log::schema;
 use crate::shape::backend::BackendChoice;
@@ -32,10 +33,10 @@ pub struct SweepArgs {
     #[arg(value_name = "EXPERIMENT")]
     pub experiment: PathBuf,
     /// Server a: host or host:port
-    #[arg(env = "TWINLINK_SERVER_A", default_value = "server-a")]
+    #[arg(env = "TWINLINK_SERVER_A", default_value = "server-a", value_parser = server_name)]
     pub server_a: String,
     /// Server b
-    #[arg(env = "TWINLINK_SERVER_B", default_value = "server-b")]
+    #[arg(env = "TWINLINK_SERVER_B", default_value = "server-b", value_parser = server_name)]
     pub server_b: String,
     /// List the runs and do none; needs no server and no privilege
     #[arg(long)]
@@ -53,7 +54,7 @@ pub struct SweepArgs {
     #[arg(long, env = "TWINLINK_BACKEND", default_value = "auto")]
     pub backend: BackendChoice,
     /// How long a server may be away before a run gives it up
-    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME")]
+    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME", value_parser = give_up_time)]
     pub give_up: Delay,
 }
 

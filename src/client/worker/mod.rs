@@ -173,11 +173,11 @@ impl Fetcher {
             // No longer than the other server may need to be given up, since this one is asked then.
             let pause = pause.map_or(backoff, |pause: Duration| pause.clamp(backoff, self.job.give_up));
             if self.away() + pause >= self.job.give_up {
-                return self.give_up(&problem);
+                return self.give_up(&problem, pause);
             }
             // The same problem again is said once.
             if told != problem {
-                let again = format!("trying again in {} ms and from then on", pause.as_millis());
+                let again = format!("trying again in {} and from then on", duration(pause));
                 self.job.fault(self.peer.link, problem.clone(), again);
                 told = problem;
             }
@@ -202,9 +202,13 @@ impl Fetcher {
         self.moves = 0;
     }
 
-    fn give_up(&self, problem: &str) -> Result<LinkEnd, Failure> {
-        let link = self.peer.link;
-        let what = format!("{} was away for {}: {problem}", self.peer, duration(self.job.give_up));
+    /// Gives the server up, which was not to be asked again before `pause`.
+    fn give_up(&self, problem: &str, pause: Duration) -> Result<LinkEnd, Failure> {
+        let (link, give_up) = (self.peer.link, duration(self.job.give_up));
+        let what = match pause > LONGEST_BACKOFF {
+            true => format!("{} is not to be asked again within {give_up} (--give-up): {problem}", self.peer),
+            false => format!("{} was away for {give_up}: {problem}", self.peer),
+        };
         if self.job.give_up(link) {
             self.job.fault(link, what, "given up; the other server does the rest".into());
             return Ok(LinkEnd::GivenUp);

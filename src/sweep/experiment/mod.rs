@@ -15,6 +15,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 
 use crate::client::LinkSetup;
+use crate::client::args::files_pattern;
 use crate::client::measure::When;
 use crate::config::file::did_you_mean;
 use crate::log::schema::Cell;
@@ -152,6 +153,8 @@ impl Experiment {
         // Each block of repetitions has the next seed.
         crate::units::check_seed(file.seed.saturating_add(file.repetitions))
             .map_err(|error| anyhow!(error))?;
+        let files = file.files.as_deref().map(files_pattern).transpose();
+        let files = files.map_err(|problem| anyhow!("files: {problem}"))?;
         let pipelines = file.pipelines.unwrap_or_else(|| vec!["auto".into()]);
         let pipelines: Vec<String> = pipelines.iter().map(pipeline_text).collect::<Result<_>>()?;
         let congestion = match file.congestion {
@@ -168,7 +171,7 @@ impl Experiment {
             description: file.description,
             seed: file.seed,
             repetitions: file.repetitions,
-            files: file.files,
+            files,
             schedules: entries("schedules", &file.schedules, str::parse)?,
             pipelines: entries("pipelines", &pipelines, str::parse)?,
             congestion,
