@@ -1,6 +1,7 @@
 //! `twinlink lab` as the user who runs the tests and, where that is root, as an ordinary user without
 //! any capability too. Each test has folders of its own; each lab is bounded by `timeout`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::ExitStatusExt;
@@ -132,10 +133,8 @@ impl Place {
     /// The processes of this test's labs: number and command line.
     fn processes(&self) -> Vec<(i32, String)> {
         let mark = format!("TMPDIR={}", self.path("tmp").display());
-        let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<i32>().ok();
-        fs::read_dir("/proc")
-            .unwrap()
-            .filter_map(|entry| number(entry.ok()?))
+        numbers_of_processes()
+            .into_iter()
             .filter(|pid| {
                 let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
                 environment.split(|&byte| byte == 0).any(|one| one.starts_with(mark.as_bytes()))
@@ -154,6 +153,11 @@ impl Place {
             self.processes().is_empty() && is_empty("tmp") && is_empty("runtime/labs")
         });
     }
+}
+
+fn numbers_of_processes() -> Vec<i32> {
+    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    fs::read_dir("/proc").unwrap().filter_map(|entry| number(entry.ok()?)).collect()
 }
 
 fn eventually(what: &str, holds: impl Fn() -> bool) {
@@ -176,14 +180,32 @@ fn run_end(stdout: &[u8]) -> Value {
     end.unwrap_or_else(|| panic!("no run_end in {text}"))["data"].clone()
 }
 
-/// The machine's interfaces and named namespaces.
+/// The namespaces of these processes that this process is not in. One that has ended is in none, though its
+/// parent may not have noticed yet.
+fn namespaces_of(processes: &[i32]) -> BTreeSet<PathBuf> {
+    let links = |pid: &str| {
+        let lives = fs::read_link(format!("/proc/{pid}/ns/net")).is_ok();
+        let entries = fs::read_dir(format!("/proc/{pid}/ns")).into_iter().flatten().flatten();
+        let entries = entries.filter(|_| lives);
+        entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect::<BTreeSet<_>>()
+    };
+    let all: BTreeSet<_> = processes.iter().flat_map(|pid| links(&pid.to_string())).collect();
+    all.difference(&links("self")).cloned().collect()
+}
+
+/// What a lab could have left on the machine: interfaces, named namespaces and, as root, rules.
 fn network_of_the_machine() -> Vec<String> {
     let names = |dir: &str| {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
     };
     let names = names("/run/netns").into_iter().chain(names("/etc/netns")).chain(names("/sys/class/net"));
-    names.filter(|name| ["server-", "client", "br0"].iter().any(|own| name.starts_with(own))).collect()
+    let is_of_a_lab =
+        |name: &String| ["server-", "client", "br0", "twl-"].iter().any(|own| name.starts_with(own));
+    let rules = Command::new("iptables").args(["-w", "-t", "raw", "-S"]).output();
+    let rules = rules.map_or(String::new(), |output| words(&output));
+    let rules = rules.lines().filter(|line| line.contains("TWINLINK")).map(String::from);
+    names.filter(is_of_a_lab).chain(rules).collect()
 }
 
 #[test]
@@ -517,6 +539,10 @@ fn nothing_is_left_after_sigkill_of_any_process() {
             let (mut lab, outer) = start(&place, &data, client);
             let all = place.processes();
             assert!(all.len() >= 7, "the lab's three, servers, client and shell: {all:?}");
+            let namespaces = namespaces_of(&all.iter().map(|(pid, _)| *pid).collect::<Vec<_>>());
+            assert!(namespaces.len() >= 6, "networks of four hosts, mounts, processes: {namespaces:?}");
+            // The kernel gives a later process of another test the number of a namespace that is gone.
+            let alive_before = numbers_of_processes();
             let inner = all.iter().map(|(pid, _)| *pid).find(|pid| {
                 let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
                 parent_of(*pid) == outer && name.trim() == "twinlink-lab"
@@ -526,6 +552,7 @@ fn nothing_is_left_after_sigkill_of_any_process() {
             let status = lab.wait().unwrap();
             assert!(status.code() == Some(137) || status.signal() == Some(9), "{status}");
             place.expect_nothing_left();
+            eventually("no namespace is left", || namespaces_of(&alive_before).is_disjoint(&namespaces));
         }
         // A server, or what deletes the files: the lab lives on, and its end leaves nothing.
         for victim in ["server --data", "lab --data"] {
@@ -553,7 +580,7 @@ fn labs_run_side_by_side() {
     for user in users() {
         let place = Place::new(user);
         let [option, dir] = place.data(8, "100KB");
-        let labs: Vec<Child> = (0..4)
+        let labs: Vec<Child> = (0..10)
             .map(|_| {
                 let mut lab = place.lab(&[&option, &dir, "--", "--link-a", "rate-20", "--link-b", "rate-80"]);
                 lab.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -569,7 +596,7 @@ fn labs_run_side_by_side() {
             assert!(output.status.success(), "{}", words(&output));
             assert_eq!(run_end(&output.stdout)["files"], 8);
         }
-        assert_eq!(fs::read_dir(place.path("work/results")).unwrap().count(), 4);
+        assert_eq!(fs::read_dir(place.path("work/results")).unwrap().count(), 10);
         place.expect_nothing_left();
     }
 }
