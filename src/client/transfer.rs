@@ -1064,14 +1064,17 @@ mod tests {
 
     #[test]
     fn work_that_comes_back_wakes_the_link_that_waits() {
-        let gone = || Failure::new(Outcome::MissingFile, anyhow!("it is not there"));
-        let cases: [(&str, &dyn Fn(&Transfer)); 6] = [
-            ("passed over", &|job| job.schedule(|scheduler, _| scheduler.passed_over(LinkId::A))),
-            ("lost", &|job| job.lost(LinkId::A)),
-            ("another version", &|job| job.version_changed(LinkId::A, 0)),
-            ("excluded", &|job| job.exclude(LinkId::A, 0, gone())),
-            ("given up", &|job| assert!(job.give_up(LinkId::A))),
-            ("abandoned", &|job| job.abandon(LinkId::A, 0, gone())),
+        type ComesBack = fn(&Transfer);
+        fn gone() -> Failure {
+            Failure::new(Outcome::MissingFile, anyhow!("it is not there"))
+        }
+        let cases: [(&str, ComesBack); 6] = [
+            ("passed over", |job| job.schedule(|scheduler, _| scheduler.passed_over(LinkId::A))),
+            ("lost", |job| job.lost(LinkId::A)),
+            ("another version", |job| job.version_changed(LinkId::A, 0)),
+            ("excluded", |job| job.exclude(LinkId::A, 0, gone())),
+            ("given up", |job| assert!(job.give_up(LinkId::A))),
+            ("abandoned", |job| job.abandon(LinkId::A, 0, gone())),
         ];
         for (name, comes_back) in cases {
             let job = job(&LinkId::BOTH);

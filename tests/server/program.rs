@@ -137,7 +137,8 @@ fn mistakes_in_starting_it_are_explained() {
     let taken = listener.local_addr().unwrap().to_string();
     explained(&["--data", data, "--listen", &taken], "name a free address and port with --listen");
     drop(listener);
-    explained(&["--data", data, "--listen", "nowhere"], "cannot listen on nowhere");
+    explained(&["--data", data, "--listen", "nowhere"], "is not an address and a port");
+    explained(&["--data", data, "--listen", "no.where.invalid:4455"], "cannot listen on no.where.invalid");
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn a_good_experiment_is_read_as_it_is_written() {
 #[test]
 fn an_invalid_value_is_refused_by_name_with_a_remedy() {
     let cases: &[(&str, &str, &[&str])] = &[
-        ("seed = 7", "seed = 7\nfiles = \"s{9..1}\"", &["files: ", "counts from 9 to 1"]),
+        ("s{001..010}", "s{9..1}", &["files: ", "counts from 9 to 1"]),
         ("seed = 7", "sede = 7", &["line 3", "sede", "did you mean \"seed\"?"]),
         ("repetitions = 3", "repetitions = 0", &["repetitions is 0", "1 to 1000"]),
         ("repetitions = 3", "repetitions = -1", &["line 4"]),
