@@ -20,7 +20,7 @@ use crate::results::page_for_people;
 
 use crate::commands::init;
 use crate::text::{explained, print, tell, visible, visible_json};
-use crate::{client, doctor, lab, program, report, segments, server, sweep};
+use crate::{doctor, lab, program, report, segments, server, sweep};
 
 /// A two-server, one-client network lab
 #[derive(Parser)]
@@ -37,7 +37,7 @@ enum Command {
     /// Serve a folder of segments
     Server(server::ServerArgs),
     /// Fetch all segments from two servers at once
-    Client(client::ClientArgs),
+    Client(crate::commands::client::ClientArgs),
     /// Run a program of your own between the two links, and judge it from outside
     Run(program::ProgramArgs),
     /// Do an experiment: many runs in a random order, each with its own links and schedule
@@ -86,7 +86,7 @@ impl Command {
         match self {
             Command::Lab(args) => return run_lab(args),
             Command::Server(args) => server::main(args),
-            Command::Client(args) => client::main(args, leave_report),
+            Command::Client(args) => crate::commands::client::main(args, leave_report),
             Command::Run(args) => return run_program(args),
             Command::Sweep(args) => sweep::main(args, leave_report),
             Command::Init(args) => init::main(args),
@@ -128,7 +128,7 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
                     args.command.extend(["--link-a", a, "--link-b", b].map(OsString::from));
                     (client.link_a, client.link_b) = (Some(a.into()), Some(b.into()));
                 }
-                client::LinkSetup::load(&client)?;
+                client.links()?;
                 give_up = Some(client.give_up.0);
                 if client.results.is_none() && client.log.is_none() {
                     args.command.extend(["--results".into(), "results".into()]);

@@ -378,7 +378,7 @@ pub fn check_seed(seed: u64) -> Result<u64, String> {
 }
 
 /// One value for each of the two links.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PerLink<T> {
     pub a: T,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ClientArgs;
+use super::config::RunConfig;
 use super::links::Links;
 use super::transfer::{Failure, Totals, Transfer};
 use crate::bound;
@@ -35,7 +35,7 @@ pub struct RunFacts {
 /// Writes the last record of a run. A log that cannot be written is a failure of the run, unless there is one.
 pub fn close(
     log: &Log,
-    args: &ClientArgs,
+    config: &RunConfig,
     ends: &mut RunFacts,
     outcome: Result<(), Failure>,
 ) -> (RunEnd, Result<(), Failure>) {
@@ -46,7 +46,7 @@ pub fn close(
         write(Event::RunStart(start));
     }
     let totals = ends.job.as_ref().map(|job| job.totals()).unwrap_or_default();
-    let mut record = run_end(args, ends, &totals, &outcome);
+    let mut record = run_end(config, ends, &totals, &outcome);
     for link in LinkId::BOTH {
         let Some(found) = ends.reconciled[link.index()].filter(|found| !found.ok) else { continue };
         write(Event::Fault(Fault {
@@ -81,7 +81,7 @@ pub fn close(
     (record, outcome.and(written))
 }
 
-fn run_end(args: &ClientArgs, ends: &RunFacts, totals: &Totals, outcome: &Result<(), Failure>) -> RunEnd {
+fn run_end(config: &RunConfig, ends: &RunFacts, totals: &Totals, outcome: &Result<(), Failure>) -> RunEnd {
     let log = ends.job.as_ref().map(|job| job.log.clone());
     let since_first = |at: Instant| {
         totals.first_request.map(|first| at.saturating_duration_since(first).as_secs_f64() * 1e3)
@@ -115,18 +115,18 @@ fn run_end(args: &ClientArgs, ends: &RunFacts, totals: &Totals, outcome: &Result
             .filter(|&elapsed| elapsed > 0.0)
             .zip(bounds)
             .map(|(elapsed, bounds)| bounds.plain_ms / elapsed),
-        predicted_ms: outcome.is_ok().then(|| predicted_ms(args, ends, totals)).flatten(),
+        predicted_ms: outcome.is_ok().then(|| predicted_ms(config, ends, totals)).flatten(),
         wasted_bytes: totals.wasted_bytes,
         dropped_records: 0,
-        resumed_files: args.resume.then_some(totals.resumed_files),
-        resumed_bytes: args.resume.then_some(totals.resumed_bytes),
+        resumed_files: config.resume.then_some(totals.resumed_files),
+        resumed_bytes: config.resume.then_some(totals.resumed_bytes),
         sync_ms: ends.sync_ms,
         links: PerLink { a: links(LinkId::A), b: links(LinkId::B) },
-        qoe: qoe(args, ends, totals),
+        qoe: qoe(config, ends, totals),
         program: None,
     };
     let faults = ends.job.as_ref().map(|job| job.log.faults()).unwrap_or_default();
-    end.summary = summary(&args.schedule.to_string(), end.bytes, &end, outcome, faults);
+    end.summary = summary(&config.schedule.to_string(), end.bytes, &end, outcome, faults);
     end
 }
 
@@ -138,7 +138,7 @@ const PREDICTION_SEEDS: usize = 3;
 /// Returns the simulated time of the same run (ms), with the links as they were when it began and each change
 /// at its time; `None` where a link has no rate, where an earlier run had left something, or where the
 /// simulation takes too long.
-fn predicted_ms(args: &ClientArgs, ends: &RunFacts, totals: &Totals) -> Option<f64> {
+fn predicted_ms(config: &RunConfig, ends: &RunFacts, totals: &Totals) -> Option<f64> {
     if totals.resumed_files > 0 || totals.resumed_bytes > 0 {
         return None;
     }
@@ -148,17 +148,17 @@ fn predicted_ms(args: &ClientArgs, ends: &RunFacts, totals: &Totals) -> Option<f
     let sizes: Vec<u64> = (0..job.segments.len()).map(size).collect::<Option<_>>()?;
     let congestion = ends.senders.map(|told| told.unwrap_or_else(simulate::kernels_choice));
     let channel = links.channel();
-    let schedule = args.schedule_of(job.segments.iter().map(|segment| segment.name.as_str()));
+    let schedule = config.schedule_of(job.segments.iter().map(|segment| segment.name.as_str()));
     let setup = simulate::Setup {
         profiles: &profiles,
         channel: channel.as_ref(),
         changes: &changes,
         schedule: &schedule,
-        pipeline: args.pipeline,
+        pipeline: config.pipeline,
         sizes: &sizes,
         congestion,
         kernel: simulate::kernels_choice(),
-        seed: args.seed,
+        seed: config.seed,
     };
     let began = Instant::now();
     let in_time = || began.elapsed() < PREDICTION_TIME;
@@ -166,9 +166,9 @@ fn predicted_ms(args: &ClientArgs, ends: &RunFacts, totals: &Totals) -> Option<f
 }
 
 /// Returns the quality for a viewer of the segments as they came; `None` where no media came.
-fn qoe(args: &ClientArgs, ends: &RunFacts, totals: &Totals) -> Option<Qoe> {
+fn qoe(config: &RunConfig, ends: &RunFacts, totals: &Totals) -> Option<Qoe> {
     let (job, first) = (ends.job.as_ref()?, totals.first_request?);
-    let rule = Rule { segment_duration_ms: args.segment_duration.ms(), startup_segments: args.startup };
+    let rule = Rule { segment_duration_ms: config.segment_duration.ms(), startup_segments: config.startup };
     let arrivals = totals.arrivals.iter().map(|&(index, at)| Arrival {
         index: index as u64,
         done_ms: at.saturating_duration_since(first).as_secs_f64() * 1e3,

@@ -3,7 +3,7 @@
 //! This module is the recipe of a run. [`schedule`] decides what is fetched where (pure), [`worker`]
 //! moves it, [`store`] keeps it, [`links`] shapes the way, [`finish`](end) adds it up.
 
-pub(crate) mod args;
+pub mod config;
 pub(crate) mod exchange;
 pub mod finish;
 pub(crate) mod links;
@@ -47,7 +47,7 @@ use crate::shape::backend::BackendChoice;
 use crate::shape::control::server::ControlServer;
 use crate::text::{duration, print};
 use crate::units::{Direction, LinkId};
-pub use args::ClientArgs;
+use config::RunConfig;
 use links::{CounterReading, Links};
 use origin::Origin;
 use prepare::{Ready, prepare};
@@ -57,13 +57,27 @@ use signals::Signals;
 use transfer::{Failure, Transfer};
 use worker::{Fetcher, LinkEnd};
 
-/// One run, from the command line to the exit code.
+/// Where a run's log goes.
+#[derive(Clone, Debug)]
+pub struct LogPlace {
+    /// The folder in which the run makes one of its own, unless there is a file.
+    pub results: Option<PathBuf>,
+    pub file: Option<PathBuf>,
+    pub stdout: Stdout,
+}
+
+/// Does one run. `afterwards` is told the run's own folder, however the run went.
 ///
-/// `afterwards` is told the run's folder under `--results`, however the run went.
-pub fn main(args: ClientArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
-    let asked = LinkSetup::load(&args)?;
-    let (log, folder) = open_log(&args)?;
-    let outcome = runtime()?.block_on(run(args, asked, log));
+/// # Errors
+/// The log cannot be made, or the run failed.
+pub fn main(
+    config: RunConfig,
+    links: LinkSetup,
+    place: &LogPlace,
+    afterwards: impl FnOnce(&Path),
+) -> Result<()> {
+    let (log, folder) = open_log(place)?;
+    let outcome = runtime()?.block_on(run(config, links, log));
     if let Some(folder) = folder {
         afterwards(&folder);
     }
@@ -86,16 +100,11 @@ pub struct LinkSetup {
 }
 
 impl LinkSetup {
-    pub fn load(args: &ClientArgs) -> Result<LinkSetup> {
-        let profiles = [args.link_a.as_deref(), args.link_b.as_deref()];
-        LinkSetup::named(profiles, args.channel.as_deref(), args.script.as_deref(), args.backend)
-    }
-
-    /// Loads the links' profiles, their channel and the script of their changes.
+    /// Loads profiles, channel and script by their names.
     ///
     /// # Errors
-    /// One of them is not found or invalid, or the script changes a link that cannot be changed.
-    pub fn named(
+    /// One of them is not found or invalid, or the script changes what cannot be changed.
+    pub fn load(
         profiles: [Option<&str>; 2],
         channel: Option<&str>,
         script: Option<&Path>,
@@ -128,8 +137,8 @@ impl LinkSetup {
 
 /// A run, before it begins.
 pub struct Run<'a> {
-    pub args: &'a ClientArgs,
-    pub asked: LinkSetup,
+    pub config: &'a RunConfig,
+    pub links: LinkSetup,
     pub log: Arc<Log>,
     /// Where the run stands in an experiment.
     pub cell: Option<Cell>,
@@ -145,14 +154,13 @@ pub struct FinishedRun {
     pub outcome: Result<(), Failure>,
 }
 
-async fn run(args: ClientArgs, asked: LinkSetup, log: Arc<Log>) -> Result<()> {
-    let names = asked.names();
+async fn run(config: RunConfig, links: LinkSetup, log: Arc<Log>) -> Result<()> {
+    let names = links.names();
     let mut signals = Signals::listen()?;
-    let run = Run { args: &args, asked, log, cell: None, bars: true };
+    let run = Run { config: &config, links, log, cell: None, bars: true };
     let FinishedRun { record, outcome, .. } = one_run(run, &mut signals).await;
     if progress::on_terminal() {
-        let servers = PerLink { a: args.servers[0].clone(), b: args.servers[1].clone() };
-        let summary = progress::summary(&record, &servers, names.each_ref().map(Option::as_deref));
+        let summary = progress::summary(&record, &config.servers, names.each_ref().map(Option::as_deref));
         print(&format!("{summary}\n"))?;
     }
     outcome.map_err(|failure| failure.error)
@@ -161,14 +169,14 @@ async fn run(args: ClientArgs, asked: LinkSetup, log: Arc<Log>) -> Result<()> {
 /// Does a run: shapes, fetches, logs and clears. A signal ends it like any other failure.
 pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> FinishedRun {
     let mut ends = finish::RunFacts::default();
-    let (args, log) = (run.args, run.log.clone());
+    let (config, log) = (run.config, run.log.clone());
     // Dropping the work on a signal clears the links: their owner clears them when it goes.
     let outcome = tokio::select! {
         outcome = whole_run(run, &mut ends) => outcome,
         interrupted = signals.next() => Err(interrupted),
     };
     let outcome = unshape(ends.links.clone(), outcome).await;
-    let (record, outcome) = finish::close(&log, args, &mut ends, outcome);
+    let (record, outcome) = finish::close(&log, config, &mut ends, outcome);
     FinishedRun { record, probe_ms: ends.probe_ms, outcome }
 }
 
@@ -193,23 +201,23 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 /// The log, and the run's own folder if it has one.
-fn open_log(args: &ClientArgs) -> Result<(Arc<Log>, Option<PathBuf>)> {
+fn open_log(place: &LogPlace) -> Result<(Arc<Log>, Option<PathBuf>)> {
     let run = schema::new_run_id();
-    let results = args.results.as_deref().filter(|_| args.log.is_none());
+    let results = place.results.as_deref().filter(|_| place.file.is_none());
     let folder = results.map(|dir| results::new_folder(dir, &run)).transpose()?;
-    let file = match (&folder, &args.log) {
+    let file = match (&folder, &place.file) {
         (Some(folder), _) => Some(folder.create_new(results::LOG)?),
         (None, log) => log.as_deref().map(schema::create_log_file).transpose()?,
     };
-    let stdout = if progress::on_terminal() { Stdout::Nothing } else { args.stdout };
+    let stdout = if progress::on_terminal() { Stdout::Nothing } else { place.stdout };
     let folder = folder.map(|folder| folder.path().to_path_buf());
     let page = folder.as_deref().map(results::page_for_people);
     Ok((Arc::new(Log::new(run, file, stdout)?.with_page(page)), folder))
 }
 
 async fn whole_run(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<(), Failure> {
-    let (args, bars, names) = (run.args, run.bars, run.asked.names());
-    let script = run.asked.script.clone().unwrap_or_default();
+    let (config, bars, names) = (run.config, run.bars, run.links.names());
+    let script = run.links.script.clone().unwrap_or_default();
     let ready = prepare(run, ends).await?;
     if bars && progress::on_terminal() {
         progress::tell_links(&ready.links.applied());
@@ -227,9 +235,9 @@ async fn whole_run(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<(), Fail
         let links = ready.links.clone();
         beside.spawn(control.serve(move |request| links.act(request)));
     }
-    if args.probe != When::Off {
+    if config.probe != When::Off {
         let started = Instant::now();
-        probe_links(&ready, args.probe).await?;
+        probe_links(&ready, config.probe).await?;
         ends.probe_ms = started.elapsed().as_secs_f64() * 1e3;
     }
     let peers = PerLink { a: &ready.peers.a, b: &ready.peers.b };
@@ -259,7 +267,7 @@ async fn whole_run(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<(), Fail
     outcome?;
     let after = read(&ready.links).await?;
     ends.reconciled = LinkId::BOTH.map(|link| reconciled(&ready, link, [&before, &after]));
-    if args.sync {
+    if config.sync {
         let started = Instant::now();
         let names = ready.job.segments.iter().map(|segment| segment.name.as_str());
         ready.job.store.sync(names).map_err(|error| Failure::new(Outcome::Store, error))?;

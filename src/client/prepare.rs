@@ -6,12 +6,13 @@ use std::sync::atomic::AtomicU64;
 
 use anyhow::anyhow;
 
+use super::config::RunConfig;
 use super::links::Links;
 use super::origin;
 use super::origin::{Origin, Refused, ServerCapabilities};
 use super::store::Store;
 use super::transfer::{Failure, Transfer};
-use super::{ClientArgs, LinkSetup, Run, blocking, finish, reach};
+use super::{LinkSetup, Run, blocking, finish, reach};
 use crate::doctor;
 use crate::log::outcome::Outcome;
 use crate::log::schema;
@@ -32,8 +33,8 @@ pub struct Ready {
 /// Everything before the first request, from looking the servers up to their lists. Each step's
 /// result goes into the log even if a later step fails.
 pub async fn prepare(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<Ready, Failure> {
-    let Run { args, asked, log, cell, .. } = run;
-    let start = schema::RunStart { cell, ..first_record(args, asked.shapes(), &log) };
+    let Run { config, links: setup, log, cell, .. } = run;
+    let start = schema::RunStart { cell, ..first_record(config, setup.shapes(), &log) };
     let finish::RunFacts { start: first, links: shaped, senders, .. } = ends;
     let start = first.insert(Box::new(start));
     let prepared = async {
@@ -43,44 +44,44 @@ pub async fn prepare(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<Ready,
                 error,
             )
         };
-        args.congestion.as_deref().map_or(Ok(()), origin::may_use).map_err(unreachable)?;
+        config.congestion.as_deref().map_or(Ok(()), origin::may_use).map_err(unreachable)?;
         let resolve =
-            |link: LinkId| Origin::resolve(link, &args.servers[link.index()], args.congestion.clone());
+            |link: LinkId| Origin::resolve(link, config.servers.get(link), config.congestion.clone());
         let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;
-        let patience = args.give_up.0;
+        let patience = config.give_up;
         let picked = tokio::try_join!(reach::pick_address(a, patience), reach::pick_address(b, patience));
         let (a, b) = picked.map_err(unreachable)?;
         start.servers.a.address = Some(a.address.to_string());
         start.servers.b.address = Some(b.address.to_string());
-        let links = shape(asked, [&a, &b], args.backend, args.seed, &log).await?;
+        let links = shape(setup, [&a, &b], config.backend, config.seed, &log).await?;
         *shaped = Some(links.clone());
         let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
         describe(&mut start.servers.a, &ia);
         describe(&mut start.servers.b, &ib);
         *senders = [&start.servers.a, &start.servers.b]
             .map(|server| server.congestion_control.as_deref()?.parse().ok());
-        no_list(args, &ia, &ib).map_or(Ok(()), Err)?;
-        let segments = manifest::agree(args.files.as_deref(), ia.list.clone(), ib.list.clone())
+        no_list(config, &ia, &ib).map_or(Ok(()), Err)?;
+        let segments = manifest::agree(config.files.as_deref(), ia.list.clone(), ib.list.clone())
             .map_err(|error| Failure::new(Outcome::ListsDiffer, error))?;
         start.congestion_control = ia.congestion_control.clone();
         start.files = Some(segments.len() as u64);
-        let new = segments.iter().map(|segment| segment.name.as_str()).filter(|_| !args.resume);
-        let store = Store::open(args.out.as_deref(), !args.no_verify, new)
+        let new = segments.iter().map(|segment| segment.name.as_str()).filter(|_| !config.resume);
+        let store = Store::open(config.out.as_deref(), config.verify, new)
             .and_then(|store| {
                 store.check_names(segments.iter().map(|segment| segment.name.as_str()))?;
                 Ok(store)
             })
             .map_err(|error| Failure::new(Outcome::Store, error))?;
         // The schedule `rates` needs the sizes before the clock starts.
-        let sizes = match args.schedule {
+        let sizes = match config.schedule {
             Schedule::Rates { .. } => a.sizes(&segments, patience, &AtomicU64::new(0)).await,
             _ => vec![None; segments.len()],
         };
-        let schedule = args.schedule_of(segments.iter().map(|segment| segment.name.as_str()));
-        let mut scheduler = Scheduler::new(&schedule, args.pipeline, sizes);
-        scheduler.set_least_share(args.least_rate.probability());
+        let schedule = config.schedule_of(segments.iter().map(|segment| segment.name.as_str()));
+        let mut scheduler = Scheduler::new(&schedule, config.pipeline, sizes);
+        scheduler.set_least_share(config.least_rate.probability());
         let job = Arc::new(Transfer::new(segments, scheduler, store, log.clone(), patience));
-        if args.resume {
+        if config.resume {
             let found = job.clone();
             let mut cancel = CancelOnDrop(Some(job.clone()));
             let found = tokio::task::spawn_blocking(move || found.resume()).await;
@@ -107,7 +108,7 @@ pub async fn prepare(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<Ready,
             job.fault(link, note.clone(), action.into());
         }
     }
-    if let Some(name) = &args.congestion {
+    if let Some(name) = &config.congestion {
         for link in LinkId::BOTH.into_iter().filter(|link| introductions.get(*link).sender.is_none()) {
             let what = format!("{} cannot be told to send with {name}", peers.get(link));
             job.fault(link, what, "its kernel's choice sends".into());
@@ -129,9 +130,9 @@ impl Drop for CancelOnDrop {
 
 /// Neither server has a list, nobody says what to fetch, and at least one answers oddly: its answers to
 /// made-up names would be stored.
-fn no_list(args: &ClientArgs, a: &ServerCapabilities, b: &ServerCapabilities) -> Option<Failure> {
+fn no_list(config: &RunConfig, a: &ServerCapabilities, b: &ServerCapabilities) -> Option<Failure> {
     let notes: Vec<&str> = [a, b].into_iter().flat_map(|i| &i.notes).map(String::as_str).collect();
-    if a.list.is_some() || b.list.is_some() || args.files.is_some() || notes.is_empty() {
+    if a.list.is_some() || b.list.is_some() || config.files.is_some() || notes.is_empty() {
         return None;
     }
     let error = anyhow!("no server has a list of its files ({}); name them with --files", notes.join("; "));
@@ -139,7 +140,7 @@ fn no_list(args: &ClientArgs, a: &ServerCapabilities, b: &ServerCapabilities) ->
 }
 
 pub async fn shape(
-    asked: LinkSetup,
+    setup: LinkSetup,
     peers: [&Origin; 2],
     choice: BackendChoice,
     seed: u64,
@@ -147,20 +148,20 @@ pub async fn shape(
 ) -> Result<Arc<Links>, Failure> {
     let servers = peers.map(|peer| peer.address.ip());
     let log = log.clone();
-    blocking(move || Links::start(asked, servers, choice, seed, log).map(Arc::new)).await
+    blocking(move || Links::start(setup, servers, choice, seed, log).map(Arc::new)).await
 }
 
-fn first_record(args: &ClientArgs, shapes: bool, log: &Log) -> schema::RunStart {
+fn first_record(config: &RunConfig, shapes: bool, log: &Log) -> schema::RunStart {
     schema::RunStart {
-        seed: args.seed,
-        schedule: args.schedule.to_string(),
-        pipeline: args.pipeline.to_string(),
-        congestion_control: args.congestion.clone(),
-        verify: !args.no_verify,
-        sync: args.sync,
-        segment_duration_ms: args.segment_duration.ms(),
-        startup_segments: args.startup,
-        ..first_facts(PerLink { a: &args.servers[0], b: &args.servers[1] }, shapes, log)
+        seed: config.seed,
+        schedule: config.schedule.to_string(),
+        pipeline: config.pipeline.to_string(),
+        congestion_control: config.congestion.clone(),
+        verify: config.verify,
+        sync: config.sync,
+        segment_duration_ms: config.segment_duration.ms(),
+        startup_segments: config.startup,
+        ..first_facts(PerLink { a: &config.servers.a, b: &config.servers.b }, shapes, log)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Small commands that print to standard output.
 
+pub mod client;
 pub mod health;
 pub mod hold;
 pub mod init;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use comfy_table::{Table, presets};
 
-use crate::client::args::{give_up_time, server_name};
+use crate::client::config::{give_up_time, server_name};
 use crate::client::links::Links;
 use crate::client::measure::{Prober, Rows};
 use crate::client::origin::Origin;
@@ -56,7 +56,7 @@ pub struct ProbeArgs {
 
 pub fn main(args: &ProbeArgs) -> Result<()> {
     let profiles = [args.link_a.as_deref(), args.link_b.as_deref()];
-    let asked = LinkSetup::named(profiles, args.channel.as_deref(), None, args.backend)?;
+    let asked = LinkSetup::load(profiles, args.channel.as_deref(), None, args.backend)?;
     let probes = client::runtime()?.block_on(run(args, asked))?;
     if args.json { print_json(&probes) } else { print(&format!("{}\n", table(&probes))) }?;
     let bad = probes.iter().filter(|probe| probe.ok == Some(false)).count();

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::client::{ClientArgs, LinkSetup};
+use super::client::ClientArgs;
+use crate::client::config::RunConfig;
 use crate::simulate::{Control, Prediction, Setup, kernels_choice, predict, sizes};
 use crate::text::{print, visible_json};
 
@@ -35,7 +36,7 @@ pub fn main(args: SimulateArgs) -> Result<()> {
     if let Some(server) = args.client.servers.first() {
         bail!("a simulation needs no servers: leave {server} out, and say --data DIR for the files' sizes");
     }
-    let asked = LinkSetup::load(&args.client)?;
+    let asked = args.client.links()?;
     let sizes = sizes(args.data.as_deref(), args.client.files.as_deref())?;
     let congestion = match &args.client.congestion {
         Some(name) => name.parse().map_err(anyhow::Error::msg)?,
@@ -47,17 +48,18 @@ pub fn main(args: SimulateArgs) -> Result<()> {
             "link {id} has no rate, so there is nothing to predict: give it a profile with --link-{id}"
         );
     }
-    let schedule = args.client.schedule_of([]);
+    let config = RunConfig::from(args.client.clone());
+    let schedule = config.schedule_of([]);
     let setup = Setup {
         profiles: &asked.profiles,
         channel: asked.channel.as_ref(),
         changes: asked.script.as_ref().map_or(&[], |script| &script.changes),
         schedule: &schedule,
-        pipeline: args.client.pipeline,
+        pipeline: config.pipeline,
         sizes: &sizes,
         congestion: [congestion; 2],
         kernel: kernels_choice(),
-        seed: args.client.seed,
+        seed: config.seed,
     };
     let prediction = predict(&setup, SEEDS, &|| true).context(
         "a link has no rate any more, or the files can never all arrive: see the profiles and the script",

@@ -22,7 +22,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::bound;
 use crate::bound::TcpSegments;
-use crate::client::args::{files_pattern, give_up_time, server_name};
+use crate::client::config::{files_pattern, give_up_time, server_name};
 use crate::client::finish::summary;
 use crate::client::links::{CounterReading, Links};
 use crate::client::origin::Origin;
@@ -61,7 +61,7 @@ pub struct ProgramArgs {
     #[arg(long, value_name = "FILE", env = "TWINLINK_SCRIPT")]
     pub script: Option<PathBuf>,
     /// Backend that shapes the links
-    #[arg(long, value_enum, default_value = "auto", env = "TWINLINK_BACKEND")]
+    #[arg(long, default_value = "auto", env = "TWINLINK_BACKEND")]
     pub backend: BackendChoice,
     /// Seed of all random numbers: losses, jitter and the like
     #[arg(long, default_value_t = 1, env = "TWINLINK_SEED", value_parser = crate::units::seed)]
@@ -137,10 +137,10 @@ impl ProgramArgs {
     /// Loads the links' profiles, channel and script.
     ///
     /// # Errors
-    /// As [`LinkSetup::named`].
+    /// As [`LinkSetup::load`].
     pub fn links(&self) -> Result<LinkSetup> {
-        let profiles = [self.link_a.as_deref(), self.link_b.as_deref()];
-        LinkSetup::named(profiles, self.channel.as_deref(), self.script.as_deref(), self.backend)
+        let named = [self.link_a.as_deref(), self.link_b.as_deref()];
+        LinkSetup::load(named, self.channel.as_deref(), self.script.as_deref(), self.backend)
     }
 }
 

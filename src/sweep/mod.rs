@@ -17,7 +17,7 @@ use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::client;
-use crate::client::args::{give_up_time, server_name};
+use crate::client::config::{give_up_time, server_name};
 use crate::log::outcome::Outcome;
 use crate::log::schema;
 use crate::shape::backend::BackendChoice;

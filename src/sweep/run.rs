@@ -16,6 +16,7 @@ use super::plan;
 use super::plan::PlanStep;
 use super::progress::{self, Progress};
 use crate::client;
+use crate::client::config::RunConfig;
 use crate::client::measure::throughput;
 use crate::client::origin::listed_sizes;
 use crate::client::signals::Signals;
@@ -141,17 +142,18 @@ impl Sweep<'_> {
         }
     }
 
-    /// Returns the client's options in a cell, without its schedule.
-    fn options(&self, cell: &Cell) -> Result<client::ClientArgs> {
-        let servers = [self.args.server_a.clone(), self.args.server_b.clone()];
-        let mut options = client::ClientArgs::plain(servers)?;
-        options.backend = self.args.backend;
-        options.give_up = self.args.give_up;
-        options.files = self.experiment.files.clone();
-        options.congestion = cell.congestion.clone();
-        // All schedules of a block meet the same losses, and each block meets others.
-        options.seed = self.experiment.seed.wrapping_add(cell.block);
-        Ok(options)
+    /// Returns the client's configuration in a cell, without its schedule.
+    fn config(&self, cell: &Cell) -> RunConfig {
+        RunConfig {
+            servers: PerLink { a: self.args.server_a.clone(), b: self.args.server_b.clone() },
+            backend: self.args.backend,
+            give_up: self.args.give_up.0,
+            files: self.experiment.files.clone(),
+            congestion: cell.congestion.clone(),
+            // All schedules of a block meet the same losses, and each block meets others.
+            seed: self.experiment.seed.wrapping_add(cell.block),
+            ..RunConfig::default()
+        }
     }
 
     fn condition(&self, cell: &Cell) -> Result<&Condition> {
@@ -165,8 +167,8 @@ impl Sweep<'_> {
         let Some(span) = self.experiment.throughput else { return Ok(Then::GoOn) };
         self.progress.now("throughput of ", cell);
         let asked = self.condition(cell)?.asked.clone();
-        let options = self.options(cell)?;
-        let found = throughput::measure(&options, asked, span.0, &self.log, &mut self.signals).await;
+        let config = self.config(cell);
+        let found = throughput::measure(&config, asked, span.0, &self.log, &mut self.signals).await;
         let found = match found {
             Ok(found) => found,
             Err(failure) => {
@@ -212,8 +214,8 @@ impl Sweep<'_> {
     async fn run(&mut self, cell: Cell) -> Result<Then> {
         let began = Instant::now();
         self.progress.now(&format!("{} under ", cell.schedule), &cell);
-        let end = match self.options_of_run(&cell)? {
-            Some(options) => self.transfer(&cell, options, began).await?,
+        let end = match self.config_of_run(&cell)? {
+            Some(config) => self.transfer(&cell, config, began).await?,
             None => unmeasured(cell),
         };
         let then = if end.exit == Outcome::Interrupted { Then::Stop } else { Then::GoOn };
@@ -225,15 +227,10 @@ impl Sweep<'_> {
         Ok(then)
     }
 
-    /// All that the client is asked for; `None` where the throughput that it depends on is unknown.
-    fn options_of_run(&self, cell: &Cell) -> Result<Option<client::ClientArgs>> {
+    /// Returns the client's configuration; `None` where the throughput that it depends on is unknown.
+    fn config_of_run(&self, cell: &Cell) -> Result<Option<RunConfig>> {
         let wrong = |problem: String| anyhow!("the cell {}: {problem}", cell.index);
-        let mut options = self.options(cell)?;
-        options.probe = self.experiment.probe;
-        options.segment_duration = self.experiment.segment_duration;
-        options.startup = self.experiment.startup;
-        options.pipeline = cell.pipeline.parse().map_err(wrong)?;
-        options.schedule = match cell.schedule.parse().map_err(wrong)? {
+        let schedule = match cell.schedule.parse().map_err(wrong)? {
             Policy::Fixed(schedule) => schedule,
             Policy::RatesAlone => {
                 let same = |m: &&Throughput| {
@@ -244,19 +241,21 @@ impl Sweep<'_> {
                 format!("rates={}:{}", a.round().max(1.0), b.round().max(1.0)).parse().map_err(wrong)?
             }
         };
-        Ok(Some(options))
+        Ok(Some(RunConfig {
+            schedule,
+            probe: self.experiment.probe,
+            segment_duration: self.experiment.segment_duration,
+            startup: self.experiment.startup,
+            pipeline: cell.pipeline.parse().map_err(wrong)?,
+            ..self.config(cell)
+        }))
     }
 
-    async fn transfer(
-        &mut self,
-        cell: &Cell,
-        options: client::ClientArgs,
-        began: Instant,
-    ) -> Result<CellEnd> {
+    async fn transfer(&mut self, cell: &Cell, config: RunConfig, began: Instant) -> Result<CellEnd> {
         let run = schema::new_run_id();
         let log = Arc::new(Log::new(run.clone(), Some(self.folder.new_run(&run)?), Stdout::Nothing)?);
-        let asked = self.condition(cell)?.asked.clone();
-        let run_of_cell = Run { args: &options, asked, log, cell: Some(cell.clone()), bars: false };
+        let links = self.condition(cell)?.asked.clone();
+        let run_of_cell = Run { config: &config, links, log, cell: Some(cell.clone()), bars: false };
         let FinishedRun { record, probe_ms, .. } = client::one_run(run_of_cell, &mut self.signals).await;
         let took_ms = began.elapsed().as_secs_f64() * 1e3;
         Ok(CellEnd {

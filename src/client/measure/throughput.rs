@@ -12,12 +12,13 @@ use tokio::time::{Instant, sleep};
 
 use super::load::{LoadSource, Received};
 use super::meter::{GLANCE, Meter, SEGMENT_BYTES};
+use crate::client::config::RunConfig;
 use crate::client::links::Links;
 use crate::client::origin::{Origin, rtt_of};
 use crate::client::prepare::shape;
 use crate::client::signals::Signals;
 use crate::client::transfer::Failure;
-use crate::client::{ClientArgs, LinkSetup, blocking, running, unshape};
+use crate::client::{LinkSetup, blocking, running, unshape};
 use crate::log::outcome::Outcome;
 use crate::log::schema::{Log, PerLink};
 use crate::manifest;
@@ -43,8 +44,8 @@ pub struct MeasuredThroughput {
 /// # Errors
 /// A server cannot be reached or sends nothing, the links cannot be shaped or cleared, or a signal.
 pub async fn measure(
-    args: &ClientArgs,
-    asked: LinkSetup,
+    config: &RunConfig,
+    setup: LinkSetup,
     span: Duration,
     log: &Arc<Log>,
     signals: &mut Signals,
@@ -52,7 +53,7 @@ pub async fn measure(
     let mut links = None;
     let mut found = None;
     let measuring = async {
-        found = Some(measure_all(args, asked, span, log, &mut links).await?);
+        found = Some(measure_all(config, setup, span, log, &mut links).await?);
         Ok(())
     };
     let outcome = tokio::select! {
@@ -64,19 +65,19 @@ pub async fn measure(
 }
 
 async fn measure_all(
-    args: &ClientArgs,
-    asked: LinkSetup,
+    config: &RunConfig,
+    setup: LinkSetup,
     span: Duration,
     log: &Arc<Log>,
     kept: &mut Option<Arc<Links>>,
 ) -> Result<MeasuredThroughput, Failure> {
     let unreachable = |error| Failure::new(Outcome::Unreachable, error);
-    let resolve = |link: LinkId| Origin::resolve(link, &args.servers[link.index()], args.congestion.clone());
+    let resolve = |link: LinkId| Origin::resolve(link, config.servers.get(link), config.congestion.clone());
     let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;
-    let links = kept.insert(shape(asked, [&a, &b], args.backend, args.seed, log).await?).clone();
-    let patience = args.give_up.0;
+    let links = kept.insert(shape(setup, [&a, &b], config.backend, config.seed, log).await?).clone();
+    let patience = config.give_up;
     let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
-    let files = manifest::agree(args.files.as_deref(), ia.list, ib.list)
+    let files = manifest::agree(config.files.as_deref(), ia.list, ib.list)
         .map_err(|error| Failure::new(Outcome::ListsDiffer, error))?;
     let paths: Vec<String> = files.into_iter().map(|file| file.path).collect();
     let [a, b] = [(&a, ia.keeps_alive), (&b, ib.keeps_alive)].map(|(peer, keeps_alive)| LoadSource {

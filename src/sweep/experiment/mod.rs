@@ -15,7 +15,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 
 use crate::client::LinkSetup;
-use crate::client::args::files_pattern;
+use crate::client::config::files_pattern;
 use crate::client::measure::When;
 use crate::config::file::did_you_mean;
 use crate::log::schema::Cell;

@@ -1,16 +1,18 @@
-//! The client's options, of the command line or of the environment.
+//! `twinlink client`: the client's options, of the command line or of the environment.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::client::{measure, origin};
+use crate::client;
+use crate::client::config::{RunConfig, files_pattern, give_up_time, server_name};
+use crate::client::measure;
+use crate::client::{LinkSetup, LogPlace};
 use crate::log::schema::Stdout;
-use crate::manifest;
 use crate::schedule::{Pipeline, Schedule};
 use crate::shape::backend::BackendChoice;
 use crate::tcp;
-use crate::units::{Delay, Percent};
+use crate::units::{Delay, PerLink, Percent};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct ClientArgs {
@@ -90,34 +92,6 @@ pub struct ClientArgs {
     pub stdout: Stdout,
 }
 
-/// Checks the name of a server: host or host:port.
-///
-/// # Errors
-/// It cannot be one.
-pub fn server_name(text: &str) -> Result<String, String> {
-    origin::with_port(text).map(|_| text.to_string()).map_err(|error| error.to_string())
-}
-
-/// Checks a pattern of files.
-///
-/// # Errors
-/// It names no file that could be fetched.
-pub fn files_pattern(text: &str) -> Result<String, String> {
-    manifest::expand(text).map(|_| text.to_string()).map_err(|error| format!("{error:#}"))
-}
-
-/// Reads how long a server may be away.
-///
-/// # Errors
-/// It is no time, or less than any server takes to answer.
-pub fn give_up_time(text: &str) -> Result<Delay, String> {
-    let time: Delay = text.parse()?;
-    if time < Delay::from_millis(1) {
-        return Err(format!("\"{text}\" is less than a server takes to answer: write 10s, or 1ms or more"));
-    }
-    Ok(time)
-}
-
 fn playing_time(text: &str) -> Result<Delay, String> {
     let time: Delay = text.parse()?;
     if time.is_zero() { Err("a segment plays for some time; write 4s, say".into()) } else { Ok(time) }
@@ -130,22 +104,63 @@ impl ClientArgs {
         named || self.backend == BackendChoice::None
     }
 
-    /// Returns the schedule, with the playback of these files.
-    pub fn schedule_of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Schedule {
-        let leading = names.into_iter().take_while(|name| !crate::qoe::is_media(name)).count();
-        self.schedule.clone().of_film(self.segment_duration.0, self.startup, leading)
-    }
-
-    /// Returns the options with these servers and no others, independent of the environment; the runs of an
-    /// experiment start from them.
+    /// Loads the links' profiles, channel and script.
     ///
     /// # Errors
-    /// A name is not an argument, as where it begins with a dash.
-    pub fn plain(servers: [String; 2]) -> Result<ClientArgs> {
+    /// One of them is not found or invalid, or the script changes what it cannot.
+    pub fn links(&self) -> Result<LinkSetup> {
+        let named = [self.link_a.as_deref(), self.link_b.as_deref()];
+        LinkSetup::load(named, self.channel.as_deref(), self.script.as_deref(), self.backend)
+    }
+}
+
+impl From<ClientArgs> for RunConfig {
+    fn from(args: ClientArgs) -> RunConfig {
+        let mut servers = args.servers.into_iter();
+        let mut next = || servers.next().unwrap_or_default();
+        RunConfig {
+            servers: PerLink { a: next(), b: next() },
+            schedule: args.schedule,
+            pipeline: args.pipeline,
+            backend: args.backend,
+            out: args.out,
+            files: args.files,
+            congestion: args.congestion,
+            probe: args.probe,
+            verify: !args.no_verify,
+            sync: args.sync,
+            resume: args.resume,
+            give_up: args.give_up.0,
+            least_rate: args.least_rate,
+            segment_duration: args.segment_duration,
+            startup: args.startup,
+            seed: args.seed,
+        }
+    }
+}
+
+/// Does one run. `afterwards` is told the run's folder under `--results`, however the run went.
+///
+/// # Errors
+/// An option is invalid, or the run failed.
+pub fn main(args: ClientArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
+    let links = args.links()?;
+    let place = LogPlace { results: args.results.clone(), file: args.log.clone(), stdout: args.stdout };
+    client::main(args.into(), links, &place, afterwards)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::FromArgMatches as _;
+
+    use super::*;
+
+    #[test]
+    fn options_that_are_not_given_are_the_defaults() {
         let command = <ClientArgs as clap::Args>::augment_args(clap::Command::new("client"));
         let command = command.mut_args(|arg| arg.env(None::<&str>));
-        let words = ["client".to_string()].into_iter().chain(servers);
-        let matches = command.try_get_matches_from(words).context("a server's name is invalid")?;
-        Ok(<ClientArgs as clap::FromArgMatches>::from_arg_matches(&matches)?)
+        let matches = command.get_matches_from(["client", "server-a", "server-b"]);
+        let args = ClientArgs::from_arg_matches(&matches).unwrap();
+        assert_eq!(RunConfig::from(args), RunConfig::default());
     }
 }
