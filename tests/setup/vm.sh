@@ -14,6 +14,8 @@ VM=$TARGET/vm
 prepare() {
     local work
     "$(dirname "$0")/packages.sh" vm
+    mkdir -p "$VM"
+    cc -O2 -shared -fPIC -o "$VM/xstate.so" "$(dirname "$0")/xstate.c"
     [ ! -e "$VM/kernel/ready" ] || return 0
     is_root || die "cannot run a virtual machine: not root"
     if [ -z "$(debian_codename)" ] || [ "$(dpkg --print-architecture)" != amd64 ]; then
@@ -21,7 +23,6 @@ prepare() {
     fi
     say "fetching Debian's user-mode Linux into target/vm"
     rm -rf "$VM/kernel"
-    mkdir -p "$VM"
     work=$(mktemp -d "$VM/fetch.XXXXXX")
     debian_download "$(debian_codename)" "$work" user-mode-linux
     dpkg -x "$work"/user-mode-linux_*.deb "$VM/kernel"
@@ -70,8 +71,8 @@ run() { # SCRIPT [ARGS]
     mkdir -p /usr/lib/modules
 
     # Its memory is a file, which is quick only where files are in memory.
-    TMPDIR=/dev/shm timeout -k 10 "${VM_TIMEOUT:-1500}" "$VM/kernel/usr/bin/linux.uml" rootfstype=hostfs \
-        rootflags=/ rw mem="${VM_MEMORY:-2G}" init="$run/init" con=null con0=fd:0,fd:1 </dev/null >"$run/console" 2>&1 &
+    TMPDIR=/dev/shm timeout -k 10 "${VM_TIMEOUT:-1500}" env LD_PRELOAD="$VM/xstate.so" \
+        "$VM/kernel/usr/bin/linux.uml" rootfstype=hostfs rootflags=/ rw mem="${VM_MEMORY:-2G}" init="$run/init" con=null con0=fd:0,fd:1 </dev/null >"$run/console" 2>&1 &
     uml=$!
     # shellcheck disable=SC2064
     trap "kill $uml 2>/dev/null || true; rm -rf $(printf %q "$run")" EXIT
