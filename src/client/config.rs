@@ -69,8 +69,8 @@ impl Default for RunConfig {
 impl RunConfig {
     /// Returns the schedule, with the playback of these files.
     pub fn schedule_of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Schedule {
-        let leading = names.into_iter().take_while(|name| !crate::qoe::is_media(name)).count();
-        self.schedule.clone().of_film(self.segment_duration.0, self.startup, leading)
+        let init_segments = names.into_iter().take_while(|name| !crate::qoe::is_media(name)).count();
+        self.schedule.clone().for_playback(self.segment_duration.0, self.startup, init_segments)
     }
 }
 

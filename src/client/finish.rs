@@ -21,7 +21,7 @@ pub struct RunFacts {
     /// The first record, until it has been written.
     pub start: Option<Box<RunStart>>,
     pub links: Option<Arc<Links>>,
-    pub job: Option<Arc<Transfer>>,
+    pub transfer: Option<Arc<Transfer>>,
     /// Segments as they were on each link, as far as a sample saw them.
     pub segments: [Option<TcpSegments>; 2],
     /// The congestion control that each server reported.
@@ -36,19 +36,19 @@ pub struct RunFacts {
 pub fn close(
     log: &Log,
     config: &RunConfig,
-    ends: &mut RunFacts,
+    facts: &mut RunFacts,
     outcome: Result<(), Failure>,
 ) -> (RunEnd, Result<(), Failure>) {
     // The last record tells of all that could not be written before it.
     let write = |event| drop(log.write(event));
     // A run that was interrupted while it was prepared has a first record too.
-    if let Some(start) = ends.start.take() {
+    if let Some(start) = facts.start.take() {
         write(Event::RunStart(start));
     }
-    let totals = ends.job.as_ref().map(|job| job.totals()).unwrap_or_default();
-    let mut record = run_end(config, ends, &totals, &outcome);
+    let totals = facts.transfer.as_ref().map(|transfer| transfer.totals()).unwrap_or_default();
+    let mut record = run_end(config, facts, &totals, &outcome);
     for link in LinkId::BOTH {
-        let Some(found) = ends.reconciled[link.index()].filter(|found| !found.ok) else { continue };
+        let Some(found) = facts.reconciled[link.index()].filter(|found| !found.ok) else { continue };
         write(Event::Fault(Fault {
             link: Some(link),
             segment: None,
@@ -63,7 +63,7 @@ pub fn close(
             action: "the result is kept; do not trust it".into(),
         }));
     }
-    if let Some((elapsed_ms, bounds)) = record.elapsed_ms.zip(bounds(ends, &totals))
+    if let Some((elapsed_ms, bounds)) = record.elapsed_ms.zip(bounds(facts, &totals))
         && elapsed_ms < bounds.credible_ms
     {
         write(Event::Fault(Fault {
@@ -81,24 +81,24 @@ pub fn close(
     (record, outcome.and(written))
 }
 
-fn run_end(config: &RunConfig, ends: &RunFacts, totals: &Totals, outcome: &Result<(), Failure>) -> RunEnd {
-    let log = ends.job.as_ref().map(|job| job.log.clone());
+fn run_end(config: &RunConfig, facts: &RunFacts, totals: &Totals, outcome: &Result<(), Failure>) -> RunEnd {
+    let log = facts.transfer.as_ref().map(|transfer| transfer.log.clone());
     let since_first = |at: Instant| {
         totals.first_request.map(|first| at.saturating_duration_since(first).as_secs_f64() * 1e3)
     };
     let elapsed_ms = if outcome.is_ok() { totals.last_file.and_then(since_first) } else { None };
-    let bounds = bounds(ends, totals);
+    let bounds = bounds(facts, totals);
     let links = |link: LinkId| {
         let bytes = totals.link_bytes[link.index()];
         let last_byte_ms = totals.last_byte[link.index()].and_then(since_first);
-        let gauge = ends.job.as_ref().map(|job| job.gauge(link));
+        let metrics = facts.transfer.as_ref().map(|transfer| transfer.metrics(link));
         LinkTotals {
             bytes,
-            files: gauge.map_or(0, super::transfer::LinkMetrics::files),
+            files: metrics.map_or(0, super::transfer::LinkMetrics::files),
             goodput_kbit: last_byte_ms.filter(|&ms| ms > 0.0).map(|ms| bytes as f64 * 8.0 / ms),
             last_byte_ms,
-            connections: gauge.map_or(0, super::transfer::LinkMetrics::connections),
-            reconciled: ends.reconciled[link.index()],
+            connections: metrics.map_or(0, super::transfer::LinkMetrics::connections),
+            reconciled: facts.reconciled[link.index()],
         }
     };
     let mut end = RunEnd {
@@ -115,17 +115,17 @@ fn run_end(config: &RunConfig, ends: &RunFacts, totals: &Totals, outcome: &Resul
             .filter(|&elapsed| elapsed > 0.0)
             .zip(bounds)
             .map(|(elapsed, bounds)| bounds.plain_ms / elapsed),
-        predicted_ms: outcome.is_ok().then(|| predicted_ms(config, ends, totals)).flatten(),
+        predicted_ms: outcome.is_ok().then(|| predicted_ms(config, facts, totals)).flatten(),
         wasted_bytes: totals.wasted_bytes,
         dropped_records: 0,
         resumed_files: config.resume.then_some(totals.resumed_files),
         resumed_bytes: config.resume.then_some(totals.resumed_bytes),
-        sync_ms: ends.sync_ms,
+        sync_ms: facts.sync_ms,
         links: PerLink { a: links(LinkId::A), b: links(LinkId::B) },
-        qoe: qoe(config, ends, totals),
+        qoe: qoe(config, facts, totals),
         program: None,
     };
-    let faults = ends.job.as_ref().map(|job| job.log.faults()).unwrap_or_default();
+    let faults = facts.transfer.as_ref().map(|transfer| transfer.log.faults()).unwrap_or_default();
     end.summary = summary(&config.schedule.to_string(), end.bytes, &end, outcome, faults);
     end
 }
@@ -138,17 +138,17 @@ const PREDICTION_SEEDS: usize = 3;
 /// Returns the simulated time of the same run (ms), with the links as they were when it began and each change
 /// at its time; `None` where a link has no rate, where an earlier run had left something, or where the
 /// simulation takes too long.
-fn predicted_ms(config: &RunConfig, ends: &RunFacts, totals: &Totals) -> Option<f64> {
+fn predicted_ms(config: &RunConfig, facts: &RunFacts, totals: &Totals) -> Option<f64> {
     if totals.resumed_files > 0 || totals.resumed_bytes > 0 {
         return None;
     }
-    let (job, links) = (ends.job.as_ref()?, ends.links.as_ref()?);
+    let (transfer, links) = (facts.transfer.as_ref()?, facts.links.as_ref()?);
     let (profiles, changes) = links.profiles_from(totals.first_request?);
-    let size = |segment| job.schedule(|scheduler, _| scheduler.size(segment));
-    let sizes: Vec<u64> = (0..job.segments.len()).map(size).collect::<Option<_>>()?;
-    let congestion = ends.senders.map(|told| told.unwrap_or_else(simulate::kernels_choice));
+    let size = |segment| transfer.schedule(|scheduler, _| scheduler.size(segment));
+    let sizes: Vec<u64> = (0..transfer.segments.len()).map(size).collect::<Option<_>>()?;
+    let congestion = facts.senders.map(|told| told.unwrap_or_else(simulate::kernels_choice));
     let channel = links.channel();
-    let schedule = config.schedule_of(job.segments.iter().map(|segment| segment.name.as_str()));
+    let schedule = config.schedule_of(transfer.segments.iter().map(|segment| segment.name.as_str()));
     let setup = simulate::Setup {
         profiles: &profiles,
         channel: channel.as_ref(),
@@ -166,13 +166,13 @@ fn predicted_ms(config: &RunConfig, ends: &RunFacts, totals: &Totals) -> Option<
 }
 
 /// Returns the quality for a viewer of the segments as they came; `None` where no media came.
-fn qoe(config: &RunConfig, ends: &RunFacts, totals: &Totals) -> Option<Qoe> {
-    let (job, first) = (ends.job.as_ref()?, totals.first_request?);
+fn qoe(config: &RunConfig, facts: &RunFacts, totals: &Totals) -> Option<Qoe> {
+    let (transfer, first) = (facts.transfer.as_ref()?, totals.first_request?);
     let rule = Rule { segment_duration_ms: config.segment_duration.ms(), startup_segments: config.startup };
     let arrivals = totals.arrivals.iter().map(|&(index, at)| Arrival {
         index: index as u64,
         done_ms: at.saturating_duration_since(first).as_secs_f64() * 1e3,
-        media: qoe::is_media(&job.segments[index].name),
+        media: qoe::is_media(&transfer.segments[index].name),
     });
     qoe::play(arrivals, 0.0, rule).map(|played| played.qoe)
 }
@@ -188,10 +188,10 @@ struct Bounds {
 }
 
 /// `None` where a link has no rate or nothing came.
-fn bounds(ends: &RunFacts, totals: &Totals) -> Option<Bounds> {
-    let links = ends.links.as_ref()?;
+fn bounds(facts: &RunFacts, totals: &Totals) -> Option<Bounds> {
+    let links = facts.links.as_ref()?;
     let paths =
-        links.paths(totals.first_request?, ends.segments.map(|seen| seen.unwrap_or(TcpSegments::USUAL)))?;
+        links.paths(totals.first_request?, facts.segments.map(|seen| seen.unwrap_or(TcpSegments::USUAL)))?;
     let bytes = (totals.bytes + totals.head_bytes) as f64;
     let channel = links.channel();
     let (plain, tcp) = bound::bounds_s(&paths, channel.as_ref(), bytes)?;

@@ -3,8 +3,8 @@
 //! This module is the recipe of a run. [`schedule`] decides what is fetched where (pure), [`worker`]
 //! moves it, [`store`] keeps it, [`links`] shapes the way, [`finish`](end) adds it up.
 
+pub(crate) mod allowance;
 pub mod config;
-pub(crate) mod exchange;
 pub mod finish;
 pub(crate) mod links;
 pub mod measure;
@@ -168,16 +168,16 @@ async fn run(config: RunConfig, links: LinkSetup, log: Arc<Log>) -> Result<()> {
 
 /// Does a run: shapes, fetches, logs and clears. A signal ends it like any other failure.
 pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> FinishedRun {
-    let mut ends = finish::RunFacts::default();
+    let mut facts = finish::RunFacts::default();
     let (config, log) = (run.config, run.log.clone());
     // Dropping the work on a signal clears the links: their owner clears them when it goes.
     let outcome = tokio::select! {
-        outcome = whole_run(run, &mut ends) => outcome,
+        outcome = whole_run(run, &mut facts) => outcome,
         interrupted = signals.next() => Err(interrupted),
     };
-    let outcome = unshape(ends.links.clone(), outcome).await;
-    let (record, outcome) = finish::close(&log, config, &mut ends, outcome);
-    FinishedRun { record, probe_ms: ends.probe_ms, outcome }
+    let outcome = unshape(facts.links.clone(), outcome).await;
+    let (record, outcome) = finish::close(&log, config, &mut facts, outcome);
+    FinishedRun { record, probe_ms: facts.probe_ms, outcome }
 }
 
 /// Takes the shaping away, however the run went. Failing at it is a failure of the run, unless there
@@ -215,10 +215,10 @@ fn open_log(place: &LogPlace) -> Result<(Arc<Log>, Option<PathBuf>)> {
     Ok((Arc::new(Log::new(run, file, stdout)?.with_page(page)), folder))
 }
 
-async fn whole_run(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<(), Failure> {
+async fn whole_run(run: Run<'_>, facts: &mut finish::RunFacts) -> Result<(), Failure> {
     let (config, bars, names) = (run.config, run.bars, run.links.names());
     let script = run.links.script.clone().unwrap_or_default();
-    let ready = prepare(run, ends).await?;
+    let ready = prepare(run, facts).await?;
     if bars && progress::on_terminal() {
         progress::tell_links(&ready.links.applied());
     }
@@ -238,40 +238,44 @@ async fn whole_run(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<(), Fail
     if config.probe != When::Off {
         let started = Instant::now();
         probe_links(&ready, config.probe).await?;
-        ends.probe_ms = started.elapsed().as_secs_f64() * 1e3;
+        facts.probe_ms = started.elapsed().as_secs_f64() * 1e3;
     }
-    let peers = PerLink { a: &ready.peers.a, b: &ready.peers.b };
-    let bars =
-        Bars::new(bars, &peers, ready.job.segments.len() as u64, names.each_ref().map(Option::as_deref));
+    let origins = PerLink { a: &ready.origins.a, b: &ready.origins.b };
+    let bars = Bars::new(
+        bars,
+        &origins,
+        ready.transfer.segments.len() as u64,
+        names.each_ref().map(Option::as_deref),
+    );
     let before = read(&ready.links).await?;
-    let transfer = transfer(&ready);
-    let mut sampler = Sampler::new(ready.job.clone(), ready.links.clone());
+    let fetching = fetch_all(&ready);
+    let mut sampler = Sampler::new(ready.transfer.clone(), ready.links.clone());
     // The sampler ends only when it cannot go on, and then neither can the run.
     let outcome = tokio::select! {
-        outcome = transfer => outcome,
+        outcome = fetching => outcome,
         error = sampler.run(&bars) => Err(error),
-        error = scripted::play(script, ready.job.clone(), ready.links.clone()) => Err(error),
-        () = tell_of_standstills(&ready.job) => Ok(()),
+        error = scripted::play(script, ready.transfer.clone(), ready.links.clone()) => Err(error),
+        () = tell_of_standstills(&ready.transfer) => Ok(()),
     };
     bars.finish();
     if outcome.is_ok() {
         sampler.last().await?;
     }
-    ends.segments = LinkId::BOTH.map(|link| {
-        let gauge = ready.job.gauge(link);
-        let ipv6 = ready.peers.get(link).address.ip().to_canonical().is_ipv6();
-        let timestamps = !gauge.no_timestamps.load(Ordering::Relaxed);
-        let mss_bytes = gauge.mss_bytes();
+    facts.segments = LinkId::BOTH.map(|link| {
+        let metrics = ready.transfer.metrics(link);
+        let ipv6 = ready.origins.get(link).address.ip().to_canonical().is_ipv6();
+        let timestamps = !metrics.no_timestamps.load(Ordering::Relaxed);
+        let mss_bytes = metrics.mss_bytes();
         (mss_bytes > 0.0).then_some(TcpSegments { mss_bytes, ipv6, timestamps })
     });
     outcome?;
     let after = read(&ready.links).await?;
-    ends.reconciled = LinkId::BOTH.map(|link| reconciled(&ready, link, [&before, &after]));
+    facts.reconciled = LinkId::BOTH.map(|link| reconciled(&ready, link, [&before, &after]));
     if config.sync {
         let started = Instant::now();
-        let names = ready.job.segments.iter().map(|segment| segment.name.as_str());
-        ready.job.store.sync(names).map_err(|error| Failure::new(Outcome::Store, error))?;
-        ends.sync_ms = Some(started.elapsed().as_secs_f64() * 1e3);
+        let names = ready.transfer.segments.iter().map(|segment| segment.name.as_str());
+        ready.transfer.store.sync(names).map_err(|error| Failure::new(Outcome::Store, error))?;
+        facts.sync_ms = Some(started.elapsed().as_secs_f64() * 1e3);
     }
     Ok(())
 }
@@ -285,21 +289,21 @@ async fn read(links: &Arc<Links>) -> Result<CounterReading, Failure> {
 fn reconciled(ready: &Ready, link: LinkId, readings: [&CounterReading; 2]) -> Option<schema::Reconciled> {
     let [before, after] = readings.map(|reading| reading.counters(link, Direction::Down));
     let (before, after) = (before?, after?);
-    let gauge = ready.job.gauge(link);
+    let metrics = ready.transfer.metrics(link);
     let drops = |counters: &Counters| counters.dropped_queue + counters.dropped_loss.unwrap_or_default();
     let (spoilt, in_flight_bytes) = ready.links.spoilt_and_held(link)?;
     Some(reconciliation::reconcile(&reconciliation::Counts {
-        received_bytes: gauge.bytes() + gauge.head_bytes.load(Ordering::Relaxed),
+        received_bytes: metrics.bytes() + metrics.head_bytes.load(Ordering::Relaxed),
         // Counters that went back are of a link that was set up anew.
         shaper_bytes: after.bytes.checked_sub(before.bytes)?,
         shaper_packets: after.packets.checked_sub(before.packets)?,
         dropped_packets: drops(after).checked_sub(drops(before))?,
-        retransmits: gauge.sender().as_ref().map(|(_, sender)| sender.retransmits_total),
+        retransmits: metrics.sender().as_ref().map(|(_, sender)| sender.retransmits_total),
         spoilt,
-        mss_bytes: gauge.mss_bytes() as u64,
-        ipv6: ready.peers.get(link).address.ip().to_canonical().is_ipv6(),
+        mss_bytes: metrics.mss_bytes() as u64,
+        ipv6: ready.origins.get(link).address.ip().to_canonical().is_ipv6(),
         in_flight_bytes,
-        connections: gauge.connections(),
+        connections: metrics.connections(),
     }))
 }
 
@@ -308,10 +312,10 @@ fn reconciled(ready: &Ready, link: LinkId, readings: [&CounterReading; 2]) -> Op
 /// # Errors
 /// A link that is not what its profile says, where that is to end the run.
 async fn probe_links(ready: &Ready, when: When) -> Result<(), Failure> {
-    let (links, job) = (ready.links.clone(), &ready.job);
-    let paths = job.segments.iter().map(|segment| segment.path.clone()).collect();
+    let (links, transfer) = (ready.links.clone(), &ready.transfer);
+    let paths = transfer.segments.iter().map(|segment| segment.path.clone()).collect();
     let rows = Arc::new(move || links.rows());
-    let prober = Prober::new(ready.peers.clone(), &ready.introductions, paths, rows, job.give_up);
+    let prober = Prober::new(ready.origins.clone(), &ready.capabilities, paths, rows, transfer.give_up);
     let probes = prober.measure().await.map_err(|error| {
         Failure::new(Outcome::Probe, error.context("cannot measure the links before the run"))
     })?;
@@ -321,7 +325,10 @@ async fn probe_links(ready: &Ready, when: When) -> Result<(), Failure> {
         if probe.ok == Some(false) {
             bad.push(format!("{whose}: {}", probe.verdict));
         }
-        job.log.write(Event::Probe(Box::new(probe))).map_err(|error| Failure::new(Outcome::Log, error))?;
+        transfer
+            .log
+            .write(Event::Probe(Box::new(probe)))
+            .map_err(|error| Failure::new(Outcome::Log, error))?;
     }
     match (bad.is_empty(), when) {
         (true, _) => Ok(()),
@@ -340,7 +347,7 @@ async fn probe_links(ready: &Ready, when: When) -> Result<(), Failure> {
 }
 
 /// Logs each time in which this process did not run for longer than 1 s.
-async fn tell_of_standstills(job: &Transfer) {
+async fn tell_of_standstills(transfer: &Transfer) {
     let mut told = running::stood_still();
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -349,26 +356,26 @@ async fn tell_of_standstills(job: &Transfer) {
         if by > Duration::from_secs(1) {
             let what = format!("the client stood still for {}", duration(by));
             for link in LinkId::BOTH {
-                job.fault(link, what.clone(), "that time does not count as a server's silence".into());
+                transfer.fault(link, what.clone(), "that time does not count as a server's silence".into());
             }
         }
     }
 }
 
-async fn learn_sizes(job: &Transfer, peer: &Origin) {
+async fn learn_sizes(transfer: &Transfer, origin: &Origin) {
     // They pass the shaper as all others do.
-    let heads = &job.gauge(peer.link).head_bytes;
-    let sizes = peer.sizes(&job.segments, job.give_up, heads).await;
-    job.schedule(|scheduler, _| scheduler.learn_sizes(&sizes));
+    let heads = &transfer.metrics(origin.link).head_bytes;
+    let sizes = origin.sizes(&transfer.segments, transfer.give_up, heads).await;
+    transfer.schedule(|scheduler, _| scheduler.learn_sizes(&sizes));
 }
 
 /// Opens a connection to each server, then fetches everything.
-async fn transfer(ready: &Ready) -> Result<(), Failure> {
-    let patience = ready.job.give_up;
+async fn fetch_all(ready: &Ready) -> Result<(), Failure> {
+    let give_up = ready.transfer.give_up;
     // Connections are open when the clock starts, which is when the first request is made.
     let (a, b) = tokio::try_join!(
-        reach::await_server(&ready.peers.a, patience),
-        reach::await_server(&ready.peers.b, patience)
+        reach::await_server(&ready.origins.a, give_up),
+        reach::await_server(&ready.origins.b, give_up)
     )
     .map_err(|error| Failure::new(Outcome::Unreachable, error))?;
     // Every run meets a trace from its beginning, however long the preparation took.
@@ -377,19 +384,20 @@ async fn transfer(ready: &Ready) -> Result<(), Failure> {
     // Neither counts as away while its task has yet to begin.
     for (link, stream) in [(LinkId::A, &a), (LinkId::B, &b)] {
         let rtt = origin::rtt_of(stream).unwrap_or_default();
-        ready.job.schedule(|scheduler, now| scheduler.opened(link, now, rtt));
+        ready.transfer.schedule(|scheduler, now| scheduler.opened(link, now, rtt));
     }
     let mut at_work = JoinSet::new();
     for (link, stream) in [(LinkId::A, a), (LinkId::B, b)] {
-        let peers = [link, link.other()].map(|link| ready.peers.get(link).clone());
-        let [peer, other] = peers;
-        let fetcher = Fetcher::new(ready.job.clone(), peer, other, ready.introductions.get(link));
+        let origins = [link, link.other()].map(|link| ready.origins.get(link).clone());
+        let [origin, other] = origins;
+        let fetcher = Fetcher::new(ready.transfer.clone(), origin, other, ready.capabilities.get(link));
         at_work.spawn(fetcher.run(stream));
     }
     // Sizes matter towards the end, so the transfer does not wait for them.
-    let sizes = learn_sizes(&ready.job, &ready.peers.a);
+    let sizes = learn_sizes(&ready.transfer, &ready.origins.a);
     tokio::pin!(sizes);
-    let (mut ends, mut learning) = (Vec::new(), ready.job.schedule(|scheduler, _| scheduler.needs_sizes()));
+    let (mut link_ends, mut learning) =
+        (Vec::new(), ready.transfer.schedule(|scheduler, _| scheduler.needs_sizes()));
     loop {
         let joined = tokio::select! {
             () = &mut sizes, if learning => {
@@ -398,21 +406,21 @@ async fn transfer(ready: &Ready) -> Result<(), Failure> {
             }
             joined = at_work.join_next() => joined,
             // A link that is still trying to come back is not waited for.
-            done = ready.job.all_done() => {
+            done = ready.transfer.all_done() => {
                 done?;
                 break;
             }
         };
         let Some(joined) = joined else { break };
         // The first failure drops the set, which ends the other link's work too.
-        ends.push(joined.map_err(|error| Failure::new(Outcome::Internal, error))??);
+        link_ends.push(joined.map_err(|error| Failure::new(Outcome::Internal, error))??);
     }
-    let missing = ready.job.missing();
-    if let Some(failure) = ready.job.unobtainable() {
+    let missing = ready.transfer.missing();
+    if let Some(failure) = ready.transfer.unobtainable() {
         return Err(failure);
     }
     if missing > 0 {
-        let given_up = ends.iter().filter(|end| **end == LinkEnd::GivenUp).count();
+        let given_up = link_ends.iter().filter(|end| **end == LinkEnd::GivenUp).count();
         let error = anyhow!("{missing} files are missing after {given_up} of 2 servers were given up");
         return Err(Failure::new(Outcome::ServerAway, error));
     }

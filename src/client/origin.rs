@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
-use super::exchange::{Allowance, receive};
+use super::allowance::{Allowance, receive};
 use super::reach::{self, LONGEST_BACKOFF};
 use super::running;
 use crate::http::answer::{AnswerHead, MOST_REDIRECTS};
@@ -74,13 +74,13 @@ pub struct ServerCapabilities {
 ///
 /// # Errors
 /// The server does not listen, it lists no files, or it does not tell all sizes.
-pub async fn listed_sizes(server: &str, files: Option<&str>, patience: Duration) -> Result<Vec<u64>> {
+pub async fn listed_sizes(server: &str, files: Option<&str>, give_up: Duration) -> Result<Vec<u64>> {
     let origin = Origin::resolve(LinkId::A, server, None).await?;
     // One that is yet to come is not waited for.
-    origin.connect(patience.min(Duration::from_secs(1))).await?;
-    let list = origin.introduce(patience).await?.list;
+    origin.connect(give_up.min(Duration::from_secs(1))).await?;
+    let list = origin.query_capabilities(give_up).await?.list;
     let files = manifest::agree(files, list.clone(), list)?;
-    let sizes = origin.sizes(&files, patience, &AtomicU64::new(0)).await;
+    let sizes = origin.sizes(&files, give_up, &AtomicU64::new(0)).await;
     sizes.into_iter().collect::<Option<_>>().with_context(|| format!("{origin} does not tell all sizes"))
 }
 
@@ -109,17 +109,17 @@ impl Origin {
     }
 
     /// Opens a connection.
-    pub async fn connect(&self, patience: Duration) -> Result<Arc<TcpStream>> {
+    pub async fn connect(&self, give_up: Duration) -> Result<Arc<TcpStream>> {
         let socket = if self.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
         let socket = socket.context("cannot make a socket")?;
         if let Some(name) = &self.congestion {
             tcp::set_congestion_control(&socket, name)
                 .with_context(|| format!("cannot use the congestion control {name}"))?;
         }
-        let stream = match running::timeout(patience, socket.connect(self.address)).await {
+        let stream = match running::timeout(give_up, socket.connect(self.address)).await {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => return Err(self.not_connected(&error)),
-            None => bail!("cannot connect to {self}: no answer for {}", duration(patience)),
+            None => bail!("cannot connect to {self}: no answer for {}", duration(give_up)),
         };
         stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
         Ok(Arc::new(stream))
@@ -148,22 +148,22 @@ impl Origin {
     ///
     /// # Errors
     /// `Refused` where it does not.
-    pub async fn introduce(&self, patience: Duration) -> Result<ServerCapabilities> {
+    pub async fn query_capabilities(&self, give_up: Duration) -> Result<ServerCapabilities> {
         let unusable = || format!("{self} cannot be used");
-        let deadline = running::now() + patience;
+        let deadline = running::now() + give_up;
         let (mut path, mut redirects, mut notes) = (LIST_PATH.to_string(), 0, Vec::new());
         loop {
-            let stream = reach::await_server(self, patience).await?;
-            let got = self.get(stream.clone(), &path, patience).await.with_context(unusable)?;
+            let stream = reach::await_server(self, give_up).await?;
+            let got = self.get(stream.clone(), &path, give_up).await.with_context(unusable)?;
             let head = &got.head;
             if head.is_busy() {
                 let status = head.status;
                 let wait = head.retry_after.unwrap_or_default().max(LONGEST_BACKOFF);
                 let note = busy(head);
                 if running::now() + wait >= deadline {
-                    let patience = duration(patience);
+                    let give_up = duration(give_up);
                     bail!(
-                        "{self} cannot be used: it answers {status} to GET {LIST_PATH}{note}, and --give-up is {patience}"
+                        "{self} cannot be used: it answers {status} to GET {LIST_PATH}{note}, and --give-up is {give_up}"
                     );
                 }
                 if notes.is_empty() {
@@ -182,7 +182,7 @@ impl Origin {
                     }
                     Err(place) => {
                         notes.push(format!("{self} redirects {LIST_PATH} {place}, which is not followed"));
-                        return self.introduction(&stream, got, None, notes);
+                        return self.capabilities(&stream, got, None, notes);
                     }
                 }
             }
@@ -191,7 +191,7 @@ impl Origin {
                 return Err(self.refused(&allowed).into());
             }
             let list = self.list_of(&got, &mut notes).with_context(unusable)?;
-            return self.introduction(&stream, got, list, notes);
+            return self.capabilities(&stream, got, list, notes);
         }
     }
 
@@ -226,7 +226,7 @@ impl Origin {
         Ok(None)
     }
 
-    fn introduction(
+    fn capabilities(
         &self,
         stream: &TcpStream,
         got: Got,
@@ -253,11 +253,11 @@ impl Origin {
     pub async fn sizes(
         &self,
         segments: &[ManifestEntry],
-        patience: Duration,
+        give_up: Duration,
         heads: &AtomicU64,
     ) -> Vec<Option<u64>> {
         let mut sizes = Vec::with_capacity(segments.len());
-        if let Err(error) = self.ask_sizes(segments, patience, heads, &mut sizes).await {
+        if let Err(error) = self.ask_sizes(segments, give_up, heads, &mut sizes).await {
             tracing::debug!("{self} does not say how large its files are: {error:#}");
         }
         sizes.resize(segments.len(), None);
@@ -267,13 +267,13 @@ impl Origin {
     async fn ask_sizes(
         &self,
         segments: &[ManifestEntry],
-        patience: Duration,
+        give_up: Duration,
         heads: &AtomicU64,
         sizes: &mut Vec<Option<u64>>,
     ) -> Result<()> {
-        let mut pipeline = PipelinedConnection::new(self.connect(patience).await?);
+        let mut pipeline = PipelinedConnection::new(self.connect(give_up).await?);
         let (first, others) = segments.split_at(segments.len().min(1));
-        let mut allowance = Allowance::new(patience);
+        let mut allowance = Allowance::new(give_up);
         // Few enough that neither side's buffers fill while the other waits.
         for some in [first].into_iter().chain(others.chunks(64)).filter(|some| !some.is_empty()) {
             for segment in some {
@@ -299,12 +299,12 @@ impl Origin {
     }
 
     /// One GET, whole in memory. Reading ends early where the body cannot be a list.
-    async fn get(&self, stream: Arc<TcpStream>, path: &str, patience: Duration) -> Result<Got> {
+    async fn get(&self, stream: Arc<TcpStream>, path: &str, give_up: Duration) -> Result<Got> {
         let mut pipeline = PipelinedConnection::new(stream);
         pipeline.ask(&self.request("GET", path));
         let (mut found, mut body) = (None, Vec::new());
         let (mut growing, mut problem) = (manifest::Growing::default(), None);
-        let mut allowance = Allowance::new(patience);
+        let mut allowance = Allowance::new(give_up);
         let whole = receive(&mut pipeline, false, &mut allowance, |_, event| {
             match event {
                 // An answer with another status is of no use.

@@ -25,17 +25,17 @@ use crate::units::LinkId;
 /// The state of a run before its first request.
 pub struct Ready {
     pub links: Arc<Links>,
-    pub peers: PerLink<Origin>,
-    pub introductions: PerLink<ServerCapabilities>,
-    pub job: Arc<Transfer>,
+    pub origins: PerLink<Origin>,
+    pub capabilities: PerLink<ServerCapabilities>,
+    pub transfer: Arc<Transfer>,
 }
 
 /// Everything before the first request, from looking the servers up to their lists. Each step's
 /// result goes into the log even if a later step fails.
-pub async fn prepare(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<Ready, Failure> {
+pub async fn prepare(run: Run<'_>, facts: &mut finish::RunFacts) -> Result<Ready, Failure> {
     let Run { config, links: setup, log, cell, .. } = run;
     let start = schema::RunStart { cell, ..first_record(config, setup.shapes(), &log) };
-    let finish::RunFacts { start: first, links: shaped, senders, .. } = ends;
+    let finish::RunFacts { start: first, links: shaped, senders, .. } = facts;
     let start = first.insert(Box::new(start));
     let prepared = async {
         let unreachable = |error: anyhow::Error| {
@@ -48,14 +48,15 @@ pub async fn prepare(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<Ready,
         let resolve =
             |link: LinkId| Origin::resolve(link, config.servers.get(link), config.congestion.clone());
         let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;
-        let patience = config.give_up;
-        let picked = tokio::try_join!(reach::pick_address(a, patience), reach::pick_address(b, patience));
+        let give_up = config.give_up;
+        let picked = tokio::try_join!(reach::pick_address(a, give_up), reach::pick_address(b, give_up));
         let (a, b) = picked.map_err(unreachable)?;
         start.servers.a.address = Some(a.address.to_string());
         start.servers.b.address = Some(b.address.to_string());
         let links = shape(setup, [&a, &b], config.backend, config.seed, &log).await?;
         *shaped = Some(links.clone());
-        let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
+        let (ia, ib) = tokio::try_join!(a.query_capabilities(give_up), b.query_capabilities(give_up))
+            .map_err(unreachable)?;
         describe(&mut start.servers.a, &ia);
         describe(&mut start.servers.b, &ib);
         *senders = [&start.servers.a, &start.servers.b]
@@ -74,47 +75,47 @@ pub async fn prepare(run: Run<'_>, ends: &mut finish::RunFacts) -> Result<Ready,
             .map_err(|error| Failure::new(Outcome::Store, error))?;
         // The schedule `rates` needs the sizes before the clock starts.
         let sizes = match config.schedule {
-            Schedule::Rates { .. } => a.sizes(&segments, patience, &AtomicU64::new(0)).await,
+            Schedule::Rates { .. } => a.sizes(&segments, give_up, &AtomicU64::new(0)).await,
             _ => vec![None; segments.len()],
         };
         let schedule = config.schedule_of(segments.iter().map(|segment| segment.name.as_str()));
         let mut scheduler = Scheduler::new(&schedule, config.pipeline, sizes);
         scheduler.set_least_share(config.least_rate.probability());
-        let job = Arc::new(Transfer::new(segments, scheduler, store, log.clone(), patience));
+        let transfer = Arc::new(Transfer::new(segments, scheduler, store, log.clone(), give_up));
         if config.resume {
-            let found = job.clone();
-            let mut cancel = CancelOnDrop(Some(job.clone()));
+            let found = transfer.clone();
+            let mut cancel = CancelOnDrop(Some(transfer.clone()));
             let found = tokio::task::spawn_blocking(move || found.resume()).await;
             cancel.0 = None;
             let found = found.map_err(|error| Failure::new(Outcome::Internal, error))?;
             found.map_err(|error| Failure::new(Outcome::Store, error))?;
         }
-        Ok((links, PerLink { a, b }, PerLink { a: ia, b: ib }, job))
+        Ok((links, PerLink { a, b }, PerLink { a: ia, b: ib }, transfer))
     }
     .await;
     let logged = |error| Failure::new(Outcome::Log, error);
-    ends.start.take().map_or(Ok(()), |start| log.write(Event::RunStart(start))).map_err(logged)?;
-    if let Some(links) = &ends.links {
+    facts.start.take().map_or(Ok(()), |start| log.write(Event::RunStart(start))).map_err(logged)?;
+    if let Some(links) = &facts.links {
         links.log_all().map_err(logged)?;
     }
-    let (links, peers, introductions, job) = prepared?;
-    ends.job = Some(job.clone());
+    let (links, origins, capabilities, transfer) = prepared?;
+    facts.transfer = Some(transfer.clone());
     for link in LinkId::BOTH {
-        let introduction = introductions.get(link);
+        let capabilities = capabilities.get(link);
         let action =
-            if introduction.list.is_some() { "its list came then" } else { "it counts as without a list" };
-        for note in &introduction.notes {
+            if capabilities.list.is_some() { "its list came then" } else { "it counts as without a list" };
+        for note in &capabilities.notes {
             tracing::warn!("{note}: {action}");
-            job.fault(link, note.clone(), action.into());
+            transfer.fault(link, note.clone(), action.into());
         }
     }
     if let Some(name) = &config.congestion {
-        for link in LinkId::BOTH.into_iter().filter(|link| introductions.get(*link).sender.is_none()) {
-            let what = format!("{} cannot be told to send with {name}", peers.get(link));
-            job.fault(link, what, "its kernel's choice sends".into());
+        for link in LinkId::BOTH.into_iter().filter(|link| capabilities.get(*link).sender.is_none()) {
+            let what = format!("{} cannot be told to send with {name}", origins.get(link));
+            transfer.fault(link, what, "its kernel's choice sends".into());
         }
     }
-    Ok(Ready { links, peers, introductions, job })
+    Ok(Ready { links, origins, capabilities, transfer })
 }
 
 /// Ends the check of earlier files where nobody waits for it any more, as after SIGTERM.
@@ -122,8 +123,8 @@ struct CancelOnDrop(Option<Arc<Transfer>>);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        if let Some(job) = &self.0 {
-            job.store.cancel();
+        if let Some(transfer) = &self.0 {
+            transfer.store.cancel();
         }
     }
 }
@@ -141,12 +142,12 @@ fn no_list(config: &RunConfig, a: &ServerCapabilities, b: &ServerCapabilities) -
 
 pub async fn shape(
     setup: LinkSetup,
-    peers: [&Origin; 2],
+    origins: [&Origin; 2],
     choice: BackendChoice,
     seed: u64,
     log: &Arc<Log>,
 ) -> Result<Arc<Links>, Failure> {
-    let servers = peers.map(|peer| peer.address.ip());
+    let servers = origins.map(|origin| origin.address.ip());
     let log = log.clone();
     blocking(move || Links::start(setup, servers, choice, seed, log).map(Arc::new)).await
 }
@@ -180,10 +181,10 @@ pub fn first_facts(servers: PerLink<&str>, shapes: bool, log: &Log) -> schema::R
     }
 }
 
-pub fn describe(server: &mut schema::Server, introduction: &ServerCapabilities) {
-    server.software = introduction.software.clone();
-    server.http_version = Some(introduction.http_version.clone());
-    server.digests = Some(introduction.list.is_some());
-    server.rtt_ms = introduction.rtt.map(|rtt| rtt.as_secs_f64() * 1e3);
-    server.congestion_control = introduction.sender.as_ref().and_then(|told| told.congestion_control.clone());
+pub fn describe(server: &mut schema::Server, capabilities: &ServerCapabilities) {
+    server.software = capabilities.software.clone();
+    server.http_version = Some(capabilities.http_version.clone());
+    server.digests = Some(capabilities.list.is_some());
+    server.rtt_ms = capabilities.rtt.map(|rtt| rtt.as_secs_f64() * 1e3);
+    server.congestion_control = capabilities.sender.as_ref().and_then(|told| told.congestion_control.clone());
 }

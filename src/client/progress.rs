@@ -34,7 +34,7 @@ pub struct Bars {
 
 impl Bars {
     /// Bars for a run of `files` segments; hidden ones where nobody is looking, or unless `shown`.
-    pub fn new(shown: bool, peers: &PerLink<&Origin>, files: u64, profiles: [Option<&str>; 2]) -> Bars {
+    pub fn new(shown: bool, origins: &PerLink<&Origin>, files: u64, profiles: [Option<&str>; 2]) -> Bars {
         let shown = shown && on_terminal();
         let target =
             if shown { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
@@ -45,7 +45,7 @@ impl Bars {
         let bars = LinkId::BOTH.map(|link| {
             let bar = all.add(ProgressBar::new(files).with_style(style.clone()));
             let profile = profiles[link.index()].unwrap_or("unshaped");
-            let prefix = format!("{link} {} ({profile})", peers.get(link).name);
+            let prefix = format!("{link} {} ({profile})", origins.get(link).name);
             bar.set_prefix(visible(&prefix).into_owned());
             bar
         });
@@ -53,14 +53,14 @@ impl Bars {
     }
 
     /// Shows how far each link has come.
-    pub fn update(&self, job: &Transfer, goodput_kbit: [f64; 2]) {
+    pub fn update(&self, transfer: &Transfer, goodput_kbit: [f64; 2]) {
         for link in LinkId::BOTH {
-            let gauge = job.gauge(link);
+            let metrics = transfer.metrics(link);
             let bar = &self.bars[link.index()];
-            bar.set_position(gauge.files());
+            bar.set_position(metrics.files());
             bar.set_message(format!(
                 "{:>8.1} MB  {:>8.2} Mbit/s",
-                gauge.bytes() as f64 / 1e6,
+                metrics.bytes() as f64 / 1e6,
                 goodput_kbit[link.index()] / 1e3
             ));
         }
@@ -84,7 +84,7 @@ pub fn files_bar(files: u64) -> ProgressBar {
 }
 
 /// The summary of a run for a person.
-pub fn summary(end: &RunEnd, peers: &PerLink<String>, profiles: [Option<&str>; 2]) -> String {
+pub fn summary(end: &RunEnd, origins: &PerLink<String>, profiles: [Option<&str>; 2]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(["link", "server", "profile", "files", "MB", "share", "goodput Mbit/s", "last byte s"]);
@@ -100,7 +100,7 @@ pub fn summary(end: &RunEnd, peers: &PerLink<String>, profiles: [Option<&str>; 2
         let share = (end.bytes > 0).then(|| totals.bytes as f64 * 100.0 / end.bytes as f64);
         table.add_row([
             link.to_string(),
-            peers.get(link).clone(),
+            origins.get(link).clone(),
             profiles[link.index()].unwrap_or("unshaped").to_string(),
             totals.files.to_string(),
             format!("{:.2}", totals.bytes as f64 / 1e6),

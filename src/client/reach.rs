@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::exchange::{Allowance, receive};
+use super::allowance::{Allowance, receive};
 use super::origin::Origin;
 use super::running;
 use crate::http::pipeline::PipelinedConnection;
@@ -28,13 +28,13 @@ pub const LONGEST_BACKOFF: Duration = Duration::from_millis(250);
 /// Opens a connection, with a fresh attempt every 250 ms; the first that succeeds counts.
 ///
 /// # Errors
-/// An attempt was refused, or none succeeded within `patience` of running time.
-pub async fn open(peer: &Origin, patience: Duration) -> Result<Arc<TcpStream>> {
+/// An attempt was refused, or none succeeded within `give_up` of running time.
+pub async fn open(origin: &Origin, give_up: Duration) -> Result<Arc<TcpStream>> {
     let mut attempts = JoinSet::new();
-    let attempt = ATTEMPT.min(patience);
+    let attempt = ATTEMPT.min(give_up);
     let opening = async {
         loop {
-            let one = peer.clone();
+            let one = origin.clone();
             attempts.spawn(async move { running::timeout(attempt, one.connect(2 * ATTEMPT)).await });
             let again = sleep(NEXT_ATTEMPT);
             tokio::pin!(again);
@@ -49,33 +49,33 @@ pub async fn open(peer: &Origin, patience: Duration) -> Result<Arc<TcpStream>> {
             }
         }
     };
-    let silent = || anyhow!("cannot connect to {peer}: no answer for {}", duration(patience));
-    running::timeout(patience, opening).await.unwrap_or_else(|| Err(silent()))
+    let silent = || anyhow!("cannot connect to {origin}: no answer for {}", duration(give_up));
+    running::timeout(give_up, opening).await.unwrap_or_else(|| Err(silent()))
 }
 
 /// Picks the address of a server with several that answers first; each further one is tried 250 ms
 /// after the one before (RFC 8305), all again with backoff.
 ///
 /// # Errors
-/// None answers within `patience` of running time.
-pub async fn pick_address(mut peer: Origin, patience: Duration) -> Result<Origin> {
-    if peer.addresses.len() < 2 {
-        return Ok(peer);
+/// None answers within `give_up` of running time.
+pub async fn pick_address(mut origin: Origin, give_up: Duration) -> Result<Origin> {
+    if origin.addresses.len() < 2 {
+        return Ok(origin);
     }
     let mut attempts = JoinSet::new();
-    for (place, &address) in peer.addresses.iter().enumerate() {
-        let one = Origin { address, ..peer.clone() };
+    for (place, &address) in origin.addresses.iter().enumerate() {
+        let one = Origin { address, ..origin.clone() };
         attempts.spawn(async move {
             sleep(NEXT_ATTEMPT * place as u32).await;
-            (address, await_server(&one, patience).await)
+            (address, await_server(&one, give_up).await)
         });
     }
-    let mut problem = anyhow!("{peer} has no address");
+    let mut problem = anyhow!("{origin} has no address");
     while let Some(ended) = attempts.join_next().await {
         match ended? {
             (address, Ok(_)) => {
-                peer.address = address;
-                return Ok(peer);
+                origin.address = address;
+                return Ok(origin);
             }
             (_, Err(error)) => problem = error,
         }
@@ -86,13 +86,13 @@ pub async fn pick_address(mut peer: Origin, patience: Duration) -> Result<Origin
 /// Opens a connection to a server that may not be up yet; says once that it is waited for.
 ///
 /// # Errors
-/// No attempt succeeded within `patience` of running time.
-pub async fn await_server(peer: &Origin, patience: Duration) -> Result<Arc<TcpStream>> {
-    let deadline = running::now() + patience;
+/// No attempt succeeded within `give_up` of running time.
+pub async fn await_server(origin: &Origin, give_up: Duration) -> Result<Arc<TcpStream>> {
+    let deadline = running::now() + give_up;
     let (mut backoff, mut told) = (FIRST_BACKOFF, None);
     loop {
         let left = deadline.saturating_sub(running::now());
-        let error = match open(peer, left).await {
+        let error = match open(origin, left).await {
             Ok(stream) => return Ok(stream),
             Err(error) => error,
         };
@@ -101,7 +101,7 @@ pub async fn await_server(peer: &Origin, patience: Duration) -> Result<Arc<TcpSt
             return Err(told.filter(|_| left < NEXT_ATTEMPT).unwrap_or(error));
         }
         if told.is_none() {
-            tracing::warn!("{error:#}; waiting for it for {} (--give-up)", duration(patience));
+            tracing::warn!("{error:#}; waiting for it for {} (--give-up)", duration(give_up));
         }
         told = Some(error);
         sleep(backoff).await;
@@ -111,11 +111,11 @@ pub async fn await_server(peer: &Origin, patience: Duration) -> Result<Arc<TcpSt
 
 /// Tries a server from which nothing comes by a second connection until it answers a request for one
 /// byte, `at`, of a file; then opens the connection to go on with.
-pub async fn second_connection(peer: Origin, path: String, at: u64) -> Arc<TcpStream> {
+pub async fn second_connection(origin: Origin, path: String, at: u64) -> Arc<TcpStream> {
     let mut backoff = FIRST_BACKOFF;
     loop {
-        if let Ok(()) = answers(&peer, &path, at).await
-            && let Ok(stream) = open(&peer, ATTEMPT).await
+        if let Ok(()) = answers(&origin, &path, at).await
+            && let Ok(stream) = open(&origin, ATTEMPT).await
         {
             return stream;
         }
@@ -124,9 +124,9 @@ pub async fn second_connection(peer: Origin, path: String, at: u64) -> Arc<TcpSt
     }
 }
 
-async fn answers(peer: &Origin, path: &str, at: u64) -> Result<()> {
-    let mut pipeline = PipelinedConnection::new(open(peer, ATTEMPT).await?);
-    pipeline.ask(&OutgoingRequest { from: at, to: Some(at + 1), ..peer.request("GET", path) });
+async fn answers(origin: &Origin, path: &str, at: u64) -> Result<()> {
+    let mut pipeline = PipelinedConnection::new(open(origin, ATTEMPT).await?);
+    pipeline.ask(&OutgoingRequest { from: at, to: Some(at + 1), ..origin.request("GET", path) });
     let mut allowance = Allowance::new(Duration::from_secs(2));
     receive(&mut pipeline, false, &mut allowance, |_, event| Ok(matches!(event, AnswerEvent::Head(_))))
         .await?;
@@ -143,12 +143,12 @@ mod tests {
     #[tokio::test]
     async fn refusals_are_told_where_the_last_attempt_had_no_time_left() {
         let free: SocketAddr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let peer = Origin::resolve(LinkId::A, &free.to_string(), None).await.unwrap();
+        let origin = Origin::resolve(LinkId::A, &free.to_string(), None).await.unwrap();
         for ms in [20, 90, 160, 310] {
-            let error = await_server(&peer, Duration::from_millis(ms)).await.unwrap_err().to_string();
+            let error = await_server(&origin, Duration::from_millis(ms)).await.unwrap_err().to_string();
             assert!(error.contains("refused") && !error.contains("no answer"), "{ms} ms: {error}");
         }
-        let error = open(&peer, Duration::ZERO).await.unwrap_err().to_string();
+        let error = open(&origin, Duration::ZERO).await.unwrap_err().to_string();
         assert!(!error.contains("0.0 s"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! The time in which this process ran: what deadlines are judged by.
 //!
 //! A process that is stopped (SIGSTOP, a paused container, a machine that stalls) sees nothing of what
-//! comes meanwhile, so that time is not a peer's silence. A thread looks at the clock every 100 ms; a
+//! comes meanwhile, so that time is not a server's silence. A thread looks at the clock every 100 ms; a
 //! gap of more than 500 ms between two looks is time in which the process stood still.
 
 use std::future::Future;
@@ -66,9 +66,9 @@ pub async fn sleep_until(deadline: Duration) {
     }
 }
 
-/// Waits for `work` for as long as `patience` of running time; `None` when that is over.
-pub async fn timeout<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
-    let deadline = now() + patience;
+/// Waits for `work` for at most `limit` of running time; `None` when that is over.
+pub async fn timeout<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let deadline = now() + limit;
     tokio::select! {
         biased;
         done = work => Some(done),

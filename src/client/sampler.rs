@@ -18,7 +18,7 @@ use crate::units::{Direction, LinkId};
 
 /// The last sample of each link.
 pub struct Sampler {
-    job: Arc<Transfer>,
+    transfer: Arc<Transfer>,
     links: Arc<Links>,
     before: [(Instant, u64); 2],
     taken: u64,
@@ -28,8 +28,8 @@ pub struct Sampler {
 const LEAST_SPAN: Duration = Duration::from_millis(20);
 
 impl Sampler {
-    pub fn new(job: Arc<Transfer>, links: Arc<Links>) -> Sampler {
-        Sampler { job, links, before: [(Instant::now(), 0); 2], taken: 0 }
+    pub fn new(transfer: Arc<Transfer>, links: Arc<Links>) -> Sampler {
+        Sampler { transfer, links, before: [(Instant::now(), 0); 2], taken: 0 }
     }
 
     /// Samples until it is dropped; returns only when the run cannot go on.
@@ -40,7 +40,7 @@ impl Sampler {
         loop {
             ticks.tick().await;
             match self.sample().await {
-                Ok(goodput_kbit) => bars.update(&self.job, goodput_kbit),
+                Ok(goodput_kbit) => bars.update(&self.transfer, goodput_kbit),
                 Err(failure) => return failure,
             }
         }
@@ -51,7 +51,7 @@ impl Sampler {
         let reading = self.links.clone();
         let reading = blocking(move || reading.read().context("the links can no longer be read")).await?;
         self.taken += 1;
-        log(&self.job, &reading, &mut self.before)
+        log(&self.transfer, &reading, &mut self.before)
     }
 
     /// The sample at the end of a transfer, unless one has just been taken: however short a transfer
@@ -65,40 +65,43 @@ impl Sampler {
 }
 
 fn log(
-    job: &Transfer,
+    transfer: &Transfer,
     reading: &CounterReading,
     before: &mut [(Instant, u64); 2],
 ) -> Result<[f64; 2], Failure> {
     let mut goodputs = [0.0; 2];
     for link in LinkId::BOTH {
-        let gauge = job.gauge(link);
-        let (now, bytes) = (Instant::now(), gauge.bytes());
+        let metrics = transfer.metrics(link);
+        let (now, bytes) = (Instant::now(), metrics.bytes());
         let (then, earlier) = std::mem::replace(&mut before[link.index()], (now, bytes));
         let span_s = (now - then).as_secs_f64();
         let goodput_kbit = if span_s > 0.0 { (bytes - earlier) as f64 * 8e-3 / span_s } else { 0.0 };
         goodputs[link.index()] = goodput_kbit;
-        let socket = gauge.socket().clone();
+        let socket = metrics.socket().clone();
         let tcp = socket.as_ref().and_then(|stream| tcp::read(stream.as_ref()).ok());
         if let Some(tcp) = &tcp {
-            gauge.mss.store(tcp.snd_mss_bytes, Ordering::Relaxed);
+            metrics.mss.store(tcp.snd_mss_bytes, Ordering::Relaxed);
             let without =
                 socket.as_ref().is_some_and(|s| tcp::has_timestamps(s.as_ref()).is_ok_and(|has| !has));
-            gauge.no_timestamps.store(without, Ordering::Relaxed);
+            metrics.no_timestamps.store(without, Ordering::Relaxed);
         }
-        let told = gauge.sender().clone();
+        let told = metrics.sender().clone();
         let sample = Sample {
             link,
             bytes,
             goodput_kbit,
-            requests_in_flight: Some(gauge.in_flight.load(Ordering::Relaxed)),
+            requests_in_flight: Some(metrics.in_flight.load(Ordering::Relaxed)),
             tcp,
-            sender_at_ms: told.as_ref().map(|(at, _)| job.log.ms(*at)),
+            sender_at_ms: told.as_ref().map(|(at, _)| transfer.log.ms(*at)),
             sender: told.map(|(_, sender)| sender),
             down: reading.counters(link, Direction::Down).cloned(),
             up: reading.counters(link, Direction::Up).cloned(),
             air: reading.airtimes(link),
         };
-        job.log.write(Event::Sample(Box::new(sample))).map_err(|error| Failure::new(Outcome::Log, error))?;
+        transfer
+            .log
+            .write(Event::Sample(Box::new(sample)))
+            .map_err(|error| Failure::new(Outcome::Log, error))?;
     }
     Ok(goodputs)
 }

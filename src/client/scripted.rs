@@ -18,27 +18,32 @@ const LATE: Duration = Duration::from_millis(100);
 const GLANCE: Duration = Duration::from_millis(1);
 
 /// Plays the script until it is dropped; returns only when a change failed.
-pub async fn play(script: Script, job: Arc<Transfer>, links: Arc<Links>) -> Failure {
+pub async fn play(script: Script, transfer: Arc<Transfer>, links: Arc<Links>) -> Failure {
     for change in script.changes {
-        let due = first_request(&job).await + change.after.0;
+        let due = first_request(&transfer).await + change.after.0;
         sleep_until(due.into()).await;
-        if let Err(failure) = apply(&change, due, &job, &links).await {
+        if let Err(failure) = apply(&change, due, &transfer, &links).await {
             return failure;
         }
     }
     std::future::pending().await
 }
 
-async fn first_request(job: &Transfer) -> Instant {
+async fn first_request(transfer: &Transfer) -> Instant {
     loop {
-        if let Some(at) = job.totals().first_request {
+        if let Some(at) = transfer.totals().first_request {
             return at;
         }
         sleep(GLANCE).await;
     }
 }
 
-async fn apply(change: &Change, due: Instant, job: &Transfer, links: &Arc<Links>) -> Result<(), Failure> {
+async fn apply(
+    change: &Change,
+    due: Instant,
+    transfer: &Transfer,
+    links: &Arc<Links>,
+) -> Result<(), Failure> {
     let (links, link, asked) = (links.clone(), change.link, change.clone());
     blocking(move || links.apply(&asked)).await?;
     let late = due.elapsed();
@@ -48,7 +53,7 @@ async fn apply(change: &Change, due: Instant, job: &Transfer, links: &Arc<Links>
             change.after,
             late.as_secs_f64() * 1e3
         );
-        job.fault(link, what, "the run goes on; this change was not when the script says".into());
+        transfer.fault(link, what, "the run goes on; this change was not when the script says".into());
     }
     Ok(())
 }

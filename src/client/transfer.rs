@@ -197,14 +197,14 @@ pub struct Transfer {
     pub store: Store,
     pub log: Arc<Log>,
     pub give_up: Duration,
-    pub gauges: [LinkMetrics; 2],
+    pub metrics: [LinkMetrics; 2],
     /// Told when a waiting link may find something to do.
     pub changed: Notify,
     /// Permits to check files beside the tasks that receive.
     pub checks: Arc<Semaphore>,
     /// The scheduler's time counts from here.
     began: Duration,
-    board: Mutex<TransferState>,
+    state: Mutex<TransferState>,
 }
 
 struct TransferState {
@@ -321,7 +321,7 @@ impl Transfer {
         log: Arc<Log>,
         give_up: Duration,
     ) -> Transfer {
-        let board = TransferState {
+        let state = TransferState {
             scheduler,
             unfinished: HashMap::new(),
             checking: HashSet::new(),
@@ -338,27 +338,27 @@ impl Transfer {
             encoded: HashMap::new(),
             encodes: [false; 2],
         };
-        let gauges = Default::default();
+        let metrics = Default::default();
         Transfer {
             segments,
             store,
             log,
             give_up,
-            gauges,
+            metrics,
             changed: Notify::new(),
             checks: Arc::new(Semaphore::new(MOST_CHECKS)),
             began: running::now(),
-            board: Mutex::new(board),
+            state: Mutex::new(state),
         }
     }
 
-    fn board(&self) -> Board<'_> {
-        let state = self.board.lock().expect("nobody panics while holding the board");
+    fn state(&self) -> Board<'_> {
+        let state = self.state.lock().expect("nobody panics while holding the state");
         Board { changes: state.scheduler.changes(), state, waiting: &self.changed }
     }
 
-    pub fn gauge(&self, link: LinkId) -> &LinkMetrics {
-        &self.gauges[link.index()]
+    pub fn metrics(&self, link: LinkId) -> &LinkMetrics {
+        &self.metrics[link.index()]
     }
 
     /// Finds what an earlier run has left, so that it is not fetched again.
@@ -367,24 +367,24 @@ impl Transfer {
     /// When a file is there that is not the one to fetch.
     pub fn resume(&self) -> anyhow::Result<()> {
         let mut left = Vec::new();
-        let mut board = self.board();
+        let mut state = self.state();
         for (index, segment) in self.segments.iter().enumerate() {
             match self.store.earlier(&segment.name, segment.digest)? {
                 Earlier::Nothing => {}
                 Earlier::Complete(bytes) => {
-                    board.totals.resumed_files += 1;
-                    board.totals.resumed_bytes += bytes;
+                    state.totals.resumed_files += 1;
+                    state.totals.resumed_bytes += bytes;
                     left.push((index, bytes, None));
                 }
                 Earlier::Part(bytes, ranges) => {
                     let had = ranges.iter().map(|(from, to)| to - from).sum();
-                    board.totals.resumed_bytes += had;
-                    board.left.insert(index, had);
+                    state.totals.resumed_bytes += had;
+                    state.left.insert(index, had);
                     left.push((index, bytes, Some(ranges)));
                 }
             }
         }
-        board.scheduler.resume(left);
+        state.scheduler.resume(left);
         Ok(())
     }
 
@@ -398,10 +398,10 @@ impl Transfer {
 
     /// Returns an unfinished segment, its size, and which ranges of it no request but of `link` brings.
     fn settled(&self, link: LinkId, segment: usize) -> Option<(Arc<Incoming>, u64, Ranges)> {
-        let board = self.board();
-        let size = board.scheduler.size(segment).filter(|_| !board.scheduler.is_complete(segment))?;
-        let incoming = board.unfinished.get(&segment)?.incoming.clone();
-        Some((incoming, size, board.scheduler.settled(segment, link.other())))
+        let state = self.state();
+        let size = state.scheduler.size(segment).filter(|_| !state.scheduler.is_complete(segment))?;
+        let incoming = state.unfinished.get(&segment)?.incoming.clone();
+        Some((incoming, size, state.scheduler.settled(segment, link.other())))
     }
 
     /// Notes that all of a segment has come, which is yet to be checked.
@@ -415,7 +415,7 @@ impl Transfer {
     /// Asks the scheduler something, or tells it something, with the time on its clock.
     pub fn schedule<T>(&self, ask: impl FnOnce(&mut Scheduler, Duration) -> T) -> T {
         let now = self.now();
-        ask(&mut self.board().scheduler, now)
+        ask(&mut self.state().scheduler, now)
     }
 
     /// The scheduler's time: that in which this process ran.
@@ -430,13 +430,13 @@ impl Transfer {
 
     /// Returns the next step of `link`: a request with the facts that are known of it, or why there is none.
     pub fn next(&self, link: LinkId, now: Instant) -> Result<InFlight, Next> {
-        let mut board = self.board();
-        let next = board.scheduler.next(link, self.now());
+        let mut state = self.state();
+        let next = state.scheduler.next(link, self.now());
         let Next::Request(part) = next else { return Err(next) };
-        board.totals.first_request.get_or_insert(now);
-        let unfinished = board.unfinished.get(&part.segment);
+        state.totals.first_request.get_or_insert(now);
+        let unfinished = state.unfinished.get(&part.segment);
         let etag = unfinished.and_then(|unfinished| unfinished.etags[link.index()].clone());
-        let whole = (part.from == 0 && part.to.is_none()) || !board.scheduler.ranges(link);
+        let whole = (part.from == 0 && part.to.is_none()) || !state.scheduler.ranges(link);
         Ok(InFlight::new(part, etag, whole, now))
     }
 
@@ -452,50 +452,50 @@ impl Transfer {
         body: BodyFacts,
         anew: bool,
     ) -> Result<bool, Failure> {
-        let mut guard = self.board();
-        let board = &mut *guard;
+        let mut guard = self.state();
+        let state = &mut *guard;
         let segment = request.part.segment;
-        let has_come = board.scheduler.is_complete(segment) || board.checking.contains(&segment);
-        if !has_come && let Some(problem) = self.contradiction(board, link, segment, &body) {
+        let has_come = state.scheduler.is_complete(segment) || state.checking.contains(&segment);
+        if !has_come && let Some(problem) = self.contradiction(state, link, segment, &body) {
             // The list's digest is right, so the version that is being fetched is not.
             let right = body.promised.is_some() && body.promised == self.segments[segment].digest;
             if !right {
-                board.contradicted.insert((link, segment));
+                state.contradicted.insert((link, segment));
                 drop(guard);
                 self.exclude(link, segment, Failure::new(Outcome::FilesChanged, anyhow!("{problem}")));
                 return Ok(false);
             }
-            board.drop_version(segment);
+            state.drop_version(segment);
             match body.from {
-                0 => board.scheduler.begins_anew(link),
-                _ => board.scheduler.restart(segment, None),
+                0 => state.scheduler.begins_anew(link),
+                _ => state.scheduler.restart(segment, None),
             }
         } else if anew && !has_come {
-            if board.restarted(link, segment) {
+            if state.restarted(link, segment) {
                 drop(guard);
                 self.reject(link, segment, self.too_many_versions(link, segment));
                 return Ok(false);
             }
-            board.drop_version(segment);
-            board.scheduler.begins_anew(link);
+            state.drop_version(segment);
+            state.scheduler.begins_anew(link);
         }
         let name = &self.segments[segment].name;
-        let known = board.scheduler.size(segment);
+        let known = state.scheduler.size(segment);
         if !has_come && known.zip(body.total_bytes).is_some_and(|(known, said)| known != said) {
             // The size came of a HEAD, which is a hint.
             match body.from {
-                0 => board.scheduler.begins_anew(link),
-                _ => board.scheduler.restart(segment, None),
+                0 => state.scheduler.begins_anew(link),
+                _ => state.scheduler.restart(segment, None),
             }
         }
-        board.scheduler.head(link, body.from, body.length, body.total_bytes);
+        state.scheduler.head(link, body.from, body.length, body.total_bytes);
         if has_come {
             return Ok(true);
         }
-        let unfinished = match board.unfinished.entry(segment) {
+        let unfinished = match state.unfinished.entry(segment) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
-                let incoming = match board.left.remove(&segment) {
+                let incoming = match state.left.remove(&segment) {
                     Some(had) => self.store.go_on(name, had),
                     None => self.store.begin(name),
                 };
@@ -522,13 +522,13 @@ impl Transfer {
     /// Says how an answer contradicts what is known of a segment that is being fetched.
     fn contradiction(
         &self,
-        board: &TransferState,
+        state: &TransferState,
         link: LinkId,
         segment: usize,
         body: &BodyFacts,
     ) -> Option<String> {
         let name = &self.segments[segment].name;
-        let unfinished = board.unfinished.get(&segment);
+        let unfinished = state.unfinished.get(&segment);
         if let (Some(had), Some(said)) = (unfinished.and_then(|had| had.promised), body.promised)
             && had != said
         {
@@ -538,7 +538,7 @@ impl Transfer {
         }
         let had = match unfinished {
             Some(unfinished) => unfinished.total_bytes,
-            None => board.left.get(&segment).and_then(|_| board.scheduler.size(segment)),
+            None => state.left.get(&segment).and_then(|_| state.scheduler.size(segment)),
         };
         let (had, said) = had.zip(body.total_bytes).filter(|(had, said)| had != said)?;
         let by = match unfinished.and_then(|unfinished| unfinished.sized_by) {
@@ -554,16 +554,16 @@ impl Transfer {
     /// The server of `link` has another version of a segment than the one that came so far, which is of
     /// no use then. A server that has yet another one each time is not asked for it again.
     pub fn version_changed(&self, link: LinkId, segment: usize) {
-        let mut board = self.board();
-        if board.scheduler.is_complete(segment) || board.checking.contains(&segment) {
+        let mut state = self.state();
+        if state.scheduler.is_complete(segment) || state.checking.contains(&segment) {
             return;
         }
-        if board.restarted(link, segment) {
-            drop(board);
+        if state.restarted(link, segment) {
+            drop(state);
             return self.reject(link, segment, self.too_many_versions(link, segment));
         }
-        board.drop_version(segment);
-        board.scheduler.restart(segment, None);
+        state.drop_version(segment);
+        state.scheduler.restart(segment, None);
     }
 
     fn too_many_versions(&self, link: LinkId, segment: usize) -> Failure {
@@ -579,30 +579,30 @@ impl Transfer {
     /// brings all of it.
     pub fn reject(&self, link: LinkId, segment: usize, reason: Failure) {
         self.exclude(link, segment, reason);
-        let mut board = self.board();
-        let over = board.scheduler.is_complete(segment) || board.checking.contains(&segment);
-        if !over && !board.scheduler.abandoned().contains(&segment) {
-            board.drop_version(segment);
-            board.scheduler.restart(segment, None);
+        let mut state = self.state();
+        let over = state.scheduler.is_complete(segment) || state.checking.contains(&segment);
+        if !over && !state.scheduler.abandoned().contains(&segment) {
+            state.drop_version(segment);
+            state.scheduler.restart(segment, None);
         }
     }
 
     /// Whether the answers of a server fit the requests that they come for.
     pub fn order(&self, link: LinkId) -> AnswerOrder {
-        self.board().order[link.index()]
+        self.state().order[link.index()]
     }
 
     /// An answer of a server fitted its request, as `by` says.
     pub fn order_fits(&self, link: LinkId, by: AnswerOrder) {
-        let mut board = self.board();
-        let order = &mut board.order[link.index()];
+        let mut state = self.state();
+        let order = &mut state.order[link.index()];
         let better = matches!(
             (*order, by),
             (AnswerOrder::Unknown, _) | (AnswerOrder::SizesFit, AnswerOrder::DigestsFit)
         );
         if better {
             *order = by;
-            drop(board);
+            drop(state);
             self.changed.notify_waiters();
         }
     }
@@ -610,30 +610,30 @@ impl Transfer {
     /// An answer of a server did not fit its request, which was not the only one: the server is asked one
     /// request at a time.
     pub fn order_fails(&self, link: LinkId) {
-        self.board().order[link.index()] = AnswerOrder::Fails;
+        self.state().order[link.index()] = AnswerOrder::Fails;
     }
 
     /// Notes that a server sends a segment with a Content-Encoding. Returns whether its digest may yet
     /// show that this changed nothing.
     pub fn may_be_encoded(&self, link: LinkId, segment: usize, encoding: &str) -> bool {
-        let mut board = self.board();
+        let mut state = self.state();
         let may = self.segments[segment].digest.is_some() && self.store.verifies();
-        may && !board.encodes[link.index()] && {
-            board.encoded.insert((link, segment), encoding.to_string());
+        may && !state.encodes[link.index()] && {
+            state.encoded.insert((link, segment), encoding.to_string());
             true
         }
     }
 
     /// The Content-Encoding with which a server said that it sends a segment.
     pub fn encoding(&self, link: LinkId, segment: usize) -> Option<String> {
-        self.board().encoded.get(&(link, segment)).cloned()
+        self.state().encoded.get(&(link, segment)).cloned()
     }
 
     /// Whether the size of a segment, where it is known, is known from a HEAD alone.
     pub fn size_is_hint(&self, segment: usize) -> bool {
-        let board = self.board();
-        let told = board.unfinished.get(&segment).is_some_and(|had| had.total_bytes.is_some());
-        !told && !board.left.contains_key(&segment)
+        let state = self.state();
+        let told = state.unfinished.get(&segment).is_some_and(|had| had.total_bytes.is_some());
+        !told && !state.left.contains_key(&segment)
     }
 
     /// A server says that a segment ends before the bytes that it was asked for, whose size was a hint.
@@ -642,24 +642,24 @@ impl Transfer {
         if !self.size_is_hint(segment) {
             return false;
         }
-        let mut board = self.board();
-        if board.scheduler.size(segment).is_none() || board.scheduler.is_complete(segment) {
+        let mut state = self.state();
+        if state.scheduler.size(segment).is_none() || state.scheduler.is_complete(segment) {
             return false;
         }
-        board.drop_version(segment);
-        board.scheduler.restart(segment, None);
+        state.drop_version(segment);
+        state.scheduler.restart(segment, None);
         true
     }
 
     /// Whether a segment can be asked for behind others on a connection, since its answer says what it
     /// is of: by a digest, or by a size that is none of theirs.
     pub fn may_follow(&self, link: LinkId, segment: usize, others: impl Iterator<Item = usize>) -> bool {
-        let board = self.board();
-        let by_digest = board.order[link.index()] == AnswerOrder::DigestsFit || self.store.verifies();
+        let state = self.state();
+        let by_digest = state.order[link.index()] == AnswerOrder::DigestsFit || self.store.verifies();
         if by_digest && self.segments[segment].digest.is_some() {
             return true;
         }
-        let size = |segment| board.scheduler.size(segment);
+        let size = |segment| state.scheduler.size(segment);
         let Some(own) = size(segment) else { return false };
         others.into_iter().all(|other| size(other).is_some_and(|size| size != own))
     }
@@ -667,17 +667,17 @@ impl Transfer {
     /// Splits the next `bytes` of the answer on `link` into known and new ones. The caller must write the new
     /// ones.
     pub fn claim(&self, link: LinkId, request: &mut InFlight, bytes: u64) -> Claim {
-        let mut board = self.board();
-        let board = &mut *board;
-        let claim = board.scheduler.claim(link, bytes);
-        board.totals.wasted_bytes += claim.stale;
-        let Some(unfinished) = board.unfinished.get_mut(&request.part.segment).filter(|_| claim.fresh > 0)
+        let mut state = self.state();
+        let state = &mut *state;
+        let claim = state.scheduler.claim(link, bytes);
+        state.totals.wasted_bytes += claim.stale;
+        let Some(unfinished) = state.unfinished.get_mut(&request.part.segment).filter(|_| claim.fresh > 0)
         else {
             return claim;
         };
         let now = Instant::now();
         let (from_byte, now_ms) = (claim.at + claim.stale, self.log.ms(now));
-        board.totals.last_byte[link.index()] = Some(now);
+        state.totals.last_byte[link.index()] = Some(now);
         let parts = &mut unfinished.parts;
         let going_on =
             request.record.filter(|&index| parts.get(index).is_some_and(|p| p.to_byte == from_byte));
@@ -701,17 +701,17 @@ impl Transfer {
     /// Takes a segment of which everything has come into `whole`; none where it has been taken, and
     /// something else may be coming of it anew.
     pub fn take_finished(&self, segment: usize, whole: &Arc<Incoming>) -> Option<Finished> {
-        let mut board = self.board();
-        board.unfinished.get(&segment).filter(|unfinished| Arc::ptr_eq(&unfinished.incoming, whole))?;
-        let Unfinished { incoming, promised, parts, .. } = board.unfinished.remove(&segment)?;
-        board.checking.insert(segment);
+        let mut state = self.state();
+        state.unfinished.get(&segment).filter(|unfinished| Arc::ptr_eq(&unfinished.incoming, whole))?;
+        let Unfinished { incoming, promised, parts, .. } = state.unfinished.remove(&segment)?;
+        state.checking.insert(segment);
         Some(Finished { incoming, promised, parts })
     }
 
     /// The names of segments that came wrong and are not there yet.
     pub fn came_wrong(&self) -> Vec<&str> {
-        let board = self.board();
-        let wrong = board.wrong.iter().filter(|&&segment| !board.scheduler.is_complete(segment));
+        let state = self.state();
+        let wrong = state.wrong.iter().filter(|&&segment| !state.scheduler.is_complete(segment));
         let mut wrong: Vec<&str> = wrong.map(|&segment| self.segments[segment].name.as_str()).collect();
         wrong.sort_unstable();
         wrong
@@ -721,25 +721,25 @@ impl Transfer {
     /// the one that brought most of it, unless the other server is away.
     /// A digest that only the first server promised does not bind the other.
     pub fn fetch_again(&self, segment: usize, finished: &Finished) -> Option<LinkId> {
-        let mut board = self.board();
+        let mut state = self.state();
         let bytes: u64 = finished.parts.iter().map(|part| part.to_byte - part.from_byte).sum();
-        board.totals.wasted_bytes += bytes;
-        board.checking.remove(&segment);
+        state.totals.wasted_bytes += bytes;
+        state.checking.remove(&segment);
         let of_a = finished.parts.iter().filter(|part| part.link == LinkId::A);
         let from_a = 2 * of_a.map(|part| part.to_byte - part.from_byte).sum::<u64>() > bytes;
         let other = if from_a { LinkId::B } else { LinkId::A };
-        if board.contradicted.remove(&(other, segment)) {
+        if state.contradicted.remove(&(other, segment)) {
             // It was right to say that it has another file.
-            board.scheduler.readmit(other, segment);
+            state.scheduler.readmit(other, segment);
         }
-        if board.encoded.contains_key(&(other.other(), segment)) {
-            board.encodes[other.other().index()] = true;
+        if state.encoded.contains_key(&(other.other(), segment)) {
+            state.encodes[other.other().index()] = true;
         }
-        let link = if board.scheduler.is_up(other) { other } else { other.other() };
-        if !board.wrong.insert(segment) {
+        let link = if state.scheduler.is_up(other) { other } else { other.other() };
+        if !state.wrong.insert(segment) {
             return None;
         }
-        board.scheduler.restart(segment, Some(link));
+        state.scheduler.restart(segment, Some(link));
         Some(link)
     }
 
@@ -754,23 +754,23 @@ impl Transfer {
     /// that turns out to hold other files than its list is not asked for any that the other may bring, and is
     /// told of once.
     pub fn exclude(&self, link: LinkId, segment: usize, reason: Failure) {
-        let mut guard = self.board();
-        let board = &mut *guard;
-        let had_changed = board.has_changed(link);
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let had_changed = state.has_changed(link);
         if reason.exit == Outcome::FilesChanged {
-            board.changed[link.index()].insert(segment);
+            state.changed[link.index()].insert(segment);
         }
-        let may_come = board.scheduler.exclude(link, segment);
-        let changed = board.has_changed(link);
+        let may_come = state.scheduler.exclude(link, segment);
+        let changed = state.has_changed(link);
         if changed && !had_changed {
             for other in 0..self.segments.len() {
-                if board.scheduler.may_bring(link.other(), other) {
-                    board.scheduler.exclude(link, other);
+                if state.scheduler.may_bring(link.other(), other) {
+                    state.scheduler.exclude(link, other);
                 }
             }
         }
         let what = format!("{:#}", reason.error);
-        board.refused.insert(segment, reason);
+        state.refused.insert(segment, reason);
         drop(guard);
         let other = link.other();
         let action = match may_come {
@@ -788,11 +788,11 @@ impl Transfer {
     /// No server brings a segment, for the reason given: it is left, and the run ends with that reason
     /// after all other files.
     pub fn abandon(&self, link: LinkId, segment: usize, reason: Failure) {
-        let mut board = self.board();
-        board.scheduler.abandon(segment);
+        let mut state = self.state();
+        state.scheduler.abandon(segment);
         let what = format!("{:#}", reason.error);
-        board.refused.insert(segment, reason);
-        drop(board);
+        state.refused.insert(segment, reason);
+        drop(state);
         self.fault(link, what, "it is left; the others are fetched".to_string());
     }
 
@@ -804,21 +804,21 @@ impl Transfer {
         if request.record.is_some() {
             return;
         }
-        let mut board = self.board();
-        let due = board.scheduler.due(link).is_some_and(|(due, _, wanted)| due == segment && wanted > 0);
-        if !due || board.scheduler.is_whole(segment) || board.checking.contains(&segment) {
+        let mut state = self.state();
+        let due = state.scheduler.due(link).is_some_and(|(due, _, wanted)| due == segment && wanted > 0);
+        if !due || state.scheduler.is_whole(segment) || state.checking.contains(&segment) {
             return;
         }
         let strike = if answered { Strike::NothingNew } else { Strike::NoAnswer };
-        let strikes = board.strike(link, segment, strike);
+        let strikes = state.strike(link, segment, strike);
         // A server that was killed in the middle, once, is no reason to change the order.
         if strikes > 1 {
-            board.scheduler.defer(segment);
+            state.scheduler.defer(segment);
         }
         if !answered || strikes < MOST_STRIKES {
             return;
         }
-        drop(board);
+        drop(state);
         let name = &self.segments[segment].name;
         let error =
             anyhow!("{MOST_STRIKES} answers of server {link} brought nothing new of {name}: {problem}");
@@ -828,16 +828,16 @@ impl Transfer {
     /// The answer with a segment that is due comes too slowly. Where the other server may bring the
     /// segment, this one is not asked for it again; else it is, twice. Returns whether it is not.
     pub fn too_slow(&self, link: LinkId, segment: usize, problem: &str) -> bool {
-        let mut board = self.board();
-        let wanted = board.scheduler.due(link).is_some_and(|(due, _, wanted)| due == segment && wanted > 0);
-        if !wanted || board.scheduler.is_whole(segment) || board.checking.contains(&segment) {
+        let mut state = self.state();
+        let wanted = state.scheduler.due(link).is_some_and(|(due, _, wanted)| due == segment && wanted > 0);
+        if !wanted || state.scheduler.is_whole(segment) || state.checking.contains(&segment) {
             return false;
         }
-        let fixed_elsewhere = !board.scheduler.may_bring(link.other(), segment);
-        if board.strike(link, segment, Strike::Slow) < MOST_STRIKES && fixed_elsewhere {
+        let fixed_elsewhere = !state.scheduler.may_bring(link.other(), segment);
+        if state.strike(link, segment, Strike::Slow) < MOST_STRIKES && fixed_elsewhere {
             return false;
         }
-        drop(board);
+        drop(state);
         let error = anyhow!("{problem} (--least-rate)");
         self.exclude(link, segment, Failure::new(Outcome::ServerAway, error));
         true
@@ -845,10 +845,10 @@ impl Transfer {
 
     /// Why files are missing of which no server brings what is missing; none while there are others.
     pub fn unobtainable(&self) -> Option<Failure> {
-        let mut board = self.board();
-        let abandoned = board.scheduler.abandoned().clone();
+        let mut state = self.state();
+        let abandoned = state.scheduler.abandoned().clone();
         let first = *abandoned.first()?;
-        let done = board.totals.files + board.totals.resumed_files;
+        let done = state.totals.files + state.totals.resumed_files;
         if done + (abandoned.len() as u64) < self.segments.len() as u64 {
             return None;
         }
@@ -864,7 +864,7 @@ impl Transfer {
                 many - MOST_NAMED
             ),
         };
-        let Failure { exit, error } = board.refused.remove(&first).unwrap_or_else(|| {
+        let Failure { exit, error } = state.refused.remove(&first).unwrap_or_else(|| {
             Failure::new(Outcome::ServerAway, anyhow!("the one server that could bring it was given up"))
         });
         Some(Failure { exit, error: error.context(what) })
@@ -872,7 +872,7 @@ impl Transfer {
 
     /// Ends the run, from outside of the tasks that fetch.
     pub fn fail(&self, failure: Failure) {
-        self.board().failure.get_or_insert(failure);
+        self.state().failure.get_or_insert(failure);
         self.changed.notify_waiters();
     }
 
@@ -885,7 +885,7 @@ impl Transfer {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if let Some(failure) = self.board().failure.take() {
+            if let Some(failure) = self.state().failure.take() {
                 return Err(failure);
             }
             if let Some(failure) = self.unobtainable() {
@@ -900,7 +900,7 @@ impl Transfer {
 
     /// Gives a link up. Returns whether the rest can still be fetched.
     pub fn give_up(&self, link: LinkId) -> bool {
-        self.board().scheduler.give_up(link)
+        self.state().scheduler.give_up(link)
     }
 
     /// Waits until there is something for `link` to fetch, or until there will not be.
@@ -910,7 +910,7 @@ impl Transfer {
             tokio::pin!(changed);
             // Being told of a change counts from before the question, so that none is missed.
             changed.as_mut().enable();
-            let outlook = self.board().scheduler.outlook(link);
+            let outlook = self.state().scheduler.outlook(link);
             match outlook {
                 Outlook::Work => return true,
                 Outlook::Nothing => return false,
@@ -921,13 +921,13 @@ impl Transfer {
 
     /// The file at `index` is under its name; `parts` says which link brought what of it.
     pub fn completed(&self, link: LinkId, index: usize, parts: &[schema::Part], at: Instant) {
-        let mut board = self.board();
-        board.scheduler.completed(index);
-        board.checking.remove(&index);
-        if !board.has_changed(link) && parts.iter().all(|part| part.link == link) {
-            board.changed[link.index()].clear();
+        let mut state = self.state();
+        state.scheduler.completed(index);
+        state.checking.remove(&index);
+        if !state.has_changed(link) && parts.iter().all(|part| part.link == link) {
+            state.changed[link.index()].clear();
         }
-        let totals = &mut board.totals;
+        let totals = &mut state.totals;
         for part in parts {
             let bytes = part.to_byte - part.from_byte;
             totals.bytes += bytes;
@@ -936,27 +936,27 @@ impl Transfer {
         totals.files += 1;
         totals.arrivals.push((index, at));
         totals.last_file = Some(at);
-        drop(board);
-        self.gauge(link).files.fetch_add(1, Ordering::Relaxed);
+        drop(state);
+        self.metrics(link).files.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn received_head(&self, bytes: usize) {
-        self.board().totals.head_bytes += bytes as u64;
+        self.state().totals.head_bytes += bytes as u64;
     }
 
     pub fn wasted(&self, bytes: u64) {
-        self.board().totals.wasted_bytes += bytes;
+        self.state().totals.wasted_bytes += bytes;
     }
 
     /// How many files are not there yet.
     pub fn missing(&self) -> u64 {
-        let board = self.board();
-        let totals = &board.totals;
+        let state = self.state();
+        let totals = &state.totals;
         self.segments.len() as u64 - totals.files - totals.resumed_files
     }
 
     pub fn totals(&self) -> Totals {
-        self.board().totals.clone()
+        self.state().totals.clone()
     }
 
     /// Writes a fault to the log; a log that cannot be written ends the run by itself elsewhere.
@@ -975,12 +975,12 @@ mod tests {
     use crate::manifest;
     use crate::schedule::{Pipeline, Schedule};
 
-    /// A job of one file, with connections on these links.
-    fn job(up: &[LinkId]) -> Transfer {
-        job_of("x0", up)
+    /// A transfer of one file, with connections on these links.
+    fn transfer(up: &[LinkId]) -> Transfer {
+        transfer_of("x0", up)
     }
 
-    fn job_of(pattern: &str, up: &[LinkId]) -> Transfer {
+    fn transfer_of(pattern: &str, up: &[LinkId]) -> Transfer {
         let segments = manifest::expand(pattern).unwrap();
         let mut scheduler = Scheduler::new(&Schedule::Greedy, Pipeline::Auto, vec![None; segments.len()]);
         up.iter().for_each(|&link| scheduler.opened(link, Duration::ZERO, Duration::ZERO));
@@ -990,37 +990,37 @@ mod tests {
     }
 
     /// Asks for the file on `link` and has so many of its 5 bytes come.
-    fn bring(job: &Transfer, link: LinkId, bytes: u64) -> InFlight {
-        let mut request = job.next(link, Instant::now()).unwrap();
+    fn bring(transfer: &Transfer, link: LinkId, bytes: u64) -> InFlight {
+        let mut request = transfer.next(link, Instant::now()).unwrap();
         let body = BodyFacts { from: 0, length: Some(5), total_bytes: Some(5), etag: None, promised: None };
-        job.begin(link, &mut request, body, false).unwrap();
-        assert_eq!(job.claim(link, &mut request, bytes).fresh, bytes);
+        transfer.begin(link, &mut request, body, false).unwrap();
+        assert_eq!(transfer.claim(link, &mut request, bytes).fresh, bytes);
         request
     }
 
     #[test]
     fn who_has_seen_a_file_come_wrong_does_not_end_it_before_it_has_come_again() {
-        let job = job(&LinkId::BOTH);
-        let wrong = bring(&job, LinkId::A, 5).incoming.unwrap();
-        let finished = job.take_finished(0, &wrong).unwrap();
-        assert_eq!(job.fetch_again(0, &finished), Some(LinkId::B));
-        let right = bring(&job, LinkId::B, 2).incoming.unwrap();
-        assert!(job.take_finished(0, &wrong).is_none());
-        assert!(job.take_finished(0, &right).is_some());
+        let transfer = transfer(&LinkId::BOTH);
+        let wrong = bring(&transfer, LinkId::A, 5).incoming.unwrap();
+        let finished = transfer.take_finished(0, &wrong).unwrap();
+        assert_eq!(transfer.fetch_again(0, &finished), Some(LinkId::B));
+        let right = bring(&transfer, LinkId::B, 2).incoming.unwrap();
+        assert!(transfer.take_finished(0, &wrong).is_none());
+        assert!(transfer.take_finished(0, &right).is_some());
     }
 
     #[test]
     fn what_is_being_checked_is_not_begun_again_by_an_answer_that_comes_late() {
-        let job = job(&LinkId::BOTH);
-        let mut late = job.next(LinkId::A, Instant::now()).unwrap();
-        job.lost(LinkId::A);
-        let whole = bring(&job, LinkId::B, 5).incoming.unwrap();
-        job.schedule(|scheduler, now| scheduler.opened(LinkId::A, now, Duration::ZERO));
-        assert!(job.take_finished(0, &whole).is_some());
+        let transfer = transfer(&LinkId::BOTH);
+        let mut late = transfer.next(LinkId::A, Instant::now()).unwrap();
+        transfer.lost(LinkId::A);
+        let whole = bring(&transfer, LinkId::B, 5).incoming.unwrap();
+        transfer.schedule(|scheduler, now| scheduler.opened(LinkId::A, now, Duration::ZERO));
+        assert!(transfer.take_finished(0, &whole).is_some());
         for anew in [false, true] {
             let body =
                 BodyFacts { from: 0, length: Some(5), total_bytes: Some(5), etag: None, promised: None };
-            job.begin(LinkId::A, &mut late, body, anew).unwrap();
+            transfer.begin(LinkId::A, &mut late, body, anew).unwrap();
             assert!(late.incoming.is_none());
         }
     }
@@ -1029,36 +1029,42 @@ mod tests {
     fn a_server_with_other_files_is_dropped_once_that_is_known() {
         let changed = |name: &str| Failure::new(Outcome::FilesChanged, anyhow!("{name} differs"));
         // Of four files: b lies about one, brings one right, lies about one again, then about a third.
-        let job = job_of("x{0..3}", &LinkId::BOTH);
-        job.exclude(LinkId::B, 0, changed("x0"));
-        job.completed(LinkId::B, 1, &[], Instant::now());
-        job.exclude(LinkId::B, 2, changed("x2"));
-        assert!(job.board().scheduler.may_bring(LinkId::B, 3), "one lie between right files is one file's");
-        job.exclude(LinkId::B, 3, changed("x3"));
-        assert_eq!(job.log.faults().0, 3);
+        let transfer = transfer_of("x{0..3}", &LinkId::BOTH);
+        transfer.exclude(LinkId::B, 0, changed("x0"));
+        transfer.completed(LinkId::B, 1, &[], Instant::now());
+        transfer.exclude(LinkId::B, 2, changed("x2"));
+        assert!(
+            transfer.state().scheduler.may_bring(LinkId::B, 3),
+            "one lie between right files is one file's"
+        );
+        transfer.exclude(LinkId::B, 3, changed("x3"));
+        assert_eq!(transfer.log.faults().0, 3);
 
-        let job = job_of("x{0..39}", &LinkId::BOTH);
-        (0..40).for_each(|segment| job.exclude(LinkId::B, segment, changed("it")));
-        assert_eq!(job.log.faults().0, 2);
-        assert!((0..40).all(|segment| job.board().scheduler.may_bring(LinkId::A, segment)));
-        assert!(job.next(LinkId::B, Instant::now()).is_err() && job.next(LinkId::A, Instant::now()).is_ok());
+        let transfer = transfer_of("x{0..39}", &LinkId::BOTH);
+        (0..40).for_each(|segment| transfer.exclude(LinkId::B, segment, changed("it")));
+        assert_eq!(transfer.log.faults().0, 2);
+        assert!((0..40).all(|segment| transfer.state().scheduler.may_bring(LinkId::A, segment)));
+        assert!(
+            transfer.next(LinkId::B, Instant::now()).is_err()
+                && transfer.next(LinkId::A, Instant::now()).is_ok()
+        );
 
         // Files that the other server cannot bring are still asked for, one by one.
-        let job = job_of("x{0..39}", &LinkId::BOTH);
-        job.give_up(LinkId::A);
-        (0..2).for_each(|segment| job.exclude(LinkId::B, segment, changed("it")));
-        assert!(job.next(LinkId::B, Instant::now()).is_ok());
+        let transfer = transfer_of("x{0..39}", &LinkId::BOTH);
+        transfer.give_up(LinkId::A);
+        (0..2).for_each(|segment| transfer.exclude(LinkId::B, segment, changed("it")));
+        assert!(transfer.next(LinkId::B, Instant::now()).is_ok());
     }
 
     #[test]
     fn a_wrong_file_is_asked_of_the_same_server_where_the_other_is_away_and_only_once() {
-        let job = job(&[LinkId::A]);
+        let transfer = transfer(&[LinkId::A]);
         for again in [Some(LinkId::A), None] {
-            let wrong = bring(&job, LinkId::A, 5).incoming.unwrap();
-            let finished = job.take_finished(0, &wrong).unwrap();
-            assert_eq!(job.fetch_again(0, &finished), again);
-            assert_eq!(job.came_wrong(), ["x0"]);
-            job.schedule(|scheduler, _| scheduler.ended(LinkId::A));
+            let wrong = bring(&transfer, LinkId::A, 5).incoming.unwrap();
+            let finished = transfer.take_finished(0, &wrong).unwrap();
+            assert_eq!(transfer.fetch_again(0, &finished), again);
+            assert_eq!(transfer.came_wrong(), ["x0"]);
+            transfer.schedule(|scheduler, _| scheduler.ended(LinkId::A));
         }
     }
 
@@ -1069,20 +1075,20 @@ mod tests {
             Failure::new(Outcome::MissingFile, anyhow!("it is not there"))
         }
         let cases: [(&str, ComesBack); 6] = [
-            ("passed over", |job| job.schedule(|scheduler, _| scheduler.passed_over(LinkId::A))),
-            ("lost", |job| job.lost(LinkId::A)),
-            ("another version", |job| job.version_changed(LinkId::A, 0)),
-            ("excluded", |job| job.exclude(LinkId::A, 0, gone())),
-            ("given up", |job| assert!(job.give_up(LinkId::A))),
-            ("abandoned", |job| job.abandon(LinkId::A, 0, gone())),
+            ("passed over", |transfer| transfer.schedule(|scheduler, _| scheduler.passed_over(LinkId::A))),
+            ("lost", |transfer| transfer.lost(LinkId::A)),
+            ("another version", |transfer| transfer.version_changed(LinkId::A, 0)),
+            ("excluded", |transfer| transfer.exclude(LinkId::A, 0, gone())),
+            ("given up", |transfer| assert!(transfer.give_up(LinkId::A))),
+            ("abandoned", |transfer| transfer.abandon(LinkId::A, 0, gone())),
         ];
         for (name, comes_back) in cases {
-            let job = job(&LinkId::BOTH);
-            job.next(LinkId::A, Instant::now()).unwrap();
-            assert!(job.next(LinkId::B, Instant::now()).is_err(), "{name}: there is one file");
-            let mut waiting = std::pin::pin!(job.changed.notified());
+            let transfer = transfer(&LinkId::BOTH);
+            transfer.next(LinkId::A, Instant::now()).unwrap();
+            assert!(transfer.next(LinkId::B, Instant::now()).is_err(), "{name}: there is one file");
+            let mut waiting = std::pin::pin!(transfer.changed.notified());
             assert!(!waiting.as_mut().enable(), "{name}");
-            comes_back(&job);
+            comes_back(&transfer);
             assert!(waiting.as_mut().enable(), "{name}: nobody is told");
         }
     }

@@ -22,86 +22,88 @@ pub fn hash_behind(incoming: &Arc<Incoming>) {
 
 /// A file of which everything has come, and the server that sent the last of it.
 pub struct Check {
-    job: Arc<Transfer>,
-    peer: Origin,
+    transfer: Arc<Transfer>,
+    origin: Origin,
     index: usize,
     finished: Finished,
 }
 
 impl Check {
-    pub fn new(job: &Arc<Transfer>, peer: &Origin, index: usize, finished: Finished) -> Check {
-        Check { job: job.clone(), peer: peer.clone(), index, finished }
+    pub fn new(transfer: &Arc<Transfer>, origin: &Origin, index: usize, finished: Finished) -> Check {
+        Check { transfer: transfer.clone(), origin: origin.clone(), index, finished }
     }
 
     /// Checks at once what takes a single step of hashing, and else on another thread, as soon as one is
-    /// free; then a failure is the job's.
+    /// free; then a failure is the transfer's.
     pub fn start(self) -> Result<(), Failure> {
         let incoming = &self.finished.incoming;
         if incoming.left_to_hash() <= HASH_STEP_BYTES {
             return self.run();
         }
         // A run that goes on after this one was killed meanwhile need not fetch it again.
-        self.job.note_whole(self.index, incoming)?;
+        self.transfer.note_whole(self.index, incoming)?;
         tokio::spawn(async move {
-            let job = self.job.clone();
+            let transfer = self.transfer.clone();
             // The semaphore is never closed.
-            let permit = job.checks.clone().acquire_owned().await;
+            let permit = transfer.checks.clone().acquire_owned().await;
             spawn_blocking(move || {
                 let _permit = permit;
-                let job = self.job.clone();
-                self.run().unwrap_or_else(|failure| job.fail(failure));
+                let transfer = self.transfer.clone();
+                self.run().unwrap_or_else(|failure| transfer.fail(failure));
             });
         });
         Ok(())
     }
 
     fn run(self) -> Result<(), Failure> {
-        let Check { job, peer, index, finished } = &self;
-        let segment = &job.segments[*index];
+        let Check { transfer, origin, index, finished } = &self;
+        let segment = &transfer.segments[*index];
         let expected = segment.digest.or(finished.promised);
-        let verdict = job
+        let verdict = transfer
             .store
             .finish(&finished.incoming, &segment.name, expected)
             .map_err(|error| Failure::new(Outcome::Store, error))?;
         if let FileVerdict::Wrong { expected, actual } = verdict {
             // Without a digest in its head, it may be the answer to another request.
             if finished.promised.is_none() {
-                job.order_fails(peer.link);
+                transfer.order_fails(origin.link);
             }
-            let what = format!("{peer} sent {} with the digest {actual}, expected {expected}", segment.name);
-            let what = match job.encoding(peer.link, *index) {
+            let what =
+                format!("{origin} sent {} with the digest {actual}, expected {expected}", segment.name);
+            let what = match transfer.encoding(origin.link, *index) {
                 Some(encoding) => {
                     format!("{what} (with the Content-Encoding {encoding}, which was not asked for)")
                 }
                 None => what,
             };
-            if let Some(link) = job.fetch_again(*index, finished) {
-                job.fault(peer.link, what, format!("fetching it again from server {link}"));
+            if let Some(link) = transfer.fetch_again(*index, finished) {
+                transfer.fault(origin.link, what, format!("fetching it again from server {link}"));
                 return Ok(());
             }
-            let error = anyhow!("{what}; what came is kept as {}", job.store.part(&segment.name).display());
-            job.abandon(peer.link, *index, Failure::new(Outcome::Digest, error));
+            let error =
+                anyhow!("{what}; what came is kept as {}", transfer.store.part(&segment.name).display());
+            transfer.abandon(origin.link, *index, Failure::new(Outcome::Digest, error));
             return Ok(());
         }
-        if verdict == FileVerdict::Right && finished.parts.iter().all(|part| part.link == peer.link) {
-            job.order_fits(peer.link, AnswerOrder::DigestsFit);
+        if verdict == FileVerdict::Right && finished.parts.iter().all(|part| part.link == origin.link) {
+            transfer.order_fits(origin.link, AnswerOrder::DigestsFit);
         }
         let done = Instant::now();
         self.log(verdict, done)?;
-        job.completed(peer.link, *index, &finished.parts, done);
+        transfer.completed(origin.link, *index, &finished.parts, done);
         Ok(())
     }
 
     fn log(&self, verdict: FileVerdict, done: Instant) -> Result<(), Failure> {
-        let log = &self.job.log;
+        let log = &self.transfer.log;
         let (parts, done_ms) = (&self.finished.parts, log.ms(done));
         let earliest = |time: fn(&schema::Part) -> f64| parts.iter().map(time).fold(done_ms, f64::min);
         let (requested_ms, first_byte_ms) = (earliest(|p| p.requested_ms), earliest(|p| p.first_byte_ms));
         let (bytes, span_ms) = (self.finished.incoming.written(), done_ms - first_byte_ms);
         let segment = schema::Segment {
-            name: self.job.segments[self.index].name.clone(),
+            name: self.transfer.segments[self.index].name.clone(),
             index: self.index as u64,
-            link: Some(self.peer.link),
+            link: Some(self.origin.link),
             bytes,
             parts: parts.clone(),
             requested_ms,

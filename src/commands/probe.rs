@@ -92,12 +92,13 @@ async fn run(args: &ProbeArgs, asked: LinkSetup) -> Result<Vec<Probe>> {
     found
 }
 
-async fn measure(args: &ProbeArgs, peers: PerLink<Origin>, rows: Rows) -> Result<Vec<Probe>> {
-    let patience = args.give_up.0;
-    let (a, b) = tokio::try_join!(peers.a.introduce(patience), peers.b.introduce(patience))?;
+async fn measure(args: &ProbeArgs, origins: PerLink<Origin>, rows: Rows) -> Result<Vec<Probe>> {
+    let give_up = args.give_up.0;
+    let (a, b) =
+        tokio::try_join!(origins.a.query_capabilities(give_up), origins.b.query_capabilities(give_up))?;
     let files = manifest::agree(args.files.as_deref(), a.list.clone(), b.list.clone())?;
     let paths = files.into_iter().map(|file| file.path).collect();
-    Prober::new(peers, &PerLink { a, b }, paths, rows, patience).measure().await
+    Prober::new(origins, &PerLink { a, b }, paths, rows, give_up).measure().await
 }
 
 fn table(probes: &[Probe]) -> Table {

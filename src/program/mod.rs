@@ -262,19 +262,20 @@ impl<'a> Observed<'a> {
         start: &mut schema::RunStart,
     ) -> Result<(ProgramContext, Arc<Links>, PerLink<Origin>), Failure> {
         let unreachable = |error| Failure::new(Outcome::Unreachable, error);
-        let patience = self.args.give_up.0;
+        let give_up = self.args.give_up.0;
         let (a, b) = tokio::try_join!(
             Origin::resolve(LinkId::A, &self.args.server_a, None),
             Origin::resolve(LinkId::B, &self.args.server_b, None)
         )
         .map_err(unreachable)?;
-        let picked = tokio::try_join!(reach::pick_address(a, patience), reach::pick_address(b, patience));
+        let picked = tokio::try_join!(reach::pick_address(a, give_up), reach::pick_address(b, give_up));
         let (a, b) = picked.map_err(unreachable)?;
         start.servers.a.address = Some(a.address.to_string());
         start.servers.b.address = Some(b.address.to_string());
         let links = shape(setup, [&a, &b], self.args.backend, self.args.seed, &self.log).await?;
         self.links = Some(links.clone());
-        let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
+        let (ia, ib) = tokio::try_join!(a.query_capabilities(give_up), b.query_capabilities(give_up))
+            .map_err(unreachable)?;
         for (server, found) in [(&mut start.servers.a, &ia), (&mut start.servers.b, &ib)] {
             describe(server, found);
         }

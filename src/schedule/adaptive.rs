@@ -7,13 +7,13 @@
 //! - *Size*: the next whole part while that is at most half of the link's share; else half of the
 //!   share, so that parts shrink geometrically towards the end (guided self-scheduling: Polychronopoulos
 //!   and Kuck, IEEE Trans. Computers 1987), down to what the link brings in 20 ms.
-//! - *Declining*: a link without a share takes nothing: the other drains everything before it could
+//! - *Yielding*: a link without a share takes nothing: the other drains everything before it could
 //!   bring a byte of use (earliest completion first: Lim et al., CoNEXT 2017). Nor does one take a part
 //!   that cannot be divided, of a server without ranges or of unknown size, if the other is done before.
-//! - *Taking over*: when nothing is left to ask for, a link that runs dry takes the end of the part
+//! - *Stealing*: when nothing is left to ask for, a link that runs dry takes the end of the part
 //!   that the other finishes last, in proportion to both rates, if that ends the run earlier by more
 //!   than 30 ms and a tenth of what is left. The other's answer cannot be shortened: what of it comes
-//!   twice is waste, and the first copy counts. [Waste](super::waste) is limited to 2 %.
+//!   twice is waste, and the first copy counts. [The budget](super::redundancy) for it is 2 %.
 //! - *Dropping*: a connection that owes nothing of use for longer than three round trips + 50 ms is
 //!   closed when there is work.
 //!
@@ -48,21 +48,21 @@ pub(super) struct LinkView {
 
 impl Scheduler {
     pub(super) fn next_adaptive(&mut self, link: LinkId, now: Duration) -> Next {
-        if self.wastes_too_much(link, now) {
+        if self.exceeds_budget(link, now) {
             return Next::Drop;
         }
         let look_again = Next::Wait(Some(now + LOOK_AGAIN));
         self.prune(link);
         let views = self.views(now);
-        let (mine, flow) = (views[link.index()], &self.flows[link.index()]);
-        let wanted = flow.wanted(&self.sizes);
-        if wanted == 0 && !flow.asked.is_empty() {
-            let useless_s = flow.coming(&self.sizes) as f64 / mine.rate;
+        let (mine, state) = (views[link.index()], &self.link_states[link.index()]);
+        let wanted = state.useful_outstanding(&self.sizes);
+        if wanted == 0 && !state.asked.is_empty() {
+            let useless_s = state.outstanding(&self.sizes) as f64 / mine.rate;
             let work = !self.pool.is_empty() || self.worth_taking(link, &views, now).is_some();
-            let reopening_s = 3.0 * flow.rtt.as_secs_f64() + 0.05;
+            let reopening_s = 3.0 * state.rtt.as_secs_f64() + 0.05;
             return if work && useless_s > reopening_s { Next::Drop } else { look_again };
         }
-        if !flow.has_room(self.pipeline) || (!flow.asked.is_empty() && !self.runs_low(link, now)) {
+        if !state.may_pipeline(self.pipeline) || (!state.asked.is_empty() && !self.runs_low(link, now)) {
             return Next::Wait(None);
         }
         if let Some(part) = self.late_elsewhere(link, &views, now) {
@@ -83,15 +83,15 @@ impl Scheduler {
     /// Returns the rate and the next free time of both links. An unknown rate counts as the other link's, or
     /// as that of its own first burst where that is more; a link without a connection has rate 0.
     pub(super) fn views(&self, now: Duration) -> [LinkView; 2] {
-        let known = LinkId::BOTH.map(|link| self.flows[link.index()].rate(now));
+        let known = LinkId::BOTH.map(|link| self.link_states[link.index()].rate(now));
         LinkId::BOTH.map(|link| {
-            let flow = &self.flows[link.index()];
+            let state = &self.link_states[link.index()];
             let as_other =
-                known[link.other().index()].map(|rate| rate.max(flow.pace.burst().unwrap_or_default()));
+                known[link.other().index()].map(|rate| rate.max(state.mean_rate.burst().unwrap_or_default()));
             let guess = known[link.index()].or(as_other).unwrap_or(1e6).max(1.0);
-            let rate = if flow.up && !flow.dead { guess } else { 0.0 };
-            let busy_s = flow.coming(&self.sizes) as f64 / guess;
-            LinkView { rate, starts_s: busy_s.max(flow.rtt.as_secs_f64()) }
+            let rate = if state.up && !state.dead { guess } else { 0.0 };
+            let busy_s = state.outstanding(&self.sizes) as f64 / guess;
+            LinkView { rate, starts_s: busy_s.max(state.rtt.as_secs_f64()) }
         })
     }
 
@@ -108,7 +108,7 @@ impl Scheduler {
         if own {
             return Some(part);
         }
-        let Some(end) = self.sizes.end(&part).filter(|_| self.flows[link.index()].ranges) else {
+        let Some(end) = self.sizes.end(&part).filter(|_| self.link_states[link.index()].ranges) else {
             return self.is_worth_it_whole(link, &part, views).then_some(part);
         };
         let rest = self.pool.bytes_for(link, &self.sizes);
@@ -146,11 +146,11 @@ impl Scheduler {
 
     /// The end of the other link's last part, where both are done earlier if `link` fetches it.
     fn worth_taking(&self, link: LinkId, views: &[LinkView; 2], now: Duration) -> Option<PartRequest> {
-        let theirs = &self.flows[link.other().index()];
-        let last = theirs.asked.iter().rev().find(|asked| asked.wanted(&self.sizes) > 0)?;
+        let theirs = &self.link_states[link.other().index()];
+        let last = theirs.asked.iter().rev().find(|asked| asked.useful_outstanding(&self.sizes) > 0)?;
         // Of a link that has hardly begun it is not known that it is slow; if it is silent, it stalls.
         theirs.rate(now)?;
-        self.end_of(link, last, theirs.wanted(&self.sizes), views, now)
+        self.end_of(link, last, theirs.useful_outstanding(&self.sizes), views, now)
     }
 
     /// The end of a part that the other link was asked for and of which `owed` bytes with those before
@@ -164,9 +164,9 @@ impl Scheduler {
         now: Duration,
     ) -> Option<PartRequest> {
         let (mine, other) = (views[link.index()], views[link.other().index()]);
-        let (flow, owed) = (&self.flows[link.index()], owed as f64);
-        let (end, most) = (self.sizes.end(&part.part)?, part.wanted(&self.sizes));
-        if part.own || !flow.ranges || !self.may_bring(link, part.part.segment) || most == 0 {
+        let (state, owed) = (&self.link_states[link.index()], owed as f64);
+        let (end, most) = (self.sizes.end(&part.part)?, part.useful_outstanding(&self.sizes));
+        if part.own || !state.ranges || !self.may_bring(link, part.part.segment) || most == 0 {
             return None;
         }
         let alone_s = owed / other.rate.max(1.0);
@@ -182,7 +182,7 @@ impl Scheduler {
         if mine.starts_s + taken as f64 / mine.rate >= alone_s {
             return None;
         }
-        let allowed = self.most_at_risk(link.other(), views, gain_s, now).unwrap_or(taken);
+        let allowed = self.most_to_steal(link.other(), views, gain_s, now).unwrap_or(taken);
         let taken = taken.min(allowed);
         if taken < least.min(most) {
             return None;
@@ -192,10 +192,11 @@ impl Scheduler {
 
     /// Asks `link` for the end of what the other link was asked for.
     fn take_over(&mut self, link: LinkId, part: PartRequest, now: Duration) -> Next {
-        let (sizes, theirs) = (&self.sizes, &mut self.flows[link.other().index()].asked);
+        let (sizes, theirs) = (&self.sizes, &mut self.link_states[link.other().index()].asked);
         // A part stolen whole is empty, and may end where another part does.
         let same = |asked: &&mut OutstandingRequest| {
-            (asked.part.segment, asked.part.to) == (part.segment, part.to) && asked.wanted(sizes) > 0
+            (asked.part.segment, asked.part.to) == (part.segment, part.to)
+                && asked.useful_outstanding(sizes) > 0
         };
         if let Some(asked) = theirs.iter_mut().rev().find(same) {
             asked.part.to = Some(part.from);

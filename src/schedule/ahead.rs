@@ -37,20 +37,20 @@ const FILES_AHEAD_UNKNOWN: usize = 16;
 impl Scheduler {
     /// Returns true if the outstanding bytes of `link` arrive so soon that it should be asked for more.
     pub(super) fn runs_low(&self, link: LinkId, now: Duration) -> bool {
-        let flow = &self.flows[link.index()];
+        let state = &self.link_states[link.index()];
         let fixed = matches!(self.plan, Schedule::Ratio { .. } | Schedule::Rates { .. });
-        let coming = flow.coming(&self.sizes) as f64;
-        let most = if self.plan == Schedule::Greedy { flow.next_window() } else { f64::INFINITY };
-        match flow.latest_rate(now) {
+        let outstanding = state.outstanding(&self.sizes) as f64;
+        let most = if self.plan == Schedule::Greedy { state.next_window() } else { f64::INFINITY };
+        match state.latest_rate(now) {
             Some(rate) => {
                 let beside_s = if fixed { AHEAD_FIXED_S } else { AHEAD_S };
-                let ahead = rate * (2.0 * flow.rtt.as_secs_f64() + beside_s);
-                coming <= ahead.max(flow.best_in_flight()).min(most)
+                let ahead = rate * (2.0 * state.rtt.as_secs_f64() + beside_s);
+                outstanding <= ahead.max(state.best_in_flight()).min(most)
             }
-            None if fixed && flow.asked.len() < FILES_AHEAD_UNKNOWN => true,
+            None if fixed && state.asked.len() < FILES_AHEAD_UNKNOWN => true,
             // Playback cannot start without the bytes that a slow link owes.
-            None if matches!(self.plan, Schedule::Inorder(_)) => coming < AHEAD_UNKNOWN as f64 / 4.0,
-            None => coming < most.min(AHEAD_UNKNOWN as f64),
+            None if matches!(self.plan, Schedule::Inorder(_)) => outstanding < AHEAD_UNKNOWN as f64 / 4.0,
+            None => outstanding < most.min(AHEAD_UNKNOWN as f64),
         }
     }
 }

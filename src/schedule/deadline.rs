@@ -7,11 +7,11 @@
 //! - *Which*: a link that runs low takes the earliest waiting segment that it can finish in time, so
 //!   that a slow link takes later ones and leaves the next to the other.
 //! - *Splitting*: a waiting segment that neither link can finish in time alone is split between both in
-//!   proportion to what they can bring; of one that comes late on the other link, the end is taken
-//!   over, unless something waits that is due as early.
+//!   proportion to what they can bring; of one that comes late on the other link, the end is
+//!   stolen, unless something waits that is due as early.
 //! - *In time* means with a quarter of the time to spare.
 //! - Everything else is as with [`adaptive`](super::adaptive): how far ahead is asked, how long parts
-//!   are, that a link without a share of the rest declines, and how the end is shared out.
+//!   are, that a link without a share of the rest yields, and how the end is shared out.
 //!
 //! **Source.** Each segment by one of two paths, under a deadline for each: Elgabli, Liu and Aggarwal,
 //! "Optimized Preference-Aware Multi-path Video Streaming with Scalable Video Coding",
@@ -19,7 +19,7 @@
 //! which there is one here. That a link takes the earliest that it can finish, the quarter to spare and
 //! when to split are this project's judgement.
 //!
-//! **Worst case.** Links that together carry less than the film: every segment is overdue, so every
+//! **Worst case.** Links that together carry less than the media plays: every segment is overdue, so every
 //! one is split, and requests are many and short; the player then stands still for as long as the
 //! bytes take, which no order avoids. A link that collapses right after it took a segment that is due
 //! soon holds its beginning; only the end of it moves, until the link counts as stalled.
@@ -35,26 +35,26 @@ use crate::units::LinkId;
 /// How much of the time that a link needs for a segment is to be spared besides.
 const TO_SPARE: f64 = 0.25;
 
-/// How a film is cut, and when its player starts.
+/// How media is cut into segments, and when its player starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MediaTimeline {
     /// How long a segment plays.
     pub segment: Duration,
     /// How many segments the player waits for.
     pub startup: usize,
-    /// How many files come first that carry no film.
-    pub leading: usize,
+    /// The number of init segments, which come first.
+    pub init_segments: usize,
 }
 
 impl Default for MediaTimeline {
     fn default() -> MediaTimeline {
         let Rule { segment_duration_ms, startup_segments } = Rule::default();
         let segment = Duration::from_secs_f64(segment_duration_ms / 1e3);
-        MediaTimeline { segment, startup: startup_segments as usize, leading: 0 }
+        MediaTimeline { segment, startup: startup_segments as usize, init_segments: 0 }
     }
 }
 
-/// A player in the middle of the film, as far as the scheduler sees it.
+/// A player in the middle of the media, as far as the scheduler sees it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Playhead {
     /// The number of complete files from the first on.
@@ -65,26 +65,26 @@ pub struct Playhead {
 
 impl Playhead {
     /// Brings it up to date.
-    fn watch(&mut self, film: &MediaTimeline, complete: &[bool], now_s: f64) {
-        let duration_s = film.segment.as_secs_f64();
-        let played_s = |ready: usize| ready.saturating_sub(film.leading) as f64 * duration_s;
+    fn update(&mut self, timeline: &MediaTimeline, complete: &[bool], now_s: f64) {
+        let duration_s = timeline.segment.as_secs_f64();
+        let played_s = |ready: usize| ready.saturating_sub(timeline.init_segments) as f64 * duration_s;
         if let Some(began_s) = &mut self.began_s {
             *began_s = began_s.max(now_s - played_s(self.ready));
         }
         self.ready += complete[self.ready..].iter().take_while(|&&complete| complete).count();
-        let startup = film.leading + film.startup.max(1);
+        let startup = timeline.init_segments + timeline.startup.max(1);
         if self.began_s.is_none() && self.ready >= startup.min(complete.len()) {
             self.began_s = Some(now_s);
         }
     }
 
-    /// When a segment is due (s), where the film begins at `begins_s` if it has not.
-    fn due_s(&self, film: &MediaTimeline, segment: usize, begins_s: f64) -> f64 {
-        let k = segment.saturating_sub(film.leading);
-        if self.began_s.is_none() && k < film.startup.max(1) {
+    /// When a segment is due (s), where playback begins at `begins_s` if it has not.
+    fn due_s(&self, timeline: &MediaTimeline, segment: usize, begins_s: f64) -> f64 {
+        let k = segment.saturating_sub(timeline.init_segments);
+        if self.began_s.is_none() && k < timeline.startup.max(1) {
             return 0.0;
         }
-        self.began_s.unwrap_or(begins_s) + k as f64 * film.segment.as_secs_f64()
+        self.began_s.unwrap_or(begins_s) + k as f64 * timeline.segment.as_secs_f64()
     }
 }
 
@@ -97,17 +97,17 @@ impl Scheduler {
         views: &[LinkView; 2],
         now: Duration,
     ) -> Option<(usize, Option<u64>)> {
-        let Schedule::Inorder(film) = self.plan else { return Some((0, None)) };
+        let Schedule::Inorder(timeline) = self.plan else { return Some((0, None)) };
         if self.pool.has_own(link) {
             return Some((0, None));
         }
-        let (now_s, begins_s) = (now.as_secs_f64(), self.begins_s(&film, views, now));
+        let (now_s, begins_s) = (now.as_secs_f64(), self.begins_s(&timeline, views, now));
         let [mine, other] = [link, link.other()].map(|link| views[link.index()]);
         let least = least_part(mine.rate);
-        let unknown = self.flows[link.index()].rate(now).is_none().then_some(AHEAD_UNKNOWN / 4);
+        let unknown = self.link_states[link.index()].rate(now).is_none().then_some(AHEAD_UNKNOWN / 4);
         for (place, part) in self.pool.shared().enumerate() {
             let bytes = self.sizes.estimate(part);
-            let due_s = self.player.due_s(&film, part.segment, begins_s);
+            let due_s = self.player.due_s(&timeline, part.segment, begins_s);
             let in_time = |view: LinkView| {
                 let takes_s = view.starts_s + bytes as f64 / view.rate;
                 now_s + (1.0 + TO_SPARE) * takes_s <= due_s
@@ -131,15 +131,15 @@ impl Scheduler {
         views: &[LinkView; 2],
         now: Duration,
     ) -> Option<PartRequest> {
-        let Schedule::Inorder(film) = self.plan else { return None };
-        let (now_s, begins_s) = (now.as_secs_f64(), self.begins_s(&film, views, now));
-        let due_s = |segment| self.player.due_s(&film, segment, begins_s);
+        let Schedule::Inorder(timeline) = self.plan else { return None };
+        let (now_s, begins_s) = (now.as_secs_f64(), self.begins_s(&timeline, views, now));
+        let due_s = |segment| self.player.due_s(&timeline, segment, begins_s);
         let next_due_s = self.pool.first(link).map_or(f64::INFINITY, |(part, _)| due_s(part.segment));
-        let theirs = &self.flows[link.other().index()];
+        let theirs = &self.link_states[link.other().index()];
         let rate = theirs.rate(now)?.max(1.0);
         let mut before = 0;
         for asked in &theirs.asked {
-            let owed = before + asked.wanted(&self.sizes);
+            let owed = before + asked.useful_outstanding(&self.sizes);
             let due_s = due_s(asked.part.segment);
             if due_s >= next_due_s {
                 return None;
@@ -148,15 +148,15 @@ impl Scheduler {
             if let Some(part) = late.then(|| self.end_of(link, asked, owed, views, now)).flatten() {
                 return Some(part);
             }
-            before += asked.coming(&self.sizes);
+            before += asked.outstanding(&self.sizes);
         }
         None
     }
 
-    /// When the film begins (s), as far as it can be seen now; keeps the player up to date.
-    fn begins_s(&mut self, film: &MediaTimeline, views: &[LinkView; 2], now: Duration) -> f64 {
-        self.player.watch(film, &self.complete, now.as_secs_f64());
-        let first = 0..(film.leading + film.startup.max(1)).min(self.complete.len());
+    /// When playback begins (s), as far as it can be seen now; keeps the player up to date.
+    fn begins_s(&mut self, timeline: &MediaTimeline, views: &[LinkView; 2], now: Duration) -> f64 {
+        self.player.update(timeline, &self.complete, now.as_secs_f64());
+        let first = 0..(timeline.init_segments + timeline.startup.max(1)).min(self.complete.len());
         let missing = |segment: usize| {
             let have = self.open.get(&segment).into_iter().flat_map(super::ranges::Ranges::iter);
             let have: u64 = have.map(|(from, to)| to - from).sum();
@@ -173,15 +173,15 @@ mod tests {
 
     #[test]
     fn deadlines_begin_with_the_player_and_move_when_it_stands_still() {
-        let film = MediaTimeline { segment: Duration::from_secs(4), startup: 2, leading: 1 };
+        let timeline = MediaTimeline { segment: Duration::from_secs(4), startup: 2, init_segments: 1 };
         let (mut player, mut complete) = (Playhead::default(), vec![false; 9]);
-        player.watch(&film, &complete, 1.0);
-        assert_eq!([0, 1, 2, 3].map(|file| player.due_s(&film, file, 5.0)), [0.0, 0.0, 0.0, 13.0]);
+        player.update(&timeline, &complete, 1.0);
+        assert_eq!([0, 1, 2, 3].map(|file| player.due_s(&timeline, file, 5.0)), [0.0, 0.0, 0.0, 13.0]);
         complete[..3].fill(true);
-        player.watch(&film, &complete, 6.0);
-        assert_eq!([3, 4].map(|file| player.due_s(&film, file, 0.0)), [14.0, 18.0]);
+        player.update(&timeline, &complete, 6.0);
+        assert_eq!([3, 4].map(|file| player.due_s(&timeline, file, 0.0)), [14.0, 18.0]);
         // Two segments play for 8 s; nothing follows them until 16 s.
-        player.watch(&film, &complete, 16.0);
-        assert_eq!([3, 4].map(|file| player.due_s(&film, file, 0.0)), [16.0, 20.0]);
+        player.update(&timeline, &complete, 16.0);
+        assert_eq!([3, 4].map(|file| player.due_s(&timeline, file, 0.0)), [16.0, 20.0]);
     }
 }

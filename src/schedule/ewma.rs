@@ -79,29 +79,29 @@ mod tests {
 
     #[test]
     fn a_pause_with_nothing_asked_for_is_left_out() {
-        let mut pace = Ewma::over(ms(1000));
-        (0..500).for_each(|at| pace.received(ms(at), 10_000));
-        assert!((pace.bytes_per_s(ms(499), None).unwrap() - 10e6).abs() < 1e4);
-        pace.idle();
-        assert!((pace.bytes_per_s(ms(5000), None).unwrap() - 10e6).abs() < 1e4);
-        (5000..5500).for_each(|at| pace.received(ms(at), 10_000));
-        assert!((pace.bytes_per_s(ms(5499), None).unwrap() - 10e6).abs() < 1e4);
+        let mut ewma = Ewma::over(ms(1000));
+        (0..500).for_each(|at| ewma.received(ms(at), 10_000));
+        assert!((ewma.bytes_per_s(ms(499), None).unwrap() - 10e6).abs() < 1e4);
+        ewma.idle();
+        assert!((ewma.bytes_per_s(ms(5000), None).unwrap() - 10e6).abs() < 1e4);
+        (5000..5500).for_each(|at| ewma.received(ms(at), 10_000));
+        assert!((ewma.bytes_per_s(ms(5499), None).unwrap() - 10e6).abs() < 1e4);
     }
 
     #[test]
     fn silence_in_an_answer_counts_and_so_does_a_late_first_byte() {
-        let mut pace = Ewma::over(ms(1000));
-        (0..3000).for_each(|at| pace.received(ms(at), 10_000));
-        assert!(pace.bytes_per_s(ms(5999), None).unwrap() < 0.06 * 10e6);
-        pace.idle();
-        assert!(pace.bytes_per_s(ms(9000), Some(ms(6000))).unwrap() < 0.06 * 10e6);
+        let mut ewma = Ewma::over(ms(1000));
+        (0..3000).for_each(|at| ewma.received(ms(at), 10_000));
+        assert!(ewma.bytes_per_s(ms(5999), None).unwrap() < 0.06 * 10e6);
+        ewma.idle();
+        assert!(ewma.bytes_per_s(ms(9000), Some(ms(6000))).unwrap() < 0.06 * 10e6);
     }
 
     #[test]
     fn one_burst_says_nothing() {
-        let mut pace = Ewma::over(ms(1000));
-        pace.received(ms(0), 500_000);
-        pace.received(ms(1), 500_000);
-        assert_eq!(pace.bytes_per_s(ms(1), None), None);
+        let mut ewma = Ewma::over(ms(1000));
+        ewma.received(ms(0), 500_000);
+        ewma.received(ms(1), 500_000);
+        assert_eq!(ewma.bytes_per_s(ms(1), None), None);
     }
 }

@@ -21,11 +21,11 @@ impl Scheduler {
     pub(super) fn leaves_to_other(&self, link: LinkId, part: &PartRequest, now: Duration) -> bool {
         let rates = self.views(now).map(|view| view.rate);
         let views = LinkId::BOTH.map(|link| {
-            let flow = &self.flows[link.index()];
-            let rtt_s = flow.rtt.as_secs_f64();
-            let rate = rates[link.index()].min(flow.next_window() / rtt_s);
-            let rate = if flow.moves_since(now).is_some() { rate } else { 0.0 };
-            let busy_s = flow.coming(&self.sizes) as f64 / rate;
+            let state = &self.link_states[link.index()];
+            let rtt_s = state.rtt.as_secs_f64();
+            let rate = rates[link.index()].min(state.next_window() / rtt_s);
+            let rate = if state.active_since(now).is_some() { rate } else { 0.0 };
+            let busy_s = state.outstanding(&self.sizes) as f64 / rate;
             LinkView { rate, starts_s: busy_s.max(rtt_s) }
         });
         !self.is_worth_it_whole(link, part, &views)

@@ -11,7 +11,7 @@ use super::pool::Sizes;
 /// The most requests in flight of `auto`.
 const DEEPEST_AUTO: usize = 1000;
 /// The time constant of a link's rate.
-const PACE: Duration = Duration::from_secs(1);
+const MEAN_SPAN: Duration = Duration::from_secs(1);
 /// The time constant of its latest rate.
 const LATEST: Duration = Duration::from_millis(100);
 /// TCP's initial window: ten segments (RFC 6928).
@@ -45,18 +45,18 @@ pub struct OutstandingRequest {
     pub requested: Duration,
     pub answering: bool,
     /// The rest of its answer is useless.
-    pub void: bool,
+    pub cancelled: bool,
 }
 
 impl OutstandingRequest {
     /// Returns the outstanding bytes that are useful.
-    pub fn wanted(&self, sizes: &Sizes) -> u64 {
+    pub fn useful_outstanding(&self, sizes: &Sizes) -> u64 {
         let from = self.at.max(self.part.from);
-        if self.void { 0 } else { sizes.estimate(&PartRequest { from, ..self.part }) }
+        if self.cancelled { 0 } else { sizes.estimate(&PartRequest { from, ..self.part }) }
     }
 
     /// Returns the outstanding bytes, useful or not.
-    pub fn coming(&self, sizes: &Sizes) -> u64 {
+    pub fn outstanding(&self, sizes: &Sizes) -> u64 {
         self.ends.map_or_else(
             || sizes.estimate(&PartRequest { from: self.at, to: None, ..self.part }),
             |ends| ends.saturating_sub(self.at),
@@ -78,7 +78,7 @@ pub struct LinkState {
     pub rtt: Duration,
     pub asked: VecDeque<OutstandingRequest>,
     /// Its rate, for decisions that reach further than the next request.
-    pub pace: Ewma,
+    pub mean_rate: Ewma,
     /// Its latest rate, which is more than that while its TCP has not reached the link's rate.
     latest: Ewma,
     /// The greatest rate that it has held for a while, bytes/s; 0 before it is known.
@@ -89,9 +89,9 @@ pub struct LinkState {
     /// When a byte last came, or was first due.
     pub last_byte: Duration,
     /// When a byte last came.
-    pub heard: Duration,
+    pub last_rx: Duration,
     /// Since when it has brought what was due without a pause.
-    moves_since: Duration,
+    active_since: Duration,
     /// Since when something has been due without an end, and without a silence of half of [`SLOW_WINDOW`].
     due_since: Duration,
     /// The same, without a silence for which it counts as stalled.
@@ -109,14 +109,14 @@ impl Default for LinkState {
             ranges: true,
             rtt: Duration::ZERO,
             asked: VecDeque::new(),
-            pace: Ewma::over(PACE),
+            mean_rate: Ewma::over(MEAN_SPAN),
             best_rate: 0.0,
             brought: 0,
             first_byte: None,
             latest: Ewma::over(LATEST),
             last_byte: Duration::ZERO,
-            heard: Duration::ZERO,
-            moves_since: Duration::ZERO,
+            last_rx: Duration::ZERO,
+            active_since: Duration::ZERO,
             due_since: Duration::ZERO,
             unbroken_since: Duration::ZERO,
             marks: VecDeque::new(),
@@ -129,7 +129,7 @@ impl LinkState {
         self.up = true;
         self.rtt = rtt;
         self.last_byte = now;
-        self.moves_since = now;
+        self.active_since = now;
         (self.due_since, self.unbroken_since) = (now, now);
     }
 
@@ -146,34 +146,34 @@ impl LinkState {
             ends,
             requested: now,
             answering: false,
-            void: false,
+            cancelled: false,
         });
     }
 
     /// `bytes` of payload came in one read.
     pub fn received(&mut self, now: Duration, bytes: u64) {
         if self.pauses(now) {
-            self.moves_since = now;
+            self.active_since = now;
         }
         let silent = now.saturating_sub(self.last_byte);
-        if silent >= self.patience() {
+        if silent >= self.stall_timeout() {
             self.unbroken_since = now;
         }
         if silent >= SLOW_WINDOW / 2 {
             self.due_since = now;
         }
-        (self.last_byte, self.heard) = (now, now);
+        (self.last_byte, self.last_rx) = (now, now);
         if self.marks.back().is_none_or(|&(at, _)| now >= at + MARK_EVERY) {
             self.marks.push_back((now, self.brought));
             let old = self.marks.iter().take_while(|(at, _)| *at + SLOW_WINDOW + MARK_EVERY < now).count();
             self.marks.drain(..old);
         }
-        self.pace.received(now, bytes);
+        self.mean_rate.received(now, bytes);
         self.latest.received(now, bytes);
         self.brought += bytes;
         self.first_byte.get_or_insert(now);
-        if self.pace.is_steady() {
-            self.best_rate = self.best_rate.max(self.pace.bytes_per_s(now, None).unwrap_or_default());
+        if self.mean_rate.is_steady() {
+            self.best_rate = self.best_rate.max(self.mean_rate.bytes_per_s(now, None).unwrap_or_default());
         }
         if self.asked.is_empty() {
             self.idle();
@@ -188,13 +188,13 @@ impl LinkState {
     }
 
     fn idle(&mut self) {
-        self.pace.idle();
+        self.mean_rate.idle();
         self.latest.idle();
     }
 
     /// Returns its rate over the last second or so, in bytes per second; `None` while that is unknown.
     pub fn rate(&self, now: Duration) -> Option<f64> {
-        self.pace.bytes_per_s(now, self.overdue(now))
+        self.mean_rate.bytes_per_s(now, self.overdue(now))
     }
 
     /// Returns the same, or the rate over the last tenth of a second where that is more.
@@ -212,7 +212,7 @@ impl LinkState {
     /// The mean from the first byte to the last, in bytes per second: what is known of a link whose answers
     /// each come in one read.
     pub fn mean_rate(&self) -> Option<f64> {
-        let span_s = self.heard.saturating_sub(self.first_byte?).as_secs_f64();
+        let span_s = self.last_rx.saturating_sub(self.first_byte?).as_secs_f64();
         (span_s >= LEAST_MEAN_S).then(|| self.brought as f64 / span_s)
     }
 
@@ -228,17 +228,17 @@ impl LinkState {
     }
 
     /// Bytes asked for that are to come and wanted.
-    pub fn wanted(&self, sizes: &Sizes) -> u64 {
-        self.asked.iter().map(|asked| asked.wanted(sizes)).sum()
+    pub fn useful_outstanding(&self, sizes: &Sizes) -> u64 {
+        self.asked.iter().map(|asked| asked.useful_outstanding(sizes)).sum()
     }
 
     /// Bytes asked for that are to come, wanted or not: what a further request has to wait for.
-    pub fn coming(&self, sizes: &Sizes) -> u64 {
-        self.asked.iter().map(|asked| asked.coming(sizes)).sum()
+    pub fn outstanding(&self, sizes: &Sizes) -> u64 {
+        self.asked.iter().map(|asked| asked.outstanding(sizes)).sum()
     }
 
     /// Whether another request may go out, as far as the connection and the user's choice go.
-    pub fn has_room(&self, pipeline: Pipeline) -> bool {
+    pub fn may_pipeline(&self, pipeline: Pipeline) -> bool {
         match pipeline {
             _ if self.asked.is_empty() => true,
             _ if !self.keeps_alive => false,
@@ -249,7 +249,7 @@ impl LinkState {
 
     /// From when on silence is a stall; `None` where nothing is due.
     pub fn stalls_at(&self) -> Option<Duration> {
-        (self.up && !self.asked.is_empty()).then(|| self.last_byte + self.patience())
+        (self.up && !self.asked.is_empty()).then(|| self.last_byte + self.stall_timeout())
     }
 
     /// How many bytes came from `from` or a little earlier on.
@@ -268,24 +268,24 @@ impl LinkState {
             true => (SHORT_SLOW_WINDOW.max(4 * self.rtt).min(SLOW_WINDOW), self.unbroken_since),
             false => (SLOW_WINDOW, self.due_since),
         };
-        let due = self.up && !self.asked.is_empty() && now < self.last_byte + self.patience();
+        let due = self.up && !self.asked.is_empty() && now < self.last_byte + self.stall_timeout();
         let from = now.checked_sub(window).filter(|&from| due && since <= from);
         let bytes = from.map_or(0, |from| self.brought_since(from));
         bytes > 0 && (bytes as f64) < least * window.as_secs_f64()
     }
 
     /// How long it may be silent while something is due.
-    pub fn patience(&self) -> Duration {
+    pub fn stall_timeout(&self) -> Duration {
         LEAST_STALL.max(4 * self.rtt)
     }
 
     /// Whether it has been silent for half of that.
     fn pauses(&self, now: Duration) -> bool {
-        now.saturating_sub(self.last_byte) >= self.patience() / 2
+        now.saturating_sub(self.last_byte) >= self.stall_timeout() / 2
     }
 
     /// Since when it has brought what was due, or had nothing due; `None` where it pauses or is away.
-    pub fn moves_since(&self, now: Duration) -> Option<Duration> {
-        (self.up && (self.asked.is_empty() || !self.pauses(now))).then_some(self.moves_since)
+    pub fn active_since(&self, now: Duration) -> Option<Duration> {
+        (self.up && (self.asked.is_empty() || !self.pauses(now))).then_some(self.active_since)
     }
 }

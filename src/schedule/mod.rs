@@ -94,7 +94,7 @@ pub struct Scheduler {
     pipeline: Pipeline,
     sizes: Sizes,
     pool: PartPool,
-    flows: [LinkState; 2],
+    link_states: [LinkState; 2],
     player: Playhead,
     /// Bytes received twice or in vain.
     wasted: u64,
@@ -129,7 +129,7 @@ impl Scheduler {
             pipeline,
             sizes,
             pool,
-            flows: Default::default(),
+            link_states: Default::default(),
             player: Playhead::default(),
             wasted: 0,
             open: HashMap::new(),
@@ -169,12 +169,12 @@ impl Scheduler {
 
     /// `link` has a connection, with this round trip (least seen so far).
     pub fn opened(&mut self, link: LinkId, now: Duration, rtt: Duration) {
-        self.flow(link).opened(now, rtt);
+        self.link_state(link).opened(now, rtt);
     }
 
     /// Whether the server of `link` keeps a connection open after the first answer on it.
     pub fn keeps_alive(&mut self, link: LinkId, keeps_alive: bool) {
-        self.flow(link).keeps_alive = keeps_alive;
+        self.link_state(link).keeps_alive = keeps_alive;
     }
 
     /// Returns the next step of `link`, which has a connection.
@@ -182,16 +182,16 @@ impl Scheduler {
         if self.is_done() {
             return Next::Done;
         }
-        let flow = &self.flows[link.index()];
-        debug_assert!(!flow.dead, "a dead link asks for nothing");
+        let state = &self.link_states[link.index()];
+        debug_assert!(!state.dead, "a dead link asks for nothing");
         if self.is_adaptive() {
             return self.next_adaptive(link, now);
         }
-        if !flow.has_room(self.pipeline) {
+        if !state.may_pipeline(self.pipeline) {
             return Next::Wait(None);
         }
         let auto = self.pipeline == Pipeline::Auto;
-        if auto && !flow.asked.is_empty() && !self.runs_low(link, now) {
+        if auto && !state.asked.is_empty() && !self.runs_low(link, now) {
             return Next::Wait(None);
         }
         self.prune(link);
@@ -216,15 +216,15 @@ impl Scheduler {
     }
 
     fn ask(&mut self, link: LinkId, part: PartRequest, own: bool, now: Duration) -> Next {
-        self.flow(link).ask(part, own, now);
+        self.link_state(link).ask(part, own, now);
         Next::Request(part)
     }
 
     /// The answer that is due on `link` begins with byte `from` of a file of `total` bytes, and its
     /// body is `length` bytes long, as far as the head says.
     pub fn head(&mut self, link: LinkId, from: u64, length: Option<u64>, total: Option<u64>) {
-        let Some(asked) = self.flows[link.index()].asked.front_mut() else { return };
-        if let Some(total) = total.filter(|_| !asked.void) {
+        let Some(asked) = self.link_states[link.index()].asked.front_mut() else { return };
+        if let Some(total) = total.filter(|_| !asked.cancelled) {
             self.sizes.learn(asked.part.segment, total);
         }
         let asked_to = asked.ends.or(total);
@@ -235,30 +235,30 @@ impl Scheduler {
         let ranges = from == asked.part.from && !beyond;
         if !ranges {
             // It sends files whole, whatever is asked for.
-            self.flow(link).ranges = false;
+            self.link_state(link).ranges = false;
         }
     }
 
     /// The server of `link` is not to be asked for ranges any more: it does not answer with them.
     pub fn sends_whole(&mut self, link: LinkId) {
-        self.flow(link).ranges = false;
+        self.link_state(link).ranges = false;
     }
 
     /// Whether the server of `link` may be asked for ranges.
     pub fn ranges(&self, link: LinkId) -> bool {
-        self.flows[link.index()].ranges
+        self.link_states[link.index()].ranges
     }
 
     /// Of the next `bytes` that came on `link`: how many are there already, and how many after those
     /// are new. Both together may be less than `bytes`; then ask again for the rest.
     pub fn claim(&mut self, link: LinkId, bytes: u64) -> Claim {
-        let Some(asked) = self.flows[link.index()].asked.front_mut() else {
+        let Some(asked) = self.link_states[link.index()].asked.front_mut() else {
             return Claim { at: 0, stale: bytes, fresh: 0 };
         };
         let at = asked.at;
-        if asked.void || self.complete[asked.part.segment] {
+        if asked.cancelled || self.complete[asked.part.segment] {
             asked.at += bytes;
-            self.wasted += if asked.void { 0 } else { bytes };
+            self.wasted += if asked.cancelled { 0 } else { bytes };
             return Claim { at, stale: bytes, fresh: 0 };
         }
         let have = self.open.entry(asked.part.segment).or_default();
@@ -271,13 +271,13 @@ impl Scheduler {
 
     /// One read brought `bytes` of payload on `link`.
     pub fn received(&mut self, link: LinkId, now: Duration, bytes: u64) {
-        self.flow(link).received(now, bytes);
+        self.link_state(link).received(now, bytes);
     }
 
     /// Ends the current answer on `link`. Its missing bytes go back to the pool.
     pub fn ended(&mut self, link: LinkId) {
-        let Some(asked) = self.flow(link).asked.pop_front() else { return };
-        if asked.part.to.is_none() && !asked.void {
+        let Some(asked) = self.link_state(link).asked.pop_front() else { return };
+        if asked.part.to.is_none() && !asked.cancelled {
             self.sizes.learn(asked.part.segment, asked.at);
         }
         self.put_back(link, &asked);
@@ -285,7 +285,7 @@ impl Scheduler {
 
     /// The answer under way on `link` is over, and nothing of it was of use.
     pub fn passed_over(&mut self, link: LinkId) {
-        if let Some(asked) = self.flow(link).asked.pop_front() {
+        if let Some(asked) = self.link_state(link).asked.pop_front() {
             self.put_back(link, &asked);
         }
     }
@@ -293,7 +293,7 @@ impl Scheduler {
     /// `link` lost its connection: what it still owed is to be fetched still.
     pub fn lost(&mut self, link: LinkId) {
         self.changes += 1;
-        let asked = self.flow(link).closed();
+        let asked = self.link_state(link).closed();
         for asked in asked.iter().rev() {
             self.put_back(link, asked);
         }
@@ -302,7 +302,7 @@ impl Scheduler {
     /// Puts what is missing of a request back.
     fn put_back(&mut self, link: LinkId, asked: &link_state::OutstandingRequest) {
         let PartRequest { segment, from, to } = asked.part;
-        if asked.void || self.complete[segment] {
+        if asked.cancelled || self.complete[segment] {
             return;
         }
         let none = Ranges::default();
@@ -331,7 +331,7 @@ impl Scheduler {
     pub fn may_bring(&self, link: LinkId, segment: usize) -> bool {
         let fixed_to_other = self.owners[segment].is_some_and(|owner| owner != link);
         let excluded = self.excluded[link.index()].contains(&segment);
-        !(fixed_to_other || excluded || self.flows[link.index()].dead)
+        !(fixed_to_other || excluded || self.link_states[link.index()].dead)
     }
 
     /// The server of `link` cannot bring a segment: it is not asked for it again, and what it still
@@ -346,9 +346,9 @@ impl Scheduler {
             self.abandon(segment);
             return false;
         }
-        let asked = self.flows[link.index()].asked.iter_mut();
-        let asked = asked.filter(|asked| asked.part.segment == segment && !asked.void);
-        let owed: Vec<_> = asked.map(|asked| (asked.clone(), asked.void = true).0).collect();
+        let asked = self.link_states[link.index()].asked.iter_mut();
+        let asked = asked.filter(|asked| asked.part.segment == segment && !asked.cancelled);
+        let owed: Vec<_> = asked.map(|asked| (asked.clone(), asked.cancelled = true).0).collect();
         owed.iter().for_each(|asked| self.put_back(link, asked));
         self.pool.hand_over(|part| part.segment == segment, link.other(), &self.sizes);
         self.changes += 1;
@@ -363,8 +363,8 @@ impl Scheduler {
     /// Gives a segment up: it is fetched from nowhere.
     pub fn abandon(&mut self, segment: usize) {
         self.pool.retain(|part| part.segment != segment, &self.sizes);
-        for asked in self.flows.iter_mut().flat_map(|flow| &mut flow.asked) {
-            asked.void |= asked.part.segment == segment;
+        for asked in self.link_states.iter_mut().flat_map(|state| &mut state.asked) {
+            asked.cancelled |= asked.part.segment == segment;
         }
         self.open.remove(&segment);
         self.abandoned.insert(segment);
@@ -402,7 +402,8 @@ impl Scheduler {
     /// link `but`, whose last bytes may not be written yet.
     pub fn settled(&self, segment: usize, but: LinkId) -> Ranges {
         let mut settled = self.open.get(&segment).cloned().unwrap_or_default();
-        for asked in self.flows[but.index()].asked.iter().filter(|asked| asked.part.segment == segment) {
+        for asked in self.link_states[but.index()].asked.iter().filter(|asked| asked.part.segment == segment)
+        {
             settled = settled
                 .iter()
                 .flat_map(|(from, to)| {
@@ -439,8 +440,8 @@ impl Scheduler {
         self.open.remove(&segment);
         self.sizes.forget(segment);
         self.pool.retain(|part| part.segment != segment, &self.sizes);
-        for asked in self.flows.iter_mut().flat_map(|flow| &mut flow.asked) {
-            asked.void |= asked.part.segment == segment;
+        for asked in self.link_states.iter_mut().flat_map(|state| &mut state.asked) {
+            asked.cancelled |= asked.part.segment == segment;
         }
         let only = self.owner_of(segment, only.or(self.owners[segment]));
         self.pool.put_back(PartRequest::whole(segment), only, &self.sizes);
@@ -450,13 +451,15 @@ impl Scheduler {
     /// Discards the received ranges of the segment that is being answered on `link`; the answer brings all of
     /// it anew.
     pub fn begins_anew(&mut self, link: LinkId) {
-        let Some(segment) = self.flow(link).asked.front().map(|asked| asked.part.segment) else { return };
+        let Some(segment) = self.link_state(link).asked.front().map(|asked| asked.part.segment) else {
+            return;
+        };
         let had = self.open.get(&segment).into_iter().flat_map(Ranges::iter);
         self.wasted += had.map(|(from, to)| to - from).sum::<u64>();
         self.restart(segment, None);
         self.pool.retain(|part| part.segment != segment, &self.sizes);
-        if let Some(asked) = self.flow(link).asked.front_mut() {
-            (asked.part, asked.void) = (PartRequest::whole(segment), false);
+        if let Some(asked) = self.link_state(link).asked.front_mut() {
+            (asked.part, asked.cancelled) = (PartRequest::whole(segment), false);
         }
     }
 
@@ -470,7 +473,7 @@ impl Scheduler {
         if self.is_done() {
             Outlook::Nothing
         } else if self.pool.first(link).is_some()
-            || (self.is_adaptive() && !self.flows[link.other().index()].asked.is_empty())
+            || (self.is_adaptive() && !self.link_states[link.other().index()].asked.is_empty())
         {
             Outlook::Work
         } else {
@@ -481,14 +484,14 @@ impl Scheduler {
     /// `link` has been given up. Returns whether the rest can still be fetched, but for segments that
     /// the other server cannot bring, which are abandoned.
     pub fn give_up(&mut self, link: LinkId) -> bool {
-        self.flow(link).dead = true;
+        self.link_state(link).dead = true;
         self.changes += 1;
         let other = link.other();
         let own = self.pool.own(link);
         if self.is_done() {
             return true;
         }
-        if self.flows[other.index()].dead || own.iter().any(|&segment| self.owners[segment].is_some()) {
+        if self.link_states[other.index()].dead || own.iter().any(|&segment| self.owners[segment].is_some()) {
             return false;
         }
         for segment in own {
@@ -503,55 +506,55 @@ impl Scheduler {
 
     /// Whether `link` has a connection.
     pub fn is_up(&self, link: LinkId) -> bool {
-        self.flows[link.index()].up
+        self.link_states[link.index()].up
     }
 
-    /// Whether one link may take over what the other leaves, so that a server that is away need
-    /// not end the run, and may come back.
+    /// Returns true if one link may do the work of the other, so that a server that is away need not end the
+    /// run, and may come back.
     pub fn outlives_a_link(&self) -> bool {
         self.is_adaptive()
     }
 
     /// When `link` is to be asked about with [`Scheduler::is_stalled`] if nothing comes before.
     pub fn stalls_at(&self, link: LinkId) -> Option<Duration> {
-        self.flows[link.index()].stalls_at().filter(|_| self.is_adaptive())
+        self.link_states[link.index()].stalls_at().filter(|_| self.is_adaptive())
     }
 
     /// Since when nothing has come on `link` although something is due; `None` where nothing is.
     pub fn silent_since(&self, link: LinkId) -> Option<Duration> {
-        let flow = &self.flows[link.index()];
-        (flow.up && !flow.asked.is_empty()).then_some(flow.last_byte)
+        let state = &self.link_states[link.index()];
+        (state.up && !state.asked.is_empty()).then_some(state.last_byte)
     }
 
     /// The first segment that is due on `link`, the next byte of it, and how many are wanted.
     pub fn due(&self, link: LinkId) -> Option<(usize, u64, u64)> {
-        let first = self.flows[link.index()].asked.front()?;
-        Some((first.part.segment, first.at, first.wanted(&self.sizes)))
+        let first = self.link_states[link.index()].asked.front()?;
+        Some((first.part.segment, first.at, first.useful_outstanding(&self.sizes)))
     }
 
     /// Whether nothing has come on `link` for the longer of 1 s and 4 round trips although something
     /// was due, while the other link moved or had nothing to wait for. Silence on both at once is an
     /// outage, which is not the fault of this connection.
     pub fn is_stalled(&self, link: LinkId, now: Duration) -> bool {
-        let patience = self.flows[link.index()].patience();
-        let moves_since = self.flows[link.other().index()].moves_since(now);
-        self.stalls_at(link).zip(moves_since).is_some_and(|(at, since)| now >= at.max(since + patience))
+        let stall_timeout = self.link_states[link.index()].stall_timeout();
+        let active_since = self.link_states[link.other().index()].active_since(now);
+        self.stalls_at(link).zip(active_since).is_some_and(|(at, since)| now >= at.max(since + stall_timeout))
     }
 
     /// Whether `link` brings what is due so slowly that its answer counts as a silent one: for 5 s less
     /// than the least share of what the other link carries. Where rates decide and the link carried more
     /// before, 1.5 s (4 round trips on a long way) are enough.
     pub fn is_slow(&self, link: LinkId, now: Duration) -> bool {
-        let other = &self.flows[link.other().index()];
+        let other = &self.link_states[link.other().index()];
         let theirs = other.rate(now).or_else(|| other.mean_rate());
         let theirs = theirs.filter(|_| other.up && !other.dead && self.least_share > 0.0);
-        let flow = &self.flows[link.index()];
-        theirs.is_some_and(|rate| flow.is_slow(self.least_share * rate, self.is_adaptive(), now))
+        let state = &self.link_states[link.index()];
+        theirs.is_some_and(|rate| state.is_slow(self.least_share * rate, self.is_adaptive(), now))
     }
 
     /// When a byte last came on `link`.
-    pub fn heard(&self, link: LinkId) -> Duration {
-        self.flows[link.index()].heard
+    pub fn last_rx(&self, link: LinkId) -> Duration {
+        self.link_states[link.index()].last_rx
     }
 
     /// The size of a segment, where it is known.
@@ -569,7 +572,7 @@ impl Scheduler {
         self.completed + self.abandoned.len() == self.sizes.count()
     }
 
-    fn flow(&mut self, link: LinkId) -> &mut LinkState {
-        &mut self.flows[link.index()]
+    fn link_state(&mut self, link: LinkId) -> &mut LinkState {
+        &mut self.link_states[link.index()]
     }
 }

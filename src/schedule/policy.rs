@@ -38,12 +38,16 @@ impl Schedule {
     }
 
     /// Returns the same for segments of this duration, a player that waits for `startup` of them, and
-    /// `leading` init segments.
-    pub fn of_film(self, segment: Duration, startup: u64, leading: usize) -> Schedule {
+    /// `init_segments` init segments.
+    pub fn for_playback(self, segment: Duration, startup: u64, init_segments: usize) -> Schedule {
         match self {
             Schedule::Inorder(_) => {
                 let startup = usize::try_from(startup).unwrap_or(usize::MAX / 2);
-                Schedule::Inorder(MediaTimeline { segment, startup: startup.min(usize::MAX / 2), leading })
+                Schedule::Inorder(MediaTimeline {
+                    segment,
+                    startup: startup.min(usize::MAX / 2),
+                    init_segments,
+                })
             }
             other => other,
         }

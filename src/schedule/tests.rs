@@ -10,7 +10,7 @@ use crate::qoe;
 use crate::schedule::*;
 
 const STEP: Duration = Duration::from_millis(5);
-/// How long a segment of a film plays.
+/// How long a segment plays.
 const PLAYS: Duration = Duration::from_millis(150);
 
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ struct TestRun {
 
 fn run(schedule: &str, sizes: &[u64], lines: [(f64, u64); 2], known: bool) -> TestRun {
     let told = sizes.iter().map(|&size| known.then_some(size)).collect();
-    let schedule = schedule.parse::<Schedule>().unwrap().of_film(PLAYS, 2, 0);
+    let schedule = schedule.parse::<Schedule>().unwrap().for_playback(PLAYS, 2, 0);
     let mut scheduler = Scheduler::new(&schedule, Pipeline::Auto, told);
     let lines = lines.map(|(bytes_per_s, rtt_ms)| TestLink {
         bytes_per_s,
@@ -131,10 +131,10 @@ impl TestRun {
     /// Nothing comes on a link. Where it has a share of what waits, that is for a round trip or two at most.
     fn idle(&mut self, link: LinkId) {
         let views = self.scheduler.views(self.now);
-        let Scheduler { plan, pool, sizes, flows, .. } = &self.scheduler;
+        let Scheduler { plan, pool, sizes, link_states, .. } = &self.scheduler;
         let share = share(link, &views, pool.bytes_for(link, sizes));
         let divisible = pool.first(link).is_some_and(|(part, _)| sizes.end(&part).is_some());
-        let divisible = divisible && flows[link.index()].ranges;
+        let divisible = divisible && link_states[link.index()].ranges;
         if *plan == Schedule::Adaptive && divisible && share > least_part(views[link.index()].rate) {
             let line = &mut self.lines[link.index()];
             line.idle.iter_mut().for_each(|idle| *idle += STEP);
@@ -197,15 +197,15 @@ impl TestRun {
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// 40 files, 10 MB in all, of sizes between 150 and 350 KB.
-fn film() -> Vec<u64> {
+fn media() -> Vec<u64> {
     (0..40).map(|i| 150_000 + (i * 7919 % 41) * 5_000).collect()
 }
 
 #[test]
 fn adaptive_is_at_the_bound_on_steady_links() {
-    let bytes: u64 = film().iter().sum();
+    let bytes: u64 = media().iter().sum();
     for (rates, rtts) in [([4e6, 1e6], [0, 0]), ([2e6, 2e6], [20, 80]), ([3e6, 5e4], [10, 100])] {
-        let mut run = run("adaptive", &film(), [(rates[0], rtts[0]), (rates[1], rtts[1])], true);
+        let mut run = run("adaptive", &media(), [(rates[0], rtts[0]), (rates[1], rtts[1])], true);
         run.until(MINUTE);
         let waits: f64 = (0..2).map(|i| rates[i] * rtts[i] as f64 / 1e3).sum();
         let bound = (bytes as f64 + waits) / (rates[0] + rates[1]);
@@ -216,7 +216,7 @@ fn adaptive_is_at_the_bound_on_steady_links() {
 
 #[test]
 fn a_link_that_nearly_stops_is_relieved_of_its_work() {
-    let mut run = run("adaptive", &film(), [(2e6, 20), (2e6, 20)], true);
+    let mut run = run("adaptive", &media(), [(2e6, 20), (2e6, 20)], true);
     run.until(Duration::from_millis(1500));
     run.lines[1].bytes_per_s = 2e4;
     run.until(MINUTE);
@@ -226,7 +226,7 @@ fn a_link_that_nearly_stops_is_relieved_of_its_work() {
 
 #[test]
 fn a_link_that_stops_counts_as_stalled_and_the_other_does_its_work() {
-    let mut run = run("adaptive", &film(), [(2e6, 20), (2e6, 20)], true);
+    let mut run = run("adaptive", &media(), [(2e6, 20), (2e6, 20)], true);
     run.until(Duration::from_millis(1500));
     run.lines[1].bytes_per_s = 0.0;
     run.until(MINUTE);
@@ -248,7 +248,7 @@ fn outage(run: &mut TestRun, until_ms: [u64; 2]) {
 #[test]
 fn an_outage_of_both_links_costs_neither_its_connection() {
     for until_ms in [[2700, 2700], [2700, 2550], [2550, 2700]] {
-        let mut run = run("adaptive", &film(), [(2e6, 20), (1e6, 20)], true);
+        let mut run = run("adaptive", &media(), [(2e6, 20), (1e6, 20)], true);
         outage(&mut run, until_ms);
         run.until(MINUTE);
         assert!(run.is_done());
@@ -258,7 +258,7 @@ fn an_outage_of_both_links_costs_neither_its_connection() {
 
 #[test]
 fn a_link_that_stays_silent_after_an_outage_counts_as_stalled() {
-    let mut run = run("adaptive", &film(), [(2e6, 20), (1e6, 20)], true);
+    let mut run = run("adaptive", &media(), [(2e6, 20), (1e6, 20)], true);
     outage(&mut run, [2700, 10_000]);
     // A second after the other has come back.
     assert!(run.stalls[1] > 0 && run.stalls[0] == 0, "{:?}", run.stalls);
@@ -282,20 +282,20 @@ fn a_slow_link_takes_a_segment_that_it_can_finish_in_time() {
 }
 
 #[test]
-fn in_order_a_film_starts_early_and_plays_through_where_the_links_carry_it() {
+fn inorder_starts_early_and_plays_through_if_links_carry_it() {
     for rates in [[2e6, 1e5], [1.6e6, 4e5], [1e6, 1e6]] {
         let lines = [(rates[0], 20), (rates[1], 60)];
-        let mut inorder = run("inorder", &film(), lines, true);
+        let mut inorder = run("inorder", &media(), lines, true);
         inorder.until(MINUTE);
         let qoe = inorder.qoe();
-        let first: u64 = film()[..2].iter().sum();
+        let first: u64 = media()[..2].iter().sum();
         let startup_ms = qoe.startup_delay_ms.unwrap();
         let bound_ms = first as f64 / (rates[0] + rates[1]) * 1e3;
-        // Until rates are known, each link is given half; what the slow one holds then is taken over
+        // Until rates are known, each link is given half; what the slow one holds then is stolen
         // behind what the other was asked for ahead, two round trips + 150 ms.
         assert!(startup_ms < 1.5 * bound_ms + 250.0, "{rates:?}: {startup_ms} ms of {bound_ms} ms");
         assert!(qoe.rebuffer_ms < 60.0, "{rates:?}: {} ms", qoe.rebuffer_ms);
-        let mut adaptive = run("adaptive", &film(), lines, true);
+        let mut adaptive = run("adaptive", &media(), lines, true);
         adaptive.until(MINUTE);
         assert!(
             inorder.seconds() < 1.03 * adaptive.seconds(),
@@ -309,7 +309,7 @@ fn in_order_a_film_starts_early_and_plays_through_where_the_links_carry_it() {
 #[test]
 fn what_comes_late_on_a_link_that_nearly_stops_is_split() {
     let stalled_ms = ["inorder", "greedy"].map(|schedule| {
-        let mut run = run(schedule, &film(), [(2e6, 20), (1e6, 20)], true);
+        let mut run = run(schedule, &media(), [(2e6, 20), (1e6, 20)], true);
         run.until(Duration::from_millis(1000));
         run.lines[1].bytes_per_s = 2e4;
         run.until(MINUTE);
@@ -320,33 +320,34 @@ fn what_comes_late_on_a_link_that_nearly_stops_is_split() {
 }
 
 #[test]
-fn nothing_is_taken_over_when_the_waste_is_spent_but_from_a_link_that_stops() {
+fn without_budget_only_from_a_silent_link_is_stolen() {
     // Both links have all that is left, and the second becomes slower than it was when it was asked.
-    let took_over = |wasted: bool, slower: f64| {
+    let stolen = |wasted: bool, slower: f64| {
         let mut run = run("adaptive", &[1_000_000; 8], [(4e6, 20), (1e6, 20)], true);
         run.until(Duration::from_millis(1200));
         run.lines[1].bytes_per_s *= slower;
-        run.scheduler.wasted = if wasted { run.scheduler.waste_limit() } else { 0 };
+        run.scheduler.wasted = if wasted { run.scheduler.redundancy_budget() } else { 0 };
         let (mut before, mut taken) = (0, 0);
         while !run.is_done() && run.now < MINUTE {
             let next = run.now + STEP;
             run.until(next);
-            let flow = &run.scheduler.flows[1];
-            let useless = flow.coming(&run.scheduler.sizes) - flow.wanted(&run.scheduler.sizes);
+            let state = &run.scheduler.link_states[1];
+            let useless =
+                state.outstanding(&run.scheduler.sizes) - state.useful_outstanding(&run.scheduler.sizes);
             taken += useless.saturating_sub(before);
             before = useless;
         }
         assert!(run.is_done());
         (taken, run.waste)
     };
-    assert!(took_over(false, 0.3).0 > 10_000);
-    assert_eq!(took_over(true, 0.3), (0, 0));
-    let (taken, waste) = took_over(true, 0.01);
-    assert!(taken > 10_000 && waste < 2_000, "{taken} taken over, {waste} came twice");
+    assert!(stolen(false, 0.3).0 > 10_000);
+    assert_eq!(stolen(true, 0.3), (0, 0));
+    let (taken, waste) = stolen(true, 0.01);
+    assert!(taken > 10_000 && waste < 2_000, "{taken} stolen, {waste} came twice");
 }
 
 #[test]
-fn a_greedy_link_takes_over_what_a_dead_one_owed() {
+fn a_greedy_link_does_what_a_dead_one_owed() {
     let mut scheduler = Scheduler::new(&Schedule::Greedy, Pipeline::Depth(1), vec![None; 2]);
     let next = |scheduler: &mut Scheduler, link| scheduler.next(link, Duration::ZERO);
     assert_eq!(next(&mut scheduler, LinkId::A), Next::Request(PartRequest::whole(0)));
@@ -464,10 +465,10 @@ fn steady_link(schedule: &str) -> (Scheduler, impl Fn(&mut Scheduler, u64, u64))
 fn a_burst_behind_a_lost_packet_is_no_fast_link() {
     for schedule in ["adaptive", "greedy", "ratio=1:0"] {
         let (mut scheduler, bring) = steady_link(schedule);
-        let before = scheduler.flows[0].asked.len();
+        let before = scheduler.link_states[0].asked.len();
         // A round trip and a half for a lost packet, and all that came behind it at once, in three reads.
         (0..3).for_each(|ms| bring(&mut scheduler, 3_290 + ms, 37_500));
-        let after = scheduler.flows[0].asked.len();
+        let after = scheduler.link_states[0].asked.len();
         assert!(after <= 4 * before, "{schedule}: {before} requests outstanding, and then {after}");
     }
 }
@@ -479,7 +480,7 @@ fn a_greedy_link_asks_for_what_its_slow_start_brings() {
     LinkId::BOTH.into_iter().for_each(|link| scheduler.opened(link, Duration::ZERO, rtt));
     let outstanding = |scheduler: &mut Scheduler, now| {
         while let Next::Request(_) = scheduler.next(LinkId::A, now) {}
-        scheduler.flows[0].coming(&scheduler.sizes)
+        scheduler.link_states[0].outstanding(&scheduler.sizes)
     };
     // Ten segments of 1448 bytes, and a file.
     let first = outstanding(&mut scheduler, Duration::ZERO);
@@ -513,8 +514,8 @@ fn a_link_after_a_loss_is_asked_for_its_best_rate() {
         // A fiftieth of its rate for ten seconds.
         (300..1300).for_each(|tick| bring(&mut scheduler, 10 * tick, 75));
         // 375 kB/s for a round trip of 200 ms are three files.
-        let coming = scheduler.flows[0].coming(&scheduler.sizes);
-        assert!(coming >= 75_000, "{schedule}: {coming} bytes are to come");
+        let outstanding = scheduler.link_states[0].outstanding(&scheduler.sizes);
+        assert!(outstanding >= 75_000, "{schedule}: {outstanding} bytes are to come");
     }
 }
 
@@ -522,7 +523,7 @@ fn a_link_after_a_loss_is_asked_for_its_best_rate() {
 fn a_slow_link_does_not_take_a_last_file_that_cannot_be_divided() {
     let sizes = [vec![20_000; 40], vec![1_000_000; 8]].concat();
     let mut run = run("adaptive", &sizes, [(2e6, 20), (1e5, 20)], true);
-    run.scheduler.flows.iter_mut().for_each(|flow| flow.ranges = false);
+    run.scheduler.link_states.iter_mut().for_each(|state| state.ranges = false);
     run.until(MINUTE);
     let alone = sizes.iter().sum::<u64>() as f64 / 2e6;
     assert!(run.is_done() && run.seconds() < 1.03 * alone, "{} of {alone}", run.seconds());
@@ -535,7 +536,7 @@ fn a_connection_that_brings_nothing_of_use_is_dropped_also_where_one_request_is_
     run.scheduler.pipeline = Pipeline::Depth(1);
     run.until(Duration::from_millis(300));
     assert_eq!(run.scheduler.next(LinkId::A, run.now), Next::Wait(None));
-    let asked = &mut run.scheduler.flows[0].asked[0];
+    let asked = &mut run.scheduler.link_states[0].asked[0];
     asked.part.to = Some(asked.at);
     assert_eq!(run.scheduler.next(LinkId::A, run.now), Next::Drop);
 }
@@ -671,7 +672,7 @@ proptest! {
         }
         run.until(10 * MINUTE);
         prop_assert!(run.is_done());
-        let most = run.scheduler.waste_limit() + (4.0 * 2e6 * STEP.as_secs_f64()) as u64;
+        let most = run.scheduler.redundancy_budget() + (4.0 * 2e6 * STEP.as_secs_f64()) as u64;
         prop_assert!(run.waste <= most, "{} of {}", run.waste, sizes.iter().sum::<u64>());
         prop_assert_eq!(run.scheduler.wasted, run.waste);
     }
@@ -735,7 +736,7 @@ fn a_link_that_was_done_in_one_burst_takes_over_all_of_one_that_dribbles() {
 #[test]
 fn an_excluded_segment_comes_over_the_other_link() {
     for schedule in ["greedy", "adaptive", "inorder"] {
-        let mut run = run(schedule, &film(), [(2e6, 20), (1e6, 20)], true);
+        let mut run = run(schedule, &media(), [(2e6, 20), (1e6, 20)], true);
         run.until(Duration::from_millis(200));
         // One that has been asked for, and one that waits.
         let asked = run.lines[0].asked.back().map(|asked| asked.0.segment).unwrap();
@@ -756,7 +757,7 @@ fn an_excluded_segment_comes_over_the_other_link() {
 #[test]
 fn a_segment_that_no_link_brings_is_abandoned_alone() {
     for schedule in ["greedy", "adaptive", "inorder", "ratio=1:1"] {
-        let mut run = run(schedule, &film(), [(2e6, 20), (1e6, 20)], true);
+        let mut run = run(schedule, &media(), [(2e6, 20), (1e6, 20)], true);
         run.until(Duration::from_millis(100));
         // The schedule's own server is enough where it has one.
         let may_come = run.scheduler.exclude(LinkId::A, 30);

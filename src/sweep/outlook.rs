@@ -113,7 +113,7 @@ impl<'a> Predictions<'a> {
                 }
             }
         };
-        let schedule = schedule.of_film(self.experiment.segment_duration.0, self.experiment.startup, 0);
+        let schedule = schedule.for_playback(self.experiment.segment_duration.0, self.experiment.startup, 0);
         let control = match &cell.congestion {
             Some(name) => name.parse().ok()?,
             None => simulate::kernels_choice(),

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use crate::client::exchange::{Allowance, TooSlow, receive};
+use crate::client::allowance::{Allowance, TooSlow, receive};
 use crate::client::origin::Origin;
 use crate::client::reach::LONGEST_BACKOFF;
 use crate::client::running;
@@ -29,7 +29,7 @@ const DEEPEST: u64 = 256;
 
 /// A server that sends the files one after another, for as long as it is asked to.
 pub struct LoadSource<'a> {
-    pub peer: &'a Origin,
+    pub origin: &'a Origin,
     pub paths: &'a [String],
     pub keeps_alive: bool,
     /// The most that may be on its way, as the receiver's window; none for no such bound.
@@ -58,7 +58,7 @@ impl Received {
 
 impl LoadSource<'_> {
     /// Receives until it is dropped; returns only when the server cannot be used.
-    pub async fn pull(&self, received: &Received, patience: Duration) -> anyhow::Error {
+    pub async fn pull(&self, received: &Received, give_up: Duration) -> anyhow::Error {
         let mut next = self.paths.iter().cycle();
         // A server that is silent or breaks off while several requests are under way may have dropped all
         // but the first.
@@ -66,7 +66,7 @@ impl LoadSource<'_> {
         loop {
             let before = received.body();
             let connection = async {
-                let stream = self.peer.connect(patience).await?;
+                let stream = self.origin.connect(give_up).await?;
                 if let Some(window) = self.window_bytes {
                     tcp::clamp_window(stream.as_ref(), window).context("cannot bound the receive window")?;
                 }
@@ -76,7 +76,7 @@ impl LoadSource<'_> {
                 Ok(stream) => stream,
                 Err(error) => return error,
             };
-            let ended = match self.pull_on(stream, &mut next, received, ahead, patience).await {
+            let ended = match self.pull_on(stream, &mut next, received, ahead, give_up).await {
                 Ok(ended) => ended,
                 Err(error) if ahead && error.is::<TooSlow>() => SourceEnd::Silent,
                 // A server that closes with requests unread resets the connection, and its answer is lost.
@@ -93,14 +93,17 @@ impl LoadSource<'_> {
                 SourceEnd::Silent => ahead = false,
                 SourceEnd::Busy(status, wait) => {
                     let since = *busy_since.get_or_insert_with(running::now);
-                    if running::now() + wait >= since + patience {
-                        return anyhow!("{} answers {status} to a request for a file of its list", self.peer);
+                    if running::now() + wait >= since + give_up {
+                        return anyhow!(
+                            "{} answers {status} to a request for a file of its list",
+                            self.origin
+                        );
                     }
                     sleep(wait.max(LONGEST_BACKOFF)).await;
                 }
                 // Old servers end the connection after each answer. One that never answers is of no use.
                 SourceEnd::Closed if received.body() == before => {
-                    return anyhow!("{} ended the connection without sending anything", self.peer);
+                    return anyhow!("{} ended the connection without sending anything", self.origin);
                 }
                 SourceEnd::Closed => {}
             }
@@ -114,7 +117,7 @@ impl LoadSource<'_> {
         paths: &mut impl Iterator<Item = &'p String>,
         received: &Received,
         ahead: bool,
-        patience: Duration,
+        give_up: Duration,
     ) -> Result<SourceEnd> {
         note_mss(stream.as_ref(), &received.mss_bytes);
         let mut pipeline = PipelinedConnection::new(stream);
@@ -130,14 +133,14 @@ impl LoadSource<'_> {
                         Some(led) => led,
                         None => (paths.next().context("no file to fetch")?.clone(), 0),
                     };
-                    pipeline.ask(&self.peer.request("GET", &path));
+                    pipeline.ask(&self.origin.request("GET", &path));
                     in_flight.push_back((path, hops));
                 }
                 anyhow::Ok(())
             };
         fill(&mut pipeline, &mut in_flight, None, depth)?;
         let mut led = None;
-        let mut allowance = Allowance::endless(patience);
+        let mut allowance = Allowance::endless(give_up);
         let pulling = receive(&mut pipeline, false, &mut allowance, |pipeline, event| {
             let Some((path, hops)) = in_flight.front() else { bail!("it sends bytes that nobody asked for") };
             match event {
@@ -150,7 +153,7 @@ impl LoadSource<'_> {
                     }
                     if head.is_redirect() && *hops < MOST_REDIRECTS {
                         let path_led = head
-                            .redirected(&self.peer.host, path)
+                            .redirected(&self.origin.host, path)
                             .map_err(|place| anyhow!("it redirects {path} {place}, which is not followed"))?;
                         led = Some((path_led, hops + 1));
                     } else if head.status != 200 {
@@ -171,7 +174,7 @@ impl LoadSource<'_> {
             }
             Ok(false)
         });
-        pulling.await.with_context(|| format!("cannot measure the link to {}", self.peer))?;
+        pulling.await.with_context(|| format!("cannot measure the link to {}", self.origin))?;
         Ok(ended)
     }
 }
@@ -215,15 +218,15 @@ const GLANCE: Duration = Duration::from_millis(2);
 ///
 /// # Errors
 /// It cannot be reached.
-pub async fn open_sink(peer: &Origin, patience: Duration) -> Result<Option<PipelinedConnection>> {
-    let mut pipeline = PipelinedConnection::new(peer.connect(patience).await?);
-    let request = format!("PUT /sink HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", peer.host);
+pub async fn open_sink(origin: &Origin, give_up: Duration) -> Result<Option<PipelinedConnection>> {
+    let mut pipeline = PipelinedConnection::new(origin.connect(give_up).await?);
+    let request = format!("PUT /sink HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", origin.host);
     pipeline.queue(request.as_bytes());
-    match running::timeout(patience, status_of(&mut pipeline)).await {
+    match running::timeout(give_up, status_of(&mut pipeline)).await {
         Some(Ok(Some(200))) => Ok(Some(pipeline)),
         // Servers that take no uploads say so in many ways, some by ending the connection.
         Some(_) => Ok(None),
-        None => bail!("{peer} did not answer PUT /sink for {}", duration(patience)),
+        None => bail!("{origin} did not answer PUT /sink for {}", duration(give_up)),
     }
 }
 
@@ -234,7 +237,7 @@ pub async fn open_sink(peer: &Origin, patience: Duration) -> Result<Option<Pipel
 /// The connection broke, or the server took less than all.
 pub async fn push(
     mut pipeline: PipelinedConnection,
-    peer: &Origin,
+    origin: &Origin,
     window_bytes: Option<u64>,
     sent: &Sent,
     stop: &AtomicBool,
@@ -254,9 +257,9 @@ pub async fn push(
         window_bytes.map_or(u64::MAX, |window| window.saturating_sub(on_the_way)) / mss * mss
     };
     while !stop.load(Ordering::Relaxed) {
-        push_body(&mut pipeline, peer, &mut room, stop)
+        push_body(&mut pipeline, origin, &mut room, stop)
             .await
-            .with_context(|| format!("cannot upload to {peer}"))?;
+            .with_context(|| format!("cannot upload to {origin}"))?;
     }
     Ok(())
 }
@@ -265,11 +268,11 @@ pub async fn push(
 /// was written last, and says how much more may be.
 async fn push_body(
     pipeline: &mut PipelinedConnection,
-    peer: &Origin,
+    origin: &Origin,
     room: &mut impl FnMut(u64) -> u64,
     stop: &AtomicBool,
 ) -> Result<()> {
-    let head = format!("PUT /sink HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n", peer.host);
+    let head = format!("PUT /sink HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n", origin.host);
     pipeline.queue(head.as_bytes());
     pipeline.sent().await?;
     let mut chunk = format!("{CHUNK_BYTES:x}\r\n").into_bytes();
@@ -338,9 +341,9 @@ mod tests {
                 }
             }
         });
-        let peer = Origin::resolve(LinkId::A, &name, None).await.unwrap();
+        let origin = Origin::resolve(LinkId::A, &name, None).await.unwrap();
         let paths = ["/x".to_string()];
-        let source = LoadSource { peer: &peer, paths: &paths, keeps_alive: true, window_bytes: None };
+        let source = LoadSource { origin: &origin, paths: &paths, keeps_alive: true, window_bytes: None };
         let received = Received::default();
         let enough = async {
             while received.body() < 20_000 {

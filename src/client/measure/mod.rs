@@ -56,14 +56,14 @@ const LEAST_WINDOW: f64 = 4.0;
 
 /// Both links, ready to be measured.
 pub struct Prober {
-    pub peers: PerLink<Origin>,
+    pub origins: PerLink<Origin>,
     /// Whether each server keeps connections open between answers.
     pub keeps_alive: PerLink<bool>,
     /// The paths to request, in a loop.
     pub paths: Vec<String>,
     pub rows: Rows,
     /// How long a server may be silent.
-    pub patience: Duration,
+    pub give_up: Duration,
     /// How late the shapers let packets go: whose, and when it was read.
     late: Mutex<Vec<(Instant, LinkId, ProbeLateness)>>,
 }
@@ -104,14 +104,14 @@ struct BulkResult {
 
 impl Prober {
     pub fn new(
-        peers: PerLink<Origin>,
-        introductions: &PerLink<ServerCapabilities>,
+        origins: PerLink<Origin>,
+        capabilities: &PerLink<ServerCapabilities>,
         paths: Vec<String>,
         rows: Rows,
-        patience: Duration,
+        give_up: Duration,
     ) -> Prober {
-        let keeps_alive = PerLink { a: introductions.a.keeps_alive, b: introductions.b.keeps_alive };
-        Prober { peers, keeps_alive, paths, rows, patience, late: Mutex::default() }
+        let keeps_alive = PerLink { a: capabilities.a.keeps_alive, b: capabilities.b.keeps_alive };
+        Prober { origins, keeps_alive, paths, rows, give_up, late: Mutex::default() }
     }
 
     /// Measures both links, each way. Links of their own are measured at the same time, as they are
@@ -201,12 +201,12 @@ impl Prober {
             [Some(own), other].iter().flatten().map(|row| row.shape.jitter.0).sum()
         });
         let wanted = if jitter.is_zero() { HANDSHAKES.0 } else { HANDSHAKES.1 };
-        let peer = self.peers.get(link);
+        let origin = self.origins.get(link);
         let (started, mut trips) = (Instant::now(), Vec::new());
         let mut open = Vec::new();
         while trips.len() < wanted && (trips.len() < HANDSHAKES.0 || started.elapsed() < HANDSHAKE_TIME) {
-            let stream = peer.connect(self.patience).await?;
-            let trip = rtt_of(&stream).with_context(|| format!("cannot read the round trip to {peer}"))?;
+            let stream = origin.connect(self.give_up).await?;
+            let trip = rtt_of(&stream).with_context(|| format!("cannot read the round trip to {origin}"))?;
             trips.push(trip.as_secs_f64() * 1e3);
             // Packets keep their order, so one that follows closely would wait for a late one.
             open.push(stream);
@@ -231,7 +231,7 @@ impl Prober {
             Direction::Up => self.up(link, rtt_s, rows.as_ref()).await?,
         };
         self.drain(link, rtt_s).await?;
-        let ipv6 = self.peers.get(link).address.ip().to_canonical().is_ipv6();
+        let ipv6 = self.origins.get(link).address.ip().to_canonical().is_ipv6();
         let mut probe = judge(trips, late, rows.as_ref(), found.as_ref(), ipv6);
         (probe.link, probe.direction) = (link, direction);
         probe.took_ms = started.elapsed().as_secs_f64() * 1e3;
@@ -245,7 +245,7 @@ impl Prober {
         rows: Option<&(ActiveShaping, Option<ActiveShaping>)>,
     ) -> Result<BulkResult> {
         let source = LoadSource {
-            peer: self.peers.get(link),
+            origin: self.origins.get(link),
             paths: &self.paths,
             keeps_alive: *self.keeps_alive.get(link),
             window_bytes: window_bytes(rows),
@@ -253,7 +253,7 @@ impl Prober {
         let received = Received::default();
         let seen = || (received.all(), received.mss_bytes.load(Ordering::Relaxed));
         tokio::select! {
-            error = source.pull(&received, self.patience) => Err(error),
+            error = source.pull(&received, self.give_up) => Err(error),
             found = self.watch((link, Direction::Down), rtt_s, rows, seen) => found,
         }
     }
@@ -265,22 +265,22 @@ impl Prober {
         rtt_s: f64,
         rows: Option<&(ActiveShaping, Option<ActiveShaping>)>,
     ) -> Result<Option<BulkResult>> {
-        let peer = self.peers.get(link);
-        let Some(pipeline) = load::open_sink(peer, self.patience).await? else { return Ok(None) };
+        let origin = self.origins.get(link);
+        let Some(pipeline) = load::open_sink(origin, self.give_up).await? else { return Ok(None) };
         let (sent, stop) = (Sent::default(), AtomicBool::new(false));
         let seen = || (sent.acked_bytes.load(Ordering::Relaxed), sent.mss_bytes.load(Ordering::Relaxed));
-        let pushing = load::push(pipeline, peer, window_bytes(rows), &sent, &stop);
+        let pushing = load::push(pipeline, origin, window_bytes(rows), &sent, &stop);
         tokio::pin!(pushing);
         let found = tokio::select! {
             ended = &mut pushing => match ended {
                 Err(error) => return Err(error),
-                Ok(()) => bail!("an upload to {peer} was over before it could be measured"),
+                Ok(()) => bail!("an upload to {origin} was over before it could be measured"),
             },
             found = self.watch((link, Direction::Up), rtt_s, rows, seen) => found?,
         };
         stop.store(true, Ordering::Relaxed);
         // The result stays, even if the upload's end fails.
-        match running::timeout(self.patience, pushing).await {
+        match running::timeout(self.give_up, pushing).await {
             Some(Ok(())) => {}
             Some(Err(error)) => tracing::debug!("the end of an upload: {error:#}"),
             None => tracing::debug!("the end of an upload took too long"),
@@ -313,9 +313,9 @@ impl Prober {
             woken = woken.max((now - slept).saturating_sub(GLANCE));
             if bytes > progress.1 {
                 progress = (running::now(), bytes);
-            } else if running::now() - progress.0 > self.patience {
-                let (peer, silent) = (self.peers.get(link), duration(self.patience));
-                bail!("nothing passed between here and {peer} for {silent}");
+            } else if running::now() - progress.0 > self.give_up {
+                let (origin, silent) = (self.origins.get(link), duration(self.give_up));
+                bail!("nothing passed between here and {origin} for {silent}");
             }
             if let Some(rate) = meter.note(since(now), bytes) {
                 break rate;

@@ -75,23 +75,24 @@ async fn measure_all(
     let resolve = |link: LinkId| Origin::resolve(link, config.servers.get(link), config.congestion.clone());
     let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;
     let links = kept.insert(shape(setup, [&a, &b], config.backend, config.seed, log).await?).clone();
-    let patience = config.give_up;
-    let (ia, ib) = tokio::try_join!(a.introduce(patience), b.introduce(patience)).map_err(unreachable)?;
+    let give_up = config.give_up;
+    let (ia, ib) = tokio::try_join!(a.query_capabilities(give_up), b.query_capabilities(give_up))
+        .map_err(unreachable)?;
     let files = manifest::agree(config.files.as_deref(), ia.list, ib.list)
         .map_err(|error| Failure::new(Outcome::ListsDiffer, error))?;
     let paths: Vec<String> = files.into_iter().map(|file| file.path).collect();
-    let [a, b] = [(&a, ia.keeps_alive), (&b, ib.keeps_alive)].map(|(peer, keeps_alive)| LoadSource {
-        peer,
+    let [a, b] = [(&a, ia.keeps_alive), (&b, ib.keeps_alive)].map(|(origin, keeps_alive)| LoadSource {
+        origin,
         paths: &paths,
         keeps_alive,
         window_bytes: None,
     });
     drained(&links).await?;
-    let alone_a = goodput(&a, span, patience).await.map_err(unreachable)?;
+    let alone_a = goodput(&a, span, give_up).await.map_err(unreachable)?;
     drained(&links).await?;
-    let alone_b = goodput(&b, span, patience).await.map_err(unreachable)?;
+    let alone_b = goodput(&b, span, give_up).await.map_err(unreachable)?;
     drained(&links).await?;
-    let both = both(&a, &b, span, patience).await.map_err(unreachable)?;
+    let both = both(&a, &b, span, give_up).await.map_err(unreachable)?;
     let unsettled = LinkId::BOTH.into_iter().zip([[&alone_a, &both.a], [&alone_b, &both.b]]);
     let unsettled = unsettled.filter(|(_, found)| found.iter().any(|found| !found.settled));
     Ok(MeasuredThroughput {
@@ -126,12 +127,12 @@ struct TransferRate {
 }
 
 /// The goodput of bodies for `span`, or ten round trips if that is longer, once it has stopped growing.
-async fn goodput(source: &LoadSource<'_>, span: Duration, patience: Duration) -> Result<TransferRate> {
-    let rtt_s = rtt_s(source, patience).await?;
+async fn goodput(source: &LoadSource<'_>, span: Duration, give_up: Duration) -> Result<TransferRate> {
+    let rtt_s = rtt_s(source, give_up).await?;
     let received = Received::default();
     tokio::select! {
-        error = source.pull(&received, patience) => Err(error),
-        found = watch(source, &received, rtt_s, span, patience) => found,
+        error = source.pull(&received, give_up) => Err(error),
+        found = watch(source, &received, rtt_s, span, give_up) => found,
     }
 }
 
@@ -140,27 +141,27 @@ async fn both(
     a: &LoadSource<'_>,
     b: &LoadSource<'_>,
     span: Duration,
-    patience: Duration,
+    give_up: Duration,
 ) -> Result<PerLink<TransferRate>> {
-    let (rtt_a, rtt_b) = tokio::try_join!(rtt_s(a, patience), rtt_s(b, patience))?;
+    let (rtt_a, rtt_b) = tokio::try_join!(rtt_s(a, give_up), rtt_s(b, give_up))?;
     let (received_a, received_b) = (Received::default(), Received::default());
     let watching = async {
         tokio::try_join!(
-            watch(a, &received_a, rtt_a, span, patience),
-            watch(b, &received_b, rtt_b, span, patience)
+            watch(a, &received_a, rtt_a, span, give_up),
+            watch(b, &received_b, rtt_b, span, give_up)
         )
     };
     tokio::select! {
-        error = a.pull(&received_a, patience) => Err(error),
-        error = b.pull(&received_b, patience) => Err(error),
+        error = a.pull(&received_a, give_up) => Err(error),
+        error = b.pull(&received_b, give_up) => Err(error),
         found = watching => found.map(|(a, b)| PerLink { a, b }),
     }
 }
 
 /// Idle round trip (s), that of a handshake.
-async fn rtt_s(source: &LoadSource<'_>, patience: Duration) -> Result<f64> {
-    let stream = source.peer.connect(patience).await?;
-    let rtt = rtt_of(&stream).with_context(|| format!("cannot read the round trip to {}", source.peer))?;
+async fn rtt_s(source: &LoadSource<'_>, give_up: Duration) -> Result<f64> {
+    let stream = source.origin.connect(give_up).await?;
+    let rtt = rtt_of(&stream).with_context(|| format!("cannot read the round trip to {}", source.origin))?;
     Ok(rtt.as_secs_f64())
 }
 
@@ -169,7 +170,7 @@ async fn watch(
     received: &Received,
     rtt_s: f64,
     span: Duration,
-    patience: Duration,
+    give_up: Duration,
 ) -> Result<TransferRate> {
     let started = Instant::now();
     let mut meter = Meter::lasting(rtt_s, SEGMENT_BYTES, span.as_secs_f64());
@@ -179,8 +180,8 @@ async fn watch(
         let (now, bytes) = (Instant::now(), received.body());
         if bytes > progress.1 {
             progress = (running::now(), bytes);
-        } else if running::now() - progress.0 > patience {
-            bail!("{} sent nothing for {}", source.peer, duration(patience));
+        } else if running::now() - progress.0 > give_up {
+            bail!("{} sent nothing for {}", source.origin, duration(give_up));
         }
         if let Some(rate) = meter.note((now - started).as_secs_f64(), bytes) {
             return Ok(TransferRate { kbit: rate * 8e-3, settled: meter.settled() });

@@ -62,7 +62,7 @@ enum Broken {
     Moved(Arc<TcpStream>, String),
     /// The server is busy, and may have said for how long.
     Busy(String, Option<Duration>),
-    Peer(String),
+    Origin(String),
     Fatal(Failure),
 }
 
@@ -74,7 +74,7 @@ impl From<Failure> for Broken {
 
 impl From<NotHttp> for Broken {
     fn from(error: NotHttp) -> Broken {
-        Broken::Peer(error.to_string())
+        Broken::Origin(error.to_string())
     }
 }
 
@@ -97,8 +97,8 @@ struct Connection {
 
 /// One link's side of a run.
 pub struct Fetcher {
-    job: Arc<Transfer>,
-    peer: Origin,
+    transfer: Arc<Transfer>,
+    origin: Origin,
     other: Origin,
     /// Where files are that the server redirects, and how many redirects led there.
     redirects: HashMap<usize, (String, u32)>,
@@ -114,20 +114,20 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// Work on the link to `peer`, which said `introduction` of itself, beside that to `other`.
+    /// Work on the link to `origin`, which said `capabilities` of itself, beside that to `other`.
     pub fn new(
-        job: Arc<Transfer>,
-        peer: Origin,
+        transfer: Arc<Transfer>,
+        origin: Origin,
         other: Origin,
-        introduction: &ServerCapabilities,
+        capabilities: &ServerCapabilities,
     ) -> Fetcher {
-        job.schedule(|scheduler, _| scheduler.keeps_alive(peer.link, introduction.keeps_alive));
-        if introduction.fits {
-            job.order_fits(peer.link, AnswerOrder::DigestsFit);
+        transfer.schedule(|scheduler, _| scheduler.keeps_alive(origin.link, capabilities.keeps_alive));
+        if capabilities.fits {
+            transfer.order_fits(origin.link, AnswerOrder::DigestsFit);
         }
         Fetcher {
-            job,
-            peer,
+            transfer,
+            origin,
             other,
             redirects: HashMap::new(),
             last_progress: running::now(),
@@ -149,18 +149,18 @@ impl Fetcher {
             let mut pause = None;
             let problem = match self.attempt(ready.take()).await {
                 Ok(()) => return Ok(LinkEnd::Finished),
-                Err(Broken::Closed) => match self.job.work_left(self.peer.link).await {
+                Err(Broken::Closed) => match self.transfer.work_left(self.origin.link).await {
                     true => continue,
                     false => return Ok(LinkEnd::Finished),
                 },
                 Err(Broken::Fatal(failure)) => return Err(failure),
-                Err(Broken::Moved(stream, problem)) if self.away() < self.job.give_up => {
-                    self.job.fault(self.peer.link, problem, "going on with a new connection".into());
+                Err(Broken::Moved(stream, problem)) if self.away() < self.transfer.give_up => {
+                    self.transfer.fault(self.origin.link, problem, "going on with a new connection".into());
                     self.moves += 1;
                     ready = Some(stream);
                     continue;
                 }
-                Err(Broken::Peer(problem) | Broken::Moved(_, problem)) => problem,
+                Err(Broken::Origin(problem) | Broken::Moved(_, problem)) => problem,
                 Err(Broken::Busy(problem, wait)) => {
                     pause = wait;
                     problem
@@ -171,14 +171,14 @@ impl Fetcher {
                 told.clear();
             }
             // No longer than the other server may need to be given up, since this one is asked then.
-            let pause = pause.map_or(backoff, |pause: Duration| pause.clamp(backoff, self.job.give_up));
-            if self.away() + pause >= self.job.give_up {
+            let pause = pause.map_or(backoff, |pause: Duration| pause.clamp(backoff, self.transfer.give_up));
+            if self.away() + pause >= self.transfer.give_up {
                 return self.give_up(&problem, pause);
             }
             // The same problem again is said once.
             if told != problem {
                 let again = format!("trying again in {} and from then on", duration(pause));
-                self.job.fault(self.peer.link, problem.clone(), again);
+                self.transfer.fault(self.origin.link, problem.clone(), again);
                 told = problem;
             }
             sleep(pause).await;
@@ -188,8 +188,8 @@ impl Fetcher {
 
     /// How long nothing has come from this server; where the other can do its work, from either.
     fn away(&self) -> Duration {
-        let other = self.job.schedule(|scheduler, now| {
-            let at = scheduler.heard(self.peer.link.other());
+        let other = self.transfer.schedule(|scheduler, now| {
+            let at = scheduler.last_rx(self.origin.link.other());
             scheduler.outlives_a_link().then(|| now.saturating_sub(at))
         });
         let own = running::now().saturating_sub(self.last_progress);
@@ -204,16 +204,18 @@ impl Fetcher {
 
     /// Gives the server up, which was not to be asked again before `pause`.
     fn give_up(&self, problem: &str, pause: Duration) -> Result<LinkEnd, Failure> {
-        let (link, give_up) = (self.peer.link, duration(self.job.give_up));
+        let (link, give_up) = (self.origin.link, duration(self.transfer.give_up));
         let what = match pause > LONGEST_BACKOFF {
-            true => format!("{} is not to be asked again within {give_up} (--give-up): {problem}", self.peer),
-            false => format!("{} was away for {give_up}: {problem}", self.peer),
+            true => {
+                format!("{} is not to be asked again within {give_up} (--give-up): {problem}", self.origin)
+            }
+            false => format!("{} was away for {give_up}: {problem}", self.origin),
         };
-        if self.job.give_up(link) {
-            self.job.fault(link, what, "given up; the other server does the rest".into());
+        if self.transfer.give_up(link) {
+            self.transfer.fault(link, what, "given up; the other server does the rest".into());
             return Ok(LinkEnd::GivenUp);
         }
-        let again = match self.job.came_wrong() {
+        let again = match self.transfer.came_wrong() {
             wrong if wrong.is_empty() => String::new(),
             wrong => format!(", which was to bring again what came wrong: {}", wrong.join(", ")),
         };
@@ -228,26 +230,26 @@ impl Fetcher {
         let stream = match ready {
             Some(stream) => stream,
             None => {
-                let patience = self.job.give_up.saturating_sub(self.away());
-                let patience = match self.job.schedule(|scheduler, _| scheduler.outlives_a_link()) {
-                    true => patience.min(LEAST_OPENING.max(4 * self.rtt)),
-                    false => patience,
+                let timeout = self.transfer.give_up.saturating_sub(self.away());
+                let timeout = match self.transfer.schedule(|scheduler, _| scheduler.outlives_a_link()) {
+                    true => timeout.min(LEAST_OPENING.max(4 * self.rtt)),
+                    false => timeout,
                 };
-                let patience = patience.max(Duration::from_millis(100));
-                let opened = reach::open(&self.peer, patience).await;
-                opened.map_err(|error| Broken::Peer(format!("{error:#}")))?
+                let timeout = timeout.max(Duration::from_millis(100));
+                let opened = reach::open(&self.origin, timeout).await;
+                opened.map_err(|error| Broken::Origin(format!("{error:#}")))?
             }
         };
         self.rtt = rtt_of(&stream).unwrap_or(self.rtt);
-        let outlives = self.job.schedule(|scheduler, now| {
-            scheduler.opened(self.peer.link, now, self.rtt);
+        let outlives = self.transfer.schedule(|scheduler, now| {
+            scheduler.opened(self.origin.link, now, self.rtt);
             scheduler.outlives_a_link()
         });
         // A server that was away for longer than anybody waits may come back, and needs time to answer then.
         let due = if outlives { running::now() } else { self.last_progress };
-        let gauge = self.job.gauge(self.peer.link);
-        gauge.connections.fetch_add(1, Ordering::Relaxed);
-        *gauge.socket() = Some(stream.clone());
+        let metrics = self.transfer.metrics(self.origin.link);
+        metrics.connections.fetch_add(1, Ordering::Relaxed);
+        *metrics.socket() = Some(stream.clone());
         let mut connection = Connection {
             http: PipelinedConnection::new(stream),
             due,
@@ -259,42 +261,42 @@ impl Fetcher {
             closing: false,
         };
         let outcome = self.work(&mut connection).await;
-        let gauge = self.job.gauge(self.peer.link);
-        *gauge.socket() = None;
-        *gauge.sender() = None;
-        gauge.in_flight.store(0, Ordering::Relaxed);
+        let metrics = self.transfer.metrics(self.origin.link);
+        *metrics.socket() = None;
+        *metrics.sender() = None;
+        metrics.in_flight.store(0, Ordering::Relaxed);
         if let Err(Broken::Fatal(_)) = &outcome {
             // Claimed bytes may not be on file. They stay claimed, so that no note has them.
             return outcome;
         }
-        if let (Err(Broken::Peer(problem)), Some(first)) = (&outcome, connection.in_flight.front())
+        if let (Err(Broken::Origin(problem)), Some(first)) = (&outcome, connection.in_flight.front())
             && !connection.excused
         {
-            self.job.broke_off(self.peer.link, first, first.first_byte.is_some(), problem);
+            self.transfer.broke_off(self.origin.link, first, first.first_byte.is_some(), problem);
         }
         if let Some(first) = connection.in_flight.front() {
             self.settle_unstated(first)?;
         }
-        self.job.lost(self.peer.link);
+        self.transfer.lost(self.origin.link);
         for request in connection.in_flight.iter().filter(|request| request.incoming.is_some()) {
-            self.job.note(self.peer.link, request.part.segment)?;
+            self.transfer.note(self.origin.link, request.part.segment)?;
         }
         outcome
     }
 
     async fn work(&mut self, connection: &mut Connection) -> Result<(), Broken> {
-        let job = self.job.clone();
-        let link = self.peer.link;
+        let transfer = self.transfer.clone();
+        let link = self.origin.link;
         let mut second: Option<Second> = None;
         loop {
             // Being told of a change counts from before the question, so that none is missed.
-            let changed = job.changed.notified();
+            let changed = transfer.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             let ask_again = match self.fill(connection) {
                 Next::Done => return Ok(()),
                 Next::Drop => return Err(Broken::Closed),
-                Next::Wait(at) => at.map(|at| job.moment(at)),
+                Next::Wait(at) => at.map(|at| transfer.moment(at)),
                 Next::Request(_) => None,
             };
             if connection.in_flight.is_empty() {
@@ -307,11 +309,11 @@ impl Fetcher {
                 continue;
             }
             connection.http.flush().map_err(|error| self.lost(connection, &error))?;
-            let stalls = job.schedule(|scheduler, _| scheduler.stalls_at(link));
-            let patience = running::now() + self.patience().saturating_sub(silent_for(&job, link));
+            let stalls = transfer.schedule(|scheduler, _| scheduler.stalls_at(link));
+            let move_at = running::now() + self.move_after().saturating_sub(silent_for(&transfer, link));
             let now = Instant::now();
             let stalls =
-                stalls.map(|at| job.moment(at)).map(|at| if at > now { at } else { now + LOOK_AGAIN });
+                stalls.map(|at| transfer.moment(at)).map(|at| if at > now { at } else { now + LOOK_AGAIN });
             tokio::select! {
                 readable = connection.http.readable() => {
                     readable.map_err(|error| self.lost(connection, &error))?;
@@ -320,25 +322,25 @@ impl Fetcher {
                 () = changed => {}
                 () = until(ask_again) => {}
                 () = until(stalls) => {}
-                () = running::sleep_until(patience), if second.is_none() => {}
+                () = running::sleep_until(move_at), if second.is_none() => {}
                 stream = ready(&mut second) => {
-                    let silent = duration(silent_for(&job, link));
-                    let what = format!("nothing came from {} for {silent}, and it answers on another connection", self.peer);
+                    let silent = duration(silent_for(&transfer, link));
+                    let what = format!("nothing came from {} for {silent}, and it answers on another connection", self.origin);
                     return Err(Broken::Moved(stream, what));
                 }
-                () = running::sleep_until(self.last_progress.max(connection.due) + job.give_up) => {
+                () = running::sleep_until(self.last_progress.max(connection.due) + transfer.give_up) => {
                     // Reads the bytes that are there before it judges the deadline.
                     self.read(connection)?;
                 }
             }
-            let silent = silent_for(&job, link);
-            if silent < self.patience() {
+            let silent = silent_for(&transfer, link);
+            if silent < self.move_after() {
                 second = None;
             } else if second.is_none() {
-                let due = job.schedule(|scheduler, _| scheduler.due(link));
+                let due = transfer.schedule(|scheduler, _| scheduler.due(link));
                 second = due.map(|(segment, at, _)| {
                     let path = self.path_of(segment).0.into_owned();
-                    Box::pin(reach::second_connection(self.peer.clone(), path, at)) as Second
+                    Box::pin(reach::second_connection(self.origin.clone(), path, at)) as Second
                 });
             }
             self.check_silence(connection)?;
@@ -346,34 +348,34 @@ impl Fetcher {
     }
 
     /// How long nothing may come before the server is tried by a second connection: longer each time.
-    fn patience(&self) -> Duration {
+    fn move_after(&self) -> Duration {
         LEAST_STALL.max(4 * self.rtt) * 2u32.pow(self.moves.min(6))
     }
 
     /// Ends a connection on which nothing has come for too long.
     fn check_silence(&self, connection: &mut Connection) -> Result<(), Broken> {
-        let link = self.peer.link;
+        let link = self.origin.link;
         let silent = running::now().saturating_sub(self.last_progress.max(connection.due));
         connection.excused = true;
-        if silent >= self.job.give_up {
-            return Err(Broken::Peer(format!("nothing came for {}", duration(self.job.give_up))));
+        if silent >= self.transfer.give_up {
+            return Err(Broken::Origin(format!("nothing came for {}", duration(self.transfer.give_up))));
         }
-        if self.job.schedule(|scheduler, now| scheduler.is_stalled(link, now)) {
+        if self.transfer.schedule(|scheduler, now| scheduler.is_stalled(link, now)) {
             let what = format!(
                 "nothing came from {} for {} while the other link moved; its work goes there",
-                self.peer,
+                self.origin,
                 duration(silent)
             );
-            return Err(Broken::Peer(what));
+            return Err(Broken::Origin(what));
         }
-        if is_slow(&self.job, link)
-            && let Some((segment, ..)) = self.job.schedule(|scheduler, _| scheduler.due(link))
+        if is_slow(&self.transfer, link)
+            && let Some((segment, ..)) = self.transfer.schedule(|scheduler, _| scheduler.due(link))
         {
-            let name = &self.job.segments[segment].name;
-            let what = format!("{} sends {name} slower than the least rate", self.peer);
+            let name = &self.transfer.segments[segment].name;
+            let what = format!("{} sends {name} slower than the least rate", self.origin);
             // A fault has been logged then.
-            let excluded = self.job.too_slow(link, segment, &what);
-            return Err(if excluded { Broken::Closed } else { Broken::Peer(what) });
+            let excluded = self.transfer.too_slow(link, segment, &what);
+            return Err(if excluded { Broken::Closed } else { Broken::Origin(what) });
         }
         connection.excused = false;
         Ok(())
@@ -381,22 +383,22 @@ impl Fetcher {
 
     /// Puts requests into the connection while there are any to make. Returns why it stopped.
     fn fill(&mut self, connection: &mut Connection) -> Next {
-        let link = self.peer.link;
+        let link = self.origin.link;
         let stopped = loop {
             if connection.closing {
                 break Next::Wait(None);
             }
-            let fits = matches!(self.job.order(link), AnswerOrder::SizesFit | AnswerOrder::DigestsFit);
+            let fits = matches!(self.transfer.order(link), AnswerOrder::SizesFit | AnswerOrder::DigestsFit);
             if !connection.in_flight.is_empty() && !fits {
                 break Next::Wait(None);
             }
-            let next = connection.held.take().map_or_else(|| self.job.next(link, Instant::now()), Ok);
+            let next = connection.held.take().map_or_else(|| self.transfer.next(link, Instant::now()), Ok);
             let mut request = match next {
                 Ok(request) => request,
                 Err(stopped) => break stopped,
             };
             let before = connection.in_flight.iter().map(|request| request.part.segment);
-            if before.len() > 0 && !self.job.may_follow(link, request.part.segment, before) {
+            if before.len() > 0 && !self.transfer.may_follow(link, request.part.segment, before) {
                 connection.held = Some(request);
                 break Next::Wait(None);
             }
@@ -408,11 +410,11 @@ impl Fetcher {
                 from: if whole { 0 } else { request.part.from },
                 to: request.part.to.filter(|_| !whole),
                 if_range: request.etag.as_deref(),
-                ..self.peer.request("GET", &path)
+                ..self.origin.request("GET", &path)
             });
             connection.in_flight.push_back(request);
         };
-        self.job.gauge(link).in_flight.store(connection.in_flight.len() as u64, Ordering::Relaxed);
+        self.transfer.metrics(link).in_flight.store(connection.in_flight.len() as u64, Ordering::Relaxed);
         stopped
     }
 
@@ -420,7 +422,7 @@ impl Fetcher {
     fn path_of(&self, segment: usize) -> (Cow<'_, str>, u32) {
         match self.redirects.get(&segment) {
             Some((path, hops)) => (path.into(), *hops),
-            None => (self.job.segments[segment].path.as_str().into(), 0),
+            None => (self.transfer.segments[segment].path.as_str().into(), 0),
         }
     }
 
@@ -442,20 +444,20 @@ impl Fetcher {
 
     fn lost(&self, connection: &Connection, error: &io::Error) -> Broken {
         let during = connection.in_flight.front().map_or(String::new(), |request| {
-            format!(" during {}", self.job.segments[request.part.segment].name)
+            format!(" during {}", self.transfer.segments[request.part.segment].name)
         });
-        Broken::Peer(format!("the connection to {} was lost{during}: {error}", self.peer))
+        Broken::Origin(format!("the connection to {} was lost{during}: {error}", self.origin))
     }
 }
 
 /// Whether what is due on `link` comes so slowly that it counts as silence.
-fn is_slow(job: &Transfer, link: LinkId) -> bool {
-    job.schedule(|scheduler, now| scheduler.is_slow(link, now))
+fn is_slow(transfer: &Transfer, link: LinkId) -> bool {
+    transfer.schedule(|scheduler, now| scheduler.is_slow(link, now))
 }
 
 /// How long nothing has come on `link` although something was due.
-fn silent_for(job: &Transfer, link: LinkId) -> Duration {
-    job.schedule(|scheduler, now| now.saturating_sub(scheduler.silent_since(link).unwrap_or(now)))
+fn silent_for(transfer: &Transfer, link: LinkId) -> Duration {
+    transfer.schedule(|scheduler, now| now.saturating_sub(scheduler.silent_since(link).unwrap_or(now)))
 }
 
 /// Waits for a second connection; for ever where none is tried.

@@ -69,8 +69,8 @@ impl Fetcher {
 
     /// Counts payload.
     fn received(&self, bytes: u64) {
-        self.job.gauge(self.peer.link).bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.job.schedule(|scheduler, now| scheduler.received(self.peer.link, now, bytes));
+        self.transfer.metrics(self.origin.link).bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.transfer.schedule(|scheduler, now| scheduler.received(self.origin.link, now, bytes));
     }
 
     /// Moves what is there of a body from the socket into its file without a copy of it in this program,
@@ -116,18 +116,18 @@ impl Fetcher {
         head: &AnswerHead,
         now: Instant,
     ) -> Result<(), Broken> {
-        let job = &self.job;
-        job.received_head(head.head_bytes);
-        job.gauge(self.peer.link).head_bytes.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
+        let transfer = &self.transfer;
+        transfer.received_head(head.head_bytes);
+        transfer.metrics(self.origin.link).head_bytes.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
         if let Some(sender) = head.sender.as_deref().and_then(sender_report::parse) {
-            *job.gauge(self.peer.link).sender() = Some((now, sender));
+            *transfer.metrics(self.origin.link).sender() = Some((now, sender));
         }
         let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
         request.first_byte = Some(now);
         connection.closing = head.closes;
         if !std::mem::replace(&mut connection.answered, true) {
             // Of a server that closes after the first answer already, nothing is asked for behind it.
-            job.schedule(|scheduler, _| scheduler.keeps_alive(self.peer.link, !head.closes));
+            transfer.schedule(|scheduler, _| scheduler.keeps_alive(self.origin.link, !head.closes));
         }
         let placed = match self.judge(connection, head)? {
             ReceivedAnswer::Body(placed) => placed,
@@ -136,7 +136,7 @@ impl Fetcher {
         let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
         let Placed { from, to, total_bytes } = placed;
         (request.unstated, request.ends) = (head.length.is_none(), to);
-        let (link, segment) = (self.peer.link, request.part.segment);
+        let (link, segment) = (self.origin.link, request.part.segment);
         if request.unstated && total_bytes.is_none() {
             self.ask_other_for_size(segment);
         }
@@ -146,7 +146,7 @@ impl Fetcher {
         let promised = promised(head);
         let length = to.map(|to| to - from);
         let body = BodyFacts { from, length, total_bytes, etag: head.etag.clone(), promised };
-        match self.job.begin(link, request, body, anew)? {
+        match self.transfer.begin(link, request, body, anew)? {
             true => Ok(()),
             false => pass_over(connection, head),
         }
@@ -155,23 +155,23 @@ impl Fetcher {
     /// Decides what an answer is good for, by its head.
     fn judge(&mut self, connection: &mut Connection, head: &AnswerHead) -> Result<ReceivedAnswer, Broken> {
         let Some(request) = connection.in_flight.front() else { return Err(NotHttp::Unasked.into()) };
-        let (link, index) = (self.peer.link, request.part.segment);
-        let job = self.job.clone();
-        let (peer, name, listed) =
-            (&self.peer, job.segments[index].name.as_str(), job.segments[index].digest);
+        let (link, index) = (self.origin.link, request.part.segment);
+        let transfer = self.transfer.clone();
+        let (origin, name, listed) =
+            (&self.origin, transfer.segments[index].name.as_str(), transfer.segments[index].digest);
         let refuse = |exit, what: String| {
-            job.exclude(link, index, Failure::new(exit, anyhow!("{peer} {what}")));
+            transfer.exclude(link, index, Failure::new(exit, anyhow!("{origin} {what}")));
             Ok(ReceivedAnswer::PassOver)
         };
         if head.is_busy() {
             // That is no fault of the file.
             connection.excused = true;
-            let what = format!("{peer} answered {} for {name}{}", head.status, busy(head));
+            let what = format!("{origin} answered {} for {name}{}", head.status, busy(head));
             return Err(Broken::Busy(what, head.retry_after));
         }
         if head.is_redirect() {
             let (path, hops) = self.path_of(index);
-            match head.redirected(&peer.host, &path) {
+            match head.redirected(&origin.host, &path) {
                 Ok(_) if hops == MOST_REDIRECTS => {
                     return refuse(Outcome::MissingFile, format!("redirects {name} more than {hops} times"));
                 }
@@ -187,15 +187,15 @@ impl Fetcher {
         }
         match head.status {
             200 | 206 => {}
-            416 if !request.whole && job.drop_hint(index) => {
-                job.fault(
+            416 if !request.whole && transfer.drop_hint(index) => {
+                transfer.fault(
                     link,
-                    format!("{peer} says that {name} is shorter than a HEAD said"),
+                    format!("{origin} says that {name} is shorter than a HEAD said"),
                     "its size is learned anew".into(),
                 );
                 return Ok(ReceivedAnswer::PassOver);
             }
-            500.. => return Err(Broken::Peer(format!("it answered {} for {name}", head.status))),
+            500.. => return Err(Broken::Origin(format!("it answered {} for {name}", head.status))),
             status => {
                 return refuse(
                     Outcome::MissingFile,
@@ -203,42 +203,42 @@ impl Fetcher {
                 );
             }
         }
-        let known = job.schedule(|scheduler, _| scheduler.size(index));
+        let known = transfer.schedule(|scheduler, _| scheduler.size(index));
         let placed = match self.place(request, head, known) {
             Ok(placed) => placed,
             Err(what) => {
                 // Only a server that was asked for whole files already is to blame for this one.
                 connection.excused = !request.whole;
-                job.schedule(|scheduler, _| scheduler.sends_whole(link));
-                return Err(Broken::Peer(what));
+                transfer.schedule(|scheduler, _| scheduler.sends_whole(link));
+                return Err(Broken::Origin(what));
             }
         };
         let promised = promised(head);
         let other_digest = listed.zip(promised).filter(|(listed, promised)| listed != promised);
         // A size that a HEAD said is a hint; where there is a digest, that decides.
-        let decided_later = listed.is_some() && (listed == promised || job.store.verifies());
+        let decided_later = listed.is_some() && (listed == promised || transfer.store.verifies());
         let other_size = known.zip(placed.total_bytes).filter(|(known, said)| known != said);
-        let other_size = other_size.filter(|_| !(decided_later && job.size_is_hint(index)));
+        let other_size = other_size.filter(|_| !(decided_later && transfer.size_is_hint(index)));
         if connection.pipelined && (other_digest.is_some() || other_size.is_some()) {
-            job.order_fails(link);
+            transfer.order_fails(link);
             connection.excused = true;
-            return Err(Broken::Peer(format!(
-                "{peer} answers a request for {name} with something else; it is asked for one file at a time from now on"
+            return Err(Broken::Origin(format!(
+                "{origin} answers a request for {name} with something else; it is asked for one file at a time from now on"
             )));
         }
-        if let Some((listed, promised)) = other_digest.filter(|_| job.store.verifies()) {
+        if let Some((listed, promised)) = other_digest.filter(|_| transfer.store.verifies()) {
             let what = format!("says that {name} has the digest {promised}, and the list says {listed}");
             return refuse(Outcome::FilesChanged, what);
         }
         let same = listed.is_some() && listed == promised;
         if same {
-            job.order_fits(link, AnswerOrder::DigestsFit);
+            transfer.order_fits(link, AnswerOrder::DigestsFit);
         } else if known.is_some() && known == placed.total_bytes {
-            job.order_fits(link, AnswerOrder::SizesFit);
+            transfer.order_fits(link, AnswerOrder::SizesFit);
         }
         if let Some(encoding) = &head.encoding
             && !same
-            && (head.status != 200 || other_size.is_some() || !job.may_be_encoded(link, index, encoding))
+            && (head.status != 200 || other_size.is_some() || !transfer.may_be_encoded(link, index, encoding))
         {
             let what = format!("sends {name} with the Content-Encoding {encoding}, which was not asked for");
             return refuse(Outcome::Encoded, what);
@@ -251,10 +251,10 @@ impl Fetcher {
         }
         // By If-Range, a range is of the version that was asked for.
         if head.status == 206 && request.etag.is_some() && head.etag.is_some() && request.etag != head.etag {
-            job.version_changed(link, index);
+            transfer.version_changed(link, index);
             connection.excused = true;
-            return Err(Broken::Peer(format!(
-                "{peer} sent a range of another version of {name} (by its ETag)"
+            return Err(Broken::Origin(format!(
+                "{origin} sent a range of another version of {name} (by its ETag)"
             )));
         }
         Ok(ReceivedAnswer::Body(placed))
@@ -262,14 +262,14 @@ impl Fetcher {
 
     /// Finds where the body of an answer lies in its file, or says why it is not what was asked for.
     fn place(&self, request: &InFlight, head: &AnswerHead, known: Option<u64>) -> Result<Placed, String> {
-        let (peer, name) = (&self.peer, &self.job.segments[request.part.segment].name);
+        let (origin, name) = (&self.origin, &self.transfer.segments[request.part.segment].name);
         let (from, to) = if request.whole { (0, None) } else { (request.part.from, request.part.to) };
         head.place(from, to, known).map_err(|found| match request.whole {
-            true => format!("{peer} answered a request for all of {name} with {found}"),
+            true => format!("{origin} answered a request for all of {name} with {found}"),
             false => {
                 let last = to.map_or(String::new(), |to| (to - 1).to_string());
                 format!(
-                    "{peer} answered a request for the bytes {from}-{last} of {name} with {found}; it is \
+                    "{origin} answered a request for the bytes {from}-{last} of {name} with {found}; it is \
                      asked for whole files from now on"
                 )
             }
@@ -279,16 +279,16 @@ impl Fetcher {
     /// Has the size of a file, of which a server does not say how long it is, learned from the other one,
     /// so that what is endless is noticed.
     fn ask_other_for_size(&self, segment: usize) {
-        if self.job.schedule(|scheduler, _| scheduler.size(segment)).is_some() {
+        if self.transfer.schedule(|scheduler, _| scheduler.size(segment)).is_some() {
             return;
         }
-        let (job, other) = (self.job.clone(), self.other.clone());
+        let (transfer, other) = (self.transfer.clone(), self.other.clone());
         tokio::spawn(async move {
-            let one = std::slice::from_ref(&job.segments[segment]);
-            let size = other.sizes(one, job.give_up, &job.gauge(other.link).head_bytes).await;
-            let mut sizes = vec![None; job.segments.len()];
+            let one = std::slice::from_ref(&transfer.segments[segment]);
+            let size = other.sizes(one, transfer.give_up, &transfer.metrics(other.link).head_bytes).await;
+            let mut sizes = vec![None; transfer.segments.len()];
             sizes[segment] = size.first().copied().flatten();
-            job.schedule(|scheduler, _| scheduler.learn_sizes(&sizes));
+            transfer.schedule(|scheduler, _| scheduler.learn_sizes(&sizes));
         });
     }
 
@@ -297,7 +297,7 @@ impl Fetcher {
     fn on_body(&self, connection: &mut Connection, mut piece: BodyPiece) -> Result<bool, Broken> {
         let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
         if request.passed_over {
-            self.job.wasted(piece.len() as u64);
+            self.transfer.wasted(piece.len() as u64);
             let bytes = piece.len();
             piece.discard(bytes).map_err(|error| Failure::new(Outcome::Store, error))?;
             return Ok(false);
@@ -307,7 +307,7 @@ impl Fetcher {
         }
         let mut any_new = false;
         while piece.len() > 0 {
-            let claim = self.job.claim(self.peer.link, request, piece.len() as u64);
+            let claim = self.transfer.claim(self.origin.link, request, piece.len() as u64);
             let (stale, fresh) = (claim.stale as usize, claim.fresh as usize);
             let store = |error| Failure::new(Outcome::Store, error);
             piece.discard(stale).map_err(store)?;
@@ -334,7 +334,7 @@ impl Fetcher {
             Err(Broken::Closed) => return Ok(()),
             outcome => outcome?,
         }
-        if self.job.schedule(|scheduler, _| scheduler.size(segment)) == Some(incoming.written()) {
+        if self.transfer.schedule(|scheduler, _| scheduler.size(segment)) == Some(incoming.written()) {
             self.finish(segment, incoming)?;
         }
         Ok(())
@@ -343,20 +343,20 @@ impl Fetcher {
     /// Refuses bytes beyond the end of a file, or of a range, in an answer that does not say how long it is.
     /// The earlier bytes of the file may be wrong then.
     fn check_end(&self, request: &InFlight, bytes: u64) -> Result<(), Broken> {
-        let (link, segment) = (self.peer.link, request.part.segment);
-        let (at, size) = self.job.schedule(|scheduler, _| {
+        let (link, segment) = (self.origin.link, request.part.segment);
+        let (at, size) = self.transfer.schedule(|scheduler, _| {
             (scheduler.due(link).map_or(0, |(_, at, _)| at), scheduler.size(segment))
         });
         let Some(end) = request.ends.or(size).filter(|&end| at.saturating_add(bytes) > end) else {
             return Ok(());
         };
-        let name = &self.job.segments[segment].name;
-        self.job.schedule(|scheduler, _| scheduler.sends_whole(link));
+        let name = &self.transfer.segments[segment].name;
+        self.transfer.schedule(|scheduler, _| scheduler.sends_whole(link));
         let what = format!(
             "{} sends {name} beyond byte {end}, where it ends; it is asked for whole files from now on",
-            self.peer
+            self.origin
         );
-        self.job.reject(link, segment, Failure::new(Outcome::FilesChanged, anyhow!(what)));
+        self.transfer.reject(link, segment, Failure::new(Outcome::FilesChanged, anyhow!(what)));
         Err(Broken::Closed)
     }
 
@@ -365,12 +365,12 @@ impl Fetcher {
         let Some(request) = connection.in_flight.pop_front() else { return Err(NotHttp::Unasked.into()) };
         let segment = request.part.segment;
         if request.passed_over {
-            self.job.schedule(|scheduler, _| scheduler.passed_over(self.peer.link));
+            self.transfer.schedule(|scheduler, _| scheduler.passed_over(self.origin.link));
             return Ok(());
         }
-        self.job.broke_off(self.peer.link, &request, true, "its answers end early");
-        let total = self.job.schedule(|scheduler, _| {
-            scheduler.ended(self.peer.link);
+        self.transfer.broke_off(self.origin.link, &request, true, "its answers end early");
+        let total = self.transfer.schedule(|scheduler, _| {
+            scheduler.ended(self.origin.link);
             scheduler.size(segment)
         });
         // An empty file has no body to finish it, nor has one that ended with its connection a size.
@@ -379,14 +379,14 @@ impl Fetcher {
                 self.progressed();
                 self.finish(segment, &whole)
             }
-            None => Ok(self.job.note(self.peer.link, segment)?),
+            None => Ok(self.transfer.note(self.origin.link, segment)?),
         }
     }
 
     /// Has a file that is complete checked and given its name.
     fn finish(&self, index: usize, whole: &Arc<Incoming>) -> Result<(), Broken> {
-        let Some(finished) = self.job.take_finished(index, whole) else { return Ok(()) };
-        Ok(Check::new(&self.job, &self.peer, index, finished).start()?)
+        let Some(finished) = self.transfer.take_finished(index, whole) else { return Ok(()) };
+        Ok(Check::new(&self.transfer, &self.origin, index, finished).start()?)
     }
 
     /// The server ended the connection.
@@ -396,13 +396,13 @@ impl Fetcher {
             self.on_end(connection)?;
             return Err(Broken::Closed);
         }
-        Err(Broken::Peer(match connection.in_flight.front() {
+        Err(Broken::Origin(match connection.in_flight.front() {
             Some(request) if request.first_byte.is_some() => {
-                let name = &self.job.segments[request.part.segment].name;
+                let name = &self.transfer.segments[request.part.segment].name;
                 let received = request.incoming.as_ref().map_or(0, |incoming| incoming.written());
-                format!("{} closed the connection after byte {received} of {name}", self.peer)
+                format!("{} closed the connection after byte {received} of {name}", self.origin)
             }
-            _ => format!("{} closed the connection without an answer", self.peer),
+            _ => format!("{} closed the connection without an answer", self.origin),
         }))
     }
 }

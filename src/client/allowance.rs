@@ -13,24 +13,24 @@ use crate::text::duration;
 /// The time that answers may take.
 #[derive(Debug)]
 pub struct Allowance {
-    kind: ExchangeKind,
+    kind: AllowanceKind,
     began: Duration,
-    patience: Duration,
+    give_up: Duration,
     bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ExchangeKind {
+enum AllowanceKind {
     /// As long as a server may be silent, and more for what comes.
-    Exchange,
+    OneShot,
     /// For ever, as long as a server is not silent.
     Stream,
 }
 
-/// An exchange goes on with at least this many bytes a second: each byte that came adds its share of the time.
+/// A one-shot request goes on with at least this many bytes a second: each byte that came adds its share of the time.
 const LEAST_BYTES_PER_S: u64 = 16 * 1024;
-/// No exchange may take longer than this many times a server's silence.
-const MOST_PATIENCES: u32 = 30;
+/// No one-shot request may take longer than this many times a server's silence.
+const MOST_SILENCES: u32 = 30;
 /// A server that sends less than this for as long as it may be silent is silent.
 const LEAST_BYTES: u64 = 1024;
 
@@ -40,39 +40,39 @@ const LEAST_BYTES: u64 = 1024;
 pub struct TooSlow(String);
 
 impl Allowance {
-    /// For one exchange with a server that may be silent for `patience`.
-    pub fn new(patience: Duration) -> Allowance {
-        Allowance { kind: ExchangeKind::Exchange, began: running::now(), patience, bytes: 0 }
+    /// For one request to a server that may be silent for `give_up`.
+    pub fn new(give_up: Duration) -> Allowance {
+        Allowance { kind: AllowanceKind::OneShot, began: running::now(), give_up, bytes: 0 }
     }
 
-    /// For as many answers as come from a server that may be silent for `patience`.
-    pub fn endless(patience: Duration) -> Allowance {
-        Allowance { kind: ExchangeKind::Stream, ..Allowance::new(patience) }
+    /// For as many answers as come from a server that may be silent for `give_up`.
+    pub fn endless(give_up: Duration) -> Allowance {
+        Allowance { kind: AllowanceKind::Stream, ..Allowance::new(give_up) }
     }
 
     fn came(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
-        if self.kind == ExchangeKind::Stream && self.bytes >= LEAST_BYTES {
+        if self.kind == AllowanceKind::Stream && self.bytes >= LEAST_BYTES {
             (self.began, self.bytes) = (running::now(), 0);
         }
     }
 
     fn left(&self) -> Duration {
         let allowed = match self.kind {
-            ExchangeKind::Stream => self.patience,
-            ExchangeKind::Exchange => {
+            AllowanceKind::Stream => self.give_up,
+            AllowanceKind::OneShot => {
                 let earned = Duration::from_secs_f64(self.bytes as f64 / LEAST_BYTES_PER_S as f64);
-                self.patience.saturating_add(earned).min(self.patience.saturating_mul(MOST_PATIENCES))
+                self.give_up.saturating_add(earned).min(self.give_up.saturating_mul(MOST_SILENCES))
             }
         };
         self.began.saturating_add(allowed).saturating_sub(running::now())
     }
 
     fn used_up(&self) -> TooSlow {
-        let patience = duration(self.patience);
+        let give_up = duration(self.give_up);
         TooSlow(match (self.kind, self.bytes) {
-            (ExchangeKind::Stream, _) => format!("it sent less than {LEAST_BYTES} bytes in {patience}"),
-            (_, 0) => format!("it accepted the connection and then did not answer for {patience}"),
+            (AllowanceKind::Stream, _) => format!("it sent less than {LEAST_BYTES} bytes in {give_up}"),
+            (_, 0) => format!("it accepted the connection and then did not answer for {give_up}"),
             (_, bytes) => {
                 let took = duration(running::now().saturating_sub(self.began));
                 format!("it sent {bytes} bytes in {took} and its answer is not complete")
