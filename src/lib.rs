@@ -40,3 +40,4 @@ pub mod sweep;
 pub mod tcp;
 pub mod text;
 pub mod units;
+pub mod wifi;

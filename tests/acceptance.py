@@ -316,12 +316,16 @@ def measure_losses(ways):
 
 
 def flood(links):
-    """Keeps links full for six seconds and prints what arrives of each, after one and a half to get going."""
+    """Keeps links full and prints what arrives of each in six seconds, after two to get going."""
     shape = {"rate": "50mbit"}
     ways = [Way("down", shape, link, PORT + index) for index, link in enumerate(links)]
-    workers = [way.flood(6) for way in ways]
-    time.sleep(1.5)
-    print(*(f"{rate:.0f}" for rate in best_rates(ways, 4)))
+    workers = [way.flood(8.5) for way in ways]
+    time.sleep(2)
+    began = [(time.monotonic(), way.counter.arrived()) for way in ways]
+    time.sleep(6)
+    for way, (since, before) in zip(ways, began):
+        print(f"{(way.counter.arrived() - before) * FRAME * 8 / (time.monotonic() - since):.0f}", end=" ")
+    print()
     for worker in workers:
         worker.join()
 

@@ -13,10 +13,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sender_report", &[]),
     ("tcp", &["sender_report"]),
     ("results", &["text"]),
-    ("config", &["units"]),
-    ("emulate", &["units", "config"]),
+    ("wifi", &["units"]),
+    ("config", &["units", "wifi"]),
+    ("emulate", &["units", "config", "wifi"]),
     // The least delay of a jittering link comes from the quantiles that draw it.
-    ("bound", &["units", "config", "emulate"]),
+    ("bound", &["units", "config", "emulate", "wifi"]),
     ("schedule", &["units", "qoe"]),
     ("log", &["units", "config", "shape", "qoe", "tcp", "sender_report", "text"]),
     ("shape", &["units", "config", "emulate", "text", "results"]),
@@ -68,7 +69,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms that read no clock, open no file or socket, and start nothing.
-const PURE: &[&str] = &["units", "qoe", "emulate", "bound", "schedule"];
+const PURE: &[&str] = &["units", "wifi", "qoe", "emulate", "bound", "schedule"];
 const IMPURE: &[&str] =
     &["tokio", "std::fs", "std::net", "std::thread", "Instant::now", "SystemTime::now", "std::process"];
 

@@ -90,8 +90,8 @@ pub fn bounds_s(paths: &[Path], channel: Option<&ChannelConfig>, bytes: f64) -> 
     let plain = match channel {
         None => bound_s(paths, bytes)?,
         Some(channel) => {
-            let (sharers, behind_s) = channel::sharers(channel, paths, bytes);
-            channel::least_time_s(&sharers, behind_s, bytes)?
+            let both = [paths.first()?.clone(), paths.get(1)?.clone()];
+            channel::sharers(channel, both, bytes).least_time_s(bytes)?
         }
     };
     Some((plain, bound_tcp_s(paths, bytes)?.max(plain)))

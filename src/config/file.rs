@@ -131,7 +131,7 @@ impl Library {
 pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>, quote: &str) -> String {
     known
         .into_iter()
-        .map(|known| (strsim::damerau_levenshtein(&word.to_lowercase(), known), known))
+        .map(|known| (strsim::damerau_levenshtein(&word.to_lowercase(), &known.to_lowercase()), known))
         .min()
         .filter(|(distance, nearest)| *distance <= 1 + nearest.len() / 3)
         .map_or(String::new(), |(_, nearest)| format!("did you mean {quote}{nearest}{quote}? "))

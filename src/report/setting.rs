@@ -145,7 +145,7 @@ fn server(start: &RunStart, link: LinkId) -> String {
 
 /// The short form of docs/limitations.md.
 const NOT_MODELLED: &str = "<section id=\"not-modelled\"><h2>What is not modelled</h2><ul>\
-<li>The shared channel is an airtime model, not Wi-Fi: no collisions, no rate adaptation, no hidden stations.</li>\
+<li>The shared channel has 802.11's contention and framing, but constant rates and no hidden stations.</li>\
 <li>The links of two profiles are independent of each other; only a shared channel makes them share.</li>\
 <li>Link-layer retransmission shows only as jitter and as the loss it leaves.</li>\
 <li>Losses in bursts count packets, not time; they are a poor picture of Wi-Fi's.</li>\

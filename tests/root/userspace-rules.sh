@@ -116,13 +116,13 @@ END
 refused "down.duplicate" hold --link-a "$WORK/twice.toml" -- true
 refused "no process shapes links here" "$TWINLINK_BIN" link set a wifi-near
 
-channel() { printf 'description = "x"\n[channel]\noverhead = "100us"\n[link.%s]\nphy = "%s"\nqueue = "50p"\n' "$@"; }
-channel c 6mbit >"$WORK/unknown.toml"
-channel a 0mbit >"$WORK/zero.toml"
+channel() { printf 'description = "x"\n[channel]\n[link.%s]\nphy = "%s"\nqueue = "50p"\n' "$@"; }
+channel c 802.11a/6 >"$WORK/unknown.toml"
+channel a 802.11a/7 >"$WORK/radio.toml"
 refused "link \"c\" not found" hold --channel "$WORK/unknown.toml" -- true
-refused "rate of 0" hold --channel "$WORK/zero.toml" -- true
+refused "did you mean 802.11a/6" hold --channel "$WORK/radio.toml" -- true
 refused "channel \"course-scenario-9\" not found" hold --channel course-scenario-9 -- true
-channel a 6mbit >"$WORK/good.toml"
+channel a 802.11a/6 >"$WORK/good.toml"
 refused "profile of its own" hold --channel "$WORK/good.toml" --link-a wifi-near -- true
 refused "shared channel with netem" "$TWINLINK_BIN" link hold --backend netem --channel "$WORK/good.toml" -- true
 expect "rules at the end" "$(rules)" -eq 0

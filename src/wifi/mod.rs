@@ -1,0 +1,10 @@
+//! 802.11 in numbers: radios by name, the time that frames and exchanges take, access categories, and
+//! the throughput of stations that contend. Pure; knows no clock, no packet and no link.
+//!
+//! Clauses are those of IEEE Std 802.11-2020. Times are in nanoseconds, sizes in bytes.
+
+pub mod access;
+pub mod exchange;
+pub mod least;
+pub mod phy;
+pub mod saturation;
