@@ -19,6 +19,7 @@ use crate::log::spool::Spool;
 use crate::results::page_for_people;
 
 use crate::commands::init;
+use crate::commands::simulate::predicted_ms;
 use crate::text::{explained, print, tell, visible, visible_json};
 use crate::{doctor, lab, program, report, segments, server, sweep};
 
@@ -88,7 +89,7 @@ impl Command {
             Command::Server(args) => server::main(args),
             Command::Client(args) => crate::commands::client::main(args, leave_report),
             Command::Run(args) => return run_program(args),
-            Command::Sweep(args) => sweep::main(args, leave_report),
+            Command::Sweep(args) => sweep::main(args, predicted_ms, leave_report),
             Command::Init(args) => init::main(args),
             Command::Simulate(args) => crate::commands::simulate::main(args),
             Command::Completions { shell } => completions(shell),

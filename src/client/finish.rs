@@ -1,180 +1,191 @@
 //! The end of a run: totals, bound and efficiency, in the log's last record.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::Run;
 use super::config::RunConfig;
-use super::links::Links;
-use super::transfer::{Failure, Totals, Transfer};
+use super::fetch::Fetched;
+use super::prepare::Ready;
+use super::transfer::{Failure, Totals};
 use crate::bound;
 use crate::bound::TcpSegments;
+use crate::config::channel::ChannelConfig;
+use crate::config::profile::Profile;
+use crate::config::script::Change;
 use crate::log::outcome::Outcome;
-use crate::log::schema::{Event, Fault, LinkTotals, Log, PerLink, Qoe, Reconciled, RunEnd, RunStart};
+use crate::log::schema::{Event, Fault, LinkTotals, PerLink, Qoe, RunEnd};
 use crate::qoe::{self, Arrival, Rule};
-use crate::simulate;
+use crate::schedule::{Pipeline, Schedule};
 use crate::text::{count, explained, sentence};
 use crate::units::LinkId;
 
-/// The facts of a run for its last record, as far as it came.
-#[derive(Default)]
-pub struct RunFacts {
-    /// The first record, until it has been written.
-    pub start: Option<Box<RunStart>>,
-    pub links: Option<Arc<Links>>,
-    pub transfer: Option<Arc<Transfer>>,
-    /// Segments as they were on each link, as far as a sample saw them.
-    pub segments: [Option<TcpSegments>; 2],
+/// A run that is over, as a prediction of the same run takes it.
+pub struct PastRun {
+    /// As they were at the first request; `None` for an unshaped link.
+    pub profiles: [Option<Profile>; 2],
+    pub channel: Option<ChannelConfig>,
+    /// The changes of the links after the first request.
+    pub changes: Vec<Change>,
+    pub schedule: Schedule,
+    pub pipeline: Pipeline,
+    /// The files' sizes in bytes.
+    pub sizes: Vec<u64>,
     /// The congestion control that each server reported.
-    pub senders: [Option<simulate::Control>; 2],
-    pub sync_ms: Option<f64>,
-    pub reconciled: [Option<Reconciled>; 2],
-    /// The time that measuring the links before the transfer took.
-    pub probe_ms: f64,
+    pub senders: [Option<String>; 2],
+    pub seed: u64,
 }
+
+/// Returns the time (ms) that a run takes by a model; `None` where the model has none.
+pub type Predict = fn(&PastRun) -> Option<f64>;
 
 /// Writes the last record of a run. A log that cannot be written is a failure of the run, unless there is one.
 pub fn close(
-    log: &Log,
-    config: &RunConfig,
-    facts: &mut RunFacts,
+    run: &Run,
+    fetched: Option<&Fetched>,
     outcome: Result<(), Failure>,
 ) -> (RunEnd, Result<(), Failure>) {
-    // The last record tells of all that could not be written before it.
-    let write = |event| drop(log.write(event));
-    // A run that was interrupted while it was prepared has a first record too.
-    if let Some(start) = facts.start.take() {
-        write(Event::RunStart(start));
+    let mut record = RunEnd {
+        exit: outcome.as_ref().map_or_else(|failure| failure.exit, |()| Outcome::Ok),
+        resumed_files: run.config.resume.then_some(0),
+        resumed_bytes: run.config.resume.then_some(0),
+        ..RunEnd::default()
+    };
+    if let Some(fetched) = fetched {
+        fetched.add_up(run, &mut record);
     }
-    let totals = facts.transfer.as_ref().map(|transfer| transfer.totals()).unwrap_or_default();
-    let mut record = run_end(config, facts, &totals, &outcome);
-    for link in LinkId::BOTH {
-        let Some(found) = facts.reconciled[link.index()].filter(|found| !found.ok) else { continue };
-        write(Event::Fault(Fault {
-            link: Some(link),
-            segment: None,
-            what: format!(
-                "the shaper let {} bytes pass and the application received {}: {} bytes are unexplained, and {} to {} may be",
-                found.shaper_bytes,
-                found.received_bytes,
-                found.unexplained_bytes,
-                found.allowed_least_bytes,
-                found.allowed_most_bytes
-            ),
-            action: "the result is kept; do not trust it".into(),
-        }));
+    let label = run.config.schedule.to_string();
+    record.summary = summary(&label, record.bytes, &record, &outcome, run.log.faults());
+    for doubt in fetched.into_iter().flat_map(|fetched| fetched.doubts(&record)) {
+        // The last record tells of all that could not be written before it.
+        drop(run.log.write(Event::Fault(doubt)));
     }
-    if let Some((elapsed_ms, bounds)) = record.elapsed_ms.zip(bounds(facts, &totals))
-        && elapsed_ms < bounds.credible_ms
-    {
-        write(Event::Fault(Fault {
-            link: None,
-            segment: None,
-            what: format!(
-                "the run took {elapsed_ms:.1} ms and the bound is {:.1} ms; clocks and one packet a link explain \
-                 no run below {:.1} ms: a link let more through than its profile says",
-                bounds.plain_ms, bounds.credible_ms
-            ),
-            action: "the result is kept; do not trust it".into(),
-        }));
-    }
-    let written = log.end(&mut record).map_err(|error| Failure::new(Outcome::Log, error));
+    let written = run.log.end(&mut record).map_err(|error| Failure::new(Outcome::Log, error));
     (record, outcome.and(written))
 }
 
-fn run_end(config: &RunConfig, facts: &RunFacts, totals: &Totals, outcome: &Result<(), Failure>) -> RunEnd {
-    let log = facts.transfer.as_ref().map(|transfer| transfer.log.clone());
-    let since_first = |at: Instant| {
-        totals.first_request.map(|first| at.saturating_duration_since(first).as_secs_f64() * 1e3)
-    };
-    let elapsed_ms = if outcome.is_ok() { totals.last_file.and_then(since_first) } else { None };
-    let bounds = bounds(facts, totals);
-    let links = |link: LinkId| {
-        let bytes = totals.link_bytes[link.index()];
-        let last_byte_ms = totals.last_byte[link.index()].and_then(since_first);
-        let metrics = facts.transfer.as_ref().map(|transfer| transfer.metrics(link));
-        LinkTotals {
-            bytes,
-            files: metrics.map_or(0, super::transfer::LinkMetrics::files),
-            goodput_kbit: last_byte_ms.filter(|&ms| ms > 0.0).map(|ms| bytes as f64 * 8.0 / ms),
-            last_byte_ms,
-            connections: metrics.map_or(0, super::transfer::LinkMetrics::connections),
-            reconciled: facts.reconciled[link.index()],
-        }
-    };
-    let mut end = RunEnd {
-        exit: outcome.as_ref().map_or_else(|failure| failure.exit, |()| Outcome::Ok),
-        summary: String::new(),
-        elapsed_ms,
-        first_request_ms: log.zip(totals.first_request).map(|(log, at)| log.ms(at)),
-        files: totals.files,
-        bytes: totals.bytes,
-        bound_ms: bounds.map(|bounds| bounds.plain_ms),
-        bound_tcp_ms: bounds.map(|bounds| bounds.tcp_ms),
+impl Fetched {
+    /// Completes the last record, whose outcome is known.
+    fn add_up(&self, run: &Run, end: &mut RunEnd) {
+        let (config, transfer) = (run.config, &self.ready.transfer);
+        let totals = &transfer.totals();
+        let since_first = |at: Instant| {
+            totals.first_request.map(|first| at.saturating_duration_since(first).as_secs_f64() * 1e3)
+        };
+        let is_ok = end.exit == Outcome::Ok;
+        end.elapsed_ms = totals.last_file.filter(|_| is_ok).and_then(since_first);
+        end.first_request_ms = totals.first_request.map(|at| run.log.ms(at));
+        (end.files, end.bytes, end.wasted_bytes) = (totals.files, totals.bytes, totals.wasted_bytes);
+        let bounds = self.bounds(totals);
+        end.bound_ms = bounds.map(|bounds| bounds.plain_ms);
+        end.bound_tcp_ms = bounds.map(|bounds| bounds.tcp_ms);
         // A run of files without a byte takes no time.
-        efficiency: elapsed_ms
-            .filter(|&elapsed| elapsed > 0.0)
-            .zip(bounds)
-            .map(|(elapsed, bounds)| bounds.plain_ms / elapsed),
-        predicted_ms: outcome.is_ok().then(|| predicted_ms(config, facts, totals)).flatten(),
-        wasted_bytes: totals.wasted_bytes,
-        dropped_records: 0,
-        resumed_files: config.resume.then_some(totals.resumed_files),
-        resumed_bytes: config.resume.then_some(totals.resumed_bytes),
-        sync_ms: facts.sync_ms,
-        links: PerLink { a: links(LinkId::A), b: links(LinkId::B) },
-        qoe: qoe(config, facts, totals),
-        program: None,
-    };
-    let faults = facts.transfer.as_ref().map(|transfer| transfer.log.faults()).unwrap_or_default();
-    end.summary = summary(&config.schedule.to_string(), end.bytes, &end, outcome, faults);
-    end
-}
-
-/// The longest that a prediction may hold up the end of a run.
-const PREDICTION_TIME: Duration = Duration::from_millis(140);
-/// Seeds that are played in it where losses decide.
-const PREDICTION_SEEDS: usize = 3;
-
-/// Returns the simulated time of the same run (ms), with the links as they were when it began and each change
-/// at its time; `None` where a link has no rate, where an earlier run had left something, or where the
-/// simulation takes too long.
-fn predicted_ms(config: &RunConfig, facts: &RunFacts, totals: &Totals) -> Option<f64> {
-    if totals.resumed_files > 0 || totals.resumed_bytes > 0 {
-        return None;
+        let elapsed_ms = end.elapsed_ms.filter(|&elapsed| elapsed > 0.0);
+        end.efficiency = elapsed_ms.zip(bounds).map(|(elapsed, bounds)| bounds.plain_ms / elapsed);
+        end.predicted_ms =
+            self.past_run(config, totals).filter(|_| is_ok).and_then(|past| (run.predict)(&past));
+        end.resumed_files = config.resume.then_some(totals.resumed_files);
+        end.resumed_bytes = config.resume.then_some(totals.resumed_bytes);
+        end.sync_ms = self.sync_ms;
+        end.links = PerLink::of(|link| {
+            let bytes = totals.link_bytes[link.index()];
+            let last_byte_ms = totals.last_byte[link.index()].and_then(since_first);
+            let metrics = transfer.metrics(link);
+            LinkTotals {
+                bytes,
+                files: metrics.files(),
+                goodput_kbit: last_byte_ms.filter(|&ms| ms > 0.0).map(|ms| bytes as f64 * 8.0 / ms),
+                last_byte_ms,
+                connections: metrics.connections(),
+                reconciled: self.reconciled[link.index()],
+            }
+        });
+        end.qoe = self.qoe(config, totals);
     }
-    let (transfer, links) = (facts.transfer.as_ref()?, facts.links.as_ref()?);
-    let (profiles, changes) = links.profiles_from(totals.first_request?);
-    let size = |segment| transfer.schedule(|scheduler, _| scheduler.size(segment));
-    let sizes: Vec<u64> = (0..transfer.segments.len()).map(size).collect::<Option<_>>()?;
-    let congestion = facts.senders.map(|told| told.unwrap_or_else(simulate::kernels_choice));
-    let channel = links.channel();
-    let schedule = config.schedule_of(transfer.segments.iter().map(|segment| segment.name.as_str()));
-    let setup = simulate::Setup {
-        profiles: &profiles,
-        channel: channel.as_ref(),
-        changes: &changes,
-        schedule: &schedule,
-        pipeline: config.pipeline,
-        sizes: &sizes,
-        congestion,
-        kernel: simulate::kernels_choice(),
-        seed: config.seed,
-    };
-    let began = Instant::now();
-    let in_time = || began.elapsed() < PREDICTION_TIME;
-    simulate::predict(&setup, PREDICTION_SEEDS, &in_time).map(|prediction| prediction.elapsed_ms)
-}
 
-/// Returns the quality for a viewer of the segments as they came; `None` where no media came.
-fn qoe(config: &RunConfig, facts: &RunFacts, totals: &Totals) -> Option<Qoe> {
-    let (transfer, first) = (facts.transfer.as_ref()?, totals.first_request?);
-    let rule = Rule { segment_duration_ms: config.segment_duration.ms(), startup_segments: config.startup };
-    let arrivals = totals.arrivals.iter().map(|&(index, at)| Arrival {
-        index: index as u64,
-        done_ms: at.saturating_duration_since(first).as_secs_f64() * 1e3,
-        media: qoe::is_media(&transfer.segments[index].name),
-    });
-    qoe::play(arrivals, 0.0, rule).map(|played| played.qoe)
+    /// Returns the reasons not to trust the results.
+    fn doubts(&self, end: &RunEnd) -> Vec<Fault> {
+        let mut doubts = Vec::new();
+        let mut doubt = |link, what| {
+            let action = "the result is kept; do not trust it".into();
+            doubts.push(Fault { link, segment: None, what, action });
+        };
+        for link in LinkId::BOTH {
+            let Some(found) = self.reconciled[link.index()].filter(|found| !found.ok) else { continue };
+            doubt(
+                Some(link),
+                format!(
+                    "the shaper let {} bytes pass and the application received {}: {} bytes are unexplained, and {} to {} may be",
+                    found.shaper_bytes,
+                    found.received_bytes,
+                    found.unexplained_bytes,
+                    found.allowed_least_bytes,
+                    found.allowed_most_bytes
+                ),
+            );
+        }
+        if let Some((elapsed_ms, bounds)) = end.elapsed_ms.zip(self.bounds(&self.ready.transfer.totals()))
+            && elapsed_ms < bounds.credible_ms
+        {
+            doubt(
+                None,
+                format!(
+                    "the run took {elapsed_ms:.1} ms and the bound is {:.1} ms; clocks and one packet a link explain \
+                 no run below {:.1} ms: a link let more through than its profile says",
+                    bounds.plain_ms, bounds.credible_ms
+                ),
+            );
+        }
+        doubts
+    }
+
+    /// Returns the run as a prediction takes it; `None` where an earlier run had left something, or a size is
+    /// unknown.
+    fn past_run(&self, config: &RunConfig, totals: &Totals) -> Option<PastRun> {
+        if totals.resumed_files > 0 || totals.resumed_bytes > 0 {
+            return None;
+        }
+        let Ready { links, transfer, capabilities, .. } = &self.ready;
+        let (profiles, changes) = links.profiles_from(totals.first_request?);
+        let size = |segment| transfer.schedule(|scheduler, _| scheduler.size(segment));
+        Some(PastRun {
+            profiles,
+            channel: links.channel(),
+            changes,
+            schedule: config.schedule_of(transfer.segments.iter().map(|segment| segment.name.as_str())),
+            pipeline: config.pipeline,
+            sizes: (0..transfer.segments.len()).map(size).collect::<Option<_>>()?,
+            senders: LinkId::BOTH.map(|link| capabilities.get(link).sending_congestion_control()),
+            seed: config.seed,
+        })
+    }
+
+    /// Returns the quality for a viewer of the segments as they came; `None` where no media came.
+    fn qoe(&self, config: &RunConfig, totals: &Totals) -> Option<Qoe> {
+        let (transfer, first) = (&self.ready.transfer, totals.first_request?);
+        let rule =
+            Rule { segment_duration_ms: config.segment_duration.ms(), startup_segments: config.startup };
+        let arrivals = totals.arrivals.iter().map(|&(index, at)| Arrival {
+            index: index as u64,
+            done_ms: at.saturating_duration_since(first).as_secs_f64() * 1e3,
+            media: qoe::is_media(&transfer.segments[index].name),
+        });
+        qoe::play(arrivals, 0.0, rule).map(|played| played.qoe)
+    }
+
+    /// Returns the bounds; `None` where a link has no rate or nothing came.
+    fn bounds(&self, totals: &Totals) -> Option<Bounds> {
+        let links = &self.ready.links;
+        let seen = LinkId::BOTH.map(|link| self.ready.tcp_segments(link).unwrap_or(TcpSegments::USUAL));
+        let paths = links.paths(totals.first_request?, seen)?;
+        let bytes = (totals.bytes + totals.head_bytes) as f64;
+        let channel = links.channel();
+        let (plain, tcp) = bound::bounds_s(&paths, channel.as_ref(), bytes)?;
+        let packets: f64 = paths.iter().map(|path| path.mss_bytes).sum();
+        let credible = bound::bounds_s(&paths, channel.as_ref(), (bytes - packets).max(0.0))
+            .map_or(0.0, |found| found.0);
+        let tolerance = bound::TOLERANCE_S + links.latest_step_s();
+        Some(Bounds { plain_ms: plain * 1e3, tcp_ms: tcp * 1e3, credible_ms: (credible - tolerance) * 1e3 })
+    }
 }
 
 /// The bounds of a run, ms.
@@ -185,21 +196,6 @@ struct Bounds {
     tcp_ms: f64,
     /// A shorter time is too fast for the links.
     credible_ms: f64,
-}
-
-/// `None` where a link has no rate or nothing came.
-fn bounds(facts: &RunFacts, totals: &Totals) -> Option<Bounds> {
-    let links = facts.links.as_ref()?;
-    let paths =
-        links.paths(totals.first_request?, facts.segments.map(|seen| seen.unwrap_or(TcpSegments::USUAL)))?;
-    let bytes = (totals.bytes + totals.head_bytes) as f64;
-    let channel = links.channel();
-    let (plain, tcp) = bound::bounds_s(&paths, channel.as_ref(), bytes)?;
-    let packets: f64 = paths.iter().map(|path| path.mss_bytes).sum();
-    let credible =
-        bound::bounds_s(&paths, channel.as_ref(), (bytes - packets).max(0.0)).map_or(0.0, |found| found.0);
-    let tolerance = bound::TOLERANCE_S + links.latest_step_s();
-    Some(Bounds { plain_ms: plain * 1e3, tcp_ms: tcp * 1e3, credible_ms: (credible - tolerance) * 1e3 })
 }
 
 /// Returns one sentence for people. `label` names the schedule or the program; a link's share is of `arrived`

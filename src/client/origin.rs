@@ -70,6 +70,13 @@ pub struct ServerCapabilities {
     pub sender: Option<schema::Sender>,
 }
 
+impl ServerCapabilities {
+    /// Returns the congestion control that the server sends with, as far as it tells.
+    pub fn sending_congestion_control(&self) -> Option<String> {
+        self.sender.as_ref()?.congestion_control.clone()
+    }
+}
+
 /// Returns the sizes of the files that a server lists, or of those of them that are asked for.
 ///
 /// # Errors

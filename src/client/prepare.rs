@@ -2,7 +2,7 @@
 //! fetched and compared, and the log's first records written.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::anyhow;
 
@@ -12,7 +12,8 @@ use super::origin;
 use super::origin::{Origin, Refused, ServerCapabilities};
 use super::store::Store;
 use super::transfer::{Failure, Transfer};
-use super::{LinkSetup, Run, blocking, finish, reach};
+use super::{LinkSetup, Run, blocking, reach};
+use crate::bound::TcpSegments;
 use crate::doctor;
 use crate::log::outcome::Outcome;
 use crate::log::schema;
@@ -30,14 +31,37 @@ pub struct Ready {
     pub transfer: Arc<Transfer>,
 }
 
-/// Everything before the first request, from looking the servers up to their lists. Each step's
-/// result goes into the log even if a later step fails.
-pub async fn prepare(run: Run<'_>, facts: &mut finish::RunFacts) -> Result<Ready, Failure> {
-    let Run { config, links: setup, log, cell, .. } = run;
-    let start = schema::RunStart { cell, ..first_record(config, setup.shapes(), &log) };
-    let finish::RunFacts { start: first, links: shaped, senders, .. } = facts;
-    let start = first.insert(Box::new(start));
-    let prepared = async {
+impl Ready {
+    /// Returns the TCP segments on a link; `None` where no sample saw one.
+    pub fn tcp_segments(&self, link: LinkId) -> Option<TcpSegments> {
+        let metrics = self.transfer.metrics(link);
+        let mss_bytes = metrics.mss_bytes();
+        let timestamps = !metrics.no_timestamps.load(Ordering::Relaxed);
+        (mss_bytes > 0.0).then_some(TcpSegments { mss_bytes, ipv6: self.is_ipv6(link), timestamps })
+    }
+
+    pub fn is_ipv6(&self, link: LinkId) -> bool {
+        self.origins.get(link).address.ip().to_canonical().is_ipv6()
+    }
+}
+
+/// The results of a preparation so far, which stay if it fails or is interrupted.
+pub struct Preparation {
+    /// The first record.
+    start: schema::RunStart,
+    /// The links, once they are shaped.
+    pub links: Option<Arc<Links>>,
+}
+
+impl Preparation {
+    pub fn new(run: &Run) -> Preparation {
+        let start = first_record(run.config, run.links.shapes(), &run.log);
+        Preparation { start: schema::RunStart { cell: run.cell.clone(), ..start }, links: None }
+    }
+
+    /// Looks the servers up, shapes the links, fetches and compares the lists, and opens the store.
+    pub async fn prepare(&mut self, run: &Run<'_>) -> Result<Ready, Failure> {
+        let (config, start) = (run.config, &mut self.start);
         let unreachable = |error: anyhow::Error| {
             Failure::new(
                 if error.is::<Refused>() { Outcome::Congestion } else { Outcome::Unreachable },
@@ -53,14 +77,12 @@ pub async fn prepare(run: Run<'_>, facts: &mut finish::RunFacts) -> Result<Ready
         let (a, b) = picked.map_err(unreachable)?;
         start.servers.a.address = Some(a.address.to_string());
         start.servers.b.address = Some(b.address.to_string());
-        let links = shape(setup, [&a, &b], config.backend, config.seed, &log).await?;
-        *shaped = Some(links.clone());
+        let links = shape(run.links.clone(), [&a, &b], config.backend, config.seed, &run.log).await?;
+        self.links = Some(links.clone());
         let (ia, ib) = tokio::try_join!(a.query_capabilities(give_up), b.query_capabilities(give_up))
             .map_err(unreachable)?;
         describe(&mut start.servers.a, &ia);
         describe(&mut start.servers.b, &ib);
-        *senders = [&start.servers.a, &start.servers.b]
-            .map(|server| server.congestion_control.as_deref()?.parse().ok());
         no_list(config, &ia, &ib).map_or(Ok(()), Err)?;
         let segments = manifest::agree(config.files.as_deref(), ia.list.clone(), ib.list.clone())
             .map_err(|error| Failure::new(Outcome::ListsDiffer, error))?;
@@ -81,7 +103,7 @@ pub async fn prepare(run: Run<'_>, facts: &mut finish::RunFacts) -> Result<Ready
         let schedule = config.schedule_of(segments.iter().map(|segment| segment.name.as_str()));
         let mut scheduler = Scheduler::new(&schedule, config.pipeline, sizes);
         scheduler.set_least_share(config.least_rate.probability());
-        let transfer = Arc::new(Transfer::new(segments, scheduler, store, log.clone(), give_up));
+        let transfer = Arc::new(Transfer::new(segments, scheduler, store, run.log.clone(), give_up));
         if config.resume {
             let found = transfer.clone();
             let mut cancel = CancelOnDrop(Some(transfer.clone()));
@@ -90,32 +112,37 @@ pub async fn prepare(run: Run<'_>, facts: &mut finish::RunFacts) -> Result<Ready
             let found = found.map_err(|error| Failure::new(Outcome::Internal, error))?;
             found.map_err(|error| Failure::new(Outcome::Store, error))?;
         }
-        Ok((links, PerLink { a, b }, PerLink { a: ia, b: ib }, transfer))
+        let (origins, capabilities) = (PerLink { a, b }, PerLink { a: ia, b: ib });
+        Ok(Ready { links, origins, capabilities, transfer })
     }
-    .await;
-    let logged = |error| Failure::new(Outcome::Log, error);
-    facts.start.take().map_or(Ok(()), |start| log.write(Event::RunStart(start))).map_err(logged)?;
-    if let Some(links) = &facts.links {
-        links.log_all().map_err(logged)?;
-    }
-    let (links, origins, capabilities, transfer) = prepared?;
-    facts.transfer = Some(transfer.clone());
-    for link in LinkId::BOTH {
-        let capabilities = capabilities.get(link);
-        let action =
-            if capabilities.list.is_some() { "its list came then" } else { "it counts as without a list" };
-        for note in &capabilities.notes {
-            tracing::warn!("{note}: {action}");
-            transfer.fault(link, note.clone(), action.into());
+
+    /// Writes the first records, however the preparation ended, and the faults of a run that is ready.
+    pub fn log(self, run: &Run, prepared: Result<Ready, Failure>) -> Result<Ready, Failure> {
+        let written = run.log.write(Event::RunStart(Box::new(self.start)));
+        let written = written.and_then(|()| self.links.map_or(Ok(()), |links| links.log_all()));
+        let ready = prepared?;
+        written.map_err(|error| Failure::new(Outcome::Log, error))?;
+        for link in LinkId::BOTH {
+            let capabilities = ready.capabilities.get(link);
+            let action = if capabilities.list.is_some() {
+                "its list came then"
+            } else {
+                "it counts as without a list"
+            };
+            for note in &capabilities.notes {
+                tracing::warn!("{note}: {action}");
+                ready.transfer.fault(link, note.clone(), action.into());
+            }
         }
-    }
-    if let Some(name) = &config.congestion {
-        for link in LinkId::BOTH.into_iter().filter(|link| capabilities.get(*link).sender.is_none()) {
-            let what = format!("{} cannot be told to send with {name}", origins.get(link));
-            transfer.fault(link, what, "its kernel's choice sends".into());
+        if let Some(name) = &run.config.congestion {
+            for link in LinkId::BOTH.into_iter().filter(|link| ready.capabilities.get(*link).sender.is_none())
+            {
+                let what = format!("{} cannot be told to send with {name}", ready.origins.get(link));
+                ready.transfer.fault(link, what, "its kernel's choice sends".into());
+            }
         }
+        Ok(ready)
     }
-    Ok(Ready { links, origins, capabilities, transfer })
 }
 
 /// Ends the check of earlier files where nobody waits for it any more, as after SIGTERM.
@@ -186,5 +213,5 @@ pub fn describe(server: &mut schema::Server, capabilities: &ServerCapabilities) 
     server.http_version = Some(capabilities.http_version.clone());
     server.digests = Some(capabilities.list.is_some());
     server.rtt_ms = capabilities.rtt.map(|rtt| rtt.as_secs_f64() * 1e3);
-    server.congestion_control = capabilities.sender.as_ref().and_then(|told| told.congestion_control.clone());
+    server.congestion_control = capabilities.sending_congestion_control();
 }

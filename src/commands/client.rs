@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::simulate::predicted_ms;
 use crate::client;
 use crate::client::config::{RunConfig, files_pattern, give_up_time, server_name};
 use crate::client::measure;
@@ -146,7 +147,7 @@ impl From<ClientArgs> for RunConfig {
 pub fn main(args: ClientArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
     let links = args.links()?;
     let place = LogPlace { results: args.results.clone(), file: args.log.clone(), stdout: args.stdout };
-    client::main(args.into(), links, &place, afterwards)
+    client::main(args.into(), links, &place, predicted_ms, afterwards)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::client;
 use crate::client::config::{give_up_time, server_name};
+use crate::client::finish::Predict;
 use crate::log::outcome::Outcome;
 use crate::log::schema;
 use crate::shape::backend::BackendChoice;
@@ -60,8 +61,8 @@ pub struct SweepArgs {
 
 /// The experiment, from the command line to the exit code.
 ///
-/// `afterwards` is told the experiment's folder, however the experiment went.
-pub fn main(args: SweepArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
+/// `predict` gives each run its `predicted_ms`; `afterwards` is told the experiment's folder, however the experiment went.
+pub fn main(args: SweepArgs, predict: Predict, afterwards: impl FnOnce(&Path)) -> Result<()> {
     let experiment = Experiment::find(&args.experiment)?;
     if args.dry_run {
         return print(&dry_run(&experiment, args.data.as_deref())?);
@@ -70,7 +71,7 @@ pub fn main(args: SweepArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
         Some(dir) => ExperimentFolder::find(&args.results, dir.as_deref(), &experiment)?,
         None => ExperimentFolder::create(&args.results, schema::new_run_id(), &experiment)?,
     };
-    let end = client::runtime()?.block_on(run::all(&args, &experiment, &folder));
+    let end = client::runtime()?.block_on(run::all(&args, &experiment, &folder, predict));
     afterwards(&folder.dir);
     let end = end?;
     if end.exit != Outcome::Ok {

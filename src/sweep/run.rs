@@ -17,6 +17,7 @@ use super::plan::PlanStep;
 use super::progress::{self, Progress};
 use crate::client;
 use crate::client::config::RunConfig;
+use crate::client::finish::Predict;
 use crate::client::measure::throughput;
 use crate::client::origin::listed_sizes;
 use crate::client::signals::Signals;
@@ -39,6 +40,7 @@ struct Sweep<'a> {
     log: Arc<Log>,
     signals: Signals,
     progress: Progress,
+    predict: Predict,
     measured: Vec<Throughput>,
     failed: u64,
     /// Conditions whose throughput could not be measured.
@@ -56,7 +58,12 @@ enum Then {
 ///
 /// # Errors
 /// The experiment's own log, or that of a run, cannot be written. How the runs went is in the record.
-pub async fn all(args: &SweepArgs, experiment: &Experiment, folder: &ExperimentFolder) -> Result<SweepEnd> {
+pub async fn all(
+    args: &SweepArgs,
+    experiment: &Experiment,
+    folder: &ExperimentFolder,
+    predict: Predict,
+) -> Result<SweepEnd> {
     let stdout = if progress::on_terminal() { Stdout::Nothing } else { Stdout::Records };
     let page = crate::results::page_for_people(&folder.dir);
     let log = Arc::new(Log::new(folder.name.clone(), Some(folder.log()?), stdout)?.with_page(Some(page)));
@@ -85,6 +92,7 @@ pub async fn all(args: &SweepArgs, experiment: &Experiment, folder: &ExperimentF
         log,
         signals,
         progress,
+        predict,
         measured: folder.done.measured.clone(),
         failed: 0,
         unmeasured: 0,
@@ -255,7 +263,8 @@ impl Sweep<'_> {
         let run = schema::new_run_id();
         let log = Arc::new(Log::new(run.clone(), Some(self.folder.new_run(&run)?), Stdout::Nothing)?);
         let links = self.condition(cell)?.asked.clone();
-        let run_of_cell = Run { config: &config, links, log, cell: Some(cell.clone()), bars: false };
+        let run_of_cell =
+            Run { config: &config, links, log, cell: Some(cell.clone()), bars: false, predict: self.predict };
         let FinishedRun { record, probe_ms, .. } = client::one_run(run_of_cell, &mut self.signals).await;
         let took_ms = began.elapsed().as_secs_f64() * 1e3;
         Ok(CellEnd {
