@@ -18,10 +18,10 @@ use tracing_subscriber::fmt::format::debug_fn;
 use crate::log::spool::Spool;
 use crate::results::page_for_people;
 
-use crate::commands::init;
 use crate::commands::simulate::predicted_ms;
+use crate::commands::{init, run};
 use crate::text::{explained, print, tell, visible, visible_json};
-use crate::{doctor, lab, program, report, segments, server, sweep};
+use crate::{doctor, lab, report, segments, server, sweep};
 
 /// A two-server, one-client network lab
 #[derive(Parser)]
@@ -40,7 +40,7 @@ enum Command {
     /// Fetch all segments from two servers at once
     Client(crate::commands::client::ClientArgs),
     /// Run a program of your own between the two links, and judge it from outside
-    Run(program::ProgramArgs),
+    Run(run::ProgramArgs),
     /// Do an experiment: many runs in a random order, each with its own links and schedule
     Sweep(sweep::SweepArgs),
     /// Write an experiment and a profile to start from
@@ -143,10 +143,10 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
 }
 
 /// Runs a program between the links of the lab that this process is in; elsewhere in a lab of its own.
-fn run_program(args: program::ProgramArgs) -> Result<ExitCode> {
+fn run_program(args: run::ProgramArgs) -> Result<ExitCode> {
     args.links()?;
     if args.has_servers() {
-        return program::main(&args, leave_report).map(|()| ExitCode::SUCCESS);
+        return run::main(args, leave_report).map(|()| ExitCode::SUCCESS);
     }
     let mut command: Vec<OsString> = std::env::args_os().collect();
     command[0] = std::env::current_exe().context("cannot find the program itself")?.into();

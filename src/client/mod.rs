@@ -121,7 +121,7 @@ impl LinkSetup {
         self.profiles.iter().any(Option::is_some)
     }
 
-    fn names(&self) -> [Option<String>; 2] {
+    pub(crate) fn names(&self) -> [Option<String>; 2] {
         self.profiles.each_ref().map(|profile| profile.as_ref().map(|profile| profile.name.clone()))
     }
 }

@@ -6,4 +6,5 @@ pub mod hold;
 pub mod init;
 pub mod link;
 pub mod probe;
+pub mod run;
 pub mod simulate;

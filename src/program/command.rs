@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -51,12 +51,13 @@ impl Drop for RunningProgram {
 }
 
 impl RunningProgram {
-    /// Starts a program in the current folder.
+    /// Starts a program in a folder; in the current one if that is empty.
     ///
     /// # Errors
     /// It is not found or may not be run, or the process cannot adopt what the program leaves behind.
     pub fn start(
         command: &[String],
+        folder: &Path,
         surroundings: &Surroundings,
         stdout: File,
         stderr: File,
@@ -64,7 +65,9 @@ impl RunningProgram {
         // Processes that the program leaves behind become children of this process, which ends them.
         nix::sys::prctl::set_child_subreaper(true).context("cannot adopt processes of the program")?;
         let words: Vec<String> = command.iter().map(|word| surroundings.fill_in(word)).collect();
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         let child = Command::new(&words[0])
+            .current_dir(folder)
             .args(&words[1..])
             .envs(surroundings.0.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value))))
             .stdin(Stdio::null())
@@ -220,7 +223,13 @@ mod tests {
     fn start(line: &str) -> Result<RunningProgram> {
         let file = || tempfile::tempfile().unwrap();
         let words: Vec<String> = ["sh", "-c", line].map(String::from).to_vec();
-        RunningProgram::start(&words, &Surroundings(vec![("OUT", "/x".into())]), file(), file())
+        RunningProgram::start(
+            &words,
+            Path::new(""),
+            &Surroundings(vec![("OUT", "/x".into())]),
+            file(),
+            file(),
+        )
     }
 
     fn ended(mut program: RunningProgram) -> ProgramUse {
@@ -261,8 +270,9 @@ mod tests {
     fn missing_program_is_named() {
         let file = || tempfile::tempfile().unwrap();
         let words = ["/none/such".to_string()];
-        let error =
-            RunningProgram::start(&words, &Surroundings(Vec::new()), file(), file()).map(drop).unwrap_err();
+        let error = RunningProgram::start(&words, Path::new(""), &Surroundings(Vec::new()), file(), file())
+            .map(drop)
+            .unwrap_err();
         assert_eq!(
             error.to_string(),
             "cannot run /none/such: no such program; check its name, or give its path"

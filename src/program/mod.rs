@@ -7,6 +7,7 @@
 pub(crate) mod account;
 pub(crate) mod arrivals;
 pub(crate) mod command;
+pub mod config;
 pub(crate) mod requests;
 
 use std::io::Read;
@@ -17,162 +18,98 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use indicatif::ProgressBar;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::bound;
 use crate::bound::TcpSegments;
-use crate::client::config::{files_pattern, give_up_time, server_name};
 use crate::client::finish::summary;
 use crate::client::links::{CounterReading, Links};
 use crate::client::origin::Origin;
 use crate::client::prepare::{describe, first_facts, shape};
 use crate::client::signals::Signals;
 use crate::client::transfer::Failure;
-use crate::client::{LinkSetup, blocking, progress, reach, runtime, unshape};
+use crate::client::{FinishedRun, LinkSetup, blocking, progress, reach, runtime, unshape};
 use crate::config::script::Script;
 use crate::log::outcome::Outcome;
-use crate::log::schema::{self, Event, Fault, LinkTotals, Log, PerLink, ProgramEnd, RunEnd, Sample};
+use crate::log::schema::{self, Cell, Event, Fault, LinkTotals, Log, PerLink, ProgramEnd, RunEnd, Sample};
 use crate::log::writer::Stdout;
 use crate::manifest::{self, ManifestEntry, digest::Digest};
 use crate::qoe::{self, Arrival, Rule};
 use crate::results::{self, Folder};
-use crate::shape::backend::BackendChoice;
 use crate::shape::control::server::ControlServer;
 use crate::text::{duration, print};
-use crate::units::{ByteCount, Delay, Direction, LinkId};
+use crate::units::{Direction, LinkId};
 use account::{Account, FileState, FoundFile};
 use arrivals::Arrivals;
 use command::{ProgramUse, RunningProgram, Surroundings};
+use config::ProgramConfig;
 use requests::ServedRequest;
 
-#[derive(Clone, Debug, clap::Args)]
-pub struct ProgramArgs {
-    /// The profile of link a
-    #[arg(long, value_name = "PROFILE", env = "TWINLINK_LINK_A")]
-    pub link_a: Option<String>,
-    /// The profile of link b
-    #[arg(long, value_name = "PROFILE", env = "TWINLINK_LINK_B")]
-    pub link_b: Option<String>,
-    /// A wireless channel that both links share; they need no profile then
-    #[arg(long, value_name = "CHANNEL", env = "TWINLINK_CHANNEL")]
-    pub channel: Option<String>,
-    /// A file of link changes at given times
-    #[arg(long, value_name = "FILE", env = "TWINLINK_SCRIPT")]
-    pub script: Option<PathBuf>,
-    /// Backend that shapes the links
-    #[arg(long, default_value = "auto", env = "TWINLINK_BACKEND")]
-    pub backend: BackendChoice,
-    /// Seed of all random numbers: losses, jitter and the like
-    #[arg(long, default_value_t = 1, env = "TWINLINK_SEED", value_parser = crate::units::seed)]
-    pub seed: u64,
-    /// The server at the end of link a, host[:port]
-    #[arg(long, value_name = "SERVER", default_value = "server-a", value_parser = server_name)]
-    pub server_a: String,
-    /// The server at the end of link b, host[:port]
-    #[arg(long, value_name = "SERVER", default_value = "server-b", value_parser = server_name)]
-    pub server_b: String,
-    /// The files to fetch, as in s{001..040}.m4s; without it, those of the servers' list
-    #[arg(long, value_name = "PATTERN", env = "TWINLINK_FILES", value_parser = files_pattern)]
-    pub files: Option<String>,
-    /// The folder that the program stores files in ($OUT); without it, a temporary one
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Make a folder for the run below this one, with its log, its page and what the program printed
-    #[arg(long, value_name = "DIR", env = "TWINLINK_RESULTS", default_value = "results")]
-    pub results: PathBuf,
-    /// The program's name in the log and in reports; without it, that of its file
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// Where the servers' access logs are: server-a.jsonl and server-b.jsonl
-    #[arg(long, value_name = "DIR", env = "TWINLINK_SERVER_LOGS")]
-    pub server_logs: Option<PathBuf>,
-    /// End the program after this time
-    #[arg(long, value_name = "TIME", default_value = "60min")]
-    pub time_limit: Delay,
-    /// End the program when its processes hold more memory than this together
-    #[arg(long, value_name = "SIZE")]
-    pub memory_limit: Option<ByteCount>,
-    /// How long a server may take to answer before the program starts
-    #[arg(long, value_name = "TIME", default_value = "10s", env = "TWINLINK_GIVE_UP", value_parser = give_up_time)]
-    pub give_up: Delay,
-    /// How long a segment plays, for startup delay and rebuffering in the log
-    #[arg(long, value_name = "TIME", default_value = "4s", env = "TWINLINK_SEGMENT_DURATION")]
-    pub segment_duration: Delay,
-    /// How many segments a player waits for before it starts
-    #[arg(long, value_name = "SEGMENTS", default_value_t = 2, env = "TWINLINK_STARTUP")]
-    pub startup: u64,
-    /// Records on standard output where it is no terminal
-    #[arg(long, env = "TWINLINK_STDOUT", value_enum, default_value = "records")]
-    pub stdout: Stdout,
-    /// The program and its arguments; {server_a} {server_b} {files} {manifest} {out} are filled in, and in its
-    /// environment in capitals
-    #[arg(last = true, required = true, value_name = "COMMAND")]
-    pub command: Vec<String>,
+/// A run of a program, before it begins.
+pub struct ProgramRun<'a> {
+    pub config: &'a ProgramConfig,
+    pub links: LinkSetup,
+    pub log: Arc<Log>,
+    /// Holds the log, and takes what the program prints.
+    pub folder: Folder,
+    /// The run's cell in an experiment.
+    pub cell: Option<Cell>,
+    /// Whether its bar is shown, where a person is looking.
+    pub bars: bool,
 }
 
-impl ProgramArgs {
-    /// Returns the name of the program in logs and reports.
-    fn label(&self) -> String {
-        let file = || Path::new(&self.command[0]).file_name().map(|name| name.to_string_lossy().into_owned());
-        self.name.clone().or_else(file).unwrap_or_else(|| self.command[0].clone())
-    }
-
-    /// Returns true where there are servers to fetch from: they are named, or this is a lab's namespace or container.
-    pub fn has_servers(&self) -> bool {
-        let named = self.server_a != "server-a" || self.server_b != "server-b";
-        named || ["TWINLINK_LAB", "TWINLINK_NS_CLIENT"].iter().any(|name| std::env::var_os(name).is_some())
-    }
-
-    /// Returns true if they say how the links are, be it that nothing shapes them.
-    pub fn names_links(&self) -> bool {
-        let named = [&self.link_a, &self.link_b, &self.channel].iter().any(|name| name.is_some());
-        named || self.backend == BackendChoice::None
-    }
-
-    fn servers(&self) -> PerLink<&str> {
-        PerLink { a: &self.server_a, b: &self.server_b }
-    }
-
-    /// Loads the links' profiles, channel and script.
-    ///
-    /// # Errors
-    /// As [`LinkSetup::load`].
-    pub fn links(&self) -> Result<LinkSetup> {
-        let named = [self.link_a.as_deref(), self.link_b.as_deref()];
-        LinkSetup::load(named, self.channel.as_deref(), self.script.as_deref(), self.backend)
-    }
-}
-
-/// Runs the program and writes the run's folder. `afterwards` is told that folder, however the run went.
+/// Does one run in a folder of its own in `results`. `afterwards` is told that folder, however the run went.
 ///
 /// # Errors
 /// The links cannot be shaped, a server does not answer, the program fails, or a file is missing or wrong.
-pub fn main(args: &ProgramArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
-    ensure!(args.startup > 0, "cannot wait for 0 segments: --startup is 1 or more");
-    let setup = args.links()?;
+pub fn main(
+    config: &ProgramConfig,
+    links: LinkSetup,
+    results: &Path,
+    stdout: Stdout,
+    afterwards: impl FnOnce(&Path),
+) -> Result<()> {
     let run = schema::new_run_id();
-    let folder = results::new_folder(&args.results, &run)?;
-    let stdout = if progress::on_terminal() { Stdout::Nothing } else { args.stdout };
-    let page = Some(results::page_for_people(folder.path()));
-    let log = Log::new(run, Some(folder.create_new(results::LOG)?), stdout)?.with_page(page);
-    let mut observed = Observed::new(args, Arc::new(log), folder);
-    let outcome = runtime()?.block_on(observed.run(setup));
-    let (record, outcome) = observed.close(outcome);
-    afterwards(observed.folder.path());
+    let folder = results::new_folder(results, &run)?;
+    let stdout = if progress::on_terminal() { Stdout::Nothing } else { stdout };
+    let (path, names) = (folder.path().to_path_buf(), links.names());
+    let page = Some(results::page_for_people(&path));
+    let log = Arc::new(Log::new(run, Some(folder.create_new(results::LOG)?), stdout)?.with_page(page));
+    let finished = runtime()?.block_on(async {
+        let run = ProgramRun { config, links, log, folder, cell: None, bars: true };
+        anyhow::Ok(one_run(run, &mut Signals::listen()?).await)
+    })?;
+    afterwards(&path);
     if progress::on_terminal() {
-        let servers = PerLink::of(|link| args.servers().get(link).to_string());
-        let summary = progress::summary(&record, &servers, [args.link_a.as_deref(), args.link_b.as_deref()]);
+        let summary =
+            progress::summary(&finished.record, &config.servers, names.each_ref().map(Option::as_deref));
         print(&format!("{summary}\n"))?;
     }
-    outcome.map_err(|failure| failure.error)
+    finished.outcome.map_err(|failure| failure.error)
+}
+
+/// Does a run: shapes, starts the program, watches, logs and clears. A signal ends it like any other failure.
+pub async fn one_run(run: ProgramRun<'_>, signals: &mut Signals) -> FinishedRun {
+    let ProgramRun { config, links, log, folder, cell, bars } = run;
+    let mut observed = Observed::new(config, log, folder, bars && progress::on_terminal());
+    let outcome = tokio::select! {
+        outcome = observed.whole(links, cell) => outcome,
+        interrupted = signals.next() => Err(interrupted),
+    };
+    let outcome = unshape(observed.links.clone(), outcome).await;
+    let (record, outcome) = observed.close(outcome);
+    FinishedRun { record, probe_ms: 0.0, outcome }
 }
 
 /// A run of a program, and all that has been seen of it so far.
 struct Observed<'a> {
-    args: &'a ProgramArgs,
+    config: &'a ProgramConfig,
     log: Arc<Log>,
     folder: Folder,
+    /// Whether a person is shown how far it is.
+    shown: bool,
     links: Option<Arc<Links>>,
     /// Changes of the links, counted from the program's start.
     script: Script,
@@ -195,33 +132,38 @@ struct ProgramContext {
 }
 
 impl<'a> Observed<'a> {
-    fn new(args: &'a ProgramArgs, log: Arc<Log>, folder: Folder) -> Observed<'a> {
+    fn new(config: &'a ProgramConfig, log: Arc<Log>, folder: Folder, shown: bool) -> Observed<'a> {
         let (links, script, files, began, program, account, down_bytes) = Default::default();
         let sampled = [(Instant::now(), 0); 2];
-        Observed { args, log, folder, links, script, files, began, program, account, down_bytes, sampled }
+        Observed {
+            config,
+            log,
+            folder,
+            shown,
+            links,
+            script,
+            files,
+            began,
+            program,
+            account,
+            down_bytes,
+            sampled,
+        }
     }
 
     /// Everything from looking the servers up to the last file.
-    async fn run(&mut self, setup: LinkSetup) -> Result<(), Failure> {
-        let mut signals = Signals::listen().map_err(|error| Failure::new(Outcome::Internal, error))?;
-        let outcome = tokio::select! {
-            outcome = self.whole(setup) => outcome,
-            interrupted = signals.next() => Err(interrupted),
-        };
-        unshape(self.links.clone(), outcome).await
-    }
-
-    async fn whole(&mut self, setup: LinkSetup) -> Result<(), Failure> {
+    async fn whole(&mut self, setup: LinkSetup, cell: Option<Cell>) -> Result<(), Failure> {
         let logged = |error| Failure::new(Outcome::Log, error);
         self.script = setup.script.clone().unwrap_or_default();
-        let mut start = self.first_record(setup.profiles.iter().any(Option::is_some));
+        let shapes = setup.profiles.iter().any(Option::is_some);
+        let mut start = schema::RunStart { cell, ..self.first_record(shapes) };
         let prepared = self.prepare(setup, &mut start).await;
         self.log.write(Event::RunStart(Box::new(start))).map_err(logged)?;
         if let Some(links) = &self.links {
             links.log_all().map_err(logged)?;
         }
         let (place, links, origins) = prepared?;
-        if progress::on_terminal() {
+        if self.shown {
             progress::tell_links(&links.applied());
         }
         let mut beside = tokio::task::JoinSet::new();
@@ -240,8 +182,14 @@ impl<'a> Observed<'a> {
         blocking(move || playing.play()).await?;
         let began = Instant::now();
         (self.began, self.sampled) = (Some(began), [(began, 0); 2]);
-        let mut program = RunningProgram::start(&self.args.command, &place.surroundings, stdout, stderr)
-            .map_err(|error| Failure::new(Outcome::Program, error))?;
+        let mut program = RunningProgram::start(
+            &self.config.command,
+            &self.config.folder,
+            &place.surroundings,
+            stdout,
+            stderr,
+        )
+        .map_err(|error| Failure::new(Outcome::Program, error))?;
         let ended = self.follow(&mut program, &links, &arrivals).await;
         let left = program.end_all();
         self.sample(&links).await?;
@@ -262,24 +210,24 @@ impl<'a> Observed<'a> {
         start: &mut schema::RunStart,
     ) -> Result<(ProgramContext, Arc<Links>, PerLink<Origin>), Failure> {
         let unreachable = |error| Failure::new(Outcome::Unreachable, error);
-        let give_up = self.args.give_up.0;
+        let give_up = self.config.give_up;
         let (a, b) = tokio::try_join!(
-            Origin::resolve(LinkId::A, &self.args.server_a, None),
-            Origin::resolve(LinkId::B, &self.args.server_b, None)
+            Origin::resolve(LinkId::A, &self.config.servers.a, None),
+            Origin::resolve(LinkId::B, &self.config.servers.b, None)
         )
         .map_err(unreachable)?;
         let picked = tokio::try_join!(reach::pick_address(a, give_up), reach::pick_address(b, give_up));
         let (a, b) = picked.map_err(unreachable)?;
         start.servers.a.address = Some(a.address.to_string());
         start.servers.b.address = Some(b.address.to_string());
-        let links = shape(setup, [&a, &b], self.args.backend, self.args.seed, &self.log).await?;
+        let links = shape(setup, [&a, &b], self.config.backend, self.config.seed, &self.log).await?;
         self.links = Some(links.clone());
         let (ia, ib) = tokio::try_join!(a.query_capabilities(give_up), b.query_capabilities(give_up))
             .map_err(unreachable)?;
         for (server, found) in [(&mut start.servers.a, &ia), (&mut start.servers.b, &ib)] {
             describe(server, found);
         }
-        self.files = manifest::agree(self.args.files.as_deref(), ia.list, ib.list)
+        self.files = manifest::agree(self.config.files.as_deref(), ia.list, ib.list)
             .map_err(|error| Failure::new(Outcome::ListsDiffer, error))?;
         start.files = Some(self.files.len() as u64);
         let origins = PerLink { a, b };
@@ -290,7 +238,7 @@ impl<'a> Observed<'a> {
     /// Makes the folder that the program stores files in, and the lists that it may read.
     fn program_context(&self, origins: &PerLink<Origin>) -> Result<ProgramContext> {
         let temporary = tempfile::tempdir().context("cannot make a temporary folder; set TMPDIR")?;
-        let out = match &self.args.out {
+        let out = match &self.config.out {
             Some(out) => {
                 let folder = Folder::make(out)?;
                 for file in &self.files {
@@ -334,7 +282,8 @@ impl<'a> Observed<'a> {
         links: &Arc<Links>,
         arrivals: &Arrivals,
     ) -> Result<(), Failure> {
-        let bar = progress::files_bar(self.files.len() as u64);
+        let count = self.files.len() as u64;
+        let bar = if self.shown { progress::files_bar(count) } else { ProgressBar::hidden() };
         let began = Instant::now();
         let mut ticks = interval(progress::SAMPLE_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -356,13 +305,13 @@ impl<'a> Observed<'a> {
             let kbit = self.sample(links).await?;
             bar.set_position(arrivals.count().min(self.files.len()) as u64);
             bar.set_message(format!("a {:>7.2}  b {:>7.2} Mbit/s", kbit[0] / 1e3, kbit[1] / 1e3));
-            let limit = self.args.time_limit.0;
+            let limit = self.config.time_limit;
             if began.elapsed() > limit {
                 let error =
                     anyhow!("the program took longer than --time-limit {}; give it more", duration(limit));
                 return Err(self.stop(program, Failure::new(Outcome::TimeLimit, error)).await);
             }
-            let most = self.args.memory_limit.map(|most| most.0);
+            let most = self.config.memory_limit.map(|most| most.0);
             if let Some(most) = most.filter(|&most| program.memory_bytes() > most) {
                 let error = anyhow!("the program held more than {most} bytes of memory, its --memory-limit");
                 return Err(self.stop(program, Failure::new(Outcome::MemoryLimit, error)).await);
@@ -445,7 +394,7 @@ impl<'a> Observed<'a> {
 
     /// Reads the servers' access logs from the program's start on; `None` where they keep none that is known.
     async fn served(&self, origins: &PerLink<Origin>) -> Option<Vec<ServedRequest>> {
-        let dir = self.args.server_logs.as_ref()?;
+        let dir = self.config.server_logs.as_ref()?;
         let began_ms = self.began.map_or(0.0, |began| self.log.ms(began));
         let read = || -> Result<Vec<ServedRequest>> {
             let mut all = Vec::new();
@@ -499,7 +448,7 @@ impl<'a> Observed<'a> {
     /// Says how the run ended, from the program's exit and the files.
     fn judge(&self, used: ProgramUse, place: &ProgramContext) -> Result<(), Failure> {
         let Account { missing, wrong, .. } = &self.account;
-        let label = self.args.label();
+        let label = &self.config.name;
         if !used.status.success() {
             let printed = tail(&self.folder.join("stderr.txt"));
             let printed = if printed.is_empty() { String::new() } else { format!("; it printed: {printed}") };
@@ -513,7 +462,8 @@ impl<'a> Observed<'a> {
             [one] => Some(format!("{one} is {what}")),
             [first, ..] => Some(format!("{} files are {what}, the first {first}", names.len())),
         };
-        let elsewhere = missing.iter().find(|name| Path::new(name).exists() && self.args.out.is_none());
+        let elsewhere =
+            missing.iter().find(|name| self.config.folder.join(name).exists() && self.config.out.is_none());
         let elsewhere = elsewhere.map(|name| format!("{name} is in the current folder instead of $OUT"));
         let other = partial(&place.out, &self.files);
         let other = other.map(|name| format!("$OUT holds {name}, which nobody asked for"));
@@ -537,15 +487,15 @@ impl<'a> Observed<'a> {
     }
 
     fn first_record(&self, shapes: bool) -> schema::RunStart {
-        let args = self.args;
+        let config = self.config;
         schema::RunStart {
-            seed: args.seed,
-            schedule: args.label(),
+            seed: config.seed,
+            schedule: config.name.clone(),
             pipeline: "auto".into(),
             verify: true,
-            segment_duration_ms: args.segment_duration.ms(),
-            startup_segments: args.startup,
-            ..first_facts(args.servers(), shapes, &self.log)
+            segment_duration_ms: config.segment_duration.ms(),
+            startup_segments: config.startup,
+            ..first_facts(PerLink { a: &config.servers.a, b: &config.servers.b }, shapes, &self.log)
         }
     }
 
@@ -580,7 +530,7 @@ impl<'a> Observed<'a> {
             ..RunEnd::default()
         };
         let arrived = end.links.a.bytes + end.links.b.bytes;
-        end.summary = summary(&self.args.label(), arrived, &end, outcome, self.log.faults());
+        end.summary = summary(&self.config.name, arrived, &end, outcome, self.log.faults());
         end
     }
 
@@ -616,8 +566,9 @@ impl<'a> Observed<'a> {
     }
 
     fn qoe(&self, first_ms: f64) -> Option<qoe::Qoe> {
-        let args = self.args;
-        let rule = Rule { segment_duration_ms: args.segment_duration.ms(), startup_segments: args.startup };
+        let config = self.config;
+        let rule =
+            Rule { segment_duration_ms: config.segment_duration.ms(), startup_segments: config.startup };
         let arrivals = self.account.segments.iter().map(|segment| Arrival {
             index: segment.index,
             done_ms: (segment.done_ms - first_ms).max(0.0),
@@ -629,7 +580,7 @@ impl<'a> Observed<'a> {
     fn program_end(&self, used: ProgramUse) -> ProgramEnd {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         ProgramEnd {
-            command: self.args.command.clone(),
+            command: self.config.command.clone(),
             exit_code: used.status.code(),
             signal: used.status.signal(),
             took_ms: self.began.map(|began| ms(used.ended.saturating_duration_since(began))),
