@@ -60,8 +60,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "sweep",
         &[
-            "client", "config", "doctor", "log", "qoe", "results", "schedule", "shape", "simulate", "tcp",
-            "text", "units",
+            "client", "config", "doctor", "log", "program", "qoe", "results", "schedule", "shape",
+            "simulate", "tcp", "text", "units",
         ],
     ),
     ("report", &["log", "qoe", "results", "text", "units"]),

@@ -147,6 +147,36 @@ fn elapsed_from_outside_agrees_with_the_clients_own() {
 }
 
 #[test]
+fn program_and_schedule_are_compared_over_the_same_links() {
+    let Some(place) = Place::new() else { return };
+    fs::create_dir(place.path("own")).unwrap();
+    fs::write(place.path("own/turns.py"), TURNS).unwrap();
+    let experiment = "files = \"s{001..006}.m4s\"\nprobe = \"off\"\nschedules = [\"adaptive\"]\n\
+        [[condition]]\nname = \"80 and 20\"\nlink_a = \"rate-80\"\nlink_b = \"rate-20\"\n\
+        at = [{ after = \"200ms\", link = \"b\", profile = { profile = \"rate-20\", rate = \"10mbit\" } }]\n\
+        [[program]]\nname = \"turns\"\ncommand = \"python3 turns.py\"\n";
+    fs::write(place.path("own/experiment.toml"), experiment).unwrap();
+    let sweep = ["--exec", BIN, "sweep", "own/experiment.toml"];
+    let output = place.command("lab", &sweep).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let folder = fs::read_dir(place.path("results")).unwrap().next().unwrap().unwrap().path();
+    let ends = records(&folder.join("sweep.jsonl"), "cell_end");
+    assert_eq!(ends.len(), 2);
+    for end in &ends {
+        let log = folder.join("runs").join(end["run"].as_str().unwrap()).join("log.jsonl");
+        let run = records(&log, "run_end").remove(0);
+        assert_eq!((&run["files"], &run["wasted_bytes"].is_u64()), (&6.into(), &true), "{run}");
+        assert!(end["efficiency"].as_f64().unwrap() <= 1.0, "{end}");
+        let changed = records(&log, "link").into_iter().filter(|link| link["action"] == "changed");
+        assert!(changed.map(|link| link["link"].clone()).all(|link| link == "b"));
+        if end["cell"]["schedule"] == "turns" {
+            let files = |link: &str| run["links"][link]["files"].as_u64().unwrap();
+            assert_eq!((files("a"), files("b"), &run["program"]["requests"]), (3, 3, &6.into()));
+        }
+    }
+}
+
+#[test]
 fn failures_of_a_program_are_named() {
     let Some(place) = Place::new() else { return };
     let files = ["--files", "s{001..003}.m4s", "--backend", "none"];

@@ -205,6 +205,72 @@ fn an_interrupted_sweep_closes_its_records_and_resume_does_the_rest() {
     assert!(of_event(&records(&output), "cell_end").is_empty());
 }
 
+/// A schedule beside a program that copies every file from one server, under two conditions.
+const WITH_PROGRAM: &str = r#"
+probe = "off"
+schedules = ["greedy"]
+pipelines = ["auto", 2]
+[[program]]
+name = "copies"
+command = "while read -r name; do curl -sS -o $OUT/$name http://{server_a}/$name; done <{files}; echo copied"
+[[condition]]
+name = "near"
+link_a = "wifi-near"
+[[condition]]
+name = "far"
+link_a = "wifi-far"
+"#;
+
+#[test]
+fn program_is_an_entrant_beside_the_schedules() {
+    let bench = Bench::new(WITH_PROGRAM);
+    let output = bench.run(&[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let records = records(&output);
+    let (cells, folder) = (of_event(&records, "cell_end"), bench.folders().remove(0));
+    assert_eq!(cells.len(), 6, "a program takes part in no list of pipelines");
+    let programs: Vec<&Value> =
+        cells.iter().copied().filter(|end| end["cell"]["schedule"] == "copies").collect();
+    let conditions: Vec<&Value> = programs.iter().map(|end| &end["cell"]["condition"]).collect();
+    assert!(programs.len() == 2 && conditions[0] != conditions[1], "{conditions:?}");
+    for end in programs {
+        assert_eq!(end["exit"], "ok", "{end}");
+        let run = folder.join("runs").join(end["run"].as_str().unwrap());
+        assert_eq!(fs::read_to_string(run.join("stdout.txt")).unwrap(), "copied\n");
+        let log = lines(&run.join("log.jsonl"));
+        let start = &of_event(&log, "run_start")[0];
+        assert_eq!((&start["cell"], &start["schedule"]), (&end["cell"], &"copies".into()));
+        assert_eq!(last(&log, "run_end")["elapsed_ms"], end["elapsed_ms"]);
+        assert_eq!(last(&log, "run_end")["files"], 12);
+    }
+    let page = fs::read_to_string(folder.join("report.html")).unwrap();
+    assert!(page.contains("copies") && page.contains("greedy, pipeline 2"));
+    let again = bench.run(&["--resume"]);
+    assert_eq!(of_event(&common::records(&again), "sweep_start")[0]["skipped"], 6);
+}
+
+#[test]
+fn failing_program_is_recorded_and_the_others_go_on() {
+    let bench = Bench::new(&WITH_PROGRAM.replace("echo copied", "rm $OUT/s002.m4s"));
+    let output = bench.run(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("2 of 6 runs"), "{}", stderr(&output));
+    for end in of_event(&records(&output), "cell_end") {
+        let expected = if end["cell"]["schedule"] == "copies" { "incomplete" } else { "ok" };
+        assert_eq!(end["exit"], expected, "{end}");
+    }
+}
+
+#[test]
+fn missing_program_is_named_before_anything_runs() {
+    let bench = Bench::new(&WITH_PROGRAM.replace("\"while read", "\"./no-such-tool && while read"));
+    let output = bench.run(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    let words = stderr(&output);
+    assert!(words.contains("./no-such-tool (of copies)"), "{words}");
+    assert!(!bench.dir.path().join("results").exists());
+}
+
 #[test]
 fn a_dry_run_lists_every_run_and_makes_nothing() {
     let bench = Bench::new(TWO_BY_TWO);

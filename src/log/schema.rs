@@ -75,6 +75,7 @@ pub struct RunStart {
     /// The findings of `twinlink doctor` on this host.
     pub doctor: serde_json::Value,
     pub seed: u64,
+    /// The schedule, or the name of the program that fetches in the client's place.
     pub schedule: String,
     /// "auto", or the number of requests in flight per connection.
     pub pipeline: String,
@@ -111,8 +112,9 @@ pub struct Cell {
     pub condition: String,
     /// "shared" where both links are on one channel, else "independent".
     pub channel: String,
-    /// The schedule as the experiment names it; "rates=alone" where it is computed from throughputs.
+    /// The schedule or program as the experiment names it; "rates=alone" where it is computed from throughputs.
     pub schedule: String,
+    /// "auto" for a program, which decides itself.
     pub pipeline: String,
     pub congestion: Option<String>,
 }

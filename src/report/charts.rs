@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::compare::{ConditionResults, Entrant, Study};
+use super::compare::{ConditionResults, EntrantResults, Study};
 use super::plot::{escape, stacked};
 use super::stats;
 use super::words::{seconds, short};
@@ -11,7 +11,7 @@ use crate::units::LinkId;
 
 /// The time of each schedule as a bar, with its interval, and the bound as a line.
 pub fn bars(place: &ConditionResults) -> String {
-    let top = |cell: &Entrant| cell.elapsed_ms.map(|time| time.high.max(time.median));
+    let top = |cell: &EntrantResults| cell.elapsed_ms.map(|time| time.high.max(time.median));
     let longest = place.cells.iter().filter_map(top).fold(0.0, f64::max);
     let bound = stats::median(place.cells.iter().filter_map(|cell| cell.bound_ms));
     let at = |ms: f64| if longest > 0.0 { ms / longest * 100.0 } else { 0.0 };
@@ -94,7 +94,10 @@ pub fn table(place: &ConditionResults) -> String {
 pub type Field = (String, Option<f64>);
 
 /// Schedules by places; places where nothing has a value are left out, and so is an empty matrix.
-pub fn matrix(study: &Study, of: impl Fn(&ConditionResults, &Entrant) -> Option<Field>) -> Option<String> {
+pub fn matrix(
+    study: &Study,
+    of: impl Fn(&ConditionResults, &EntrantResults) -> Option<Field>,
+) -> Option<String> {
     let field = |place: &ConditionResults, label: &str| place.cell(label).and_then(|cell| of(place, cell));
     let places: Vec<&ConditionResults> = study
         .places
@@ -165,7 +168,7 @@ pub fn predictions(study: &Study) -> Option<String> {
 }
 
 pub fn viewers(study: &Study) -> Option<String> {
-    let some = |cell: &Entrant| cell.median(|end| end.qoe.as_ref()?.startup_delay_ms);
+    let some = |cell: &EntrantResults| cell.median(|end| end.qoe.as_ref()?.startup_delay_ms);
     matrix(study, |_, cell| {
         let startup = some(cell)?;
         let of = |field: fn(&crate::log::schema::Qoe) -> Option<f64>| {
@@ -191,12 +194,12 @@ pub fn viewers(study: &Study) -> Option<String> {
 /// How long segments took from their request to their last byte, on each link: 5 to 95 %, the middle
 /// half, the median.
 pub fn segment_times(place: &ConditionResults) -> Option<String> {
-    let times = |cell: &Entrant, link: LinkId| {
+    let times = |cell: &EntrantResults, link: LinkId| {
         let segments =
             cell.all_runs().flat_map(|run| &run.segments).filter(|segment| segment.link == Some(link));
         stats::sorted(segments.map(|segment| segment.done_ms - segment.requested_ms))
     };
-    let spans: Vec<(&Entrant, [Option<[f64; 5]>; 2])> = place
+    let spans: Vec<(&EntrantResults, [Option<[f64; 5]>; 2])> = place
         .cells
         .iter()
         .map(|cell| {

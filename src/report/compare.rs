@@ -39,7 +39,7 @@ pub struct ConditionResults<'a> {
     pub condition: String,
     /// "shared" or "independent".
     pub channel: String,
-    pub cells: Vec<Entrant<'a>>,
+    pub cells: Vec<EntrantResults<'a>>,
     /// Index of the cell with the least median time.
     pub best: Option<usize>,
     /// The throughput of each link alone and beside the other, where it was measured.
@@ -60,7 +60,7 @@ pub struct MedianThroughput {
 
 /// A schedule under one condition, with its repetitions.
 #[derive(Clone, Debug, Serialize)]
-pub struct Entrant<'a> {
+pub struct EntrantResults<'a> {
     pub label: String,
     pub schedule: String,
     pub pipeline: String,
@@ -111,12 +111,12 @@ impl ConditionResults<'_> {
         format!("{}{shared}", self.condition)
     }
 
-    pub fn cell(&self, label: &str) -> Option<&Entrant<'_>> {
+    pub fn cell(&self, label: &str) -> Option<&EntrantResults<'_>> {
         self.cells.iter().find(|cell| cell.label == label)
     }
 }
 
-impl<'a> Entrant<'a> {
+impl<'a> EntrantResults<'a> {
     /// The median of what the runs' ends say; of those that say it.
     pub fn median(&self, of: impl Fn(&RunEnd) -> Option<f64>) -> Option<f64> {
         stats::median(self.runs.iter().filter_map(|done| of(done.end)))
@@ -140,8 +140,8 @@ impl<'a> Entrant<'a> {
 }
 
 /// How much longer the cell `x` takes than `y`: block by block where both ran in the same blocks.
-pub fn difference(x: &Entrant, y: &Entrant) -> Option<Difference> {
-    let by_block = |cell: &Entrant| -> BTreeMap<u64, f64> {
+pub fn difference(x: &EntrantResults, y: &EntrantResults) -> Option<Difference> {
+    let by_block = |cell: &EntrantResults| -> BTreeMap<u64, f64> {
         cell.runs.iter().filter_map(|done| Some((done.block?, done.elapsed_ms))).collect()
     };
     let (bx, by) = (by_block(x), by_block(y));
@@ -149,7 +149,8 @@ pub fn difference(x: &Entrant, y: &Entrant) -> Option<Difference> {
     if !pairs.is_empty() {
         return stats::paired(&pairs, SEED);
     }
-    let times = |cell: &Entrant| -> Vec<f64> { cell.runs.iter().map(|done| done.elapsed_ms).collect() };
+    let times =
+        |cell: &EntrantResults| -> Vec<f64> { cell.runs.iter().map(|done| done.elapsed_ms).collect() };
     stats::unpaired(&times(x), &times(y), SEED)
 }
 
@@ -191,10 +192,10 @@ fn study(group: &Group, with_faulty: bool) -> Study<'_> {
 
     // Places and cells keep the order in which an experiment's author thinks: that of first mention,
     // which the order of runs hides; so places go by name, and schedules by the share of link a.
-    let mut places: BTreeMap<(String, String), BTreeMap<CellKey, Entrant>> = BTreeMap::new();
+    let mut places: BTreeMap<(String, String), BTreeMap<CellKey, EntrantResults>> = BTreeMap::new();
     for (key, block, run) in &runs {
         let place = places.entry((key.condition.clone(), key.channel.clone())).or_default();
-        let cell = place.entry(key.clone()).or_insert_with(|| Entrant::new(label(key), key));
+        let cell = place.entry(key.clone()).or_insert_with(|| EntrantResults::new(label(key), key));
         cell.add(run, *block, with_faulty);
     }
     let mut labels: Vec<(EntrantOrder, String)> = runs
@@ -299,9 +300,9 @@ fn tell_sizes_apart(runs: &mut [(CellKey, Option<u64>, &LoggedRun)]) {
     }
 }
 
-impl<'a> Entrant<'a> {
-    fn new(label: String, key: &CellKey) -> Entrant<'a> {
-        Entrant {
+impl<'a> EntrantResults<'a> {
+    fn new(label: String, key: &CellKey) -> EntrantResults<'a> {
+        EntrantResults {
             label,
             schedule: key.schedule.clone(),
             pipeline: key.pipeline.clone(),
@@ -365,13 +366,13 @@ fn place<'a>(
     group: &Group,
     condition: String,
     channel: String,
-    cells: impl Iterator<Item = Entrant<'a>>,
+    cells: impl Iterator<Item = EntrantResults<'a>>,
     labels: &[String],
 ) -> ConditionResults<'a> {
-    let mut cells: Vec<Entrant> = cells.collect();
+    let mut cells: Vec<EntrantResults> = cells.collect();
     cells.sort_by_key(|cell| labels.iter().position(|label| *label == cell.label));
     cells.iter_mut().for_each(|cell| cell.sum_up(group.sweep.as_ref()));
-    let time = |cell: &Entrant| cell.elapsed_ms.map(|estimate| estimate.median);
+    let time = |cell: &EntrantResults| cell.elapsed_ms.map(|estimate| estimate.median);
     let best = (0..cells.len())
         .filter_map(|index| Some((index, time(&cells[index])?)))
         .min_by(|x, y| x.1.total_cmp(&y.1))
@@ -387,7 +388,12 @@ fn place<'a>(
 }
 
 /// Returns the links' throughput: of the experiment's measurement, else of the probes before the runs.
-fn throughput(group: &Group, condition: &str, channel: &str, cells: &[Entrant]) -> Option<MedianThroughput> {
+fn throughput(
+    group: &Group,
+    condition: &str,
+    channel: &str,
+    cells: &[EntrantResults],
+) -> Option<MedianThroughput> {
     let measured: Vec<_> = group
         .sweep
         .iter()

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::charts;
-use super::compare::{ConditionResults, Entrant, Study};
+use super::compare::{ConditionResults, EntrantResults, Study};
 use super::load::{Loaded, Problem};
 use super::plot::escape;
 use super::run::LoggedRun;
@@ -108,7 +108,7 @@ fn section_of(study: &Study, named: bool) -> String {
     for place in &study.places {
         let said: String =
             words::verdict(place).iter().map(|sentence| format!("<p>{}</p>", escape(sentence))).collect();
-        let met = place.cells.iter().flat_map(Entrant::all_runs).any(|run| run.met().next().is_some());
+        let met = place.cells.iter().flat_map(EntrantResults::all_runs).any(|run| run.met().next().is_some());
         let class = if met { " faulty" } else { "" };
         let _ = write!(text, "<div class=\"verdict{class}\"><h3>{}</h3>{said}</div>", escape(&place.name()));
     }
@@ -237,7 +237,7 @@ fn throughputs(study: &Study) -> String {
 
 /// A timeline for each cell's median run, as many as the page can bear.
 fn timelines(studies: &[Study]) -> String {
-    let cells: Vec<(&Study, &ConditionResults, usize, &Entrant)> = studies
+    let cells: Vec<(&Study, &ConditionResults, usize, &EntrantResults)> = studies
         .iter()
         .flat_map(|study| study.places.iter().map(move |place| (study, place)))
         .flat_map(|(study, place)| {

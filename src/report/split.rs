@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::compare;
-use super::compare::{Entrant, MedianThroughput};
+use super::compare::{EntrantResults, MedianThroughput};
 use super::stats;
 use super::stats::{Difference, LineFit};
 
@@ -50,15 +50,16 @@ pub fn share_a(schedule: &str) -> Option<f64> {
 }
 
 /// Compares the ratios of a place; none with fewer than three, or without throughputs.
-pub fn split(cells: &[Entrant], throughput: Option<&MedianThroughput>) -> Option<Split> {
+pub fn split(cells: &[EntrantResults], throughput: Option<&MedianThroughput>) -> Option<Split> {
     let throughput = throughput?;
-    let all: Vec<(f64, &Entrant, f64)> = cells
+    let all: Vec<(f64, &EntrantResults, f64)> = cells
         .iter()
         .filter_map(|cell| Some((share_a(&cell.schedule)?, cell, cell.elapsed_ms?.median)))
         .collect();
     let (_, best, _) = *all.iter().min_by(|x, y| x.2.total_cmp(&y.2))?;
     // Only the ratio may differ between what is compared here.
-    let same = |cell: &Entrant| (&cell.pipeline, &cell.congestion) == (&best.pipeline, &best.congestion);
+    let same =
+        |cell: &EntrantResults| (&cell.pipeline, &cell.congestion) == (&best.pipeline, &best.congestion);
     let alike: Vec<_> = all.into_iter().filter(|(_, cell, _)| same(cell)).collect();
     let alone = &throughput.alone_kbit;
     if alike.len() < 3 || !(alone.a > 0.0 && alone.b > 0.0) {

@@ -6,7 +6,7 @@ use comfy_table::{
     Attribute, Cell as TableCell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle,
 };
 
-use super::compare::{ConditionResults, Entrant, Study};
+use super::compare::{ConditionResults, EntrantResults, Study};
 use super::words;
 
 const LINE: LineStyle = LineStyle::none().fill('─').junction('─');
@@ -65,7 +65,7 @@ fn table(place: &ConditionResults) -> String {
     table.to_string()
 }
 
-fn row(cell: &Entrant) -> [String; 7] {
+fn row(cell: &EntrantResults) -> [String; 7] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let apart = [(cell.failures, "failed"), (cell.left_out, "with faults")];
     let apart = apart.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
@@ -86,7 +86,7 @@ fn row(cell: &Entrant) -> [String; 7] {
     ]
 }
 
-fn remark(cell: &Entrant, best: bool) -> &'static str {
+fn remark(cell: &EntrantResults, best: bool) -> &'static str {
     match cell.against_best.as_ref().map(|by| by.significant) {
         _ if best => "best",
         Some(Some(true)) => "significant",

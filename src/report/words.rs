@@ -1,7 +1,7 @@
 //! The verdict in words, from what was compared. Pure: the same sentences go to the terminal, the page
 //! and the summary.
 
-use super::compare::{ConditionResults, Entrant, MedianThroughput};
+use super::compare::{ConditionResults, EntrantResults, MedianThroughput};
 use super::run::{LoggedRun, drops};
 use super::split::Split;
 use super::stats::{Difference, ENOUGH, Estimate};
@@ -25,13 +25,13 @@ pub fn verdict(place: &ConditionResults) -> Vec<String> {
     said
 }
 
-fn winner(place: &ConditionResults, best: &Entrant) -> String {
+fn winner(place: &ConditionResults, best: &EntrantResults) -> String {
     let mut text = time(best);
     if let Some(percent) = best.efficiency.map(|efficiency| efficiency * 100.0).filter(|pct| pct.is_finite())
     {
         text += &format!(", {percent:.1} % of what the bound allows");
     }
-    let mut others: Vec<(&Entrant, &Difference)> =
+    let mut others: Vec<(&EntrantResults, &Difference)> =
         place.cells.iter().filter_map(|cell| Some((cell, cell.against_best.as_ref()?))).collect();
     others.sort_by(|x, y| x.1.pct.median.total_cmp(&y.1.pct.median));
     let Some((next, by)) = others.first() else {
@@ -95,7 +95,7 @@ fn broken(place: &ConditionResults) -> Option<String> {
 
 /// Returns the reasons why a cell's runs failed: each word, its count where there are several, and the first
 /// message.
-fn why(cell: &Entrant) -> String {
+fn why(cell: &EntrantResults) -> String {
     let several = cell.reasons.len() > 1;
     let said = cell.reasons.iter().map(|reason| {
         let times = if several { format!("{} × ", reason.runs) } else { String::new() };
@@ -313,7 +313,7 @@ fn dropped(run: &LoggedRun, link: LinkId) -> Option<String> {
 }
 
 /// A cell's time with its interval.
-fn time(cell: &Entrant) -> String {
+fn time(cell: &EntrantResults) -> String {
     let Some(Estimate { n, median, low, high }) = cell.elapsed_ms else { return "no time".into() };
     if n < 2 {
         return seconds(median);

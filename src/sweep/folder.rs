@@ -93,10 +93,10 @@ impl ExperimentFolder {
         results::Folder::open(&self.dir)?.append(LOG)
     }
 
-    /// Makes a folder for a run and the log in it.
-    pub fn new_run(&self, run: &str) -> Result<File> {
+    /// Makes a folder for a run.
+    pub fn new_run(&self, run: &str) -> Result<results::Folder> {
         let runs = results::Folder::open(&self.dir)?.child(RUNS.as_ref())?;
-        runs.new_child(run.as_ref())?.create_new(results::LOG)
+        runs.new_child(run.as_ref())
     }
 }
 

@@ -1,8 +1,8 @@
 //! `twinlink sweep`: an experiment from its file to its results, one run after another.
 //!
 //! [`experiment`] says what is to be done, [`plan`] in which order (pure), [`folder`] what is done
-//! already, [`run`] does it by way of the client, in the same process, and [`progress`] says how far
-//! it is. Nothing here moves a packet or evaluates a result.
+//! already, [`run`] does it by way of the client or of a program in its place, in the same process, and
+//! [`progress`] says how far it is. Nothing here moves a packet or evaluates a result.
 
 pub mod experiment;
 pub(crate) mod folder;
@@ -24,7 +24,7 @@ use crate::log::schema;
 use crate::shape::backend::BackendChoice;
 use crate::simulate;
 use crate::units::Delay;
-use experiment::Experiment;
+use experiment::{Experiment, entrant};
 use folder::ExperimentFolder;
 use outlook::{Effort, Predictions, Seconds};
 
@@ -54,6 +54,9 @@ pub struct SweepArgs {
     /// Backend that shapes the links
     #[arg(long, env = "TWINLINK_BACKEND", default_value = "auto")]
     pub backend: BackendChoice,
+    /// For programs: where the servers' access logs are, server-a.jsonl and server-b.jsonl
+    #[arg(long, value_name = "DIR", env = "TWINLINK_SERVER_LOGS")]
+    pub server_logs: Option<PathBuf>,
     /// How long a server may be away before a run gives it up
     #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME", value_parser = give_up_time)]
     pub give_up: Delay,
@@ -67,6 +70,7 @@ pub fn main(args: SweepArgs, predict: Predict, afterwards: impl FnOnce(&Path)) -
     if args.dry_run {
         return print(&dry_run(&experiment, args.data.as_deref())?);
     }
+    entrant::check_programs(&experiment.entrants, &experiment.folder)?;
     let folder = match &args.resume {
         Some(dir) => ExperimentFolder::find(&args.results, dir.as_deref(), &experiment)?,
         None => ExperimentFolder::create(&args.results, schema::new_run_id(), &experiment)?,
@@ -89,7 +93,7 @@ fn dry_run(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
         "block",
         "condition",
         "channel",
-        "schedule",
+        "entrant",
         "pipeline",
         "congestion",
         "predicted s",

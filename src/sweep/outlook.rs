@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::experiment::{Experiment, Policy};
+use super::experiment::Experiment;
+use super::experiment::entrant::Entrant;
 use super::plan::PlanStep;
 use crate::client::LinkSetup;
 use crate::client::measure::When;
@@ -69,7 +70,11 @@ impl<'a> Predictions<'a> {
         let in_time = || effort.longest.is_none_or(|longest| began.elapsed() < longest);
         let mut outlook = Predictions { experiment, sizes, known: HashMap::new() };
         let mut seen = HashSet::new();
-        let kinds: Vec<&Cell> = cells.iter().filter(|cell| seen.insert(kind(cell))).collect();
+        // Nothing predicts a program.
+        let is_schedule =
+            |cell: &&Cell| !matches!(experiment.entrant_of(cell), Some(Entrant::Program(_)) | None);
+        let kinds: Vec<&Cell> =
+            cells.iter().filter(is_schedule).filter(|cell| seen.insert(kind(cell))).collect();
         let (next, known) = (AtomicUsize::new(0), Mutex::new(HashMap::new()));
         let work = || {
             while let Some(cell) = kinds.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -94,17 +99,18 @@ impl<'a> Predictions<'a> {
         outlook
     }
 
-    /// Returns the predicted time of a cell's transfer; `None` where a link has no rate.
+    /// Returns the predicted time of a cell's transfer; `None` where a link has no rate, or a program runs.
     pub fn seconds(&self, cell: &Cell) -> Option<Seconds> {
         *self.known.get(&kind(cell))?
     }
 
     fn predict(&self, cell: &Cell, seeds: usize, in_time: &(impl Fn() -> bool + Sync)) -> Option<Seconds> {
         let asked = &self.experiment.condition_of(cell)?.asked;
-        let schedule = match cell.schedule.parse().ok()? {
-            Policy::Fixed(schedule) => schedule,
+        let schedule = match self.experiment.entrant_of(cell)? {
+            Entrant::Program(_) => return None,
+            Entrant::Schedule(schedule) => schedule.clone(),
             // The rates measured alone will be near those of the profiles.
-            Policy::RatesAlone => {
+            Entrant::RatesAlone => {
                 let [a, b] = &asked.profiles;
                 let kbit = |rate: f64| rate.round().max(1.0) as u32;
                 Schedule::Rates {
@@ -134,12 +140,12 @@ impl<'a> Predictions<'a> {
         Some(Seconds { median: found.elapsed_ms / 1e3, between })
     }
 
-    /// Returns how long these steps take by all that is known; `None` where a link has no rate. Kinds that
-    /// were not predicted in time count as the mean of the others.
+    /// Returns how long these steps take by all that is known; `None` where a link has no rate, or nothing was
+    /// predicted. Programs, and kinds that were not predicted in time, count as the mean of the others.
     pub fn expected(&self, steps: &[PlanStep]) -> Option<ExpectedTime> {
         let known: Vec<f64> =
             self.known.values().map(|seconds| Some((*seconds)?.median)).collect::<Option<_>>()?;
-        let mean_s = known.iter().sum::<f64>() / known.len().max(1) as f64;
+        let mean_s = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
         let mut expected = ExpectedTime::default();
         for step in steps {
             let asked = &self.experiment.condition_of(step.cell())?.asked;
@@ -148,7 +154,10 @@ impl<'a> Predictions<'a> {
                 (PlanStep::Measure(_), Some(span)) => expected.throughputs_s += throughput_s(asked, span.0),
                 (PlanStep::Measure(_), None) => {}
                 (PlanStep::Run(cell), _) => {
-                    expected.transfers_s += self.seconds(cell).map_or(mean_s, |seconds| seconds.median);
+                    expected.transfers_s += match self.seconds(cell) {
+                        Some(seconds) => seconds.median,
+                        None => mean_s?,
+                    };
                     if self.experiment.probe != When::Off {
                         expected.probes_s += probe_s(asked);
                     }

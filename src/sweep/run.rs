@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 use super::SweepArgs;
-use super::experiment::{Condition, Experiment, Policy};
+use super::experiment::entrant::{Entrant, ProgramEntry};
+use super::experiment::{Condition, Experiment};
 use super::folder::ExperimentFolder;
 use super::outlook::{Effort, Predictions};
 use super::plan;
@@ -29,6 +30,10 @@ use crate::log::schema;
 use crate::log::schema::{
     Cell, CellEnd, Event, Fault, Log, PerLink, Stdout, SweepEnd, SweepStart, Throughput,
 };
+use crate::program;
+use crate::program::ProgramRun;
+use crate::program::config::ProgramConfig;
+use crate::results;
 use crate::shape::backend::BackendChoice;
 use crate::text::explained;
 
@@ -45,6 +50,12 @@ struct Sweep<'a> {
     failed: u64,
     /// Conditions whose throughput could not be measured.
     unmeasured: u64,
+}
+
+/// How a cell is run.
+enum EntrantConfig {
+    Client(RunConfig),
+    Program(ProgramConfig),
 }
 
 /// Whether to go on with the next step.
@@ -65,7 +76,7 @@ pub async fn all(
     predict: Predict,
 ) -> Result<SweepEnd> {
     let stdout = if progress::on_terminal() { Stdout::Nothing } else { Stdout::Records };
-    let page = crate::results::page_for_people(&folder.dir);
+    let page = results::page_for_people(&folder.dir);
     let log = Arc::new(Log::new(folder.name.clone(), Some(folder.log()?), stdout)?.with_page(Some(page)));
     let mut signals = Signals::listen()?;
     let order = plan::order(experiment);
@@ -235,12 +246,16 @@ impl Sweep<'_> {
         Ok(then)
     }
 
-    /// Returns the client's configuration; `None` where the throughput that it depends on is unknown.
-    fn config_of_run(&self, cell: &Cell) -> Result<Option<RunConfig>> {
+    /// Returns how a cell is run; `None` where the throughput that its schedule depends on is unknown.
+    fn config_of_run(&self, cell: &Cell) -> Result<Option<EntrantConfig>> {
         let wrong = |problem: String| anyhow!("the cell {}: {problem}", cell.index);
-        let schedule = match cell.schedule.parse().map_err(wrong)? {
-            Policy::Fixed(schedule) => schedule,
-            Policy::RatesAlone => {
+        let entrant = self.experiment.entrant_of(cell).ok_or_else(|| wrong("no entrant".into()))?;
+        let schedule = match entrant {
+            Entrant::Program(program) => {
+                return Ok(Some(EntrantConfig::Program(self.program(cell, program))));
+            }
+            Entrant::Schedule(schedule) => schedule.clone(),
+            Entrant::RatesAlone => {
                 let same = |m: &&Throughput| {
                     (m.block, &m.condition, &m.channel) == (cell.block, &cell.condition, &cell.channel)
                 };
@@ -249,26 +264,56 @@ impl Sweep<'_> {
                 format!("rates={}:{}", a.round().max(1.0), b.round().max(1.0)).parse().map_err(wrong)?
             }
         };
-        Ok(Some(RunConfig {
+        Ok(Some(EntrantConfig::Client(RunConfig {
             schedule,
             probe: self.experiment.probe,
             segment_duration: self.experiment.segment_duration,
             startup: self.experiment.startup,
             pipeline: cell.pipeline.parse().map_err(wrong)?,
             ..self.config(cell)
-        }))
+        })))
     }
 
-    async fn transfer(&mut self, cell: &Cell, config: RunConfig, began: Instant) -> Result<CellEnd> {
+    fn program(&self, cell: &Cell, program: &ProgramEntry) -> ProgramConfig {
+        let RunConfig { servers, backend, give_up, files, seed, .. } = self.config(cell);
+        ProgramConfig {
+            name: program.name.clone(),
+            command: program.words(),
+            folder: self.experiment.folder.clone(),
+            servers,
+            backend,
+            files,
+            out: None,
+            server_logs: self.args.server_logs.clone(),
+            time_limit: program.time_limit.0,
+            memory_limit: None,
+            give_up,
+            segment_duration: self.experiment.segment_duration,
+            startup: self.experiment.startup,
+            seed,
+        }
+    }
+
+    async fn transfer(&mut self, cell: &Cell, config: EntrantConfig, began: Instant) -> Result<CellEnd> {
         let run = schema::new_run_id();
-        let log = Arc::new(Log::new(run.clone(), Some(self.folder.new_run(&run)?), Stdout::Nothing)?);
-        let links = self.condition(cell)?.asked.clone();
-        let run_of_cell =
-            Run { config: &config, links, log, cell: Some(cell.clone()), bars: false, predict: self.predict };
-        let FinishedRun { record, probe_ms, .. } = client::one_run(run_of_cell, &mut self.signals).await;
+        let folder = self.folder.new_run(&run)?;
+        let log = Arc::new(Log::new(run.clone(), Some(folder.create_new(results::LOG)?), Stdout::Nothing)?);
+        let (links, cell, bars) = (self.condition(cell)?.asked.clone(), cell.clone(), false);
+        let of_cell = Some(cell.clone());
+        let signals = &mut self.signals;
+        let FinishedRun { record, probe_ms, .. } = match &config {
+            EntrantConfig::Client(config) => {
+                let predict = self.predict;
+                client::one_run(Run { config, links, log, cell: of_cell, bars, predict }, signals).await
+            }
+            EntrantConfig::Program(config) => {
+                program::one_run(ProgramRun { config, links, log, folder, cell: of_cell, bars }, signals)
+                    .await
+            }
+        };
         let took_ms = began.elapsed().as_secs_f64() * 1e3;
         Ok(CellEnd {
-            cell: cell.clone(),
+            cell,
             run,
             exit: record.exit,
             summary: record.summary,

@@ -129,7 +129,7 @@ fn an_experiment_without_conditions_or_with_too_many_cells_is_refused() {
 #[test]
 fn the_oracle_needs_throughputs() {
     let oracle = GOOD.replace("\"greedy\"", "\"rates=alone\"");
-    assert_eq!(parse(&oracle).unwrap().schedules[0], Policy::RatesAlone);
+    assert_eq!(parse(&oracle).unwrap().entrants[0], Entrant::RatesAlone);
     let error = parse(&oracle.replace("throughput = \"1s\"", "")).unwrap_err().to_string();
     assert!(error.contains("throughput = "), "{error}");
 }
@@ -165,4 +165,84 @@ fn every_experiment_that_ships_is_valid_and_its_cells_can_be_listed() {
         seen += 1;
     }
     assert!(seen > 0, "no experiment was found");
+}
+
+const PROGRAMS: &str = r#"
+schedules = ["adaptive"]
+pipelines = ["auto", 1]
+
+[[condition]]
+name = "near"
+link_a = "wifi-near"
+link_b = "lte-medium"
+at = [
+    { after = "4s", link = "b", profile = { profile = "lte-medium", rate = "2mbit" } },
+    { after = "2s", link = "a", profile = "wifi-far" },
+]
+
+[[program]]
+name = "mine"
+command = "python3 mine.py"
+time_limit = "20s"
+
+[[program]]
+name = "two tools"
+command = "FILE=x tool-a | tool-b"
+needs = ["tool-a", "tool-b"]
+"#;
+
+#[test]
+fn programs_stand_beside_schedules_once_a_condition() {
+    let experiment = parse(PROGRAMS).unwrap();
+    let names: Vec<String> = experiment.entrants.iter().map(Entrant::to_string).collect();
+    assert_eq!(names, ["adaptive", "mine", "two tools"]);
+    // A program takes part in no list of pipelines.
+    assert_eq!((experiment.cells(), experiment.block(0).len()), (4, 4));
+    let cell = &experiment.block(0)[2];
+    assert_eq!((cell.schedule.as_str(), cell.pipeline.as_str(), &cell.congestion), ("mine", "auto", &None));
+    let Some(Entrant::Program(program)) = experiment.entrant_of(cell) else { panic!("no program") };
+    assert_eq!((program.words()[2].as_str(), program.time_limit.ms()), ("python3 mine.py", 20_000.0));
+    let only = parse(&PROGRAMS.replace("schedules = [\"adaptive\"]", "")).unwrap();
+    assert_eq!(only.cells(), 2);
+}
+
+#[test]
+fn changes_of_a_condition_come_in_the_order_of_their_times() {
+    let experiment = parse(PROGRAMS).unwrap();
+    let script = experiment.conditions[0].asked.script.as_ref().unwrap();
+    let times: Vec<String> = script.changes.iter().map(|c| format!("{} {}", c.after, c.link)).collect();
+    assert_eq!(times, ["2s a", "4s b"]);
+}
+
+#[test]
+fn invalid_programs_and_changes_are_refused_by_name() {
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("name = \"mine\"", "name = \"two tools\"", &["two programs are called \"two tools\""]),
+        ("name = \"mine\"", "name = \"ratio=1:2\"", &["\"ratio=1:2\" is a schedule's"]),
+        ("name = \"mine\"", "name = \" \"", &["the program's name"]),
+        ("python3 mine.py", "", &["\"mine\" has an empty command"]),
+        ("command = \"python3", "comand = \"python3", &["comand", "did you mean \"command\"?"]),
+        ("link = \"b\"", "link = \"c\"", &["\"near\"", "at:", "c"]),
+        ("profile = \"wifi-far\"", "profile = \"wifi-fra\"", &["at 2s on link a", "did you mean wifi-far?"]),
+        ("link_a = \"wifi-near\"\n", "", &["at changes link a", "link_a"]),
+    ];
+    for (good, bad, words) in cases {
+        let error = format!("{:#}", parse(&PROGRAMS.replacen(good, bad, 1)).unwrap_err());
+        assert!(words.iter().all(|word| error.contains(word)), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn programs_that_are_missing_are_named_with_their_entrants() {
+    let experiment = parse(&PROGRAMS.replace("python3 mine.py", "./mine.sh --fast")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let check = || entrant::check_programs(&experiment.entrants, folder.path());
+    let error = check().unwrap_err().to_string();
+    let words = ["./mine.sh (of mine)", "tool-a (of two tools)", "tool-b (of two tools)", "[[program]]"];
+    assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    let line = |text: &str| parse(&PROGRAMS.replace("python3 mine.py", text)).unwrap();
+    for known in ["cat $FILES", "for x in a; do :; done", "X=1 nothing", "\\\"$HOME\\\"/nothing"] {
+        let entrants = line(known).entrants;
+        entrant::check_programs(&entrants[..2], folder.path()).unwrap();
+    }
 }

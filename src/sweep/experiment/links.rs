@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use serde::de::value::MapAccessDeserializer;
 use serde::{Deserialize, Deserializer};
 
@@ -10,6 +10,7 @@ use crate::client::LinkSetup;
 use crate::config::channel::ChannelConfig;
 use crate::config::profile::load;
 use crate::config::profile::{Loss, Profile, Queue, Shape};
+use crate::config::script::{Change, Script, To};
 use crate::units::{Delay, LinkId, Rate};
 
 /// A link as a condition describes it: a profile, and values that take the place of its own in both
@@ -53,6 +54,15 @@ impl<'de> Deserialize<'de> for LinkChoice {
     }
 }
 
+/// A change of a link in the middle of a run.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimedChange {
+    after: Delay,
+    link: String,
+    profile: LinkChoice,
+}
+
 /// Loads what a condition names. A link without a profile that is on no channel is not shaped. With
 /// `independent`, a channel's links keep what each of them carries alone on the channel, and no longer
 /// share it: the control for what sharing does.
@@ -64,6 +74,7 @@ pub fn load(
     channel: Option<&str>,
     independent: bool,
     links: [Option<LinkChoice>; 2],
+    changes: Vec<TimedChange>,
     folder: &Path,
 ) -> Result<LinkSetup> {
     let channel = channel.map(|name| ChannelConfig::load(&beside(folder, name))).transpose()?;
@@ -89,7 +100,26 @@ pub fn load(
             None => on_channel,
         };
     }
-    Ok(LinkSetup { profiles, channel: channel.filter(|_| !independent), script: None })
+    let channel = channel.filter(|_| !independent);
+    let mut changes: Vec<Change> =
+        changes.into_iter().map(|change| change.load(folder)).collect::<Result<_>>()?;
+    changes.sort_by_key(|change| change.after);
+    let script = (!changes.is_empty()).then_some(Script { changes });
+    if let Some(link) = script.iter().flat_map(Script::links).find(|link| {
+        profiles[link.index()].is_none() || channel.as_ref().is_some_and(|c| c.link(*link).is_some())
+    }) {
+        bail!("at changes link {link}, which has no profile of its own: give it link_{link}");
+    }
+    Ok(LinkSetup { profiles, channel, script })
+}
+
+impl TimedChange {
+    fn load(self, folder: &Path) -> Result<Change> {
+        let link: LinkId = self.link.parse().map_err(|error: String| anyhow!("at: {error}"))?;
+        let profile = self.profile.0.load(folder);
+        let profile = profile.map_err(|error| anyhow!("at {} on link {link}: {error:#}", self.after))?;
+        Ok(Change { after: self.after, link, to: To::Profile(Box::new(profile)) })
+    }
 }
 
 impl Changed {

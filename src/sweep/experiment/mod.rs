@@ -1,13 +1,14 @@
 //! Experiment files: what a `.toml` file in `experiments` says, strictly validated.
 //!
-//! An experiment is a matrix: conditions of the links × schedules × pipelines × congestion controls,
-//! each of them done once in every repetition. Reads the profiles and channels that it names, so that
+//! An experiment is a matrix: conditions of the links × schedules × pipelines × congestion controls, and
+//! conditions × programs, each of them done once in every repetition. Reads the profiles and channels that it names, so that
 //! a wrong one is known before the first run; opens no socket and shapes nothing.
 
+pub mod entrant;
 pub(crate) mod find;
 pub(crate) mod links;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -20,18 +21,17 @@ use crate::client::measure::When;
 use crate::config::file::did_you_mean;
 use crate::log::schema::Cell;
 use crate::qoe::Rule;
-use crate::schedule::{Pipeline, Schedule};
+use crate::schedule::Pipeline;
 use crate::tcp;
 use crate::units::Delay;
-use links::LinkChoice;
+use entrant::{Entrant, ProgramEntry, RATES_ALONE};
+use links::{LinkChoice, TimedChange};
 
 /// The most cells that one experiment may have. At a second each that is most of a working day.
 const MOST_CELLS: u64 = 20_000;
 /// An experiment is a page long; a file beyond this is something else.
 const LARGEST_BYTES: u64 = 256 * 1024;
 const MOST_REPETITIONS: u64 = 1000;
-/// How a schedule is written whose rates are those that the links were measured to have alone.
-const RATES_ALONE: &str = "rates=alone";
 
 /// A validated experiment.
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ pub struct Experiment {
     pub repetitions: u64,
     /// Which files each run fetches; all that the servers have where nothing is said.
     pub files: Option<String>,
-    pub schedules: Vec<Policy>,
+    pub entrants: Vec<Entrant>,
     pub pipelines: Vec<Pipeline>,
     /// Of the client's sockets; none for the kernel's own.
     pub congestion: Vec<Option<String>>,
@@ -56,6 +56,8 @@ pub struct Experiment {
     pub segment_duration: Delay,
     pub startup: u64,
     pub conditions: Vec<Condition>,
+    /// Where paths in the file start, and programs are started.
+    pub folder: PathBuf,
     /// The file itself, for the copy in the results.
     pub text: String,
 }
@@ -76,30 +78,6 @@ impl Condition {
     }
 }
 
-/// A schedule as an experiment names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Policy {
-    Fixed(Schedule),
-    /// The oracle: rates measured on each link alone, in the same block and condition.
-    RatesAlone,
-}
-
-impl std::str::FromStr for Policy {
-    type Err = String;
-    fn from_str(s: &str) -> Result<Policy, String> {
-        if s == RATES_ALONE { Ok(Policy::RatesAlone) } else { s.parse().map(Policy::Fixed) }
-    }
-}
-
-impl std::fmt::Display for Policy {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        match self {
-            Policy::Fixed(schedule) => schedule.fmt(f),
-            Policy::RatesAlone => f.write_str(RATES_ALONE),
-        }
-    }
-}
-
 /// The file as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,7 +88,10 @@ struct ExperimentFile {
     #[serde(default = "one")]
     repetitions: u64,
     files: Option<String>,
+    #[serde(default)]
     schedules: Vec<String>,
+    #[serde(default)]
+    program: Vec<ProgramEntry>,
     pipelines: Option<Vec<toml::Value>>,
     congestion: Option<Vec<String>>,
     throughput: Option<Delay>,
@@ -141,6 +122,9 @@ struct FileCondition {
     independent: bool,
     link_a: Option<LinkChoice>,
     link_b: Option<LinkChoice>,
+    /// Changes in the middle of each run.
+    #[serde(default)]
+    at: Vec<TimedChange>,
 }
 
 impl Experiment {
@@ -172,7 +156,7 @@ impl Experiment {
             seed: file.seed,
             repetitions: file.repetitions,
             files,
-            schedules: entries("schedules", &file.schedules, str::parse)?,
+            entrants: entrant::read(&file.schedules, file.program)?,
             pipelines: entries("pipelines", &pipelines, str::parse)?,
             congestion,
             throughput: file.throughput,
@@ -181,6 +165,7 @@ impl Experiment {
             segment_duration: file.segment_duration.unwrap_or(segment_duration),
             startup: file.startup.unwrap_or(player.startup_segments),
             conditions: file.condition.into_iter().map(|c| c.load(folder)).collect::<Result<_>>()?,
+            folder: folder.to_path_buf(),
             text: text.to_string(),
         };
         experiment.check()?;
@@ -210,7 +195,7 @@ impl Experiment {
                 (0.5..=60.0).contains(&span.0.as_secs_f64()),
                 "throughput is {span}: each measurement takes from 500ms to 60s"
             );
-        } else if self.schedules.contains(&Policy::RatesAlone) {
+        } else if self.entrants.contains(&Entrant::RatesAlone) {
             bail!(
                 "the schedule {RATES_ALONE} needs the throughputs of this experiment: add throughput = \"2s\""
             );
@@ -224,40 +209,55 @@ impl Experiment {
         let cells = self.cells();
         ensure!(
             cells <= MOST_CELLS,
-            "this makes {cells} cells, more than {MOST_CELLS}: leave some conditions, schedules or repetitions out"
+            "this makes {cells} cells, more than {MOST_CELLS}: leave some conditions, entrants or repetitions out"
         );
         Ok(())
     }
 
     /// How many runs this is.
     pub fn cells(&self) -> u64 {
-        let lists =
-            [self.conditions.len(), self.schedules.len(), self.pipelines.len(), self.congestion.len()];
-        lists.iter().map(|&length| length as u64).fold(self.repetitions, u64::saturating_mul)
+        let ways = |entrant| self.settings(entrant).len() as u64;
+        let of_condition: u64 = self.entrants.iter().map(ways).sum();
+        [self.conditions.len() as u64, of_condition].into_iter().fold(self.repetitions, u64::saturating_mul)
+    }
+
+    /// Returns each pipeline and congestion control that an entrant runs with. A program chooses both itself.
+    fn settings(&self, entrant: &Entrant) -> Vec<(Pipeline, Option<String>)> {
+        if let Entrant::Program(_) = entrant {
+            return vec![(Pipeline::Auto, None)];
+        }
+        let with = |pipeline: &Pipeline| {
+            let pipeline = *pipeline;
+            self.congestion.iter().map(move |congestion| (pipeline, congestion.clone()))
+        };
+        self.pipelines.iter().flat_map(with).collect()
     }
 
     /// The records of one repetition's cells in the order of the file, their index still open.
     pub fn block(&self, block: u64) -> Vec<Cell> {
         let mut cells = Vec::new();
         for condition in &self.conditions {
-            for schedule in &self.schedules {
-                for pipeline in &self.pipelines {
-                    for congestion in &self.congestion {
-                        cells.push(Cell {
-                            experiment: self.name.clone(),
-                            index: 0,
-                            block,
-                            condition: condition.name.clone(),
-                            channel: condition.channel().to_string(),
-                            schedule: schedule.to_string(),
-                            pipeline: pipeline.to_string(),
-                            congestion: congestion.clone(),
-                        });
-                    }
+            for entrant in &self.entrants {
+                for (pipeline, congestion) in self.settings(entrant) {
+                    cells.push(Cell {
+                        experiment: self.name.clone(),
+                        index: 0,
+                        block,
+                        condition: condition.name.clone(),
+                        channel: condition.channel().to_string(),
+                        schedule: entrant.to_string(),
+                        pipeline: pipeline.to_string(),
+                        congestion,
+                    });
                 }
             }
         }
         cells
+    }
+
+    /// The entrant whose cell of this experiment this is.
+    pub fn entrant_of(&self, cell: &Cell) -> Option<&Entrant> {
+        self.entrants.iter().find(|entrant| entrant.to_string() == cell.schedule)
     }
 
     /// The condition that a cell of this experiment is under.
@@ -274,9 +274,9 @@ impl FileCondition {
             "the condition's name \"{}\" is empty, longer than 60 bytes, or has control characters",
             name.escape_debug()
         );
-        let asked =
-            links::load(self.channel.as_deref(), self.independent, [self.link_a, self.link_b], folder)
-                .with_context(|| format!("the condition \"{name}\" is invalid"))?;
+        let (channel, links) = (self.channel.as_deref(), [self.link_a, self.link_b]);
+        let asked = links::load(channel, self.independent, links, self.at, folder)
+            .with_context(|| format!("the condition \"{name}\" is invalid"))?;
         Ok(Condition { name, asked })
     }
 }
