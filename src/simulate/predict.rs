@@ -114,7 +114,7 @@ pub fn predict(setup: &Setup, seeds: usize, goes_on: &(impl Fn() -> bool + Sync)
     Some(Prediction { least_ms, most_ms, seeds, ..runs.swap_remove(seeds / 2) })
 }
 
-/// Whether chance decides what a packet meets.
+/// Whether chance decides what a packet meets; on a shared channel it draws the backoffs.
 fn is_chance(setup: &Setup) -> bool {
     let varies = |shape: &Shape| {
         let still = shape.jitter.is_zero() && shape.corrupt.is_zero() && shape.reorder.is_zero();
@@ -125,7 +125,7 @@ fn is_chance(setup: &Setup) -> bool {
         To::Profile(profile) => Some(&**profile),
         To::Clear => None,
     });
-    first.chain(later).any(|profile| varies(&profile.down) || varies(&profile.up))
+    setup.channel.is_some() || first.chain(later).any(|profile| varies(&profile.down) || varies(&profile.up))
 }
 
 /// Whether the first runs are so near to each other that more of them would say the same.
