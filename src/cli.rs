@@ -66,7 +66,7 @@ enum Command {
 enum LinkArgs {
     #[command(flatten)]
     Shape(crate::commands::link::LinkCommand),
-    /// Measure both links, each way, and hold them against their profiles
+    /// Measure both links, each way, against their profiles; without --link-a, --link-b or --channel, as they are
     Probe(crate::commands::probe::ProbeArgs),
 }
 
@@ -124,12 +124,12 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
         let line = std::iter::once("twinlink".into()).chain(arguments);
         match Cli::try_parse_from(spell_out_probe(line)).map(|cli| cli.command) {
             Ok(Command::Client(mut client)) => {
-                if !client.names_links() {
+                if !client.links.are_given() {
                     let [a, b] = lab::DEFAULT_LINKS;
                     args.command.extend(["--link-a", a, "--link-b", b].map(OsString::from));
-                    (client.link_a, client.link_b) = (Some(a.into()), Some(b.into()));
+                    (client.links.link_a, client.links.link_b) = (Some(a.into()), Some(b.into()));
                 }
-                client.links()?;
+                client.load_links()?;
                 give_up = Some(client.give_up.0);
                 if client.results.is_none() && client.log.is_none() {
                     args.command.extend(["--results".into(), "results".into()]);
@@ -144,13 +144,13 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
 
 /// Runs a program between the links of the lab that this process is in; elsewhere in a lab of its own.
 fn run_program(args: run::ProgramArgs) -> Result<ExitCode> {
-    args.links()?;
+    args.load_links()?;
     if args.has_servers() {
         return run::main(args, leave_report).map(|()| ExitCode::SUCCESS);
     }
     let mut command: Vec<OsString> = std::env::args_os().collect();
     command[0] = std::env::current_exe().context("cannot find the program itself")?.into();
-    if !args.names_links() {
+    if !args.links.are_given() {
         let [a, b] = lab::DEFAULT_LINKS;
         command.splice(2..2, ["--link-a", a, "--link-b", b].map(OsString::from));
     }

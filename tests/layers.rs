@@ -12,7 +12,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("qoe", &[]),
     ("sender_report", &[]),
     ("tcp", &["sender_report"]),
-    ("results", &["text"]),
+    ("results", &[]),
     ("wifi", &["units"]),
     ("config", &["units", "wifi"]),
     ("emulate", &["units", "config", "wifi"]),
@@ -20,11 +20,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("bound", &["units", "config", "emulate", "wifi"]),
     ("schedule", &["units", "qoe"]),
     ("log", &["units", "config", "shape", "qoe", "tcp", "sender_report", "text"]),
-    ("shape", &["units", "config", "emulate", "text", "results"]),
-    ("http", &["sender_report", "units"]),
+    ("shape", &["units", "config", "emulate", "text"]),
+    ("http", &["sender_report"]),
     ("manifest", &["units", "http"]),
     ("segments", &["units", "results", "text", "manifest"]),
-    ("server", &["http", "log", "manifest", "runtime", "segments", "sender_report", "tcp", "units"]),
+    ("server", &["http", "log", "manifest", "runtime", "segments", "sender_report", "tcp"]),
     // Predicts from the profiles, the scheduler and the sizes of files; knows no client.
     ("simulate", &["units", "config", "emulate", "schedule", "bound", "manifest", "segments"]),
     ("lab", &["units", "http", "manifest", "results", "segments", "shape", "text"]),
@@ -52,10 +52,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // Shapes and logs as the client does; a program fetches in its place.
     (
         "program",
-        &[
-            "bound", "client", "config", "doctor", "log", "manifest", "qoe", "results", "shape", "text",
-            "units",
-        ],
+        &["bound", "client", "config", "log", "manifest", "qoe", "results", "shape", "text", "units"],
     ),
     (
         "sweep",
@@ -112,8 +109,11 @@ fn comment_sentences(text: &str) -> Vec<(usize, String)> {
             if comment.1.is_empty() {
                 comment.0 = number;
             }
-            comment.1 += words.strip_prefix(['/', '!']).unwrap_or(words).trim();
-            comment.1 += " ";
+            let words = words.strip_prefix(['/', '!']).unwrap_or(words).trim();
+            // A heading and an empty line end a sentence.
+            let ends = words.is_empty() || words.starts_with('#');
+            comment.1 += words;
+            comment.1 += if ends { ". " } else { " " };
             continue;
         }
         let (from, words) = std::mem::take(&mut comment);
@@ -280,8 +280,16 @@ fn comment_sentences_begin_with_a_subject() {
 
 #[test]
 fn a_clause_in_place_of_a_subject_is_seen() {
-    let text = "/// Returns the rate. What\n/// it does not say: `x` stays.\nfn f() {}\n// Those wait.\nlet x = 1; // So";
+    let text = "/// Returns the rate. What\n/// it does not say: `x` stays.\nfn f() {}\n// Those wait.\nlet x = 1; // So\n\
+                /// Fails\n///\n/// # Errors\n/// What it meets.";
     let found: Vec<(usize, String)> =
         comment_sentences(text).into_iter().filter(|(_, sentence)| begins_with_clause(sentence)).collect();
-    assert_eq!(found, [(1, "What it does not say:".to_string()), (4, "Those wait.".to_string())]);
+    assert_eq!(
+        found,
+        [
+            (1, "What it does not say:".to_string()),
+            (4, "Those wait.".to_string()),
+            (6, "What it meets.".to_string())
+        ]
+    );
 }

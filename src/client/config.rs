@@ -10,7 +10,7 @@ use crate::schedule::{Pipeline, Schedule};
 use crate::shape::backend::BackendChoice;
 use crate::units::{Delay, PerLink, Percent};
 
-/// The configuration of a run; its links are a [`super::LinkSetup`].
+/// The configuration of a run; its links are a [`crate::shape::setup::LinkSetup`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunConfig {
     /// Each as host or host:port.

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::LinkSetup;
 use crate::bound;
 use crate::bound::link::Stage;
 use crate::bound::{Path, TcpSegments};
@@ -23,6 +22,7 @@ use crate::shape::active_shaping::{ActiveShaping, Counters};
 use crate::shape::active_trace::StartedStep;
 use crate::shape::backend::{BackendChoice, ShapingRequest};
 use crate::shape::control::client::ControlRequest;
+use crate::shape::setup::LinkSetup;
 use crate::units::{Delay, Direction, LinkId};
 
 pub struct Links {
@@ -108,13 +108,7 @@ impl Links {
         seed: u64,
         log: Arc<Log>,
     ) -> Result<Links> {
-        let wanted: Vec<ShapingRequest> = LinkId::BOTH
-            .into_iter()
-            .zip(asked.profiles)
-            .filter_map(|(link, profile)| {
-                Some(ShapingRequest { link, server: servers[link.index()], profile: profile? })
-            })
-            .collect();
+        let wanted = asked.requests(|link| Ok(servers[link.index()]))?;
         let shaper = Shaper::start(&wanted, asked.channel.as_ref(), choice, seed);
         let shaper = shaper.context("cannot shape the links")?;
         let links = Links {

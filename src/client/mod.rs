@@ -26,17 +26,13 @@ pub(crate) mod worker;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::config::channel;
-use crate::config::channel::ChannelConfig;
-use crate::config::profile::Profile;
-use crate::config::script::Script;
 use crate::log::outcome::Outcome;
 use crate::log::schema;
 use crate::log::schema::{Cell, Log, RunEnd, Stdout};
 use crate::results;
-use crate::shape::backend::BackendChoice;
+use crate::shape::setup::LinkSetup;
 use crate::text::print;
 use config::RunConfig;
 use fetch::Fetched;
@@ -79,51 +75,6 @@ pub fn main(
 pub fn runtime() -> Result<tokio::runtime::Runtime> {
     // Writing files blocks a thread now and then, so there is one to spare for each link.
     crate::runtime::multi_thread(4)
-}
-
-/// How the links are to be shaped. Bad profiles are errors before anything is touched.
-#[derive(Clone, Debug)]
-pub struct LinkSetup {
-    pub profiles: [Option<Profile>; 2],
-    pub channel: Option<ChannelConfig>,
-    /// The changes during the run.
-    pub script: Option<Script>,
-}
-
-impl LinkSetup {
-    /// Loads profiles, channel and script by their names.
-    ///
-    /// # Errors
-    /// One of them is not found or invalid, or the script changes what cannot be changed.
-    pub fn load(
-        profiles: [Option<&str>; 2],
-        channel: Option<&str>,
-        script: Option<&Path>,
-        backend: BackendChoice,
-    ) -> Result<LinkSetup> {
-        let channel = channel.map(ChannelConfig::load).transpose()?;
-        let profiles = channel::profiles(channel.as_ref(), profiles)?;
-        let script = script.map(Script::load).transpose()?;
-        let changed = script.iter().flat_map(Script::links);
-        for link in changed {
-            if backend == BackendChoice::None {
-                bail!("the script changes link {link}, and --backend none shapes nothing: leave one out");
-            }
-            if channel.as_ref().is_some_and(|channel| channel.link(link).is_some()) {
-                bail!("the script changes link {link}, which is on the channel and follows its channel file");
-            }
-        }
-        Ok(LinkSetup { profiles, channel, script })
-    }
-
-    /// Whether any link is asked to be shaped.
-    fn shapes(&self) -> bool {
-        self.profiles.iter().any(Option::is_some)
-    }
-
-    pub(crate) fn names(&self) -> [Option<String>; 2] {
-        self.profiles.each_ref().map(|profile| profile.as_ref().map(|profile| profile.name.clone()))
-    }
 }
 
 /// A run, before it begins.

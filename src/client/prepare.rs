@@ -12,7 +12,7 @@ use super::origin;
 use super::origin::{Origin, Refused, ServerCapabilities};
 use super::store::Store;
 use super::transfer::{Failure, Transfer};
-use super::{LinkSetup, Run, blocking, reach};
+use super::{Run, blocking, reach};
 use crate::bound::TcpSegments;
 use crate::doctor;
 use crate::log::outcome::Outcome;
@@ -21,6 +21,7 @@ use crate::log::schema::{Event, Log, PerLink};
 use crate::manifest;
 use crate::schedule::{Schedule, Scheduler};
 use crate::shape::backend::BackendChoice;
+use crate::shape::setup::LinkSetup;
 use crate::units::LinkId;
 
 /// The state of a run before its first request.

@@ -879,7 +879,7 @@ impl Transfer {
     /// Waits until every file is there.
     ///
     /// # Errors
-    /// What [`Transfer::fail`] was told.
+    /// The failure that [`Transfer::fail`] was told.
     pub async fn all_done(&self) -> Result<(), Failure> {
         loop {
             let changed = self.changed.notified();

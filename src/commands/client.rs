@@ -6,12 +6,12 @@ use anyhow::Result;
 
 use super::simulate::predicted_ms;
 use crate::client;
+use crate::client::LogPlace;
 use crate::client::config::{RunConfig, files_pattern, give_up_time, server_name};
 use crate::client::measure;
-use crate::client::{LinkSetup, LogPlace};
 use crate::log::schema::Stdout;
 use crate::schedule::{Pipeline, Schedule};
-use crate::shape::backend::BackendChoice;
+use crate::shape::setup::{LinkOptions, LinkSetup};
 use crate::tcp;
 use crate::units::{Delay, PerLink, Percent};
 
@@ -30,21 +30,11 @@ pub struct ClientArgs {
     /// two RTTs and 150 ms)
     #[arg(long, env = "TWINLINK_PIPELINE", default_value = "auto", value_name = "auto|N")]
     pub pipeline: Pipeline,
-    /// Profile of the link to server a: a name or a .toml file; without one the link is not shaped
-    #[arg(long, env = "TWINLINK_LINK_A", value_name = "PROFILE")]
-    pub link_a: Option<String>,
-    /// Profile of the link to server b
-    #[arg(long, env = "TWINLINK_LINK_B", value_name = "PROFILE")]
-    pub link_b: Option<String>,
-    /// A wireless channel that both links share, by name or as a .toml file; they need no profile then
-    #[arg(long, env = "TWINLINK_CHANNEL", value_name = "CHANNEL")]
-    pub channel: Option<String>,
+    #[command(flatten)]
+    pub links: LinkOptions,
     /// Change links during the run as this file says
     #[arg(long, env = "TWINLINK_SCRIPT", value_name = "FILE")]
     pub script: Option<PathBuf>,
-    /// Backend that shapes the links
-    #[arg(long, env = "TWINLINK_BACKEND", default_value = "auto")]
-    pub backend: BackendChoice,
     /// Folder for the files, created if missing; without it they are verified and deleted
     #[arg(long, env = "TWINLINK_OUT", value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -85,9 +75,6 @@ pub struct ClientArgs {
     #[arg(long, env = "TWINLINK_STARTUP", default_value_t = 2, value_name = "SEGMENTS",
           value_parser = clap::value_parser!(u64).range(1..))]
     pub startup: u64,
-    /// Seed of everything random in the links, below 2^53
-    #[arg(long, env = "TWINLINK_SEED", default_value_t = 1, value_parser = crate::units::seed)]
-    pub seed: u64,
     /// Records on standard output where it is no terminal: all but segments and samples, segments too, or all
     #[arg(long, env = "TWINLINK_STDOUT", value_enum, default_value = "records")]
     pub stdout: Stdout,
@@ -99,19 +86,12 @@ fn playing_time(text: &str) -> Result<Delay, String> {
 }
 
 impl ClientArgs {
-    /// Returns true if they say how the links are, even that nothing shapes them.
-    pub fn names_links(&self) -> bool {
-        let named = [&self.link_a, &self.link_b, &self.channel].iter().any(|name| name.is_some());
-        named || self.backend == BackendChoice::None
-    }
-
     /// Loads the links' profiles, channel and script.
     ///
     /// # Errors
-    /// One of them is not found or invalid, or the script changes what it cannot.
-    pub fn links(&self) -> Result<LinkSetup> {
-        let named = [self.link_a.as_deref(), self.link_b.as_deref()];
-        LinkSetup::load(named, self.channel.as_deref(), self.script.as_deref(), self.backend)
+    /// As [`LinkOptions::load`].
+    pub fn load_links(&self) -> Result<LinkSetup> {
+        self.links.load(self.script.as_deref())
     }
 }
 
@@ -123,7 +103,7 @@ impl From<ClientArgs> for RunConfig {
             servers: PerLink { a: next(), b: next() },
             schedule: args.schedule,
             pipeline: args.pipeline,
-            backend: args.backend,
+            backend: args.links.backend,
             out: args.out,
             files: args.files,
             congestion: args.congestion,
@@ -135,7 +115,7 @@ impl From<ClientArgs> for RunConfig {
             least_rate: args.least_rate,
             segment_duration: args.segment_duration,
             startup: args.startup,
-            seed: args.seed,
+            seed: args.links.seed,
         }
     }
 }
@@ -145,7 +125,7 @@ impl From<ClientArgs> for RunConfig {
 /// # Errors
 /// An option is invalid, or the run failed.
 pub fn main(args: ClientArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
-    let links = args.links()?;
+    let links = args.load_links()?;
     let place = LogPlace { results: args.results.clone(), file: args.log.clone(), stdout: args.stdout };
     client::main(args.into(), links, &place, predicted_ms, afterwards)
 }

@@ -14,32 +14,18 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::link::resolve;
-use crate::config::channel;
-use crate::config::channel::ChannelConfig;
 use crate::shape::Shaper;
 use crate::shape::active_shaping::ActiveShaping;
-use crate::shape::backend::{BackendChoice, ShapingRequest};
+use crate::shape::backend::ShapingRequest;
 use crate::shape::control::client::ControlRequest;
 use crate::shape::control::server::ControlServer;
+use crate::shape::setup::LinkOptions;
 use crate::units::{Direction, LinkId};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct HoldArgs {
-    /// The profile of link a
-    #[arg(long, value_name = "PROFILE", env = "TWINLINK_LINK_A")]
-    link_a: Option<String>,
-    /// The profile of link b
-    #[arg(long, value_name = "PROFILE", env = "TWINLINK_LINK_B")]
-    link_b: Option<String>,
-    /// A wireless channel that both links share; they need no profile then
-    #[arg(long, value_name = "CHANNEL", env = "TWINLINK_CHANNEL")]
-    channel: Option<String>,
-    /// Backend that shapes the links
-    #[arg(long, default_value = "auto", env = "TWINLINK_BACKEND")]
-    backend: BackendChoice,
-    /// Seed of all random numbers: losses, jitter and the like
-    #[arg(long, default_value_t = 1, env = "TWINLINK_SEED", value_parser = crate::units::seed)]
-    seed: u64,
+    #[command(flatten)]
+    links: LinkOptions,
     /// The server at the end of link a
     #[arg(long, value_name = "HOST", default_value = "server-a")]
     server_a: String,
@@ -57,18 +43,6 @@ pub struct HoldArgs {
 impl HoldArgs {
     fn server(&self, link: LinkId) -> &str {
         if link == LinkId::A { &self.server_a } else { &self.server_b }
-    }
-
-    /// The links to shape. One that is on the channel has no profile of its own.
-    fn wanted(&self, channel: Option<&ChannelConfig>) -> Result<Vec<ShapingRequest>> {
-        let named = [self.link_a.as_deref(), self.link_b.as_deref()];
-        let mut wanted = Vec::new();
-        for (link, profile) in LinkId::BOTH.into_iter().zip(channel::profiles(channel, named)?) {
-            if let Some(profile) = profile {
-                wanted.push(ShapingRequest { link, server: resolve(self.server(link))?, profile });
-            }
-        }
-        Ok(wanted)
     }
 }
 
@@ -102,10 +76,10 @@ impl HoldLateness {
 
 /// Shapes, runs the program, removes the shaping; fails if the program does.
 pub fn main(args: &HoldArgs) -> Result<()> {
-    let channel = args.channel.as_deref().map(ChannelConfig::load).transpose()?;
-    let wanted = args.wanted(channel.as_ref())?;
+    let setup = args.links.load(None)?;
+    let wanted = setup.requests(|link| resolve(args.server(link)))?;
     let runtime = crate::runtime::multi_thread(1)?;
-    let shaper = Shaper::start(&wanted, channel.as_ref(), args.backend, args.seed)?;
+    let shaper = Shaper::start(&wanted, setup.channel.as_ref(), args.links.backend, args.links.seed)?;
     for row in shaper.rows() {
         let (link, direction, profile) = (row.link, row.direction, &row.profile);
         tracing::info!(

@@ -6,21 +6,22 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use comfy_table::{Table, presets};
 
+use crate::client::blocking;
 use crate::client::config::{give_up_time, server_name};
 use crate::client::links::Links;
 use crate::client::measure::{Prober, Rows};
 use crate::client::origin::Origin;
 use crate::client::signals::Signals;
-use crate::client::{LinkSetup, blocking};
 use crate::commands::link::show;
 use crate::log::schema;
 use crate::log::schema::{Log, PerLink, Probe, Stdout};
-use crate::shape::backend::BackendChoice;
+use crate::shape::setup::{LinkOptions, LinkSetup};
 use crate::text::{print, print_json};
 use crate::units::{Delay, LinkId};
 use crate::{client, manifest};
 
 #[derive(Clone, Debug, clap::Args)]
+#[command(mut_args(measured_as_they_are))]
 pub struct ProbeArgs {
     /// The server at the end of link a
     #[arg(default_value = "server-a", value_parser = server_name)]
@@ -28,21 +29,8 @@ pub struct ProbeArgs {
     /// The server at the end of link b
     #[arg(default_value = "server-b", value_parser = server_name)]
     server_b: String,
-    /// Shape link a so for as long as it is measured; without any profile the links are measured as they are
-    #[arg(long, value_name = "PROFILE")]
-    link_a: Option<String>,
-    /// Shape link b so
-    #[arg(long, value_name = "PROFILE")]
-    link_b: Option<String>,
-    /// A wireless channel that both links share
-    #[arg(long, value_name = "CHANNEL")]
-    channel: Option<String>,
-    /// Backend that shapes the links
-    #[arg(long, default_value = "auto", env = "TWINLINK_BACKEND")]
-    backend: BackendChoice,
-    /// Seed of all random numbers: losses, jitter and the like
-    #[arg(long, default_value_t = 1, env = "TWINLINK_SEED")]
-    seed: u64,
+    #[command(flatten)]
+    links: LinkOptions,
     /// Files to ask for, as in s{001..160}.m4s; else all in the servers' SHA256SUMS
     #[arg(long, env = "TWINLINK_FILES", value_name = "PATTERN")]
     files: Option<String>,
@@ -54,9 +42,17 @@ pub struct ProbeArgs {
     json: bool,
 }
 
+/// Keeps the environment of a client whose links are up from shaping them again.
+fn measured_as_they_are(arg: clap::Arg) -> clap::Arg {
+    if ["link_a", "link_b", "channel"].iter().any(|id| arg.get_id() == id) {
+        arg.env(None::<&str>)
+    } else {
+        arg
+    }
+}
+
 pub fn main(args: &ProbeArgs) -> Result<()> {
-    let profiles = [args.link_a.as_deref(), args.link_b.as_deref()];
-    let asked = LinkSetup::load(profiles, args.channel.as_deref(), None, args.backend)?;
+    let asked = args.links.load(None)?;
     let probes = client::runtime()?.block_on(run(args, asked))?;
     if args.json { print_json(&probes) } else { print(&format!("{}\n", table(&probes))) }?;
     let bad = probes.iter().filter(|probe| probe.ok == Some(false)).count();
@@ -72,7 +68,7 @@ async fn run(args: &ProbeArgs, asked: LinkSetup) -> Result<Vec<Probe>> {
     let b = Origin::resolve(LinkId::B, &args.server_b, None).await?;
     let own = if asked.profiles.iter().any(Option::is_some) {
         let log = Arc::new(Log::new(schema::new_run_id(), None, Stdout::Nothing)?);
-        let (servers, choice, seed) = ([a.address.ip(), b.address.ip()], args.backend, args.seed);
+        let (servers, choice, seed) = ([a.address.ip(), b.address.ip()], args.links.backend, args.links.seed);
         let start = move || Links::start(asked, servers, choice, seed, log).map(Arc::new);
         Some(blocking(start).await.map_err(|failure| failure.error)?)
     } else {

@@ -4,34 +4,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::client::LinkSetup;
 use crate::client::config::{files_pattern, give_up_time, server_name};
 use crate::log::schema::Stdout;
 use crate::program;
 use crate::program::config::ProgramConfig;
-use crate::shape::backend::BackendChoice;
+use crate::shape::setup::{LinkOptions, LinkSetup};
 use crate::units::{ByteCount, Delay, PerLink};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct ProgramArgs {
-    /// The profile of link a
-    #[arg(long, value_name = "PROFILE", env = "TWINLINK_LINK_A")]
-    pub link_a: Option<String>,
-    /// The profile of link b
-    #[arg(long, value_name = "PROFILE", env = "TWINLINK_LINK_B")]
-    pub link_b: Option<String>,
-    /// A wireless channel that both links share; they need no profile then
-    #[arg(long, value_name = "CHANNEL", env = "TWINLINK_CHANNEL")]
-    pub channel: Option<String>,
+    #[command(flatten)]
+    pub links: LinkOptions,
     /// A file of link changes at given times
     #[arg(long, value_name = "FILE", env = "TWINLINK_SCRIPT")]
     pub script: Option<PathBuf>,
-    /// Backend that shapes the links
-    #[arg(long, default_value = "auto", env = "TWINLINK_BACKEND")]
-    pub backend: BackendChoice,
-    /// Seed of all random numbers: losses, jitter and the like
-    #[arg(long, default_value_t = 1, env = "TWINLINK_SEED", value_parser = crate::units::seed)]
-    pub seed: u64,
     /// The server at the end of link a, host[:port]
     #[arg(long, value_name = "SERVER", default_value = "server-a", value_parser = server_name)]
     pub server_a: String,
@@ -85,19 +71,12 @@ impl ProgramArgs {
         named || ["TWINLINK_LAB", "TWINLINK_NS_CLIENT"].iter().any(|name| std::env::var_os(name).is_some())
     }
 
-    /// Returns true if they say how the links are, be it that nothing shapes them.
-    pub fn names_links(&self) -> bool {
-        let named = [&self.link_a, &self.link_b, &self.channel].iter().any(|name| name.is_some());
-        named || self.backend == BackendChoice::None
-    }
-
     /// Loads the links' profiles, channel and script.
     ///
     /// # Errors
-    /// As [`LinkSetup::load`].
-    pub fn links(&self) -> Result<LinkSetup> {
-        let named = [self.link_a.as_deref(), self.link_b.as_deref()];
-        LinkSetup::load(named, self.channel.as_deref(), self.script.as_deref(), self.backend)
+    /// As [`LinkOptions::load`].
+    pub fn load_links(&self) -> Result<LinkSetup> {
+        self.links.load(self.script.as_deref())
     }
 }
 
@@ -109,7 +88,7 @@ impl From<ProgramArgs> for ProgramConfig {
             command: args.command,
             folder: PathBuf::new(),
             servers: PerLink { a: args.server_a, b: args.server_b },
-            backend: args.backend,
+            backend: args.links.backend,
             files: args.files,
             out: args.out,
             server_logs: args.server_logs,
@@ -118,7 +97,7 @@ impl From<ProgramArgs> for ProgramConfig {
             give_up: args.give_up.0,
             segment_duration: args.segment_duration,
             startup: args.startup,
-            seed: args.seed,
+            seed: args.links.seed,
         }
     }
 }
@@ -128,6 +107,6 @@ impl From<ProgramArgs> for ProgramConfig {
 /// # Errors
 /// An option is invalid, or the run failed.
 pub fn main(args: ProgramArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
-    let (links, results, stdout) = (args.links()?, args.results.clone(), args.stdout);
+    let (links, results, stdout) = (args.load_links()?, args.results.clone(), args.stdout);
     program::main(&args.into(), links, &results, stdout, afterwards)
 }

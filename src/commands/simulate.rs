@@ -38,7 +38,7 @@ pub fn main(args: SimulateArgs) -> Result<()> {
     if let Some(server) = args.client.servers.first() {
         bail!("a simulation needs no servers: leave {server} out, and say --data DIR for the files' sizes");
     }
-    let asked = args.client.links()?;
+    let asked = args.client.load_links()?;
     let sizes = sizes(args.data.as_deref(), args.client.files.as_deref())?;
     let congestion = match &args.client.congestion {
         Some(name) => name.parse().map_err(anyhow::Error::msg)?,

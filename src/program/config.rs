@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::shape::backend::BackendChoice;
 use crate::units::{ByteCount, Delay, PerLink};
 
-/// The configuration of a program's run; its links are a [`crate::client::LinkSetup`].
+/// The configuration of a program's run; its links are a [`crate::shape::setup::LinkSetup`].
 #[derive(Clone, Debug)]
 pub struct ProgramConfig {
     /// The program's name in the log and in reports.

@@ -12,6 +12,7 @@ pub mod control;
 pub mod guard;
 pub mod kernel_support;
 pub mod netem;
+pub mod setup;
 pub mod userspace;
 
 use std::time::Instant;

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use super::experiment::Experiment;
 use super::experiment::entrant::Entrant;
 use super::plan::PlanStep;
-use crate::client::LinkSetup;
 use crate::client::measure::When;
 use crate::client::measure::expected::{probe_s, rtt_s, throughput_s};
 use crate::log::schema::Cell;
 use crate::schedule::Schedule;
+use crate::shape::setup::LinkSetup;
 use crate::simulate::{self, Setup};
 use crate::text::duration;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::meter::{Meter, SEGMENT_BYTES};
 use super::{HANDSHAKE_TIME, HANDSHAKES};
-use crate::client::LinkSetup;
 use crate::config::profile::{Profile, Shape};
+use crate::shape::setup::LinkSetup;
 
 /// A connection begins with ten segments (RFC 6928).
 const FIRST_WINDOW: f64 = 10.0;

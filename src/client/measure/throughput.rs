@@ -18,10 +18,11 @@ use crate::client::origin::{Origin, rtt_of};
 use crate::client::prepare::shape;
 use crate::client::signals::Signals;
 use crate::client::transfer::Failure;
-use crate::client::{LinkSetup, blocking, running, unshape};
+use crate::client::{blocking, running, unshape};
 use crate::log::outcome::Outcome;
 use crate::log::schema::{Log, PerLink};
 use crate::manifest;
+use crate::shape::setup::LinkSetup;
 use crate::text::duration;
 use crate::units::{Direction, LinkId};
 

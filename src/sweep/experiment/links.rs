@@ -6,11 +6,11 @@ use anyhow::{Result, anyhow, bail, ensure};
 use serde::de::value::MapAccessDeserializer;
 use serde::{Deserialize, Deserializer};
 
-use crate::client::LinkSetup;
 use crate::config::channel::ChannelConfig;
 use crate::config::profile::load;
 use crate::config::profile::{Loss, Profile, Queue, Shape};
 use crate::config::script::{Change, Script, To};
+use crate::shape::setup::LinkSetup;
 use crate::units::{Delay, LinkId, Rate};
 
 /// A link as a condition describes it: a profile, and values that take the place of its own in both

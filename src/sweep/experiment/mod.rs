@@ -15,13 +15,13 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use crate::client::LinkSetup;
 use crate::client::config::files_pattern;
 use crate::client::measure::When;
 use crate::config::file::did_you_mean;
 use crate::log::schema::Cell;
 use crate::qoe::Rule;
 use crate::schedule::Pipeline;
+use crate::shape::setup::LinkSetup;
 use crate::tcp;
 use crate::units::Delay;
 use entrant::{Entrant, ProgramEntry, RATES_ALONE};

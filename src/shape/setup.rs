@@ -1,0 +1,92 @@
+//! The links as people ask for them: options of the command line, and the profiles, channel and script that they name.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use super::backend::{BackendChoice, ShapingRequest};
+use crate::config::channel;
+use crate::config::channel::ChannelConfig;
+use crate::config::profile::Profile;
+use crate::config::script::Script;
+use crate::units::{LinkId, seed};
+
+/// The options that each command has that shapes links.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LinkOptions {
+    /// Profile of the link to server a: a name or a .toml file; without one the link is not shaped
+    #[arg(long, env = "TWINLINK_LINK_A", value_name = "PROFILE")]
+    pub link_a: Option<String>,
+    /// Profile of the link to server b
+    #[arg(long, env = "TWINLINK_LINK_B", value_name = "PROFILE")]
+    pub link_b: Option<String>,
+    /// A wireless channel that both links share, by name or as a .toml file; they need no profile then
+    #[arg(long, env = "TWINLINK_CHANNEL", value_name = "CHANNEL")]
+    pub channel: Option<String>,
+    /// Backend that shapes the links
+    #[arg(long, env = "TWINLINK_BACKEND", default_value = "auto")]
+    pub backend: BackendChoice,
+    /// Seed of everything random in the links, below 2^53
+    #[arg(long, env = "TWINLINK_SEED", default_value_t = 1, value_parser = seed)]
+    pub seed: u64,
+}
+
+impl LinkOptions {
+    /// Returns true if they say how the links are, even that nothing shapes them.
+    pub fn are_given(&self) -> bool {
+        let named = [&self.link_a, &self.link_b, &self.channel].iter().any(|name| name.is_some());
+        named || self.backend == BackendChoice::None
+    }
+
+    /// Loads the links' profiles and channel, and the script of their changes.
+    ///
+    /// # Errors
+    /// One of them is not found or invalid, or the script changes a link that cannot be changed.
+    pub fn load(&self, script: Option<&Path>) -> Result<LinkSetup> {
+        let channel = self.channel.as_deref().map(ChannelConfig::load).transpose()?;
+        let profiles = channel::profiles(channel.as_ref(), [self.link_a.as_deref(), self.link_b.as_deref()])?;
+        let script = script.map(Script::load).transpose()?;
+        let changed = script.iter().flat_map(Script::links);
+        for link in changed {
+            if self.backend == BackendChoice::None {
+                bail!("the script changes link {link}, and --backend none shapes nothing: leave one out");
+            }
+            if channel.as_ref().is_some_and(|channel| channel.link(link).is_some()) {
+                bail!("the script changes link {link}, which is on the channel and follows its channel file");
+            }
+        }
+        Ok(LinkSetup { profiles, channel, script })
+    }
+}
+
+/// How the links are to be shaped. Bad profiles are errors before anything is touched.
+#[derive(Clone, Debug)]
+pub struct LinkSetup {
+    pub profiles: [Option<Profile>; 2],
+    pub channel: Option<ChannelConfig>,
+    /// The changes during the run.
+    pub script: Option<Script>,
+}
+
+impl LinkSetup {
+    /// Returns true if a link is to be shaped.
+    pub fn shapes(&self) -> bool {
+        self.profiles.iter().any(Option::is_some)
+    }
+
+    /// Returns the profiles' names.
+    pub fn names(&self) -> [Option<String>; 2] {
+        self.profiles.each_ref().map(|profile| profile.as_ref().map(|profile| profile.name.clone()))
+    }
+
+    /// Returns the links to shape, each with the address of its server.
+    ///
+    /// # Errors
+    /// `server` fails for one of them.
+    pub fn requests(&self, server: impl Fn(LinkId) -> Result<IpAddr>) -> Result<Vec<ShapingRequest>> {
+        let shaped = LinkId::BOTH.into_iter().zip(&self.profiles);
+        let shaped = shaped.filter_map(|(link, profile)| Some((link, profile.clone()?)));
+        shaped.map(|(link, profile)| Ok(ShapingRequest { link, server: server(link)?, profile })).collect()
+    }
+}
