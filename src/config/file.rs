@@ -5,7 +5,8 @@ use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use serde::de::DeserializeOwned;
 
 /// Opens a file that is a `kind` of at most `largest` bytes.
 ///
@@ -50,7 +51,7 @@ pub fn read(path: &Path, kind: &str, largest: u64) -> Result<String> {
     let text = String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
-        anyhow::anyhow!("line {line} is not UTF-8: save the file as UTF-8")
+        anyhow!("line {line} is not UTF-8: save the file as UTF-8")
     });
     let text = text.with_context(cannot)?;
     Ok(match text.strip_prefix('\u{feff}') {
@@ -125,6 +126,100 @@ impl Library {
         names.dedup();
         names
     }
+}
+
+/// Parses a file's text as TOML.
+///
+/// # Errors
+/// The text is not TOML, or a key is unknown, missing or of another type: in one line, with the line and the key.
+pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
+    toml::from_str(text).map_err(|error| anyhow!(explain(text, &error)))
+}
+
+/// Turns the parser's several lines into one: line, key, problem.
+fn explain(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', " ");
+    let at = error.span().map_or(text.len(), |span| span.start.min(text.len()));
+    let at = (0..=at).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    let line = text[..at].matches('\n').count() + 1;
+    let (table, key) = key_at(text, at);
+    let quoted = |prefix: &str| {
+        message.strip_prefix(prefix).and_then(|rest| rest.split('`').nth(1)).map(str::to_string)
+    };
+    if let Some(unknown) = quoted("unknown field") {
+        // A direction has a trace, but its file names it in a table of its own.
+        let known = message.split('`').skip(3).step_by(2).filter(|key| *key != "trace" || table.is_empty());
+        let known: Vec<&str> = known.collect();
+        let guess = did_you_mean(&unknown, known.iter().copied(), "\"");
+        let place = if key.is_empty() || key == unknown { table } else { format!("{table}.{key}") };
+        let place = if place.is_empty() { "the file".into() } else { format!("[{place}]") };
+        return format!(
+            "line {line}: {place} has the unknown key \"{unknown}\": {guess}the keys are {}",
+            known.join(", ")
+        );
+    }
+    if let Some(missing) = quoted("missing field") {
+        let what = match missing.as_str() {
+            "down" | "up" => format!("table [{missing}] not found: both [down] and [up] are needed"),
+            "file" if table == "trace" => {
+                "[trace] has no file: write file = \"../traces/mine.csv\"".to_string()
+            }
+            "description" => "description not found: start the file with description = \"…\"".to_string(),
+            _ if key.is_empty() && table.is_empty() => format!("{missing} not found{}", example(&missing)),
+            _ if key.is_empty() => format!("[{table}] has no {missing}{}", example(&missing)),
+            _ => format!("{table}.{key} has no {missing}{}", example(&missing)),
+        };
+        return what;
+    }
+    if key == "trace" && !table.is_empty() {
+        return format!(
+            "line {line}, {table}.trace: a trace has a table of its own: write [trace] with file = \"…\""
+        );
+    }
+    let key_path = match (table.as_str(), key.as_str()) {
+        ("", "") => String::new(),
+        ("", key) => format!("{key}: "),
+        (table, "") => format!("[{table}]: "),
+        (table, key) => format!("{table}.{key}: "),
+    };
+    let hint = if message.starts_with("invalid type") && !message.contains("percentage") {
+        example(&key)
+    } else {
+        String::new()
+    };
+    format!("line {line}, {key_path}{message}{hint}")
+}
+
+/// Returns an example value of the key, for error messages.
+fn example(key: &str) -> String {
+    let value = match key {
+        "rate" => "37mbit",
+        "delay" | "jitter" => "30ms",
+        "queue" => "100ms",
+        "loss" | "reorder" | "duplicate" | "corrupt" | "p" | "r" | "bad" | "good" => "0.1%",
+        "distribution" => "normal",
+        _ => return String::new(),
+    };
+    format!(": write {key} = \"{value}\"")
+}
+
+/// The table and the key that a place in the text belongs to, as far as the lines above tell.
+fn key_at(text: &str, at: usize) -> (String, String) {
+    let end = text[at..].find('\n').map_or(text.len(), |offset| at + offset);
+    let mut table = String::new();
+    let mut key = String::new();
+    for line in text[..end].lines() {
+        let line = line.trim();
+        key.clear();
+        if let Some(header) = line.strip_prefix('[') {
+            table = header.trim_start_matches('[').split(']').next().unwrap_or_default().trim().to_string();
+        } else if let Some((name, _)) = line.split_once('=')
+            && !line.starts_with('#')
+        {
+            key = name.trim().to_string();
+        }
+    }
+    (table, key)
 }
 
 /// Asks whether the nearest of the known words was meant, between two of `quote`; empty where none is near.

@@ -77,7 +77,7 @@ impl Script {
     /// # Errors
     /// An entry is invalid; the error gives the number of its `[[at]]`.
     pub fn parse(text: &str, profile: impl Fn(&str) -> Result<Profile>) -> Result<Script> {
-        let file: ScriptFile = toml::from_str(text)?;
+        let file: ScriptFile = file::parse(text)?;
         if file.at.is_empty() {
             bail!("it names no change: write [[at]] with after, link, and profile or clear = true");
         }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::file::{FileSource, Library};
+use super::file::{self, FileSource, Library};
 use super::profile::load;
 use super::profile::{Loss, Profile, Queue, Shape};
 use crate::units::{ByteCount, Delay, Direction, LinkId, Nanos, Percent, Rate};
@@ -204,7 +204,7 @@ impl ChannelConfig {
     /// # Errors
     /// Unknown keys, links and radios, stations that cannot share a channel, and values out of range.
     pub fn parse(name: &str, text: &str) -> Result<ChannelConfig> {
-        let file: ChannelFile = toml::from_str(text)?;
+        let file: ChannelFile = file::parse(text)?;
         let mut config = ChannelConfig {
             name: name.to_string(),
             description: file.description,

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
 
 use super::{Profile, Shape};
-use crate::config::file::{FileSource, Library, did_you_mean};
+use crate::config::file::{self, FileSource, Library};
 use crate::config::trace::load::TraceTable;
 
 macro_rules! built_in {
@@ -103,8 +103,7 @@ fn parse(name: &str, text: &str, source: &FileSource) -> Result<Profile> {
         FileSource::File(path) => format!("profile {}", path.display()),
         FileSource::BuiltIn => format!("built-in profile {name}"),
     };
-    let file: ProfileFile =
-        toml::from_str(text).map_err(|error| anyhow!("{place}, {}", explain(text, &error)))?;
+    let file: ProfileFile = file::parse(text).map_err(|error| anyhow!("{place}, {error}"))?;
     let mut profile =
         Profile { name: name.to_string(), description: file.description, down: file.down, up: file.up };
     if let Some(table) = &file.trace {
@@ -118,90 +117,6 @@ fn parse(name: &str, text: &str, source: &FileSource) -> Result<Profile> {
     }
     profile.check().map_err(|problem| anyhow!("{place}, {problem}"))?;
     Ok(profile)
-}
-
-/// Turns the parser's several lines into one: line, key, problem.
-fn explain(text: &str, error: &toml::de::Error) -> String {
-    let message = error.message().replace('\n', " ");
-    let at = error.span().map_or(text.len(), |span| span.start.min(text.len()));
-    let line = text[..at].matches('\n').count() + 1;
-    let (table, key) = key_at(text, at);
-    let quoted = |prefix: &str| {
-        message.strip_prefix(prefix).and_then(|rest| rest.split('`').nth(1)).map(str::to_string)
-    };
-    if let Some(unknown) = quoted("unknown field") {
-        // A direction has a trace, but its file names it in a table of its own.
-        let known = message.split('`').skip(3).step_by(2).filter(|key| *key != "trace" || table.is_empty());
-        let known: Vec<&str> = known.collect();
-        let guess = did_you_mean(&unknown, known.iter().copied(), "\"");
-        let place = if key.is_empty() || key == unknown { table } else { format!("{table}.{key}") };
-        let place = if place.is_empty() { "the file".into() } else { format!("[{place}]") };
-        return format!(
-            "line {line}: {place} has the unknown key \"{unknown}\": {guess}the keys are {}",
-            known.join(", ")
-        );
-    }
-    if let Some(missing) = quoted("missing field") {
-        let what = match missing.as_str() {
-            "down" | "up" => format!("table [{missing}] not found: both [down] and [up] are needed"),
-            "file" if table == "trace" => {
-                "[trace] has no file: write file = \"../traces/mine.csv\"".to_string()
-            }
-            "description" => "description not found: start the file with description = \"…\"".to_string(),
-            _ if key.is_empty() => format!("[{table}] has no {missing}{}", example(&missing)),
-            _ => format!("{table}.{key} has no {missing}{}", example(&missing)),
-        };
-        return what;
-    }
-    if key == "trace" && !table.is_empty() {
-        return format!(
-            "line {line}, {table}.trace: a trace has a table of its own: write [trace] with file = \"…\""
-        );
-    }
-    let key_path = match (table.as_str(), key.as_str()) {
-        ("", "") => String::new(),
-        ("", key) => format!("{key}: "),
-        (table, "") => format!("[{table}]: "),
-        (table, key) => format!("{table}.{key}: "),
-    };
-    let hint = if message.starts_with("invalid type") && !message.contains("percentage") {
-        example(&key)
-    } else {
-        String::new()
-    };
-    format!("line {line}, {key_path}{message}{hint}")
-}
-
-/// Returns an example value of the key, for error messages.
-fn example(key: &str) -> String {
-    let value = match key {
-        "rate" => "37mbit",
-        "delay" | "jitter" => "30ms",
-        "queue" => "100ms",
-        "loss" | "reorder" | "duplicate" | "corrupt" | "p" | "r" | "bad" | "good" => "0.1%",
-        "distribution" => "normal",
-        _ => return String::new(),
-    };
-    format!(": write {key} = \"{value}\"")
-}
-
-/// The table and the key that a place in the text belongs to, as far as the lines above tell.
-fn key_at(text: &str, at: usize) -> (String, String) {
-    let end = text[at..].find('\n').map_or(text.len(), |offset| at + offset);
-    let mut table = String::new();
-    let mut key = String::new();
-    for line in text[..end].lines() {
-        let line = line.trim();
-        key.clear();
-        if let Some(header) = line.strip_prefix('[') {
-            table = header.split(']').next().unwrap_or_default().trim().to_string();
-        } else if let Some((name, _)) = line.split_once('=')
-            && !line.starts_with('#')
-        {
-            key = name.trim().to_string();
-        }
-    }
-    (table, key)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use crate::client::config::files_pattern;
 use crate::client::measure::When;
-use crate::config::file::did_you_mean;
+use crate::config::file::{self, did_you_mean};
 use crate::log::schema::Cell;
 use crate::qoe::Rule;
 use crate::schedule::Pipeline;
@@ -133,7 +133,7 @@ impl Experiment {
     /// # Errors
     /// Unknown keys, profiles and channels, empty or repeated entries, and values out of range.
     pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Experiment> {
-        let file: ExperimentFile = toml::from_str(text).map_err(|error| anyhow!(explain(text, &error)))?;
+        let file: ExperimentFile = file::parse(text)?;
         // Each block of repetitions has the next seed.
         crate::units::check_seed(file.seed.saturating_add(file.repetitions))
             .map_err(|error| anyhow!(error))?;
@@ -318,22 +318,6 @@ fn pipeline_text(value: &toml::Value) -> Result<String> {
         other => {
             bail!("pipelines: {other} is invalid: write \"auto\", or a number of requests in flight")
         }
-    }
-}
-
-/// Turns the parser's several lines into one, and suggests the key that was meant.
-fn explain(text: &str, error: &toml::de::Error) -> String {
-    let message = error.message().replace('\n', " ");
-    let at = error.span().map_or(text.len(), |span| span.start.min(text.len()));
-    let line = text.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1;
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let guess = match quoted.next().filter(|_| message.starts_with("unknown field")) {
-        Some(unknown) => did_you_mean(unknown, quoted, "\""),
-        None => String::new(),
-    };
-    match guess.trim_end() {
-        "" => format!("line {line}: {message}"),
-        guess => format!("line {line}: {message}; {guess}"),
     }
 }
 
