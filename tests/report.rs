@@ -86,7 +86,7 @@ fn small_run(dir: &Path) -> PathBuf {
 #[test]
 fn an_experiment_s_verdicts_are_those_that_its_links_have() {
     let dir = TempDir::new().unwrap();
-    made_up("sweep", dir.path(), &["--segments", "40"]);
+    made_up("sweep", dir.path(), &["--segments", "40", "--repetitions", "6"]);
     let output = report(&[dir.path()]);
     assert!(output.status.success(), "{}", stderr(&output));
     let summary = summary(dir.path());
@@ -107,6 +107,9 @@ fn an_experiment_s_verdicts_are_those_that_its_links_have() {
     }
     let words = summary["verdicts"].to_string();
     assert!(words.contains("one channel, shared"), "{words}");
+    assert!(words.contains("With 6 blocks, a difference from the best of less than"), "{words}");
+    assert!(words.contains("7 comparisons need 9 with Holm's correction"), "{words}");
+    assert!(words.contains("Systematic errors, the same in all runs: "), "{words}");
 }
 
 #[test]
@@ -142,7 +145,7 @@ fn too_few_repetitions_say_nothing_about_significance() {
     made_up("sweep", dir.path(), &["--segments", "10", "--repetitions", "2"]);
     let output = report(&[dir.path()]);
     let words = String::from_utf8_lossy(&output.stdout);
-    assert!(words.contains("fewer than 5"), "{words}");
+    assert!(words.contains("fewer than 6"), "{words}");
     assert!(!words.contains("not significant") && !words.contains(": significant"), "{words}");
 }
 

@@ -7,6 +7,7 @@ use super::compare::{ConditionResults, EntrantResults, Study};
 use super::plot::{escape, stacked};
 use super::stats;
 use super::words::{seconds, short};
+use super::worth;
 use crate::units::LinkId;
 
 /// The time of each schedule as a bar, with its interval, and the bound as a line.
@@ -46,7 +47,7 @@ pub fn bars(place: &ConditionResults) -> String {
     let line =
         bound.map_or(String::new(), |bound| format!("; the dashed line is the bound, {}", seconds(bound)));
     format!(
-        "<figure><figcaption>Median time{line}. The thin line is the 95 % interval.</figcaption><div class=\"bars\">{rows}</div></figure>"
+        "<figure><figcaption>Median time{line}. The thin line is the interval of the median.</figcaption><div class=\"bars\">{rows}</div></figure>"
     )
 }
 
@@ -65,9 +66,10 @@ pub fn table(place: &ConditionResults) -> String {
             cell.runs.len(),
             dash(time.map(|time| format!("{:.3}", time.median / 1e3))),
             dash(time.filter(|time| time.n > 1).map(|time| format!(
-                "{:.3}–{:.3}",
+                "{:.3}–{:.3} ({:.1} %)",
                 time.low / 1e3,
-                time.high / 1e3
+                time.high / 1e3,
+                time.coverage_pct
             ))),
             dash(cell.efficiency.map(|efficiency| format!("{efficiency:.3}"))),
             dash(cell.against_best.map(|by| format!("{:+.1} %", by.pct.median))),
@@ -76,17 +78,12 @@ pub fn table(place: &ConditionResults) -> String {
                     .filter(|by| by.pct.n > 1)
                     .map(|by| format!("{:+.1} to {:+.1}", by.pct.low, by.pct.high))
             ),
-            match cell.against_best.map(|by| by.significant) {
-                Some(Some(true)) => "significant",
-                Some(Some(false)) => "not significant",
-                Some(None) => "too few runs",
-                None => "",
-            }
+            cell.against_best.as_ref().map_or("", worth::judged)
         );
     }
     format!(
-        "<div class=\"scroll\"><table><thead><tr><th>schedule</th><th>runs</th><th>median s</th><th>95 % interval</th>\
-         <th>efficiency</th><th>longer than best</th><th>95 % interval</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>"
+        "<div class=\"scroll\"><table><thead><tr><th>schedule</th><th>runs</th><th>median s</th><th>interval</th>\
+         <th>efficiency</th><th>longer than best</th><th>interval</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
 }
 

@@ -17,9 +17,6 @@ use crate::log::outcome::Outcome;
 use crate::log::schema::{PerLink, RunEnd};
 use crate::units::{Direction, LinkId};
 
-/// The seed of every interval's resampling, so that a report made twice says the same.
-const SEED: u64 = 1;
-
 /// An experiment, or runs that lay beside each other.
 #[derive(Clone, Debug, Serialize)]
 pub struct Study<'a> {
@@ -147,11 +144,11 @@ pub fn difference(x: &EntrantResults, y: &EntrantResults) -> Option<Difference> 
     let (bx, by) = (by_block(x), by_block(y));
     let pairs: Vec<(f64, f64)> = bx.iter().filter_map(|(block, x)| Some((*x, *by.get(block)?))).collect();
     if !pairs.is_empty() {
-        return stats::paired(&pairs, SEED);
+        return stats::paired(&pairs);
     }
     let times =
         |cell: &EntrantResults| -> Vec<f64> { cell.runs.iter().map(|done| done.elapsed_ms).collect() };
-    stats::unpaired(&times(x), &times(y), SEED)
+    stats::unpaired(&times(x), &times(y))
 }
 
 /// Compares everything that was loaded. Runs that met faults are counted apart unless they are asked
@@ -336,7 +333,7 @@ impl<'a> EntrantResults<'a> {
         self.failures = self.failed.len();
         self.left_out = self.faulty.len();
         self.reasons = reasons(&self.failed, sweep);
-        self.elapsed_ms = stats::estimate(&times, SEED);
+        self.elapsed_ms = stats::estimate(&times);
         self.bound_ms = self.median(|end| end.bound_ms);
         self.efficiency = self.median(|end| end.efficiency);
         self.predicted_ms = self.median(|end| end.predicted_ms);
@@ -381,6 +378,7 @@ fn place<'a>(
         for index in (0..cells.len()).filter(|&index| index != best) {
             cells[index].against_best = difference(&cells[index], &cells[best]);
         }
+        stats::correct_for_number(cells.iter_mut().filter_map(|cell| cell.against_best.as_mut()));
     }
     let throughput = throughput(group, &condition, &channel, &cells);
     let split = split::split(&cells, throughput.as_ref());

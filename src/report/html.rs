@@ -119,9 +119,10 @@ fn section_of(study: &Study, named: bool) -> String {
             "<div class=\"verdict problems\"><h3>Faults of the experiment, beside its runs</h3><ul>{items}</ul></div>"
         );
     }
-    text += "<p class=\"note\">Times are medians; intervals are 95 % bootstrap intervals; differences are compared block by \
-             block where the runs have blocks. A difference is significant where its interval excludes zero. Each \
-             comparison stands for itself: of twenty that are not there, one may look significant.</p></section>";
+    text += "<p class=\"note\">Times are medians; an interval says how often such an interval holds the true median, and \
+             needs six runs for 95 %. Differences are compared block by block where the runs have blocks. One is significant \
+             where chance alone makes it in less than 5 % of all cases; among all comparisons of a condition, by Holm&#39;s \
+             correction.</p></section>";
     text += &titled("Time of each schedule (s)", charts::times(study), "The least of each column is marked.");
     text += "<section><h2>Each condition</h2>";
     for place in &study.places {

@@ -1,7 +1,7 @@
 //! `twinlink report`: from logs to a verdict in words, a page, tables and a summary.
 //!
 //! Its stages are files of their own: [`load`] reads logs into [`run`]s, [`compare`] puts runs into cells and says
-//! which is best ([`stats`], [`split`]), [`words`] says it in sentences; [`table`], [`csv`], [`summary`]
+//! which is best ([`stats`], [`split`]), [`words`] says it in sentences and [`worth`] what it is worth; [`table`], [`csv`], [`summary`]
 //! and [`html`] (with [`charts`], [`timeline`], [`setting`] and [`plot`]) render, each one thing. It knows neither the client nor the links: logs are the
 //! contract. A report is derived, so making it again replaces it; logs are never touched.
 
@@ -19,6 +19,7 @@ pub(crate) mod summary;
 pub(crate) mod table;
 pub(crate) mod timeline;
 pub(crate) mod words;
+pub(crate) mod worth;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -8,6 +8,7 @@ use comfy_table::{
 
 use super::compare::{ConditionResults, EntrantResults, Study};
 use super::words;
+use super::worth;
 
 const LINE: LineStyle = LineStyle::none().fill('─').junction('─');
 /// Lines around the rows, none between them: a place may have a dozen.
@@ -42,7 +43,7 @@ fn table(place: &ConditionResults) -> String {
         "schedule",
         "runs",
         "median s",
-        "95 % interval",
+        "interval",
         "efficiency",
         "from a",
         "longer than best",
@@ -87,10 +88,5 @@ fn row(cell: &EntrantResults) -> [String; 7] {
 }
 
 fn remark(cell: &EntrantResults, best: bool) -> &'static str {
-    match cell.against_best.as_ref().map(|by| by.significant) {
-        _ if best => "best",
-        Some(Some(true)) => "significant",
-        Some(Some(false)) => "not significant",
-        _ => "",
-    }
+    if best { "best" } else { cell.against_best.as_ref().map_or("", worth::judged) }
 }

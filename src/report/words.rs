@@ -4,7 +4,8 @@
 use super::compare::{ConditionResults, EntrantResults, MedianThroughput};
 use super::run::{LoggedRun, drops};
 use super::split::Split;
-use super::stats::{Difference, ENOUGH, Estimate};
+use super::stats::{Difference, Estimate};
+use super::worth::{self, judged};
 use crate::log::outcome::Outcome;
 use crate::log::schema::Fault;
 use crate::units::LinkId;
@@ -14,7 +15,7 @@ pub fn verdict(place: &ConditionResults) -> Vec<String> {
     let mut said = Vec::new();
     if let Some(best) = place.best {
         said.push(winner(place, &place.cells[best]));
-        said.extend(few(place));
+        said.extend(worth::power(place));
         said.extend(place.split.as_ref().zip(place.throughput.as_ref()).map(|(s, t)| ratio(place, s, t)));
     } else {
         let without = if place.cells.iter().any(|cell| cell.left_out > 0) { " without a fault" } else { "" };
@@ -22,6 +23,7 @@ pub fn verdict(place: &ConditionResults) -> Vec<String> {
     }
     said.extend(broken(place));
     said.extend(faulty(place));
+    said.extend(worth::systematic(place));
     said
 }
 
@@ -53,31 +55,10 @@ fn winner(place: &ConditionResults, best: &EntrantResults) -> String {
 /// How long something took against the best, as a clause.
 fn against(what: &str, by: &Difference) -> String {
     match by.significant {
-        Some(true) => format!("{what}, took {} longer: significant", span(by)),
+        Some(true) => format!("{what}, took {} longer: {}", span(by), judged(by)),
         Some(false) => format!("{what}, cannot be told from it: {} longer is not significant", span(by)),
         None => format!("{what}, took {} longer", span(by)),
     }
-}
-
-fn judged(by: &Difference) -> &'static str {
-    match by.significant {
-        Some(true) => ", significant",
-        Some(false) => ", not significant",
-        None => "",
-    }
-}
-
-/// Says where there are too few repetitions to say more.
-fn few(place: &ConditionResults) -> Option<String> {
-    let counts = || place.cells.iter().map(|cell| cell.runs.len());
-    let (least, most) = (counts().min()?, counts().max()?);
-    if most < ENOUGH {
-        let runs = if most == 1 { "One run".into() } else { format!("At most {most} runs") };
-        return Some(format!("{runs} of each: with fewer than {ENOUGH} nothing is said about significance."));
-    }
-    (least < ENOUGH).then(|| {
-        format!("Some were run fewer than {ENOUGH} times; nothing is said about their significance.")
-    })
 }
 
 fn broken(place: &ConditionResults) -> Option<String> {
@@ -149,12 +130,12 @@ fn ratio(place: &ConditionResults, split: &Split, throughput: &MedianThroughput)
     match &split.regret {
         None => text += ", and it is the best of them: regret 0 %.",
         Some(by) => {
-            text += &format!(" and {} the best: regret {}{}.", split.best, span(by), judged(by));
+            text += &format!(" and {} the best: regret {}, {}.", split.best, span(by), judged(by));
         }
     }
     if let Some(exact) = &split.exact {
         text += &format!(
-            " {}, whose split is computed from what was measured, took {} longer than {}{}.",
+            " {}, whose split is computed from what was measured, took {} longer than {}, {}.",
             exact.schedule,
             span(&exact.regret),
             split.best,
@@ -314,17 +295,24 @@ fn dropped(run: &LoggedRun, link: LinkId) -> Option<String> {
 
 /// A cell's time with its interval.
 fn time(cell: &EntrantResults) -> String {
-    let Some(Estimate { n, median, low, high }) = cell.elapsed_ms else { return "no time".into() };
+    let Some(Estimate { n, median, low, high, coverage_pct }) = cell.elapsed_ms else {
+        return "no time".into();
+    };
     if n < 2 {
         return seconds(median);
     }
     let digits = digits(median / 1e3);
-    format!("{} (95 % interval {:.digits$} to {:.digits$})", seconds(median), low / 1e3, high / 1e3)
+    format!(
+        "{} ({coverage_pct:.1} % interval {:.digits$} to {:.digits$})",
+        seconds(median),
+        low / 1e3,
+        high / 1e3
+    )
 }
 
 /// A difference in percent, with its interval where it has one.
 fn span(by: &Difference) -> String {
-    let Estimate { n, median, low, high } = by.pct;
+    let Estimate { n, median, low, high, .. } = by.pct;
     if n < 2 { format!("{median:.1} %") } else { format!("{median:.1} % ({low:.1} to {high:.1})") }
 }
 
@@ -391,7 +379,7 @@ mod tests {
             named: "ratio=2:1".into(),
             named_a_pct: 66.7,
             best: "ratio=1:0".into(),
-            regret: stats::paired(&[(1.3, 1.0); 5], 1),
+            regret: stats::paired(&[(1.3, 1.0); 6]),
             exact: None,
             line: Some(LineFit { slope: -1.0, r_squared }),
             end_tried: true,

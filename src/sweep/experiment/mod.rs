@@ -176,7 +176,7 @@ impl Experiment {
     fn check(&self) -> Result<()> {
         ensure!(
             (1..=MOST_REPETITIONS).contains(&self.repetitions),
-            "repetitions is {}: write a number from 1 to {MOST_REPETITIONS}; statistics need 5 or more",
+            "repetitions is {}: write a number from 1 to {MOST_REPETITIONS}; statistics need 6 or more, 10 are advised",
             self.repetitions
         );
         ensure!(!self.conditions.is_empty(), "the experiment has no condition: write a table [[condition]]");

@@ -1,0 +1,93 @@
+//! Says what a result is worth: the differences that its runs can tell, the correction for the number of
+//! comparisons, and the systematic errors, which no repetition takes away. Pure.
+
+use super::compare::{ConditionResults, EntrantResults};
+use super::run::LoggedRun;
+use super::stats::{self, Difference, ENOUGH};
+use super::words::short;
+use crate::log::schema::Probe;
+
+/// How many runs of each an experiment should have.
+const ADVISED: usize = 10;
+
+/// The difference that a reader may want to see, in percent.
+const WANTED_PCT: f64 = 1.0;
+
+/// Whether a difference is significant, by itself and with Holm's correction for all of its condition.
+pub fn judged(by: &Difference) -> &'static str {
+    match (by.significant, by.significant_of_all) {
+        (Some(true), Some(false)) => "significant by itself, not among all",
+        (Some(true), _) => "significant",
+        (Some(false), _) => "not significant",
+        (None, _) => "too few runs",
+    }
+}
+
+/// Says which differences from the best the runs of a condition can tell from none.
+pub fn power(place: &ConditionResults) -> Option<String> {
+    let compared = || place.cells.iter().filter_map(|cell| cell.against_best.as_ref());
+    let comparisons = compared().count();
+    let blocks = stats::blocks_for(comparisons);
+    let next = compared().min_by(|x, y| x.pct.median.total_cmp(&y.pct.median))?;
+    let most = place.cells.iter().map(|cell| cell.runs.len()).max()?;
+    let Some(least_pct) = next.least_seen_pct() else {
+        let runs = if most == 1 { "One run".into() } else { format!("At most {most} runs") };
+        return Some(format!(
+            "{runs} of each: with fewer than {ENOUGH} no difference is called significant, and {blocks} are the least \
+             for {}; {ADVISED} are advised.",
+            counted(comparisons)
+        ));
+    };
+    let of = if next.paired { "blocks" } else { "runs of each" };
+    let mut text = format!(
+        "With {} {of}, a difference from the best of less than {} % cannot be seen",
+        next.pct.n,
+        short(least_pct)
+    );
+    if let Some(needed) = next.blocks_to_see(WANTED_PCT).filter(|needed| *needed > next.pct.n) {
+        text += &format!("; about {needed} are needed to see {WANTED_PCT} %");
+    }
+    if next.paired && blocks > next.pct.n {
+        text += &format!("; {} need {blocks} with Holm's correction", counted(comparisons));
+    }
+    Some(text + ".")
+}
+
+fn counted(comparisons: usize) -> String {
+    if comparisons == 1 { "one comparison".into() } else { format!("{comparisons} comparisons") }
+}
+
+/// Says by how much all runs of a condition may be off in the same way.
+pub fn systematic(place: &ConditionResults) -> Option<String> {
+    let runs = || place.cells.iter().flat_map(EntrantResults::all_runs);
+    let mut said = Vec::new();
+    if let Some(late_ms) = stats::median(runs().filter_map(lateness_ms)) {
+        said.push(format!("99 % of the packets left the shaper at most {late_ms:.2} ms late"));
+    }
+    let off = |of: fn(&Probe) -> Option<f64>| {
+        let probes = runs().flat_map(|run| &run.probes);
+        stats::median(probes.filter_map(of))
+    };
+    let rate = off(|probe| Some((probe.rate_kbit? / probe.rate_expected_kbit? - 1.0) * 100.0));
+    let rtt = off(|probe| Some(probe.rtt_ms? - probe.rtt_expected_ms?));
+    match (rate, rtt) {
+        (Some(rate), Some(rtt)) => {
+            said.push(format!(
+                "probes found rates {rate:+.1} % and round trips {rtt:+.2} ms off the profiles"
+            ));
+        }
+        (Some(rate), None) => said.push(format!("probes found rates {rate:+.1} % off the profiles")),
+        (None, Some(rtt)) => said.push(format!("probes found round trips {rtt:+.2} ms off the profiles")),
+        (None, None) => {}
+    }
+    if place.channel == "shared" {
+        said.push("the channel's model is within 4 % of other models' sums (docs/limitations.md)".into());
+    }
+    (!said.is_empty()).then(|| format!("Systematic errors, the same in all runs: {}.", said.join("; ")))
+}
+
+/// The lateness of 99 of 100 packets of the down directions, median of the samples of a run.
+fn lateness_ms(run: &LoggedRun) -> Option<f64> {
+    let down = run.samples.iter().filter_map(|sample| sample.data.down.as_ref()?.lateness_p99_ms);
+    stats::median(down)
+}
