@@ -20,7 +20,7 @@ sweep() { # NAME ARGS...: stdout and stderr are kept apart, as compose keeps the
 
 echo "== a dry run of a whole scenario"
 sweep dry experiments/course-scenario-1.toml --dry-run
-expect "runs that it lists" "$(grep -c 'near\|mid\|far' "$WORK/dry.out")" -eq 390
+expect "runs that it lists" "$(grep -c 'near\|mid\|far' "$WORK/dry.out")" -eq 780
 expect "results of a dry run" "$(find results -mindepth 1 ! -name .gitkeep)" = ""
 
 echo "== the quick sweep"
