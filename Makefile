@@ -25,12 +25,13 @@ test:
 	fi; \
 	exit $$code
 
-# Nextest is quicker where it is installed, and leaves the examples in the documentation to cargo.
+# Nextest is quicker where it is installed, and leaves the examples in the documentation to cargo. Most tests
+# wait for links, so that two for each processor run side by side.
 test-user:
 	@tests/setup/packages.sh base
 	@echo "== tests that need no root"
 	@if command -v cargo-nextest >/dev/null; then \
-	    cargo nextest run --locked --no-fail-fast && cargo test --locked --doc; \
+	    cargo nextest run --locked --no-fail-fast --test-threads $$((2 * $$(nproc))) && cargo test --locked --doc; \
 	else \
 	    cargo test --locked --no-fail-fast; \
 	fi

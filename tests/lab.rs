@@ -230,7 +230,7 @@ fn main_job_runs_in_an_empty_folder_without_privilege() {
 fn experiment_is_found_by_name_without_a_checkout() {
     for user in users() {
         let place = Place::new(user);
-        assert!(place.shell("twinlink sweep rtt --dry-run").contains("75 runs"));
+        assert!(place.shell("twinlink sweep rtt --dry-run").contains("150 runs"));
     }
 }
 

@@ -936,7 +936,7 @@ impl Transfer {
         totals.files += 1;
         totals.arrivals.push((index, at));
         totals.last_file = Some(at);
-        drop(state);
+        // Before the state is released, which may end the run.
         self.metrics(link).files.fetch_add(1, Ordering::Relaxed);
     }
 
