@@ -50,6 +50,9 @@ enum Command {
     /// Set, show and clear link profiles
     #[command(subcommand)]
     Link(LinkArgs),
+    /// Look at trace files before a profile plays them
+    #[command(subcommand)]
+    Trace(crate::commands::trace::TraceCommand),
     /// Write a set of sample segments
     Segments(segments::SegmentsArgs),
     /// Compare runs: a verdict, a page, tables and a summary from logs
@@ -95,6 +98,7 @@ impl Command {
             Command::Completions { shell } => completions(shell),
             Command::Link(LinkArgs::Shape(command)) => crate::commands::link::main(command),
             Command::Link(LinkArgs::Probe(args)) => crate::commands::probe::main(&args),
+            Command::Trace(command) => crate::commands::trace::main(command),
             Command::Segments(args) => segments::main(args),
             Command::Report(args) => report::main(args),
             Command::Doctor(args) => doctor::main(args),

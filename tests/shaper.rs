@@ -13,7 +13,7 @@ fn wanted(link: LinkId, profile: &str) -> ShapingRequest {
         LinkId::A => "10.45.0.2".parse().unwrap(),
         LinkId::B => "10.45.0.3".parse().unwrap(),
     };
-    ShapingRequest { link, server, profile: load::load(profile).unwrap() }
+    ShapingRequest { link, server, profile: load::load(profile, link).unwrap() }
 }
 
 /// Returns the shaping in this namespace as tc prints it.

@@ -127,7 +127,7 @@ pub fn main(command: LinkCommand) -> Result<()> {
 }
 
 fn set(link: LinkId, profile: &str, place: &Place) -> Result<()> {
-    let profile = Box::new(load::load(profile)?);
+    let profile = Box::new(load::load(profile, link)?);
     match place.ask(&ControlRequest::Set { link, profile })? {
         Some(rows) => print_rows(&rows, false),
         None => bail!(
@@ -319,7 +319,7 @@ fn list_row(name: &str, source: &FileSource, profile: &Profile, direction: Direc
 }
 
 fn plan(args: &PlanArgs) -> Result<()> {
-    let profile = load::load(&args.profile)?;
+    let profile = load::load(&args.profile, args.link)?;
     let server = args.server.map(|server| server.to_canonical());
     let places = Direction::BOTH.map(|direction| DeviceDirection {
         link: args.link,

@@ -8,3 +8,4 @@ pub mod link;
 pub mod probe;
 pub mod run;
 pub mod simulate;
+pub mod trace;

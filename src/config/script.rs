@@ -76,7 +76,7 @@ impl Script {
     ///
     /// # Errors
     /// An entry is invalid; the error gives the number of its `[[at]]`.
-    pub fn parse(text: &str, profile: impl Fn(&str) -> Result<Profile>) -> Result<Script> {
+    pub fn parse(text: &str, profile: impl Fn(&str, LinkId) -> Result<Profile>) -> Result<Script> {
         let file: ScriptFile = file::parse(text)?;
         if file.at.is_empty() {
             bail!("it names no change: write [[at]] with after, link, and profile or clear = true");
@@ -98,11 +98,11 @@ impl Script {
 }
 
 impl ScriptEntry {
-    fn checked(self, profile: impl Fn(&str) -> Result<Profile>) -> Result<Change> {
+    fn checked(self, profile: impl Fn(&str, LinkId) -> Result<Profile>) -> Result<Change> {
         let after = self.after.parse().map_err(|error: String| anyhow::anyhow!("after: {error}"))?;
         let link = self.link.parse().map_err(|error: String| anyhow::anyhow!("link: {error}"))?;
         let to = match (self.profile, self.clear) {
-            (Some(name), false) => To::Profile(Box::new(profile(&name).context("profile")?)),
+            (Some(name), false) => To::Profile(Box::new(profile(&name, link).context("profile")?)),
             (None, true) => To::Clear,
             (Some(_), true) => bail!("a link is given a profile or cleared, not both: leave one out"),
             (None, false) => bail!("it says neither profile = \"NAME\" nor clear = true"),

@@ -34,7 +34,7 @@ fn setup<'a>(profiles: &'a [Option<Profile>; 2], schedule: &'a Schedule, sizes: 
 #[test]
 fn steady_links_take_what_they_took_in_the_lab() {
     let sizes = crate::segments::Set::new(160, crate::units::ByteCount(500_000), 1).unwrap();
-    let load = |name| Some(load::load(name).unwrap());
+    let load = |name| Some(load::load(name, LinkId::A).unwrap());
     let rates = [load("rate-20"), load("rate-80")];
     let ratio = Schedule::Ratio { a: 1, b: 4 };
     let took = predict(&setup(&rates, &ratio, sizes.sizes())).unwrap();

@@ -63,9 +63,10 @@ pub fn throughput_s(asked: &LinkSetup, span: Duration) -> f64 {
 mod tests {
     use super::*;
     use crate::config::profile::load;
+    use crate::units::LinkId;
 
     fn asked(names: [&str; 2]) -> LinkSetup {
-        let profiles = names.map(|name| Some(load::load(name).unwrap()));
+        let profiles = names.map(|name| Some(load::load(name, LinkId::A).unwrap()));
         LinkSetup { profiles, channel: None, script: None }
     }
 

@@ -302,7 +302,7 @@ mod tests {
             profile: "lte-medium".into(),
             server: None,
             owner: Owner::Run,
-            shape: load::load("lte-medium").unwrap().down,
+            shape: load::load("lte-medium", LinkId::A).unwrap().down,
             trace: None,
             delay_line_ms: 41.0,
             burst_bytes: None,

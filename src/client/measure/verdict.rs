@@ -140,6 +140,7 @@ pub fn sum_up(compared: &[Compared], notes: &[String], late: ProbeLateness) -> (
 mod tests {
     use super::*;
     use crate::config::profile::{GilbertElliott, load};
+    use crate::units::LinkId;
     use crate::units::Percent;
 
     #[test]
@@ -151,13 +152,13 @@ mod tests {
 
     #[test]
     fn a_round_trip_may_be_off_by_the_larger_of_1_ms_and_3_percent() {
-        let dsl = load::load("dsl").unwrap();
+        let dsl = load::load("dsl", LinkId::A).unwrap();
         let (expected, tolerance) = rtt_expected_ms(&dsl.down, &dsl.up, 5);
         assert_eq!(expected, 50.0);
         // 1.5 ms of 50, and 74 bytes at 1.5 and at 0.384 Mbit/s.
         assert!((tolerance - (1.5 + 0.395 + 1.542)).abs() < 0.01, "{tolerance}");
         assert!(compare_rtt(51.0, expected, tolerance).ok && !compare_rtt(60.0, expected, tolerance).ok);
-        let edge = load::load("edge").unwrap();
+        let edge = load::load("edge", LinkId::A).unwrap();
         let (expected, tolerance) = rtt_expected_ms(&edge.down, &edge.up, 5);
         assert_eq!(expected, 840.0);
         assert!(tolerance > 0.03 * 840.0);

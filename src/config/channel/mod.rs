@@ -341,7 +341,7 @@ pub fn profiles(channel: Option<&ChannelConfig>, named: [Option<&str>; 2]) -> Re
             "link {link} is on the shared channel, so it has no profile of its own: leave \
              --link-{link} out"
         ),
-        (None, Some(name)) => load::load(name).map(Some),
+        (None, Some(name)) => load::load(name, link).map(Some),
         (on_channel, None) => Ok(on_channel),
     };
     Ok([of(LinkId::A)?, of(LinkId::B)?])

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{Profile, Shape};
 use crate::config::file::{self, FileSource, Library};
 use crate::config::trace::load::TraceTable;
+use crate::units::LinkId;
 
 macro_rules! built_in {
     ($($name:literal),* $(,)?) => {
@@ -63,13 +64,13 @@ fn folders() -> Vec<PathBuf> {
     named.into_iter().chain([PathBuf::from("netem/profiles")]).filter(|dir| dir.is_dir()).collect()
 }
 
-/// Loads a profile by its name or its path.
+/// Loads a profile by its name or its path, for a link: a pair of traces has one for each.
 ///
 /// # Errors
 /// Nothing of that name, a file that cannot be read, or one whose text makes no valid profile.
-pub fn load(wanted: &str) -> Result<Profile> {
+pub fn load(wanted: &str, link: LinkId) -> Result<Profile> {
     let (text, source) = find(wanted)?;
-    parse(wanted, &text, &source)
+    parse(wanted, &text, &source, link)
 }
 
 /// Every profile that a name could mean, sorted as the built-in ones are, a user's own after them.
@@ -86,7 +87,7 @@ pub fn list() -> Vec<(String, FileSource, Result<Profile>)> {
         .into_iter()
         .map(|name| match find(&name) {
             Ok((text, source)) => {
-                let profile = parse(&name, &text, &source);
+                let profile = parse(&name, &text, &source, LinkId::A);
                 (name, source, profile)
             }
             Err(error) => (name, FileSource::BuiltIn, Err(error)),
@@ -98,7 +99,7 @@ fn find(wanted: &str) -> Result<(String, FileSource)> {
     PROFILES.find(Path::new(wanted), &folders())
 }
 
-fn parse(name: &str, text: &str, source: &FileSource) -> Result<Profile> {
+fn parse(name: &str, text: &str, source: &FileSource, link: LinkId) -> Result<Profile> {
     let place = match source {
         FileSource::File(path) => format!("profile {}", path.display()),
         FileSource::BuiltIn => format!("built-in profile {name}"),
@@ -111,7 +112,7 @@ fn parse(name: &str, text: &str, source: &FileSource) -> Result<Profile> {
             FileSource::File(path) => path.parent(),
             FileSource::BuiltIn => None,
         };
-        let pair = table.load(folder).with_context(|| place.clone())?;
+        let pair = table.load(folder, link).with_context(|| place.clone())?;
         profile.down.trace = pair.down.map(Arc::new);
         profile.up.trace = pair.up.map(Arc::new);
     }

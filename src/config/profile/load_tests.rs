@@ -2,7 +2,7 @@ use crate::config::profile::load::*;
 
 fn error(text: &str) -> String {
     let source = FileSource::File("x.toml".into());
-    format!("{:#}", parse("x", text, &source).unwrap_err())
+    format!("{:#}", parse("x", text, &source, LinkId::A).unwrap_err())
 }
 
 /// A valid profile whose [down] has the given lines.
@@ -32,7 +32,7 @@ fn what_is_built_in_is_what_the_folder_holds() {
 #[test]
 fn every_built_in_profile_is_valid() {
     for (name, text) in BUILT_IN {
-        let profile = parse(name, text, &FileSource::BuiltIn).unwrap();
+        let profile = parse(name, text, &FileSource::BuiltIn, LinkId::A).unwrap();
         assert_eq!(profile.name, *name);
         assert!(!profile.description.is_empty(), "{name} has no description");
     }
@@ -122,22 +122,47 @@ fn a_wrong_profile_is_told_by_file_key_and_what_was_expected() {
 
 #[test]
 fn an_unknown_name_lists_the_known_ones_and_suggests_the_nearest() {
-    let error = format!("{:#}", load("wifi-neer").unwrap_err());
+    let error = format!("{:#}", load("wifi-neer", LinkId::A).unwrap_err());
     assert!(error.contains("did you mean wifi-near?"), "{error}");
     assert!(error.contains("geo, lte-driving"), "{error}");
-    let error = format!("{:#}", load("zzzzzzzzzz").unwrap_err());
+    let error = format!("{:#}", load("zzzzzzzzzz", LinkId::A).unwrap_err());
     assert!(!error.contains("did you mean"), "{error}");
 }
 
-/// Writes a profile with that table [trace] and that trace beside it.
+/// Writes a profile with that table [trace] and that trace beside it, and loads it for link a.
 fn with_trace(table: &str, trace: &[u8]) -> Result<Profile> {
+    with_trace_for(LinkId::A, table, trace)
+}
+
+fn with_trace_for(link: LinkId, table: &str, trace: &[u8]) -> Result<Profile> {
     let dir = tempfile::tempdir().unwrap();
     let rate = "rate = \"1mbit\"\nqueue = \"100ms\"\n";
     let text = format!("description = \"d\"\n[down]\n{rate}[up]\n{rate}[trace]\n{table}\n");
     std::fs::write(dir.path().join("p.toml"), text).unwrap();
     std::fs::write(dir.path().join("t.csv"), trace).unwrap();
     std::fs::write(dir.path().join("u.csv"), "0 7\n1 8\n").unwrap();
-    load(dir.path().join("p.toml").to_str().unwrap())
+    load(dir.path().join("p.toml").to_str().unwrap(), link)
+}
+
+#[test]
+fn a_pair_of_traces_gives_each_link_its_own_from_one_moment_on() {
+    let steps = |link, table: &str, trace: &str| {
+        let profile = with_trace_for(link, table, trace.as_bytes()).unwrap();
+        assert!(profile.up.trace.is_none());
+        let trace = profile.down.trace.unwrap();
+        let steps: Vec<(u64, f64)> =
+            trace.steps().iter().map(|step| (step.at / 1_000_000_000, step.rate.mbit())).collect();
+        (steps, trace.length() / 1_000_000_000)
+    };
+    let (table, columns) = ("pair = \"t.csv\"", "0,4,1\n1,2,3\n");
+    assert_eq!(steps(LinkId::A, table, columns), (vec![(0, 4.0), (1, 2.0)], 2));
+    assert_eq!(steps(LinkId::B, table, columns), (vec![(0, 1.0), (1, 3.0)], 2));
+    let bytes = "pair = \"t.csv\"\nunits = \"bytes/s\"\noffset = \"1s\"\nloop = false";
+    assert_eq!(steps(LinkId::B, bytes, "0 500000 125000\n1 250000 375000\n"), (vec![(0, 3.0)], 1));
+    // Of seconds 1 to 4 and of 0 to 2 both have the second from 1 to 2.
+    let files = "pair = [\"t.csv\", \"u.csv\"]";
+    assert_eq!(steps(LinkId::A, files, "1 4\n2 2\n3 5\n"), (vec![(0, 4.0)], 1));
+    assert_eq!(steps(LinkId::B, files, "1 4\n2 2\n3 5\n"), (vec![(0, 8.0)], 1));
 }
 
 #[test]
@@ -162,7 +187,12 @@ fn a_trace_is_found_beside_its_profile_and_given_to_the_ways_it_is_for() {
 #[test]
 fn a_wrong_trace_is_told_by_profile_file_and_line() {
     let file = "file = \"t.csv\"\n";
-    let cases: [(&str, &[u8], &str); 11] = [
+    let cases: [(&str, &[u8], &str); 16] = [
+        ("pair = \"t.csv\"", b"0 1\n1 2\n", "trace t.csv has no column for each link"),
+        ("file = \"t.csv\"\npair = \"t.csv\"", b"0 1 1\n", "trace.pair: it stands in place of file"),
+        (file, b"0 1 1\n1 1 2\n", "trace t.csv holds both links: name it as pair"),
+        ("pair = [\"t.csv\", \"u.csv\"]", b"7 1\n8 2\n", "their times must overlap"),
+        ("file = \"t.csv\"\nunits = \"mbps\"", b"0 1\n", "unit \"mbps\" not found"),
         (file, b"", "trace t.csv, it is empty"),
         (file, b"0 1\n2 1\n1 1\n", "trace t.csv, line 3: 1 s comes after 2 s"),
         (file, b"0 0\n1 0\n", "an outage from its beginning to its end"),
@@ -192,14 +222,14 @@ fn a_trace_beyond_the_bound_is_refused_unread() {
     std::fs::write(dir.path().join("p.toml"), text).unwrap();
     // A hole costs no room.
     std::fs::File::create(dir.path().join("t.csv")).unwrap().set_len(100_000_001).unwrap();
-    let error = format!("{:#}", load(dir.path().join("p.toml").to_str().unwrap()).unwrap_err());
+    let error = format!("{:#}", load(dir.path().join("p.toml").to_str().unwrap(), LinkId::A).unwrap_err());
     assert!(error.contains("100000001 bytes are more than it may have"), "{error}");
 }
 
 #[test]
 fn a_profile_goes_through_json_and_back_with_its_name() {
     for (name, text) in BUILT_IN {
-        let profile = parse(name, text, &FileSource::BuiltIn).unwrap();
+        let profile = parse(name, text, &FileSource::BuiltIn, LinkId::A).unwrap();
         let json = serde_json::to_string(&profile).unwrap();
         assert_eq!(serde_json::from_str::<Profile>(&json).unwrap(), profile);
     }
@@ -208,6 +238,6 @@ fn a_profile_goes_through_json_and_back_with_its_name() {
 proptest::proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in "(.|\n|\\[|=|\"|down|up|rate|queue){0,80}") {
-        let _ = parse("x", &text, &FileSource::BuiltIn);
+        let _ = parse("x", &text, &FileSource::BuiltIn, LinkId::A);
     }
 }

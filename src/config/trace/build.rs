@@ -18,6 +18,8 @@ pub struct Builder {
     lasted: Nanos,
     steps: Vec<TraceStep>,
     bins: Option<Bins>,
+    rows: u64,
+    longest_gap: (Nanos, Nanos),
 }
 
 /// The bits of each step that rates are averaged over.
@@ -61,7 +63,7 @@ impl Bins {
         Ok(())
     }
 
-    fn into_steps(mut self, length: Nanos) -> Steps {
+    fn into_steps(mut self, length: Nanos) -> (Vec<TraceStep>, Nanos) {
         let whole = (length / self.step) as usize;
         self.bins.resize(length.div_ceil(self.step) as usize, Bin::default());
         // A last step that is cut off short would have a random rate.
@@ -84,7 +86,7 @@ impl Bins {
         }
         // One rate for ever: how long its lap is tells nothing.
         let length = if steps.len() == 1 { length.max(self.step) } else { length };
-        Steps { steps, length }
+        (steps, length)
     }
 }
 
@@ -92,7 +94,15 @@ impl Builder {
     /// Keeps rows as they are, or averages over steps of that length.
     pub fn new(step: Option<Nanos>) -> Builder {
         let bins = step.map(|step| Bins { step, bins: Vec::new() });
-        Builder { origin: None, last: None, lasted: LONE_ROW, steps: Vec::new(), bins }
+        Builder {
+            origin: None,
+            last: None,
+            lasted: LONE_ROW,
+            steps: Vec::new(),
+            bins,
+            rows: 0,
+            longest_gap: (0, 0),
+        }
     }
 
     pub fn averaging(step: Nanos) -> Builder {
@@ -103,6 +113,7 @@ impl Builder {
     pub fn add(&mut self, at: Nanos, bits: u64) -> Result<(), String> {
         let Some(bins) = &mut self.bins else { return Ok(()) };
         bins.bin(at)?.work += u128::from(bits) * S;
+        self.rows += 1;
         Ok(())
     }
 
@@ -119,7 +130,11 @@ impl Builder {
             }
             self.close(&last, row.at)?;
             self.lasted = row.at - last.at;
+            if self.lasted > self.longest_gap.1 {
+                self.longest_gap = (last.at, self.lasted);
+            }
         }
+        self.rows += 1;
         self.last = Some(row);
         Ok(())
     }
@@ -165,9 +180,11 @@ impl Builder {
 
     /// Ends at a time.
     pub fn finish(self, length: Nanos) -> Result<Steps, String> {
-        Ok(match self.bins {
+        let (steps, length) = match self.bins {
             Some(bins) => bins.into_steps(length),
-            None => Steps { steps: self.steps, length },
-        })
+            None => (self.steps, length),
+        };
+        let (rows, longest_gap) = (self.rows, self.longest_gap);
+        Ok(Steps { steps, length, began: self.origin.unwrap_or(0), rows, longest_gap })
     }
 }

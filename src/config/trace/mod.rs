@@ -187,6 +187,18 @@ impl Trace {
         self.steps.iter().filter_map(|step| step.delay).max()
     }
 
+    /// Returns the part of a lap from `from` on that lasts for `length`, which is played as the whole was.
+    ///
+    /// # Errors
+    /// The part has no rate but 0.
+    pub fn part(self, from: Nanos, length: Nanos) -> Result<Trace, String> {
+        let first = TraceStep { at: 0, ..self.at(from).step };
+        let inside = self.steps.iter().filter(|step| step.at > from && step.at < from + length);
+        let steps = inside.map(|step| TraceStep { at: step.at - from, ..*step });
+        let steps = std::iter::once(first).chain(steps).collect();
+        Trace::new(self.file, self.looped, steps, length)
+    }
+
     /// The trace from `offset` on. A looped one comes round to what was skipped.
     ///
     /// # Errors

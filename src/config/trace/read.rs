@@ -27,11 +27,71 @@ pub enum Format {
     Csv,
 }
 
+/// The unit of the rates of pairs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "String")]
+pub enum TraceUnit {
+    Bit,
+    Kbit,
+    #[default]
+    Mbit,
+    Bytes,
+}
+
+impl std::str::FromStr for TraceUnit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<TraceUnit, String> {
+        match text {
+            "bit/s" => Ok(TraceUnit::Bit),
+            "kbit/s" => Ok(TraceUnit::Kbit),
+            "mbit/s" => Ok(TraceUnit::Mbit),
+            "bytes/s" => Ok(TraceUnit::Bytes),
+            _ => Err(format!("unit \"{text}\" not found: write bit/s, kbit/s, mbit/s or bytes/s")),
+        }
+    }
+}
+
+impl TryFrom<String> for TraceUnit {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<TraceUnit, String> {
+        text.parse()
+    }
+}
+
+impl TraceUnit {
+    /// Returns the words for a rate in this unit.
+    fn what(self) -> &'static str {
+        match self {
+            TraceUnit::Bit => "a rate in bit/s",
+            TraceUnit::Kbit => "a rate in kbit/s",
+            TraceUnit::Mbit => "a rate in Mbit/s",
+            TraceUnit::Bytes => "a rate in bytes/s",
+        }
+    }
+
+    /// Returns its bits per second.
+    fn bits(self) -> f64 {
+        match self {
+            TraceUnit::Bit => 1.0,
+            TraceUnit::Kbit => 1e3,
+            TraceUnit::Mbit => 1e6,
+            TraceUnit::Bytes => 8.0,
+        }
+    }
+}
+
 /// The steps of one direction, and where they end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Steps {
     pub steps: Vec<TraceStep>,
     pub length: Nanos,
+    /// The file's own time of the first row.
+    pub began: Nanos,
+    /// The number of rows, and the longest time between two of them: since the first row, and how long.
+    pub rows: u64,
+    pub longest_gap: (Nanos, Nanos),
 }
 
 /// The content of a trace file.
@@ -41,6 +101,8 @@ pub enum ParsedTrace {
     One(Steps),
     /// A rate for each direction.
     Both { down: Steps, up: Steps },
+    /// A rate for each link.
+    Links { a: Steps, b: Steps },
 }
 
 /// The longest line that a trace may have; those of the public data sets have 200 bytes.
@@ -90,17 +152,22 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-/// Reads a trace. With `step` the rates are averaged over steps of that length.
+/// Reads a trace. With `step` the rates are averaged over steps of that length; `unit` is that of pairs.
 ///
 /// # Errors
 /// The line and what is wrong with it.
-pub fn read(from: impl BufRead, format: Format, step: Option<Nanos>) -> Result<ParsedTrace, String> {
+pub fn read(
+    from: impl BufRead,
+    format: Format,
+    step: Option<Nanos>,
+    unit: TraceUnit,
+) -> Result<ParsedTrace, String> {
     let mut lines = Lines { from, number: 0 };
     let Some(first) = lines.line()? else { return Err("it is empty: write one step at least".into()) };
     let format = if format == Format::Auto { guess(&first).map_err(|e| lines.problem(e))? } else { format };
     match format {
         Format::Mahimahi => mahimahi(first, lines, step.unwrap_or(MAHIMAHI_STEP)).map(ParsedTrace::One),
-        Format::Pairs => pairs(first, lines, step).map(ParsedTrace::One),
+        Format::Pairs => pairs(first, lines, step, unit),
         Format::Csv | Format::Auto => csv::read(&first, lines, step),
     }
 }
@@ -109,7 +176,7 @@ fn guess(first: &str) -> Result<Format, String> {
     let numbers: Vec<&str> = fields(first).collect();
     match numbers[..] {
         [one] if one.parse::<u64>().is_ok() => Ok(Format::Mahimahi),
-        [a, b] if a.parse::<f64>().is_ok() && b.parse::<f64>().is_ok() => Ok(Format::Pairs),
+        [_, _] | [_, _, _] if numbers.iter().all(|number| number.parse::<f64>().is_ok()) => Ok(Format::Pairs),
         _ if first.contains(',') && first.starts_with(|c: char| c.is_alphabetic() || c == '"') => {
             Ok(Format::Csv)
         }
@@ -152,21 +219,44 @@ fn mahimahi<R: BufRead>(first: String, mut lines: Lines<R>, step: Nanos) -> Resu
     builder.finish(last * MS)
 }
 
-fn pairs<R: BufRead>(first: String, mut lines: Lines<R>, step: Option<Nanos>) -> Result<Steps, String> {
-    let mut builder = Builder::new(step);
+/// A time and a rate a line, or a time and the rates of links a and b.
+fn pairs<R: BufRead>(
+    first: String,
+    mut lines: Lines<R>,
+    step: Option<Nanos>,
+    unit: TraceUnit,
+) -> Result<ParsedTrace, String> {
+    let columns = fields(&first).count().clamp(2, 3);
+    let mut builders: Vec<Builder> = (1..columns).map(|_| Builder::new(step)).collect();
     let mut line = Some(first);
     while let Some(text) = line {
         let found: Vec<&str> = fields(&text).collect();
-        let [time, rate] = found[..] else {
+        if found.len() != columns {
             let shown = shown(&text);
-            return Err(lines.problem(format!("{shown} is not two numbers: seconds and Mbit/s are expected")));
+            let expected = if columns == 2 {
+                "two numbers: seconds and Mbit/s are"
+            } else {
+                "three numbers: seconds and two rates are"
+            };
+            return Err(lines.problem(format!("{shown} is not {expected} expected")));
+        }
+        let mut push = || {
+            let at = seconds(found[0])?;
+            for (builder, rate) in builders.iter_mut().zip(&found[1..]) {
+                let rate = rate_of(number(rate, unit.what())? * unit.bits())?;
+                builder.push(TraceStep { at, rate, delay: None, loss: None })?;
+            }
+            Ok(())
         };
-        let rate = number(rate, "a rate in Mbit/s").and_then(|mbit| rate_of(mbit * 1e6));
-        let step = seconds(time).and_then(|at| Ok(TraceStep { at, rate: rate?, delay: None, loss: None }));
-        step.and_then(|step| builder.push(step)).map_err(|problem| lines.problem(problem))?;
+        push().map_err(|problem: String| lines.problem(problem))?;
         line = lines.line()?;
     }
-    builder.end()
+    let mut all = builders.into_iter().map(Builder::end);
+    match (all.next(), all.next()) {
+        (Some(a), Some(b)) => Ok(ParsedTrace::Links { a: a?, b: b? }),
+        (Some(one), None) => one.map(ParsedTrace::One),
+        (None, _) => Err("it is empty: write one step at least".into()),
+    }
 }
 
 /// A number that is neither negative nor out of this world.
@@ -191,7 +281,10 @@ pub fn seconds(text: &str) -> Result<Nanos, String> {
 pub fn rate_of(bits: f64) -> Result<Rate, String> {
     let (least, most) = super::RATES;
     if bits > most as f64 {
-        return Err(format!("{} Mbit/s is out of range: at most 10000", bits / 1e6));
+        return Err(format!(
+            "{} Mbit/s is out of range: at most 10000; where the file counts bytes, write units = \"bytes/s\"",
+            bits / 1e6
+        ));
     }
     let bits = bits.round() as u64;
     Ok(Rate::from_bits_per_s(if bits < least { 0 } else { bits }))

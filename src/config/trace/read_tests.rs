@@ -6,14 +6,14 @@ use crate::config::trace::MOST_STEPS;
 use crate::config::trace::read::*;
 
 fn one(text: &str, step: Option<Nanos>) -> Steps {
-    match read(text.as_bytes(), Format::Auto, step).unwrap() {
+    match read(text.as_bytes(), Format::Auto, step, TraceUnit::Mbit).unwrap() {
         ParsedTrace::One(steps) => steps,
         both => panic!("{both:?}"),
     }
 }
 
 fn error(text: &[u8]) -> String {
-    read(text, Format::Auto, None).unwrap_err()
+    read(text, Format::Auto, None, TraceUnit::Mbit).unwrap_err()
 }
 
 /// Times in ms and rates in kbit/s.
@@ -59,7 +59,10 @@ fn the_public_sets_have_both_ways_and_gaps() {
     let text = "Timestamp,Longitude,State,DL_bitrate,UL_bitrate,RSRP\n\
         2018.01.18_23.59.58,1.1,D,-,10,-90\n2018.01.18_23.59.59,1.1,D,1000,-,-90\n\
         2018.01.18_23.59.59,1.1,D,2000,20,-90\n2018.01.19_00.00.02,1.1,D,-,0,-\n";
-    let ParsedTrace::Both { down, up } = read(text.as_bytes(), Format::Auto, None).unwrap() else { panic!() };
+    let ParsedTrace::Both { down, up } = read(text.as_bytes(), Format::Auto, None, TraceUnit::Mbit).unwrap()
+    else {
+        panic!()
+    };
     assert_eq!(rows(&down), [(0, 0.0), (1000, 2000.0)]);
     assert_eq!(rows(&up), [(0, 10.0), (1000, 20.0), (4000, 0.0)]);
     assert_eq!((down.length, up.length), (7 * S, 7 * S));
@@ -86,7 +89,7 @@ fn what_is_no_trace_is_not_quoted() {
     ];
     for text in secrets {
         for format in [Format::Auto, Format::Mahimahi, Format::Pairs, Format::Csv] {
-            let error = read(text.as_bytes(), format, None).unwrap_err();
+            let error = read(text.as_bytes(), format, None, TraceUnit::Mbit).unwrap_err();
             assert!(!error.contains("hunter2"), "{error}");
         }
     }
@@ -136,13 +139,13 @@ fn a_file_that_is_no_trace_is_told_by_its_line() {
 proptest! {
     #[test]
     fn no_bytes_make_the_reader_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = read(&text[..], Format::Auto, None);
+        let _ = read(&text[..], Format::Auto, None, TraceUnit::Mbit);
     }
 
     #[test]
     fn nor_does_what_looks_like_a_trace(text in "(time,rate\n|DL_bitrate,UL_bitrate\n)?([0-9]{1,12}[ ,.\n-]{0,2}|1e30|mbit|%|ms){0,40}") {
         for step in [None, Some(10_000_000), Some(S)] {
-            let _ = read(text.as_bytes(), Format::Auto, step);
+            let _ = read(text.as_bytes(), Format::Auto, step, TraceUnit::Mbit);
         }
     }
 

@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(clear, serde_json::json!({ "op": "clear", "link": null }));
         let show: ControlRequest = serde_json::from_str(r#"{"op":"show"}"#).unwrap();
         assert_eq!(show, ControlRequest::Show);
-        let profile = Box::new(crate::config::profile::load::load("wifi-near").unwrap());
+        let profile = Box::new(crate::config::profile::load::load("wifi-near", LinkId::A).unwrap());
         let set = ControlRequest::Set { link: LinkId::A, profile };
         let text = serde_json::to_string(&set).unwrap();
         assert!(text.starts_with(r#"{"op":"set","link":"a","profile":{"name":"wifi-near""#), "{text}");
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn values_are_checked_as_those_of_a_file_are() {
-        let profile = Box::new(crate::config::profile::load::load("wifi-walk").unwrap());
+        let profile = Box::new(crate::config::profile::load::load("wifi-walk", LinkId::A).unwrap());
         let good = serde_json::to_value(ControlRequest::Set { link: LinkId::A, profile }).unwrap();
         let check = |value: &serde_json::Value| {
             let request =

@@ -187,11 +187,12 @@ mod tests {
     use super::*;
     use crate::config::profile::{Loss, load};
     use crate::config::trace::{Trace, TraceStep};
+    use crate::units::LinkId;
     use crate::units::{Percent, Rate};
 
     /// rate-20, 20 Mbit/s with nothing but a queue, with a trace of two steps of 1 s.
     fn rate_20_with(second: TraceStep) -> Shape {
-        let shape = load::load("rate-20").unwrap().down;
+        let shape = load::load("rate-20", LinkId::A).unwrap().down;
         let first = TraceStep { at: 0, rate: shape.rate, delay: None, loss: None };
         let second = TraceStep { at: 1_000_000_000, ..second };
         let trace = Trace::new("t".into(), true, vec![first, second], 2_000_000_000).unwrap();
@@ -212,9 +213,9 @@ mod tests {
         let profile = |bits| {
             let rate = Rate::from_bits_per_s(bits);
             let down = rate_20_with(TraceStep { at: 0, rate, delay: None, loss: None });
-            Profile { down, ..load::load("rate-20").unwrap() }
+            Profile { down, ..load::load("rate-20", LinkId::A).unwrap() }
         };
-        assert!(check_trace(&load::load("rate-20").unwrap()).is_ok());
+        assert!(check_trace(&load::load("rate-20", LinkId::A).unwrap()).is_ok());
         assert!(check_trace(&profile(1_000_000)).is_ok());
         assert!(check_trace(&profile(0)).is_ok(), "an outage");
         // A second at 8 kbit/s is 1000 bytes, and the bucket alone holds 3000.

@@ -94,7 +94,9 @@ pub fn load(
             "link {link} is on the shared channel, so it has no profile of its own: leave link_{link} out"
         );
         profiles[link.index()] = match wanted {
-            Some(wanted) => Some(wanted.0.load(folder).map_err(|error| anyhow!("link_{link}: {error:#}"))?),
+            Some(wanted) => {
+                Some(wanted.0.load(folder, link).map_err(|error| anyhow!("link_{link}: {error:#}"))?)
+            }
             None if independent => on_channel
                 .map(|profile| Profile { name: format!("{} link {link} alone", profile.name), ..profile }),
             None => on_channel,
@@ -116,15 +118,15 @@ pub fn load(
 impl TimedChange {
     fn load(self, folder: &Path) -> Result<Change> {
         let link: LinkId = self.link.parse().map_err(|error: String| anyhow!("at: {error}"))?;
-        let profile = self.profile.0.load(folder);
+        let profile = self.profile.0.load(folder, link);
         let profile = profile.map_err(|error| anyhow!("at {} on link {link}: {error:#}", self.after))?;
         Ok(Change { after: self.after, link, to: To::Profile(Box::new(profile)) })
     }
 }
 
 impl Changed {
-    fn load(self, folder: &Path) -> Result<Profile> {
-        let mut profile = load::load(&beside(folder, &self.profile))?;
+    fn load(self, folder: &Path, link: LinkId) -> Result<Profile> {
+        let mut profile = load::load(&beside(folder, &self.profile), link)?;
         let changes = [
             self.rate.map(|rate| format!(", rate {rate}")),
             self.delay.map(|delay| format!(", delay {delay}")),

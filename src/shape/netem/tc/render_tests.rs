@@ -11,7 +11,7 @@ fn places() -> [DeviceDirection; 2] {
 fn every_built_in_profile_renders_as_it_did() {
     let mut all = String::new();
     for (name, _) in load::BUILT_IN {
-        let profile = load::load(name).unwrap();
+        let profile = load::load(name, LinkId::A).unwrap();
         all += &format!("# {name}\n");
         for place in places() {
             let shape = profile.shape(place.direction);
