@@ -90,7 +90,7 @@ impl Command {
         match self {
             Command::Lab(args) => return run_lab(args),
             Command::Server(args) => server::main(args),
-            Command::Client(args) => crate::commands::client::main(args, leave_report),
+            Command::Client(args) => crate::commands::client::main(args, predicted_ms, leave_report),
             Command::Run(args) => return run_program(args),
             Command::Sweep(args) => sweep::main(args, predicted_ms, leave_report),
             Command::Init(args) => init::main(args),

@@ -4,6 +4,7 @@
 //! which link fetches what (pure), [`worker`] moves it, [`store`] keeps it, and [`links`] shapes the way.
 
 pub(crate) mod allowance;
+pub(crate) mod capabilities;
 pub mod config;
 pub(crate) mod fetch;
 pub mod finish;

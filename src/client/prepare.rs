@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::anyhow;
 
+use super::capabilities::{self, Refused, ServerCapabilities};
 use super::config::RunConfig;
 use super::links::Links;
-use super::origin;
-use super::origin::{Origin, Refused, ServerCapabilities};
+use super::origin::Origin;
 use super::store::Store;
 use super::transfer::{Failure, Transfer};
 use super::{Run, blocking, reach};
@@ -69,7 +69,7 @@ impl Preparation {
                 error,
             )
         };
-        config.congestion.as_deref().map_or(Ok(()), origin::may_use).map_err(unreachable)?;
+        config.congestion.as_deref().map_or(Ok(()), capabilities::may_use).map_err(unreachable)?;
         let resolve =
             |link: LinkId| Origin::resolve(link, config.servers.get(link), config.congestion.clone());
         let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::simulate::predicted_ms;
 use crate::client;
 use crate::client::LogPlace;
 use crate::client::config::{RunConfig, files_pattern, give_up_time, server_name};
+use crate::client::finish::Predict;
 use crate::client::measure;
 use crate::log::schema::Stdout;
 use crate::schedule::{Pipeline, Schedule};
@@ -120,14 +120,15 @@ impl From<ClientArgs> for RunConfig {
     }
 }
 
-/// Does one run. `afterwards` is told the run's folder under `--results`, however the run went.
+/// Does one run. `predict` gives its record the `predicted_ms`; `afterwards` is told the run's folder under
+/// `--results`, however the run went.
 ///
 /// # Errors
 /// An option is invalid, or the run failed.
-pub fn main(args: ClientArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
+pub fn main(args: ClientArgs, predict: Predict, afterwards: impl FnOnce(&Path)) -> Result<()> {
     let links = args.load_links()?;
     let place = LogPlace { results: args.results.clone(), file: args.log.clone(), stdout: args.stdout };
-    client::main(args.into(), links, &place, predicted_ms, afterwards)
+    client::main(args.into(), links, &place, predict, afterwards)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! `twinlink link set|show|clear` reach it at the control socket.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, ToSocketAddrs};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -13,7 +14,6 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::link::resolve;
 use crate::shape::Shaper;
 use crate::shape::active_shaping::ActiveShaping;
 use crate::shape::backend::ShapingRequest;
@@ -72,6 +72,17 @@ impl HoldLateness {
             row.max_ms = worst(row.max_ms, counters.lateness_ms);
         }
     }
+}
+
+fn resolve(host: &str) -> Result<IpAddr> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let found = (bare, 0).to_socket_addrs().with_context(|| {
+        format!("cannot find the address of {host}: name it with --server-a or --server-b")
+    })?;
+    found
+        .map(|address| address.ip())
+        .next()
+        .with_context(|| format!("cannot find the address of {host}: it has none"))
 }
 
 /// Shapes, runs the program, removes the shaping; fails if the program does.

@@ -4,7 +4,7 @@
 //! has one owner and its log has the change. If none runs, `show` and `clear` act on the links that a killed
 //! process left.
 
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
@@ -135,17 +135,6 @@ fn set(link: LinkId, profile: &str, place: &Place) -> Result<()> {
              program under \"twinlink link hold\""
         ),
     }
-}
-
-pub fn resolve(host: &str) -> Result<IpAddr> {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let found = (bare, 0).to_socket_addrs().with_context(|| {
-        format!("cannot find the address of {host}: name it with --server-a or --server-b")
-    })?;
-    found
-        .map(|address| address.ip())
-        .next()
-        .with_context(|| format!("cannot find the address of {host}: it has none"))
 }
 
 fn clear(link: Option<LinkId>, place: &Place) -> Result<()> {

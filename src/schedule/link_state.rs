@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::PartRequest;
 use super::ewma::Ewma;
-use super::policy::Pipeline;
+use super::pipeline::Pipeline;
 use super::pool::Sizes;
 
 /// The most requests in flight of `auto`.

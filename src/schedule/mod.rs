@@ -16,6 +16,7 @@ pub(crate) mod deadline;
 pub(crate) mod ewma;
 pub(crate) mod greedy;
 pub(crate) mod link_state;
+pub(crate) mod pipeline;
 pub(crate) mod policy;
 pub(crate) mod pool;
 pub(crate) mod ranges;
@@ -32,7 +33,8 @@ use crate::units::LinkId;
 use deadline::Playhead;
 pub use link_state::LEAST_STALL;
 use link_state::LinkState;
-pub use policy::{Pipeline, Schedule};
+pub use pipeline::Pipeline;
+pub use policy::Schedule;
 use pool::{PartPool, Sizes};
 pub use ranges::Ranges;
 

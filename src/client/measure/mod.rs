@@ -20,7 +20,8 @@ use tokio::time::{Instant, sleep};
 
 use self::load::{LoadSource, Received, Sent};
 use crate::bound::payload_share;
-use crate::client::origin::{Origin, ServerCapabilities, rtt_of};
+use crate::client::capabilities::ServerCapabilities;
+use crate::client::origin::{Origin, rtt_of};
 use crate::client::{blocking, running};
 use crate::config::profile::Shape;
 use crate::log::schema::{PerLink, Probe};

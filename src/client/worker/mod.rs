@@ -19,7 +19,8 @@ use anyhow::anyhow;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, sleep_until};
 
-use super::origin::{Origin, ServerCapabilities, rtt_of};
+use super::capabilities::ServerCapabilities;
+use super::origin::{Origin, rtt_of};
 use super::reach::{self, FIRST_BACKOFF, LONGEST_BACKOFF};
 use super::running;
 use super::splice::Pipe;
