@@ -19,7 +19,7 @@ use crate::log::outcome::Outcome;
 use crate::log::schema;
 use crate::log::schema::{Event, Log, PerLink};
 use crate::manifest;
-use crate::schedule::{Schedule, Scheduler};
+use crate::schedule::Scheduler;
 use crate::shape::backend::BackendChoice;
 use crate::shape::setup::LinkSetup;
 use crate::units::LinkId;
@@ -96,10 +96,9 @@ impl Preparation {
                 Ok(store)
             })
             .map_err(|error| Failure::new(Outcome::Store, error))?;
-        // The schedule `rates` needs the sizes before the clock starts.
-        let sizes = match config.schedule {
-            Schedule::Rates { .. } => a.sizes(&segments, give_up, &AtomicU64::new(0)).await,
-            _ => vec![None; segments.len()],
+        let sizes = match config.schedule.needs_sizes() {
+            true => a.sizes(&segments, give_up, &AtomicU64::new(0)).await,
+            false => vec![None; segments.len()],
         };
         let schedule = config.schedule_of(segments.iter().map(|segment| segment.name.as_str()));
         let mut scheduler = Scheduler::new(&schedule, config.pipeline, sizes);

@@ -10,7 +10,7 @@ use crate::client::config::{RunConfig, files_pattern, give_up_time, server_name}
 use crate::client::finish::Predict;
 use crate::client::measure;
 use crate::log::schema::Stdout;
-use crate::schedule::{Pipeline, Schedule};
+use crate::schedule::{self, Pipeline, Schedule};
 use crate::shape::setup::{LinkOptions, LinkSetup};
 use crate::tcp;
 use crate::units::{Delay, PerLink, Percent};
@@ -20,11 +20,7 @@ pub struct ClientArgs {
     /// The two servers, a and b: host or host:port (4455 where no port is given)
     #[arg(value_names = ["SERVER_A", "SERVER_B"], num_args = 2, required = true, value_parser = server_name)]
     pub servers: Vec<String>,
-    /// adaptive (splits the bytes so that both links finish together), inorder (for playback: segments in the
-    /// order of their deadlines; see --segment-duration and --startup), greedy (the link with room takes the
-    /// next file), ratio=NA:NB (NA files from server a, the next NB from server b, and so on), or
-    /// rates=KBIT_A:KBIT_B (deals the files so that both links finish together at these rates)
-    #[arg(long, env = "TWINLINK_SCHEDULE", default_value = "adaptive")]
+    #[arg(long, env = "TWINLINK_SCHEDULE", default_value = "adaptive", help = schedule::HELP)]
     pub schedule: Schedule,
     /// Requests in flight per connection: a number, or auto (asks for the next while the rest takes less than
     /// two RTTs and 150 ms)

@@ -34,7 +34,7 @@ use deadline::Playhead;
 pub use link_state::LEAST_STALL;
 use link_state::LinkState;
 pub use pipeline::Pipeline;
-pub use policy::Schedule;
+pub use policy::{HELP, Schedule};
 use pool::{PartPool, Sizes};
 pub use ranges::Ranges;
 
@@ -564,9 +564,8 @@ impl Scheduler {
         self.sizes.of(segment)
     }
 
-    /// Whether it goes by rates, and may ask for parts of files.
     fn is_adaptive(&self) -> bool {
-        matches!(self.plan, Schedule::Adaptive | Schedule::Inorder(_))
+        self.plan.is_adaptive()
     }
 
     /// Whether every segment is complete or abandoned.

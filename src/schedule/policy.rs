@@ -23,7 +23,29 @@ pub enum Schedule {
     Inorder(MediaTimeline),
 }
 
+/// The schedules, as the command line explains them.
+pub const HELP: &str = "\
+adaptive (splits the bytes so that both links finish together), inorder (for playback: segments in the order of their \
+deadlines; see --segment-duration and --startup), greedy (the link with room takes the next file), ratio=NA:NB (NA \
+files from server a, the next NB from server b, and so on), or rates=KBIT_A:KBIT_B (deals the files so that both links \
+finish together at these rates)";
+
 impl Schedule {
+    /// Returns true if it goes by the links' rates, and may ask for parts of files.
+    pub fn is_adaptive(&self) -> bool {
+        matches!(self, Schedule::Adaptive | Schedule::Inorder(_))
+    }
+
+    /// Returns true if it gives each file to one link before the run.
+    pub fn is_fixed(&self) -> bool {
+        matches!(self, Schedule::Ratio { .. } | Schedule::Rates { .. })
+    }
+
+    /// Returns true if it needs the files' sizes before the run.
+    pub fn needs_sizes(&self) -> bool {
+        matches!(self, Schedule::Rates { .. })
+    }
+
     /// The one link that may fetch each segment, where only one may. Sizes are in bytes, as far as known.
     pub fn owners(&self, sizes: &[Option<u64>]) -> Vec<Option<LinkId>> {
         match *self {

@@ -83,7 +83,7 @@ fn nanos(time: Duration) -> Nanos {
 impl<'a> Client<'a> {
     /// A client with an open connection to each server.
     pub fn new(schedule: &Schedule, pipeline: Pipeline, sizes: &'a [u64], rtt: [Nanos; 2]) -> Client<'a> {
-        let known = |size: &u64| matches!(schedule, Schedule::Rates { .. }).then_some(*size);
+        let known = |size: &u64| schedule.needs_sizes().then_some(*size);
         let mut scheduler = Scheduler::new(schedule, pipeline, sizes.iter().map(known).collect());
         for link in LinkId::BOTH {
             scheduler.opened(link, Duration::ZERO, clock(rtt[link.index()]));
