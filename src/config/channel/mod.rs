@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::file::{self, FileSource, Library};
 use super::profile::load;
-use super::profile::{Loss, Profile, Queue, Shape};
+use super::profile::{Profile, Queue, Shape};
 use crate::units::{ByteCount, Delay, Direction, LinkId, Nanos, Percent, Rate};
 use crate::wifi::access::AccessCategory;
 use crate::wifi::exchange::{BLOCK_ACK_WINDOW, Transmitter, TurnLimits};
@@ -303,19 +303,8 @@ impl ChannelConfig {
     /// [`ChannelConfig::alone`].
     pub fn shape(&self, link: LinkId) -> Option<Shape> {
         let on_channel = self.link(link)?;
-        Some(Shape {
-            rate: self.alone(link)?,
-            delay: on_channel.delay,
-            jitter: on_channel.jitter,
-            distribution: None,
-            loss: Loss::default(),
-            queue: on_channel.queue,
-            reorder: Percent::ZERO,
-            duplicate: Percent::ZERO,
-            corrupt: Percent::ZERO,
-            correlation: None,
-            trace: None,
-        })
+        let (delay, jitter) = (on_channel.delay, on_channel.jitter);
+        Some(Shape { delay, jitter, ..Shape::plain(self.alone(link)?, on_channel.queue) })
     }
 
     /// Returns the same as a profile, both directions alike.

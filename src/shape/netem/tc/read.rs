@@ -89,17 +89,13 @@ impl Qdiscs {
             }
         };
         Some(Shape {
-            rate,
             delay,
             jitter: seconds(&netem["delay"]["jitter"]),
-            distribution: None,
             loss,
-            queue,
             reorder: share(&netem["reorder"]["reorder"]),
             duplicate: share(&netem["duplicate"]["duplicate"]),
             corrupt: share(&netem["corrupt"]["corrupt"]),
-            correlation: None,
-            trace: None,
+            ..Shape::plain(rate, queue)
         })
     }
 

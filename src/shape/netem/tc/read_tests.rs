@@ -23,7 +23,6 @@ fn netem_of_wifi() -> Qdiscs {
 
 fn wifi() -> Shape {
     Shape {
-        rate: Rate::from_bits_per_s(21_600_000),
         delay: Delay::from_millis(15),
         jitter: Delay::from_millis(5),
         distribution: Some(Distribution::Normal),
@@ -33,12 +32,9 @@ fn wifi() -> Shape {
             bad: Percent::new(90.0),
             good: Percent::new(0.1),
         }),
-        queue: Queue::Time(Delay::from_millis(100)),
         reorder: Percent::new(1.0),
-        duplicate: Percent::ZERO,
         corrupt: Percent::new(0.5),
-        correlation: None,
-        trace: None,
+        ..Shape::plain(Rate::from_bits_per_s(21_600_000), Queue::Time(Delay::from_millis(100)))
     }
 }
 
