@@ -121,11 +121,6 @@ impl Course {
         let open = self.steps_between(from, to).find(|(step, _)| step.bytes_per_s > 0.0);
         open.map(|(step, _)| step.at_s.max(from))
     }
-
-    fn carries(&self) -> bool {
-        let last = self.steps.last().is_some_and(|step| step.bytes_per_s > 0.0);
-        last || self.period_s.is_some() && self.steps.iter().any(|step| step.bytes_per_s > 0.0)
-    }
 }
 
 /// A course for as long as it holds.
@@ -147,10 +142,6 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    pub fn constant(bytes_per_s: f64) -> Capacity {
-        Capacity::from(Course::steady(bytes_per_s, 0.0))
-    }
-
     /// From `from_s` on (s from the first request; negative before it) another course holds, of which
     /// the first step began at `began_s`, and `credit_bytes` pass at once.
     pub fn then(mut self, from_s: f64, began_s: f64, credit_bytes: f64, course: Course) -> Capacity {
@@ -194,11 +185,6 @@ impl Capacity {
             Some(piece.course.opens(start - piece.began_s, end - piece.began_s)? + piece.began_s)
         });
         opens.next()
-    }
-
-    /// Whether it carries anything in the end.
-    pub fn carries(&self) -> bool {
-        self.pieces.last().is_some_and(|piece| piece.course.carries())
     }
 }
 

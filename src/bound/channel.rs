@@ -207,6 +207,7 @@ pub fn sharers(channel: &ChannelConfig, paths: [Path; 2], bytes: f64) -> Sharers
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bound::capacity::Course;
     use crate::bound::link::{ShaperFacts, Stage, path};
     use crate::bound::{Capacity, TcpSegments, bounds_s};
     use crate::emulate::emulator::Emulator;
@@ -215,7 +216,7 @@ mod tests {
 
     fn link(bytes_per_s: f64, starts_s: f64) -> Path {
         Path {
-            capacity: Capacity::constant(bytes_per_s),
+            capacity: Capacity::from(Course::steady(bytes_per_s, 0.0)),
             opens_s: starts_s,
             credit_bytes: 0.0,
             rtt_s: 0.0,

@@ -10,7 +10,7 @@ pub mod channel;
 pub mod link;
 
 use crate::config::channel::ChannelConfig;
-pub use capacity::{Capacity, Course};
+pub use capacity::Capacity;
 pub use link::TcpSegments;
 
 /// One link, as far as the bound needs it.
@@ -126,12 +126,13 @@ fn first_time(bytes: f64, delivered: impl Fn(f64) -> f64) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use super::capacity::Course;
     use super::*;
     use proptest::prelude::*;
 
     fn path(bytes_per_s: f64, rtt_s: f64) -> Path {
         Path {
-            capacity: Capacity::constant(bytes_per_s),
+            capacity: Capacity::from(Course::steady(bytes_per_s, 0.0)),
             opens_s: rtt_s,
             credit_bytes: 0.0,
             rtt_s,
@@ -157,7 +158,8 @@ mod tests {
 
     #[test]
     fn a_rate_that_falls_is_followed() {
-        let capacity = Capacity::constant(1e6).then(1.0, 1.0, 0.0, Course::steady(0.1e6, 0.0));
+        let capacity =
+            Capacity::from(Course::steady(1e6, 0.0)).then(1.0, 1.0, 0.0, Course::steady(0.1e6, 0.0));
         let bound = bound_s(&[Path { capacity, ..path(0.0, 0.0) }], 1.1e6).unwrap();
         assert!((bound - 2.0).abs() < 1e-6, "{bound}");
     }
@@ -167,7 +169,7 @@ mod tests {
         // 1 MB/s for 1 s, nothing for 2 s, and so on; it began half a second before the first request.
         let step = |at_s, bytes_per_s| capacity::RateStep { at_s, bytes_per_s, behind_s: 0.0 };
         let course = || Course::new(vec![step(0.0, 1e6), step(1.0, 0.0)], Some(3.0));
-        let capacity = Capacity::constant(5e6).then(-0.5, -0.5, 0.0, course());
+        let capacity = Capacity::from(Course::steady(5e6, 0.0)).then(-0.5, -0.5, 0.0, course());
         let at = |bytes| bound_s(&[Path { capacity: capacity.clone(), ..path(0.0, 0.0) }], bytes).unwrap();
         for (bytes, expected) in [(0.4e6, 0.4), (0.6e6, 2.6), (1.5e6, 3.5), (1.6e6, 5.6), (100.5e6, 300.5)] {
             assert!((at(bytes) - expected).abs() < 1e-6, "{bytes}: {}", at(bytes));

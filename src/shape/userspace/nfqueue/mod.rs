@@ -280,8 +280,9 @@ impl Userspace {
         unsafe { libc::write(self.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     }
 
-    /// Why the thread ended, if it has: from then on no packet of a shaped link passes.
-    pub fn failed(&mut self) -> Option<String> {
+    /// Returns the reason for which the thread ended, if it has.
+    #[cfg(test)]
+    fn failed(&mut self) -> Option<String> {
         if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
             self.join();
         }
