@@ -66,10 +66,9 @@ pub fn table(place: &ConditionResults) -> String {
             cell.runs.len(),
             dash(time.map(|time| format!("{:.3}", time.median / 1e3))),
             dash(time.filter(|time| time.n > 1).map(|time| format!(
-                "{:.3}–{:.3} ({:.1} %)",
+                "{:.3}–{:.3}",
                 time.low / 1e3,
-                time.high / 1e3,
-                time.coverage_pct
+                time.high / 1e3
             ))),
             dash(cell.efficiency.map(|efficiency| format!("{efficiency:.3}"))),
             dash(cell.against_best.map(|by| format!("{:+.1} %", by.pct.median))),

@@ -121,8 +121,8 @@ fn section_of(study: &Study, named: bool) -> String {
     }
     text += "<p class=\"note\">Times are medians; an interval says how often such an interval holds the true median, and \
              needs six runs for 95 %. Differences are compared block by block where the runs have blocks. One is significant \
-             where chance alone makes it in less than 5 % of all cases; among all comparisons of a condition, by Holm&#39;s \
-             correction.</p></section>";
+             where chance makes it in less than 5 % of all cases, and significant alone where Holm&#39;s correction for the \
+             number of comparisons takes that back.</p></section>";
     text += &titled("Time of each schedule (s)", charts::times(study), "The least of each column is marked.");
     text += "<section><h2>Each condition</h2>";
     for place in &study.places {

@@ -16,7 +16,7 @@ const WANTED_PCT: f64 = 1.0;
 /// Whether a difference is significant, by itself and with Holm's correction for all of its condition.
 pub fn judged(by: &Difference) -> &'static str {
     match (by.significant, by.significant_of_all) {
-        (Some(true), Some(false)) => "significant by itself, not among all",
+        (Some(true), Some(false)) => "significant alone",
         (Some(true), _) => "significant",
         (Some(false), _) => "not significant",
         (None, _) => "too few runs",
