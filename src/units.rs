@@ -209,7 +209,6 @@ impl fmt::Display for Rate {
         write!(f, "{}{name}", text.trim_end_matches('0').trim_end_matches('.'))
     }
 }
-pub(crate) use text_serde;
 text_serde!(Rate);
 
 /// A number of bytes: "500KB" is 500 000, "512KiB" is 524 288.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use twinlink::config::profile::{Distribution, GilbertElliott, Loss, Queue, Shape};
+use twinlink::config::profile::{CoDelQueue, Distribution, GilbertElliott, Loss, Queue, Shape};
 use twinlink::emulate::link::{Cause, DelayStage as Spent, Departure, LinkModel};
 use twinlink::units::Nanos;
 use twinlink::units::{Delay, Direction, LinkId, Percent, Rate};
@@ -64,6 +64,7 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
 fn queue() -> impl Strategy<Value = Queue> {
     prop_oneof![
         (1u64..400).prop_map(|ms| Queue::Time(Delay::from_millis(ms))),
+        (6u64..400).prop_map(|ms| Queue::CoDel(CoDelQueue::new(Delay::from_millis(ms)))),
         (1u32..200).prop_map(Queue::Packets)
     ]
 }
@@ -188,7 +189,7 @@ proptest! {
         let (now, _) = play(&mut link, &arrivals, |_, _, _| ());
         let tally = link.tally(now);
         match shape.queue {
-            Queue::Time(_) => prop_assert!(tally.waiting_bytes <= shape.queue_bytes()),
+            Queue::Time(_) | Queue::CoDel(_) => prop_assert!(tally.waiting_bytes <= shape.queue_bytes()),
             Queue::Packets(most) => prop_assert!(tally.waiting_packets <= u64::from(most)),
         }
     }

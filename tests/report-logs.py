@@ -29,7 +29,7 @@ class Log:
 
 def shape(rate_kbit):
     return {"rate_kbit": rate_kbit, "delay_ms": 10.0, "jitter_ms": 1.0, "distribution": "normal", "loss_pct": 0.01,
-            "loss_model": "random", "queue_ms": 100.0, "reorder_pct": 0.0, "duplicate_pct": 0.0, "corrupt_pct": 0.0}
+            "loss_model": "random", "queue_ms": 100.0, "queue_kind": "droptail", "reorder_pct": 0.0, "duplicate_pct": 0.0, "corrupt_pct": 0.0}
 
 
 def choose_links(schedule, rates, count):

@@ -12,7 +12,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::hold::{self, HoldArgs};
 use crate::config::file::FileSource;
 use crate::config::profile::load;
-use crate::config::profile::{Loss, Profile, Shape};
+use crate::config::profile::{Loss, Profile, Queue, Shape};
 use crate::config::trace;
 use crate::lab::registry;
 use crate::lab::registry::LabName;
@@ -407,5 +407,8 @@ fn loss(shape: &Shape) -> String {
 }
 
 fn queue(shape: &Shape) -> String {
-    format!("{} ms", (shape.queue_time().as_secs_f64() * 1e3).round())
+    match shape.queue {
+        Queue::CoDel(_) => shape.queue.to_string(),
+        _ => format!("{} ms", (shape.queue_time().as_secs_f64() * 1e3).round()),
+    }
 }

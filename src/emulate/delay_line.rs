@@ -49,6 +49,11 @@ impl Bottleneck {
         (self.queue.len() as u64, self.queued_bytes)
     }
 
+    /// Returns when the service of a packet that comes now would begin.
+    pub fn begins(&self, now: Nanos) -> Nanos {
+        self.service_rate.open_from(self.free_at.max(now))
+    }
+
     /// Returns the departure of a packet that comes now; [`Nanos::MAX`] where an outage never ends.
     pub fn pass(&mut self, now: Nanos, bytes: u32) -> Nanos {
         self.waiting(now);

@@ -5,11 +5,13 @@
 //!
 //! 1. **Loss** comes first: a lost packet takes neither queue nor rate.
 //! 2. **Queue.** A packet is dropped where those that wait at the bottleneck fill the queue, counted in
-//!    bytes, or in packets where the profile says packets. The delay line has no limit.
+//!    bytes, or in packets where the profile says packets. The delay line has no limit. With [`CoDel`] a packet is
+//!    dropped also where it would wait too long for too long.
 //! 3. **Bottleneck**, then 4. **delay line** with jitter; see [`super::delay_line`].
 //!
 //! It duplicates no packets: no backend that holds a kernel's packets can.
 
+use super::codel::CoDel;
 use super::delay_line::Bottleneck;
 pub use super::egress_queue::{DelayStage, Departure};
 use super::egress_queue::{EgressQueue, Packet};
@@ -55,7 +57,7 @@ impl Limit {
     pub fn of(shape: &Shape) -> Limit {
         match shape.queue {
             Queue::Packets(packets) => Limit::Packets(u64::from(packets)),
-            Queue::Time(_) => Limit::Bytes(shape.queue_bytes()),
+            Queue::Time(_) | Queue::CoDel(_) => Limit::Bytes(shape.queue_bytes()),
         }
     }
 
@@ -79,6 +81,7 @@ pub struct LinkModel {
     corrupt: Percent,
     corrupt_stream: Stream,
     limit: Limit,
+    codel: Option<CoDel>,
     tally: Tally,
 }
 
@@ -92,6 +95,7 @@ impl LinkModel {
             corrupt: shape.corrupt,
             corrupt_stream: Stream::new(seed, link, direction, Purpose::Corrupt),
             limit: Limit::of(shape),
+            codel: CoDel::of(shape, None),
             tally: Tally::default(),
         }
     }
@@ -114,7 +118,10 @@ impl LinkModel {
             self.tally.dropped_loss += 1;
             return Err(Cause::Loss);
         }
-        if !self.limit.has_room(self.bottleneck.waiting(now), bytes) {
+        let waiting = self.bottleneck.waiting(now);
+        let begins = self.bottleneck.begins(now);
+        let full = !self.limit.has_room(waiting, bytes);
+        if full || self.codel.as_mut().is_some_and(|codel| codel.drops(now, begins, waiting.1)) {
             self.tally.dropped_queue += 1;
             return Err(Cause::QueueFull);
         }
@@ -162,6 +169,7 @@ impl LinkModel {
             active_trace.clone().filter(|_| shape.trace.as_ref().is_some_and(|t| t.changes_loss()));
         self.corrupt = shape.corrupt;
         self.limit = Limit::of(shape);
+        self.codel = CoDel::of(shape, self.codel.take());
         let waiting = self.egress_queue.change(now, shape, other, began);
         let service_rate = active_trace.map_or(ServiceRate::Steady(shape.rate), ServiceRate::Played);
         self.bottleneck.change(now, service_rate, waiting.first().map(|packet| packet.out));

@@ -171,7 +171,10 @@ pub struct LinkShape {
     pub loss_pct: f64,
     /// "random" or "gilbert-elliott"; null without loss.
     pub loss_model: Option<String>,
+    /// The time that a full queue takes to drain at the rate.
     pub queue_ms: f64,
+    /// "droptail", or "codel", which drops before it is full.
+    pub queue_kind: String,
     pub reorder_pct: f64,
     pub duplicate_pct: f64,
     pub corrupt_pct: f64,

@@ -381,6 +381,9 @@ impl FileLink {
                  the table out"
             );
         }
+        if matches!(self.queue, Queue::CoDel(_)) {
+            bail!("link.{key}.queue: on a shared channel a queue is a time or packets, as in \"100ms\"");
+        }
         if let Some(server) = &server {
             check_retry(&format!("link.{key}"), server.retry)?;
         }
@@ -458,6 +461,7 @@ mod tests {
             (GOOD.replace("phy = \"802.11a/54\"", "pyh = \"802.11a/54\""), "pyh"),
             (GOOD.replace("\"5%\"", "\"95%\""), "link.b.retry"),
             (GOOD.replace("\"5%\"", "\"5\""), "unit"),
+            (GOOD.replace("\"100ms\"", "{ kind = \"codel\", limit = \"1s\" }"), "link.b.queue"),
             (channel("overhead = \"170us\""), "overhead"),
             (channel("ampdu = 4"), "channel.ampdu is for 802.11n"),
             (channel("txop = \"0ms\""), "channel.txop"),

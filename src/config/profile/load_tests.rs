@@ -1,3 +1,4 @@
+use crate::config::profile::Queue;
 use crate::config::profile::load::*;
 
 fn error(text: &str) -> String {
@@ -109,6 +110,12 @@ fn a_wrong_profile_is_told_by_file_key_and_what_was_expected() {
             "name = \"n\"\n".to_string() + &with_down("rate = \"1mbit\"\nqueue = \"1s\""),
             "unknown key \"name\"",
         ),
+        (with_down("rate = \"1mbit\"\nqueue = { kind = \"red\", limit = \"1s\" }"), "unknown variant"),
+        (with_down("rate = \"1mbit\"\nqueue = { kind = \"codel\" }"), "down.queue has no limit"),
+        (
+            with_down("rate = \"1mbit\"\nqueue = { kind = \"codel\", limit = \"5ms\" }"),
+            "not above the target",
+        ),
         (with_down("rate = \"1mbit\"\nqueue = "), "line 4"),
         ("\u{0}\u{1}".into(), "line 1"),
     ];
@@ -127,6 +134,22 @@ fn an_unknown_name_lists_the_known_ones_and_suggests_the_nearest() {
     assert!(error.contains("geo, lte-driving"), "{error}");
     let error = format!("{:#}", load("zzzzzzzzzz", LinkId::A).unwrap_err());
     assert!(!error.contains("did you mean"), "{error}");
+}
+
+#[test]
+fn codel_has_its_usual_values_and_goes_through_json() {
+    let parsed = |queue: &str| {
+        let text = with_down(&format!("rate = \"1mbit\"\nqueue = {queue}"));
+        parse("x", &text, &FileSource::File("x.toml".into()), LinkId::A).unwrap()
+    };
+    let profile = parsed("{ kind = \"codel\", limit = \"200ms\" }");
+    let Queue::CoDel(codel) = profile.down.queue else { panic!("{}", profile.down.queue) };
+    assert_eq!([codel.target.ms(), codel.interval.ms(), codel.limit.ms()], [5.0, 100.0, 200.0]);
+    assert_eq!((profile.down.queue_bytes(), profile.down.is_rate_only()), (25_000, false));
+    let given = "{ kind = \"codel\", limit = \"200ms\", target = \"15ms\", interval = \"300ms\" }";
+    assert_eq!(parsed(given).down.queue.to_string(), "codel 15ms of 200ms");
+    let json = serde_json::to_string(&profile).unwrap();
+    assert_eq!(serde_json::from_str::<Profile>(&json).unwrap(), profile);
 }
 
 /// Writes a profile with that table [trace] and that trace beside it, and loads it for link a.

@@ -165,6 +165,44 @@ pub enum Queue {
     /// As long as these bytes take at the rate.
     Time(Delay),
     Packets(u32),
+    CoDel(CoDelQueue),
+}
+
+/// A queue that drops before it is full, so that packets wait for about `target` (CoDel, RFC 8289).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CoDelQueue {
+    kind: CoDelKind,
+    /// The queue that is full whatever CoDel says, in time at the rate.
+    pub limit: Delay,
+    /// Packets may wait so long.
+    #[serde(default = "usual_target")]
+    pub target: Delay,
+    /// For so long packets must have waited longer before the first is dropped: about a round trip.
+    #[serde(default = "usual_interval")]
+    pub interval: Delay,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum CoDelKind {
+    CoDel,
+}
+
+/// RFC 8289, 4.2 and 4.3.
+fn usual_target() -> Delay {
+    Delay::from_millis(5)
+}
+
+fn usual_interval() -> Delay {
+    Delay::from_millis(100)
+}
+
+impl CoDelQueue {
+    /// With the usual target and interval.
+    pub fn new(limit: Delay) -> CoDelQueue {
+        CoDelQueue { kind: CoDelKind::CoDel, limit, target: usual_target(), interval: usual_interval() }
+    }
 }
 
 impl std::str::FromStr for Queue {
@@ -192,10 +230,41 @@ impl std::fmt::Display for Queue {
         match self {
             Queue::Time(time) => time.fmt(f),
             Queue::Packets(packets) => write!(f, "{packets}p"),
+            Queue::CoDel(codel) => write!(f, "codel {} of {}", codel.target, codel.limit),
         }
     }
 }
-crate::units::text_serde!(Queue);
+
+impl Serialize for Queue {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Queue::CoDel(codel) => codel.serialize(serializer),
+            _ => serializer.collect_str(self),
+        }
+    }
+}
+
+// By hand, as for losses.
+impl<'de> Deserialize<'de> for Queue {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct QueueVisitor;
+        impl<'de> serde::de::Visitor<'de> for QueueVisitor {
+            type Value = Queue;
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str(
+                    "a queue such as \"100ms\" or a table such as { kind = \"codel\", limit = \"100ms\" }",
+                )
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Queue, E> {
+                text.parse().map_err(E::custom)
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Queue, A::Error> {
+                CoDelQueue::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(Queue::CoDel)
+            }
+        }
+        deserializer.deserialize_any(QueueVisitor)
+    }
+}
 
 /// The length of a full Ethernet frame at MTU 1500, in bytes: what a queue's packets are counted in.
 pub const FRAME: u64 = 1514;
@@ -254,7 +323,8 @@ impl Shape {
 
     /// Whether this is a rate and a queue and nothing else, so that tbf alone can do it.
     pub fn is_rate_only(&self) -> bool {
-        self.delay.is_zero()
+        !matches!(self.queue, Queue::CoDel(_))
+            && self.delay.is_zero()
             && self.jitter.is_zero()
             && self.loss.mean().is_zero()
             && self.reorder.is_zero()
@@ -300,6 +370,7 @@ impl Shape {
         let delay = self.greatest_delay().0.as_secs_f64();
         let limit = match self.queue {
             Queue::Time(time) => frames(delay + time.0.as_secs_f64()).ceil() as u64,
+            Queue::CoDel(codel) => frames(delay + codel.limit.0.as_secs_f64()).ceil() as u64,
             Queue::Packets(packets) => frames(delay).ceil() as u64 + u64::from(packets),
         };
         // With one place the bottleneck would stand idle while the next packet comes.
@@ -314,8 +385,11 @@ impl Shape {
     /// The bytes that wait at the bottleneck at most: the queue at the greatest rate, and never less
     /// than one frame.
     pub fn queue_bytes(&self) -> u64 {
+        let in_time =
+            |time: Delay| (self.greatest_rate().bytes_per_s() * time.0.as_secs_f64()).round() as u64;
         let bytes = match self.queue {
-            Queue::Time(time) => (self.greatest_rate().bytes_per_s() * time.0.as_secs_f64()).round() as u64,
+            Queue::Time(time) => in_time(time),
+            Queue::CoDel(codel) => in_time(codel.limit),
             Queue::Packets(packets) => u64::from(packets) * FRAME,
         };
         bytes.max(FRAME)
@@ -325,6 +399,7 @@ impl Shape {
     pub fn queue_time(&self) -> Duration {
         match self.queue {
             Queue::Time(time) => time.0,
+            Queue::CoDel(codel) => codel.limit.0,
             Queue::Packets(packets) => self.rate.time_for(u64::from(packets) * FRAME),
         }
     }
@@ -360,6 +435,21 @@ impl Shape {
         match self.queue {
             Queue::Time(time) if time > LONGEST => {
                 return Err(format!("queue: {time} is out of range: at most {LONGEST}"));
+            }
+            Queue::CoDel(codel) if codel.limit > LONGEST || codel.interval > LONGEST => {
+                return Err(format!("queue: limit and interval are at most {LONGEST}"));
+            }
+            Queue::CoDel(codel) if codel.target.is_zero() || codel.target > codel.interval => {
+                return Err(format!(
+                    "queue.target: {} is out of range: more than 0, at most the interval",
+                    codel.target
+                ));
+            }
+            Queue::CoDel(codel) if codel.limit <= codel.target => {
+                return Err(format!(
+                    "queue.limit: {} is not above the target: give a longer one",
+                    codel.limit
+                ));
             }
             Queue::Packets(packets) if packets > MOST_PACKETS => {
                 return Err(format!("queue: {packets}p is out of range: at most {MOST_PACKETS}p"));

@@ -5,7 +5,7 @@ use anyhow::{Result, anyhow, bail};
 use super::tc::render;
 use super::tc::run;
 use super::tc::run::Tool;
-use crate::config::profile::{Loss, Profile, Shape};
+use crate::config::profile::{Loss, Profile, Queue, Shape};
 use crate::shape::backend::{Fit, Refusal, ShapingRequest};
 use crate::shape::kernel_support;
 use crate::shape::kernel_support::Feature;
@@ -79,6 +79,11 @@ fn check_profile(profile: &Profile) -> Result<(), Refusal> {
         why,
         error: error.context(format!("cannot do all of the profile {} with netem", profile.name)),
     };
+    if [&profile.down, &profile.up].iter().any(|shape| matches!(shape.queue, Queue::CoDel(_))) {
+        let error =
+            anyhow!("the queue is codel, which is modelled in userspace: use --backend auto or userspace");
+        return Err(refusal("codel is modelled in userspace".into(), error));
+    }
     check_trace(profile).map_err(|error| refusal("tbf cannot follow the steps of a trace".into(), error))?;
     let missing = missing([&profile.down, &profile.up].iter().all(|shape| shape.is_rate_only()))
         .map_err(|error| refusal("what netem needs of the kernel cannot be tried".into(), error))?;
