@@ -730,3 +730,29 @@ fn the_page_tells_what_the_probes_lost_and_how_the_servers_send() {
     let runs = fs::read_to_string(dir.path().join("csv/runs.csv")).unwrap();
     assert!(runs.contains(",reno,,bbr,netem,netem,"), "{runs}");
 }
+
+#[test]
+fn what_is_not_modelled_holds_for_the_backend_in_use() {
+    let (packets, time) = ("a burst of losses counts packets", "a burst of losses lasts a time");
+    for (backend, model, said) in [
+        ("netem", "gilbert-elliott", [true, false, true]),
+        ("userspace", "gilbert-elliott", [false, true, true]),
+        ("userspace", "random", [false, false, false]),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let log = small_run(dir.path());
+        edit(&log, |record| {
+            if record["event"] == "link" {
+                record["data"]["backend"] = json!(backend);
+                record["data"]["asked"]["loss_model"] = json!(model);
+            }
+        });
+        let page = page_of(&log);
+        assert_eq!(
+            [packets, time, "Losses in bursts"].map(|text| page.contains(text)),
+            said,
+            "{backend} {model}"
+        );
+        assert!(page.contains("The links of two profiles") && !page.contains("The shared channel has"));
+    }
+}

@@ -13,7 +13,7 @@ use crate::log::schema::{Link, Probe, RunStart};
 use crate::units::{Direction, LinkId};
 
 pub fn markup(loaded: &Loaded) -> String {
-    format!("{}{}{}", links(loaded), environment(loaded), NOT_MODELLED)
+    format!("{}{}{}", links(loaded), environment(loaded), not_modelled(loaded))
 }
 
 /// The key of a row of the table.
@@ -143,13 +143,45 @@ fn server(start: &RunStart, link: LinkId) -> String {
     format!("{link}: {} ({})", server.name, server.software.as_deref().unwrap_or("unknown software"))
 }
 
-/// The short form of docs/limitations.md.
-const NOT_MODELLED: &str = "<section id=\"not-modelled\"><h2>What is not modelled</h2><ul>\
-<li>The shared channel has 802.11's contention and framing, but constant rates and no hidden stations.</li>\
-<li>The links of two profiles are independent of each other; only a shared channel makes them share.</li>\
-<li>Link-layer retransmission shows only as jitter and as the loss it leaves.</li>\
-<li>Losses in bursts count packets, not time; they are a poor picture of Wi-Fi's.</li>\
-<li>The bound is physics: it knows neither losses nor TCP's start, so on a lossy link no TCP reaches it.</li>\
-<li>The viewer has one quality, an endless buffer, and never skips.</li>\
-<li>Both servers and the client share one machine: on a busy one, everything is late.</li></ul>\
-<p class=\"note\">docs/limitations.md says more.</p></section>";
+/// The short form of docs/limitations.md: what holds for the links and backends of these runs.
+fn not_modelled(loaded: &Loaded) -> String {
+    let shared = loaded.runs().any(LoggedRun::shares_channel);
+    let apart = loaded.runs().any(|run| !run.shares_channel());
+    let bursts_on = |backend: &str| {
+        let mut links = loaded.runs().flat_map(|run| &run.links).map(|timed| &timed.data);
+        links.any(|link| {
+            let model = link.asked.as_ref().and_then(|asked| asked.loss_model.as_deref());
+            link.backend == backend && model == Some("gilbert-elliott")
+        })
+    };
+    let (by_packets, by_time) = (bursts_on("netem"), bursts_on("userspace"));
+    let sentences = [
+        (
+            shared,
+            "The shared channel has 802.11&#39;s contention, framing and repeats, but constant rates and no hidden stations.",
+        ),
+        (
+            apart,
+            "The links of two profiles are independent of each other; only a shared channel makes them share.",
+        ),
+        (apart, "Link-layer retransmission of a profile shows only as jitter and as the loss it leaves."),
+        (by_packets, "On netem a burst of losses counts packets, not time, so that a pause does not end it."),
+        (by_time, "In userspace a burst of losses lasts a time, whatever is sent meanwhile."),
+        (by_packets || by_time, "Losses in bursts are a poor picture of Wi-Fi&#39;s."),
+        (
+            true,
+            "The bound is physics: it knows neither losses nor TCP&#39;s start, so on a lossy link no TCP reaches it.",
+        ),
+        (true, "The viewer has one quality, an endless buffer, and never skips."),
+        (
+            true,
+            "In the lab both servers and the client share one machine: on a busy one, everything is late.",
+        ),
+    ];
+    let items: String =
+        sentences.iter().filter(|(holds, _)| *holds).map(|(_, text)| format!("<li>{text}</li>")).collect();
+    format!(
+        "<section id=\"not-modelled\"><h2>What is not modelled</h2><ul>{items}</ul>\
+         <p class=\"note\">docs/limitations.md says more.</p></section>"
+    )
+}
