@@ -1,7 +1,7 @@
 # What the project's people type. Each target installs, on Debian and Ubuntu, what it needs.
 #   make test      the tests that need no root, then, for root, the lab in namespaces and containers
 #   make test-vm   the lab on netem, in a virtual machine whose kernel has sch_netem
-#   make bench     the main job beside aria2c, curl and a Python pair, as a table; benches/ has more
+#   make bench     experiments/peers.toml: adaptive beside aria2c, curl, wget2, lftp and Python; benches/ has more
 #   make lint      formatting, clippy, shellcheck
 
 SHELL := /bin/bash
@@ -52,7 +52,9 @@ test-vm: build
 
 bench: build
 	@tests/setup/packages.sh root peers
-	@benches/transfer.sh
+	@folder=target/bench/peers-$$(date -u +%Y%m%dT%H%M%SZ); mkdir -p $$folder; \
+	target/release/twinlink lab --exec target/release/twinlink sweep $(or $(EXPERIMENT),experiments/peers.toml) --results $$folder && \
+	target/release/twinlink report $$folder
 
 lint:
 	cargo fmt --check

@@ -19,7 +19,7 @@ use crate::log::spool::Spool;
 use crate::results::page_for_people;
 
 use crate::commands::simulate::predicted_ms;
-use crate::commands::{init, run};
+use crate::commands::{init, manifest, run};
 use crate::text::{explained, print, tell, visible, visible_json};
 use crate::{doctor, lab, report, segments, server, sweep};
 
@@ -53,6 +53,8 @@ enum Command {
     /// Look at trace files before a profile plays them
     #[command(subcommand)]
     Trace(crate::commands::trace::TraceCommand),
+    /// List what servers offer, for other programs: SHA256SUMS, or a Metalink
+    Manifest(manifest::ManifestArgs),
     /// Write a set of sample segments
     Segments(segments::SegmentsArgs),
     /// Compare runs: a verdict, a page, tables and a summary from logs
@@ -99,6 +101,7 @@ impl Command {
             Command::Link(LinkArgs::Shape(command)) => crate::commands::link::main(command),
             Command::Link(LinkArgs::Probe(args)) => crate::commands::probe::main(&args),
             Command::Trace(command) => crate::commands::trace::main(command),
+            Command::Manifest(args) => manifest::main(&args),
             Command::Segments(args) => segments::main(args),
             Command::Report(args) => report::main(args),
             Command::Doctor(args) => doctor::main(args),

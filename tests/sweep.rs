@@ -337,3 +337,25 @@ fn an_experiment_whose_log_meets_a_limit_says_so_in_its_last_record() {
         assert!(stderr(&output).contains("ulimit -f"), "{blocks}: {}", stderr(&output));
     }
 }
+
+#[test]
+fn lists_of_two_servers_are_printed_for_other_programs() {
+    let bench = Bench::new(TWO_BY_TWO);
+    let manifest = |options: &[&str]| {
+        let servers = [bench.a.address.as_str(), &bench.b.address];
+        let output = Command::new(TWINLINK).arg("manifest").args(options).args(servers).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let sums = fs::read_to_string(bench.dir.path().join("data/SHA256SUMS")).unwrap();
+    assert_eq!(manifest(&[]), sums);
+    assert_eq!(manifest(&["--files", "s{001..002}.m4s"]).lines().count(), 2);
+    let list = bench.dir.path().join("two");
+    fs::write(&list, sums.lines().take(2).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let metalink = manifest(&["--metalink", "--list", list.to_str().unwrap()]);
+    assert_eq!((metalink.matches("<file ").count(), metalink.matches("<size>").count()), (2, 2));
+    for (line, server) in sums.lines().take(2).zip([&bench.a.address, &bench.b.address]) {
+        let (digest, name) = line.split_once("  ").unwrap();
+        assert!(metalink.contains(digest) && metalink.contains(&format!("http://{server}/{name}</url>")));
+    }
+}

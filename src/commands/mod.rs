@@ -5,6 +5,7 @@ pub mod health;
 pub mod hold;
 pub mod init;
 pub mod link;
+pub mod manifest;
 pub mod probe;
 pub mod run;
 pub mod simulate;

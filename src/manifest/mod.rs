@@ -2,6 +2,7 @@
 
 pub mod digest;
 pub mod folder;
+pub mod metalink;
 pub mod name;
 
 use std::collections::{HashMap, HashSet};

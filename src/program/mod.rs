@@ -35,7 +35,7 @@ use crate::config::script::Script;
 use crate::log::outcome::Outcome;
 use crate::log::schema::{self, Cell, Event, Fault, LinkTotals, Log, PerLink, ProgramEnd, RunEnd, Sample};
 use crate::log::writer::Stdout;
-use crate::manifest::{self, ManifestEntry, digest::Digest};
+use crate::manifest::{self, ManifestEntry, digest::Digest, metalink};
 use crate::qoe::{self, Arrival, Rule};
 use crate::results::{self, Folder};
 use crate::shape::control::server::ControlServer;
@@ -258,14 +258,13 @@ impl<'a> Observed<'a> {
                 out
             }
         };
-        let list = |name: &str, line: &dyn Fn(&ManifestEntry) -> Option<String>| -> Result<String> {
+        let list = |name: &str, text: String| -> Result<String> {
             let path = temporary.path().join(name);
-            let text: String = self.files.iter().filter_map(line).collect();
             std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
             Ok(path.to_string_lossy().into_owned())
         };
-        let files = list("files.txt", &|file| Some(format!("{}\n", file.name)))?;
-        let sums = list(manifest::SUMS, &|file| Some(format!("{}  {}\n", file.digest?, file.name)))?;
+        let files = list("files.txt", self.files.iter().map(|file| format!("{}\n", file.name)).collect())?;
+        let sums = list(manifest::SUMS, metalink::sums(&self.files))?;
         let surroundings = Surroundings(vec![
             ("SERVER_A", origins.a.host.clone()),
             ("SERVER_B", origins.b.host.clone()),

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Real programs of others on either side of the wire, in network namespaces: curl and aria2c fetch
+# Real programs of others on either side of the wire, in network namespaces: curl, aria2c, wget2 and lftp fetch
 # from our servers, our client fetches from nginx and from Python's http.server, and from nginx beside
 # ours. Every file arrives with the right digest, and ranges, HEAD and kept connections are what
 # those programs expect.
@@ -20,6 +20,27 @@ in_lab() { # FUNCTION LAB-OPTIONS...
 check_folder() { # WHAT FOLDER
     (cd "$2" && sha256sum --check --quiet "$DATA/SHA256SUMS") || fail "$1: a file has another digest"
     expect "$1: files in the folder" "$(find "$2" -type f | wc -l)" -eq 160
+}
+
+# A Metalink names both servers, so that aria2c chooses and checks the digests.
+with_metalink() {
+    "$TWINLINK_BIN" manifest --metalink server-a server-b >"$KEEP/list.meta4"
+    expect "Metalink: files" "$(grep -c '<file ' "$KEEP/list.meta4")" -eq 160
+    aria2c --no-conf --quiet -j2 --metalink-file="$KEEP/list.meta4" --dir="$KEEP/metalink"
+    check_folder "aria2c by Metalink" "$KEEP/metalink"
+}
+
+# Every program of experiments/peers.toml, over its first links.
+with_all_programs() {
+    awk '/^\[\[condition\]\]/ { n++ } n < 2' "$ROOT/experiments/peers.toml" |
+        sed 's/^repetitions = .*/repetitions = 1/; s/^files = .*/files = "s{001..020}.m4s"/' >"$KEEP/peers.toml"
+    "$TWINLINK_BIN" sweep "$KEEP/peers.toml" --results "$KEEP/peers" >"$KEEP/stdout"
+    cat "$KEEP"/peers/*/sweep.jsonl >"$KEEP/sweep.jsonl"
+    records cell_end "$KEEP/sweep.jsonl" | jq -r .summary
+    expect "peers: cells" "$(records cell_end "$KEEP/sweep.jsonl" | wc -l)" -eq 7
+    expect "peers: exits" "$(records cell_end "$KEEP/sweep.jsonl" | jq -r .exit | sort -u)" = ok
+    expect "peers: least efficiency" "$(records cell_end "$KEEP/sweep.jsonl" | jq -s 'map(.efficiency) | min')" -gt 0
+    expect "peers: most efficiency" "$(records cell_end "$KEEP/sweep.jsonl" | jq -s 'map(.efficiency) | max')" -le 1
 }
 
 # The links have a rate, since what still comes after a cancellation is wasted, and a link without a rate
@@ -164,7 +185,7 @@ if [ -n "${KEEP:-}" ]; then
     exit
 fi
 
-for program in curl aria2c nginx python3; do
+for program in curl aria2c wget2 lftp nginx python3; do
     have "$program" || fail "$program not found: run tests/setup/packages.sh peers"
 done
 
@@ -216,6 +237,8 @@ EOT
 
 in_lab with_curl --data "$DATA"
 in_lab with_aria2c --data "$DATA"
+in_lab with_metalink --data "$DATA"
+in_lab with_all_programs --data "$DATA"
 in_lab with_aria2c_halves --data "$LARGE" --server-logs "$WORK/served"
 in_lab with_two_nginx --data "$DATA" --server "$NGINX"
 in_lab with_two_pythons --data "$DATA" --server "$PYTHON"

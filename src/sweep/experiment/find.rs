@@ -20,6 +20,7 @@ pub const BUILT_IN: &[(&str, &str)] = built_in![
     "course-quick",
     "course-scenario-1",
     "course-scenario-2",
+    "peers",
     "rtt",
     "streaming",
     "traces",
