@@ -8,12 +8,14 @@
 //!   in namespaces of their own, [`doctor`] says what this host can do.
 //! - Links: [`config`] is what people write of them, [`emulate`] what they do to packets, [`shape`] makes real
 //!   packets behave so, and [`simulate`] plays a run over them in virtual time.
+//! - `adviser` runs the user's own scheduler for `exec=PROGRAM`.
 //! - Pure: [`schedule`] decides which link fetches what, [`bound`] is what physics allows, [`qoe`] what a viewer
 //!   would have met.
 //! - Shared: `http` speaks HTTP/1.1, [`manifest`] reads lists of files, [`log`] is the log, [`results`] the folders
 //!   that it stands in, [`tcp`] what the kernel says of a socket, [`sender_report`] how a server tells it.
 //! - [`text`] makes text of others fit to print; [`units`] has quantities that cannot be written without their unit.
 
+pub(crate) mod adviser;
 pub mod bound;
 pub mod cli;
 pub mod client;

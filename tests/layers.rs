@@ -19,6 +19,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // The least delay of a jittering link comes from the quantiles that draw it.
     ("bound", &["units", "config", "emulate", "wifi"]),
     ("schedule", &["units", "qoe"]),
+    // The user's own scheduler, as a process.
+    ("adviser", &["schedule"]),
     ("log", &["units", "config", "shape", "qoe", "tcp", "sender_report", "text"]),
     ("shape", &["units", "config", "emulate", "text"]),
     ("http", &["sender_report"]),
@@ -32,6 +34,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "client",
         &[
+            "adviser",
             "bound",
             "config",
             "doctor",

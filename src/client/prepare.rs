@@ -13,13 +13,16 @@ use super::origin::Origin;
 use super::store::Store;
 use super::transfer::{Failure, Transfer};
 use super::{Run, blocking, reach};
+use crate::adviser::AdviserProcess;
 use crate::bound::TcpSegments;
 use crate::doctor;
 use crate::log::outcome::Outcome;
 use crate::log::schema;
 use crate::log::schema::{Event, Log, PerLink};
 use crate::manifest;
-use crate::schedule::Scheduler;
+use crate::manifest::ManifestEntry;
+use crate::schedule::exec::AdvisedFile;
+use crate::schedule::{Schedule, Scheduler};
 use crate::shape::backend::BackendChoice;
 use crate::shape::setup::LinkSetup;
 use crate::units::LinkId;
@@ -101,8 +104,10 @@ impl Preparation {
             false => vec![None; segments.len()],
         };
         let schedule = config.schedule_of(segments.iter().map(|segment| segment.name.as_str()));
+        let adviser = adviser(&schedule, &segments, &sizes).await?;
         let mut scheduler = Scheduler::new(&schedule, config.pipeline, sizes);
         scheduler.set_least_share(config.least_rate.probability());
+        adviser.into_iter().for_each(|adviser| scheduler.set_adviser(Box::new(adviser)));
         let transfer = Arc::new(Transfer::new(segments, scheduler, store, run.log.clone(), give_up));
         if config.resume {
             let found = transfer.clone();
@@ -143,6 +148,19 @@ impl Preparation {
         }
         Ok(ready)
     }
+}
+
+/// Starts the program of `exec`.
+async fn adviser(
+    schedule: &Schedule,
+    segments: &[ManifestEntry],
+    sizes: &[Option<u64>],
+) -> Result<Option<AdviserProcess>, Failure> {
+    let Schedule::Exec(line) = schedule else { return Ok(None) };
+    let files = segments.iter().zip(sizes);
+    let files = files.map(|(segment, &bytes)| AdvisedFile { name: &segment.name, bytes }).collect();
+    let started = tokio::task::block_in_place(|| AdviserProcess::start(line, files));
+    started.map(Some).map_err(|error| Failure::new(Outcome::Scheduler, error))
 }
 
 /// Ends the check of earlier files where nobody waits for it any more, as after SIGTERM.

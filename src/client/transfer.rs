@@ -432,6 +432,11 @@ impl Transfer {
     pub fn next(&self, link: LinkId, now: Instant) -> Result<InFlight, Next> {
         let mut state = self.state();
         let next = state.scheduler.next(link, self.now());
+        if let Some(problem) = state.scheduler.take_advice_failure() {
+            let error = anyhow!("cannot follow the program of --schedule exec: {problem}");
+            state.failure.get_or_insert(Failure::new(Outcome::Scheduler, error));
+            self.changed.notify_waiters();
+        }
         let Next::Request(part) = next else { return Err(next) };
         state.totals.first_request.get_or_insert(now);
         let unfinished = state.unfinished.get(&part.segment);

@@ -9,6 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::client::ClientArgs;
 use crate::client::config::RunConfig;
 use crate::client::finish::PastRun;
+use crate::schedule::Schedule;
 use crate::simulate::{Control, Prediction, Setup, kernels_choice, predict, sizes};
 use crate::text::{print, visible_json};
 
@@ -64,6 +65,10 @@ pub fn main(args: SimulateArgs) -> Result<()> {
         kernel: kernels_choice(),
         seed: config.seed,
     };
+    ensure!(
+        !matches!(config.schedule, Schedule::Exec(_)),
+        "cannot simulate a program's decisions; run them between the links with twinlink lab"
+    );
     let prediction = predict(&setup, SEEDS, &|| true).context(
         "a link has no rate any more, or the files can never all arrive: see the profiles and the script",
     )?;

@@ -46,6 +46,8 @@ pub enum Outcome {
     TimeLimit,
     /// That program used more memory than it may.
     MemoryLimit,
+    /// The scheduler of `--schedule exec` ended, was too slow, or answered with what cannot be done.
+    Scheduler,
     /// The log could not be written.
     Log,
     /// A bug.
@@ -90,7 +92,7 @@ mod tests {
             .iter()
             .filter_map(|v| v["const"].as_str())
             .collect();
-        assert_eq!(words.len(), 22, "{schema:?}");
+        assert_eq!(words.len(), 23, "{schema:?}");
         for word in words {
             assert!(text.contains(&format!("`{word}`")) || text.contains(&format!("`\"{word}\"`")), "{word}");
         }

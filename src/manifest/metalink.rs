@@ -49,7 +49,7 @@ mod tests {
         let text = metalink(&files, &[Some(7)], &["x:1".into(), "y:2".into()]);
         let wanted = format!(
             "  <file name=\"a &amp; b\">\n    <size>7</size>\n    <hash type=\"sha-256\">{digest}</hash>\n    \
-             <url priority=\"1\">http://x:1/a%20&amp;%20b</url>\n    <url priority=\"1\">http://y:2/a%20&amp;%20b</url>\n  \
+             <url priority=\"1\">http://x:1/a%20%26%20b</url>\n    <url priority=\"1\">http://y:2/a%20%26%20b</url>\n  \
              </file>\n</metalink>\n"
         );
         assert!(text.ends_with(&wanted), "{text}");

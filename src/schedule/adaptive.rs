@@ -135,11 +135,15 @@ impl Scheduler {
         other.rate <= 0.0 || done_s <= other.starts_s + rest / other.rate
     }
 
-    /// Takes `wanted` off the front of what waits at `place`.
-    fn ask_for(&mut self, link: LinkId, place: usize, wanted: PartRequest, now: Duration) -> Next {
+    /// Takes `wanted` out of what waits at `place`.
+    pub(super) fn ask_for(&mut self, link: LinkId, place: usize, wanted: PartRequest, now: Duration) -> Next {
         let Some((whole, own)) = self.pool.take(link, place, &self.sizes) else { return Next::Wait(None) };
         if let Some(to) = wanted.to.filter(|_| wanted.to != whole.to) {
             self.pool.put_back(PartRequest { from: to, ..whole }, own.then_some(link), &self.sizes);
+        }
+        if wanted.from > whole.from {
+            let before = PartRequest { to: Some(wanted.from), ..whole };
+            self.pool.put_back(before, own.then_some(link), &self.sizes);
         }
         self.ask(link, wanted, own, now)
     }

@@ -227,6 +227,11 @@ impl LinkState {
         (FIRST_WINDOW_BYTES + self.brought) as f64
     }
 
+    /// Returns the payload that came, useful or not (bytes).
+    pub fn received_bytes(&self) -> u64 {
+        self.brought
+    }
+
     /// Bytes asked for that are to come and wanted.
     pub fn useful_outstanding(&self, sizes: &Sizes) -> u64 {
         self.asked.iter().map(|asked| asked.useful_outstanding(sizes)).sum()

@@ -13,9 +13,13 @@
 pub(crate) mod adaptive;
 pub(crate) mod ahead;
 pub(crate) mod deadline;
+pub(crate) mod dems;
+pub(crate) mod ecf;
 pub(crate) mod ewma;
+pub mod exec;
 pub(crate) mod greedy;
 pub(crate) mod link_state;
+pub(crate) mod min_rtt;
 pub(crate) mod pipeline;
 pub(crate) mod policy;
 pub(crate) mod pool;
@@ -31,6 +35,7 @@ use std::time::Duration;
 
 use crate::units::LinkId;
 use deadline::Playhead;
+use exec::{Advice, Adviser};
 pub use link_state::LEAST_STALL;
 use link_state::LinkState;
 pub use pipeline::Pipeline;
@@ -88,7 +93,7 @@ pub struct Claim {
 }
 
 /// The state of a schedule in the middle of a run.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Scheduler {
     plan: Schedule,
     /// The link of each segment; `None` where the link with room takes it.
@@ -113,6 +118,13 @@ pub struct Scheduler {
     /// Segments that come last: an answer with them broke off.
     deferred: HashSet<usize>,
     changes: u64,
+    /// Under `ecf`, the link with the longer round trip waits for the other.
+    far_link_waits: bool,
+    /// Under `exec`, the program that decides, why it cannot be followed, and since when both links have had
+    /// nothing to do.
+    adviser: Option<Box<dyn Adviser>>,
+    advice_failure: Option<String>,
+    idle_since: Option<Duration>,
 }
 
 impl Scheduler {
@@ -142,6 +154,10 @@ impl Scheduler {
             least_share: 0.0,
             deferred: HashSet::new(),
             changes: 0,
+            far_link_waits: false,
+            adviser: None,
+            advice_failure: None,
+            idle_since: None,
         }
     }
 
@@ -158,7 +174,7 @@ impl Scheduler {
 
     /// Whether it decides by the files' sizes, so that it is to be told them.
     pub fn needs_sizes(&self) -> bool {
-        self.is_adaptive()
+        self.plan.divides_files()
     }
 
     /// The sizes of files, as far as they have become known; one that is known already stays.
@@ -198,11 +214,19 @@ impl Scheduler {
         }
         self.prune(link);
         let Some((part, own)) = self.pool.first(link) else { return Next::Wait(None) };
-        if auto && !own && self.leaves_to_other(link, &part, now) {
-            return Next::Wait(Some(now + adaptive::LOOK_AGAIN));
-        }
-        self.pool.take(link, 0, &self.sizes);
-        self.ask(link, part, own, now)
+        let look_again = Next::Wait(Some(now + adaptive::LOOK_AGAIN));
+        let picked = match self.plan {
+            Schedule::MinRtt => self.pick_min_rtt(link, now),
+            Schedule::Ecf => self.pick_ecf(link, now),
+            Schedule::Dems => self.pick_dems(link),
+            Schedule::Exec(_) => match self.pick_advised(link, now) {
+                Advice::Part(place, part) => Some((place, part)),
+                Advice::Wait(time) => return Next::Wait(Some(now + time)),
+            },
+            _ if auto && !own && self.leaves_to_other(link, &part, now) => None,
+            _ => Some((0, part)),
+        };
+        picked.map_or(look_again, |(place, part)| self.ask_for(link, place, part, now))
     }
 
     /// Forgets what waits first and has come meanwhile, from a request that was thought lost or slow.

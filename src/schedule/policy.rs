@@ -21,17 +21,26 @@ pub enum Schedule {
     Adaptive,
     /// The same for playback: the segment with the earliest deadline comes first.
     Inorder(MediaTimeline),
+    /// Of the links that have room, the one with the least round trip takes the next piece.
+    MinRtt,
+    /// The far link takes nothing that would come earlier by waiting for the near one.
+    Ecf,
+    /// Both links fetch each file from its two ends.
+    Dems,
+    /// A program decides: a line for `sh`.
+    Exec(String),
 }
 
 /// The schedules, as the command line explains them.
 pub const HELP: &str = "\
 adaptive (splits the bytes so that both links finish together), inorder (for playback: segments in the order of their \
 deadlines; see --segment-duration and --startup), greedy (the link with room takes the next file), ratio=NA:NB (NA \
-files from server a, the next NB from server b, and so on), or rates=KBIT_A:KBIT_B (deals the files so that both links \
-finish together at these rates)";
+files from server a, the next NB from server b, and so on), rates=KBIT_A:KBIT_B (deals the files so that both links \
+finish together at these rates), min-rtt, ecf or dems (from the literature), or exec=PROGRAM (a program of yours \
+decides, by lines of JSON)";
 
 impl Schedule {
-    /// Returns true if it goes by the links' rates, and may ask for parts of files.
+    /// Returns true if it goes by the links' rates, and moves work from one link to the other.
     pub fn is_adaptive(&self) -> bool {
         matches!(self, Schedule::Adaptive | Schedule::Inorder(_))
     }
@@ -43,7 +52,12 @@ impl Schedule {
 
     /// Returns true if it needs the files' sizes before the run.
     pub fn needs_sizes(&self) -> bool {
-        matches!(self, Schedule::Rates { .. })
+        matches!(self, Schedule::Rates { .. } | Schedule::Exec(_))
+    }
+
+    /// Returns true if it may ask for parts of files, and is told the sizes while the transfer begins.
+    pub fn divides_files(&self) -> bool {
+        self.is_adaptive() || matches!(self, Schedule::MinRtt | Schedule::Ecf | Schedule::Dems)
     }
 
     /// The one link that may fetch each segment, where only one may. Sizes are in bytes, as far as known.
@@ -55,7 +69,7 @@ impl Schedule {
             Schedule::Rates { a_kbit, b_kbit } => {
                 rates::owners(a_kbit, b_kbit, sizes).into_iter().map(Some).collect()
             }
-            Schedule::Greedy | Schedule::Adaptive | Schedule::Inorder(_) => vec![None; sizes.len()],
+            _ => vec![None; sizes.len()],
         }
     }
 
@@ -83,6 +97,9 @@ impl FromStr for Schedule {
             "greedy" => return Ok(Schedule::Greedy),
             "adaptive" => return Ok(Schedule::Adaptive),
             "inorder" => return Ok(Schedule::Inorder(MediaTimeline::default())),
+            "min-rtt" => return Ok(Schedule::MinRtt),
+            "ecf" => return Ok(Schedule::Ecf),
+            "dems" => return Ok(Schedule::Dems),
             _ => {}
         }
         let pair = |text: &str, expected: &str| {
@@ -105,9 +122,15 @@ impl FromStr for Schedule {
                 pair(rates, "rates are two whole numbers of kbit/s, as in rates=50000:8000")?;
             return Ok(Schedule::Rates { a_kbit, b_kbit });
         }
+        if let Some(program) = s.strip_prefix("exec=") {
+            if program.trim().is_empty() || program.contains(char::is_control) {
+                return Err(format!("\"{}\": name a program, as in exec=./mine.py", s.escape_debug()));
+            }
+            return Ok(Schedule::Exec(program.into()));
+        }
         Err(format!(
             "\"{s}\" is not a schedule: write adaptive, inorder, greedy, ratio=NA:NB (as in ratio=1:4), \
-             or rates=KBIT_A:KBIT_B"
+             rates=KBIT_A:KBIT_B, min-rtt, ecf, dems, or exec=PROGRAM"
         ))
     }
 }
@@ -120,6 +143,10 @@ impl fmt::Display for Schedule {
             Schedule::Greedy => f.write_str("greedy"),
             Schedule::Adaptive => f.write_str("adaptive"),
             Schedule::Inorder(_) => f.write_str("inorder"),
+            Schedule::MinRtt => f.write_str("min-rtt"),
+            Schedule::Ecf => f.write_str("ecf"),
+            Schedule::Dems => f.write_str("dems"),
+            Schedule::Exec(program) => write!(f, "exec={program}"),
         }
     }
 }
@@ -133,7 +160,9 @@ mod tests {
         assert_eq!("ratio=1:4".parse(), Ok(Schedule::Ratio { a: 1, b: 4 }));
         assert_eq!("ratio=1:0".parse(), Ok(Schedule::Ratio { a: 1, b: 0 }));
         assert_eq!("ratio=0:1".parse(), Ok(Schedule::Ratio { a: 0, b: 1 }));
-        for name in ["greedy", "adaptive", "inorder", "ratio=3:1", "rates=50000:8000"] {
+        let names =
+            ["greedy", "adaptive", "inorder", "ratio=3:1", "rates=50000:8000", "min-rtt", "ecf", "dems"];
+        for name in names.into_iter().chain(["exec=python3 mine.py --x=1"]) {
             assert_eq!(name.parse::<Schedule>().unwrap().to_string(), name);
         }
         for bad in [
@@ -147,6 +176,8 @@ mod tests {
             "ratio=1:2:3",
             "ratio=",
             "fast",
+            "exec=",
+            "exec=a\nb",
             "",
         ] {
             assert!(bad.parse::<Schedule>().is_err(), "{bad} was taken for a schedule");

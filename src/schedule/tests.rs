@@ -569,6 +569,7 @@ fn any_schedule() -> impl Strategy<Value = String> {
         Just("greedy".to_string()),
         Just("adaptive".to_string()),
         Just("inorder".to_string()),
+        prop_oneof![Just("min-rtt"), Just("ecf"), Just("dems")].prop_map(str::to_string),
         (0u32..5, 1u32..5).prop_map(|(a, b)| format!("ratio={a}:{b}")),
         (0u32..90_000, 1u32..90_000).prop_map(|(a, b)| format!("rates={a}:{b}")),
     ]
@@ -735,7 +736,7 @@ fn a_link_that_was_done_in_one_burst_takes_over_all_of_one_that_dribbles() {
 
 #[test]
 fn an_excluded_segment_comes_over_the_other_link() {
-    for schedule in ["greedy", "adaptive", "inorder"] {
+    for schedule in ["greedy", "adaptive", "inorder", "min-rtt", "ecf", "dems"] {
         let mut run = run(schedule, &media(), [(2e6, 20), (1e6, 20)], true);
         run.until(Duration::from_millis(200));
         // One that has been asked for, and one that waits.
@@ -756,7 +757,7 @@ fn an_excluded_segment_comes_over_the_other_link() {
 
 #[test]
 fn a_segment_that_no_link_brings_is_abandoned_alone() {
-    for schedule in ["greedy", "adaptive", "inorder", "ratio=1:1"] {
+    for schedule in ["greedy", "adaptive", "inorder", "min-rtt", "ecf", "dems", "ratio=1:1"] {
         let mut run = run(schedule, &media(), [(2e6, 20), (1e6, 20)], true);
         run.until(Duration::from_millis(100));
         // The schedule's own server is enough where it has one.
@@ -830,4 +831,31 @@ fn a_slow_answer_is_told_from_a_slow_link_and_a_silence() {
         // A link that is back after an outage begins with little.
         assert_eq!(slow_after(schedule, 1_250_000, 8_500, 60_000), None, "{schedule}");
     }
+}
+
+#[test]
+fn published_schedules_end_near_the_bound_on_like_links() {
+    let sizes = vec![500_000; 40];
+    for schedule in ["min-rtt", "ecf", "dems"] {
+        // 20 MB at 3 MB/s.
+        let mut run = run(schedule, &sizes, [(2e6, 20), (1e6, 40)], true);
+        run.until(MINUTE);
+        assert!(run.is_done() && run.waste == 0, "{schedule}: {} bytes twice", run.waste);
+        let done_ms = run.done_ms.iter().copied().fold(0.0, f64::max);
+        assert!(done_ms < 1.1 * 6667.0, "{schedule}: {done_ms} ms");
+    }
+}
+
+#[test]
+fn far_slow_link_is_left_alone_by_ecf_at_the_end() {
+    let sizes = vec![500_000; 20];
+    let [min_rtt, ecf] = ["min-rtt", "ecf"].map(|schedule| {
+        let mut run = run(schedule, &sizes, [(4e6, 20), (3e5, 200)], true);
+        run.until(MINUTE);
+        assert!(run.is_done(), "{schedule}");
+        run.done_ms.iter().copied().fold(0.0, f64::max)
+    });
+    // 10 MB at 4.3 MB/s.
+    let bound = 2326.0;
+    assert!(ecf < 1.05 * bound && min_rtt > 1.1 * bound, "min-rtt {min_rtt} ms, ecf {ecf} ms");
 }

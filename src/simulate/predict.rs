@@ -76,8 +76,12 @@ const ALIKE: f64 = 0.02;
 
 /// Predicts a run. Where chance decides, it plays up to `seeds` runs, under the setup's seed and those
 /// after it, as long as `goes_on` says yes, and returns the median's. `None` where a link has no rate or
-/// loses it, where the files can never all arrive, or where not even one run came to its end.
+/// loses it, where the files can never all arrive, where a program decides, or where not even one run came to its
+/// end.
 pub fn predict(setup: &Setup, seeds: usize, goes_on: &(impl Fn() -> bool + Sync)) -> Option<Prediction> {
+    if let Schedule::Exec(_) = setup.schedule {
+        return None;
+    }
     let seeds = if is_chance(setup) { seeds.max(1) as u64 } else { 1 };
     let play = |more| predict_one(&Setup { seed: setup.seed.wrapping_add(more), ..*setup }, goes_on);
     let first = seeds.min(FIRST_SEEDS as u64);

@@ -108,6 +108,7 @@ impl<'a> Predictions<'a> {
         let asked = &self.experiment.condition_of(cell)?.asked;
         let schedule = match self.experiment.entrant_of(cell)? {
             Entrant::Program(_) => return None,
+            Entrant::Schedule(Schedule::Exec(_)) => return None,
             Entrant::Schedule(schedule) => schedule.clone(),
             // The rates measured alone will be near those of the profiles.
             Entrant::RatesAlone => {

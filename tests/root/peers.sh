@@ -37,7 +37,7 @@ with_all_programs() {
     "$TWINLINK_BIN" sweep "$KEEP/peers.toml" --results "$KEEP/peers" >"$KEEP/stdout"
     cat "$KEEP"/peers/*/sweep.jsonl >"$KEEP/sweep.jsonl"
     records cell_end "$KEEP/sweep.jsonl" | jq -r .summary
-    expect "peers: cells" "$(records cell_end "$KEEP/sweep.jsonl" | wc -l)" -eq 7
+    expect "peers: cells" "$(records cell_end "$KEEP/sweep.jsonl" | wc -l)" -eq 10
     expect "peers: exits" "$(records cell_end "$KEEP/sweep.jsonl" | jq -r .exit | sort -u)" = ok
     expect "peers: least efficiency" "$(records cell_end "$KEEP/sweep.jsonl" | jq -s 'map(.efficiency) | min')" -gt 0
     expect "peers: most efficiency" "$(records cell_end "$KEEP/sweep.jsonl" | jq -s 'map(.efficiency) | max')" -le 1
