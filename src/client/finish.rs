@@ -54,7 +54,7 @@ pub fn close(
         fetched.add_up(run, &mut record);
     }
     let label = run.config.schedule.to_string();
-    record.summary = summary(&label, record.bytes, &record, &outcome, run.log.faults());
+    record.summary = summary(&label, Some(record.bytes), &record, &outcome, run.log.faults());
     for doubt in fetched.into_iter().flat_map(|fetched| fetched.doubts(&record)) {
         // The last record tells of all that could not be written before it.
         drop(run.log.write(Event::Fault(doubt)));
@@ -199,10 +199,10 @@ struct Bounds {
 }
 
 /// Returns one sentence for people. `label` names the schedule or the program; a link's share is of `arrived`
-/// bytes.
+/// bytes, and not said where those are not known.
 pub fn summary(
     label: &str,
-    arrived: u64,
+    arrived: Option<u64>,
     end: &RunEnd,
     outcome: &Result<(), Failure>,
     faults: (u64, Option<Fault>),
@@ -213,13 +213,11 @@ pub fn summary(
     }
     let seconds = end.elapsed_ms.unwrap_or_default() / 1e3;
     let mbytes = end.bytes as f64 / 1e6;
-    let share = |link: LinkId| end.links.get(link).bytes as f64 * 100.0 / (arrived.max(1)) as f64;
-    let mut text = format!(
-        "{label} fetched {} ({mbytes:.1} MB) in {seconds:.3} s, {:.0} % from a and {:.0} % from b",
-        count(end.files, "file"),
-        share(LinkId::A),
-        share(LinkId::B)
-    );
+    let mut text = format!("{label} fetched {} ({mbytes:.1} MB) in {seconds:.3} s", count(end.files, "file"));
+    if let Some(arrived) = arrived {
+        let share = |link: LinkId| end.links.get(link).bytes as f64 * 100.0 / (arrived.max(1)) as f64;
+        text += &format!(", {:.0} % from a and {:.0} % from b", share(LinkId::A), share(LinkId::B));
+    }
     if let (Some(bound_ms), Some(efficiency)) = (end.bound_ms, end.efficiency) {
         text += &format!("; the bound is {:.3} s, efficiency {efficiency:.3}", bound_ms / 1e3);
     }

@@ -25,6 +25,27 @@ pub enum FileState {
     Missing,
 }
 
+/// The payload that a link's shaper let pass, as its counters say it from time to time. Counters that end or begin
+/// anew, as when the link is cleared, no longer say it all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PassedBytes {
+    bytes: Option<u64>,
+    interrupted: bool,
+}
+
+impl PassedBytes {
+    /// Notes a reading; `None` where nothing counts.
+    pub fn note(&mut self, bytes: Option<u64>) {
+        self.interrupted |= bytes < self.bytes;
+        self.bytes = bytes;
+    }
+
+    /// Returns all that passed, if that is known.
+    pub fn all(self) -> Option<u64> {
+        self.bytes.filter(|_| !self.interrupted)
+    }
+}
+
 /// The payload of one link, from both sides of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LinkAccount {
@@ -162,6 +183,19 @@ mod tests {
             read_ms: ms.start,
             sent_ms: ms.end,
         }
+    }
+
+    #[test]
+    fn counters_that_begin_anew_do_not_say_it_all() {
+        let all = |readings: &[Option<u64>]| {
+            let mut passed = PassedBytes::default();
+            readings.iter().for_each(|&reading| passed.note(reading));
+            passed.all()
+        };
+        assert_eq!(all(&[None, Some(0), Some(7)]), Some(7));
+        assert_eq!(all(&[Some(7), None]), None);
+        assert_eq!(all(&[Some(7), None, Some(9)]), None);
+        assert_eq!(all(&[Some(7), Some(2), Some(9)]), None);
     }
 
     #[test]

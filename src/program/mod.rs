@@ -42,7 +42,7 @@ use crate::shape::control::server::ControlServer;
 use crate::shape::setup::LinkSetup;
 use crate::text::{duration, print};
 use crate::units::{Direction, LinkId};
-use account::{Account, FileState, FoundFile};
+use account::{Account, FileState, FoundFile, PassedBytes};
 use arrivals::Arrivals;
 use command::{ProgramUse, RunningProgram, Surroundings};
 use config::ProgramConfig;
@@ -119,7 +119,7 @@ struct Observed<'a> {
     program: Option<ProgramUse>,
     account: Account,
     /// Payload that each shaper let pass on the way down, estimated from its frames.
-    down_bytes: [Option<u64>; 2],
+    down_bytes: [PassedBytes; 2],
     /// When each link was sampled last, and its payload then.
     sampled: [(Instant, u64); 2],
 }
@@ -336,7 +336,7 @@ impl<'a> Observed<'a> {
         let mut goodputs = [0.0; 2];
         for link in LinkId::BOTH {
             let bytes = payload_bytes(&reading, link);
-            self.down_bytes[link.index()] = bytes.or(self.down_bytes[link.index()]);
+            self.down_bytes[link.index()].note(bytes);
             let (now, bytes) = (Instant::now(), bytes.unwrap_or_default());
             let (then, earlier) = std::mem::replace(&mut self.sampled[link.index()], (now, bytes));
             let span_s = (now - then).as_secs_f64();
@@ -529,15 +529,14 @@ impl<'a> Observed<'a> {
             program: self.program.map(|used| self.program_end(used)),
             ..RunEnd::default()
         };
-        let arrived = end.links.a.bytes + end.links.b.bytes;
-        end.summary = summary(&self.config.name, arrived, &end, outcome, self.log.faults());
+        end.summary = summary(&self.config.name, received, &end, outcome, self.log.faults());
         end
     }
 
     /// Returns the payload that came over a link: as the server sent it, and no more than the shaper let pass.
     fn received_bytes(&self, link: LinkId) -> Option<u64> {
         let sent = self.account.links.as_ref().map(|links| links.get(link).sent_bytes);
-        match (sent, self.down_bytes[link.index()]) {
+        match (sent, self.down_bytes[link.index()].all()) {
             (Some(sent), Some(passed)) => Some(sent.min(passed)),
             (sent, passed) => sent.or(passed),
         }
