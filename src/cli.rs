@@ -81,9 +81,9 @@ impl Command {
         match self {
             Command::Server(_) | Command::Client(_) => true,
             // A lab is built before any thread is started, as the one that writes such lines would be.
-            Command::Run(args) => args.has_servers(),
+            Command::Run(args) => lab::is_served(&args.server_a, &args.server_b),
             // A dry run prints a table, for a person.
-            Command::Sweep(args) => !args.dry_run,
+            Command::Sweep(args) => !args.dry_run && lab::is_served(&args.server_a, &args.server_b),
             _ => false,
         }
     }
@@ -94,9 +94,15 @@ impl Command {
             Command::Server(args) => server::main(args),
             Command::Client(args) => crate::commands::client::main(args, predicted_ms, leave_report),
             Command::Run(args) => return run_program(args),
-            Command::Sweep(args) => sweep::main(args, predicted_ms, leave_report),
+            Command::Sweep(args) => return run_sweep(args),
             Command::Init(args) => init::main(args),
-            Command::Simulate(args) => crate::commands::simulate::main(args),
+            Command::Simulate(mut args) => {
+                let links = &mut args.client.links;
+                if !links.are_given() {
+                    [links.link_a, links.link_b] = lab::DEFAULT_LINKS.map(|link| Some(link.into()));
+                }
+                crate::commands::simulate::main(args)
+            }
             Command::Completions { shell } => completions(shell),
             Command::Link(LinkArgs::Shape(command)) => crate::commands::link::main(command),
             Command::Link(LinkArgs::Probe(args)) => crate::commands::probe::main(&args),
@@ -152,16 +158,31 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
 /// Runs a program between the links of the lab that this process is in; elsewhere in a lab of its own.
 fn run_program(args: run::ProgramArgs) -> Result<ExitCode> {
     args.load_links()?;
-    if args.has_servers() {
+    if lab::is_served(&args.server_a, &args.server_b) {
         return run::main(args, leave_report).map(|()| ExitCode::SUCCESS);
     }
-    let mut command: Vec<OsString> = std::env::args_os().collect();
-    command[0] = std::env::current_exe().context("cannot find the program itself")?.into();
+    let mut command = this_command()?;
     if !args.links.are_given() {
         let [a, b] = lab::DEFAULT_LINKS;
         command.splice(2..2, ["--link-a", a, "--link-b", b].map(OsString::from));
     }
     lab::main(lab::LabArgs::of_command(command), None)
+}
+
+/// Runs an experiment over the links of the lab that this process is in; elsewhere in a lab of its own.
+fn run_sweep(args: sweep::SweepArgs) -> Result<ExitCode> {
+    if args.dry_run || lab::is_served(&args.server_a, &args.server_b) {
+        return sweep::main(args, predicted_ms, leave_report).map(|()| ExitCode::SUCCESS);
+    }
+    sweep::check(&args)?;
+    lab::main(lab::LabArgs::of_command(this_command()?), None)
+}
+
+/// The command line of this process, with the program's full path.
+fn this_command() -> Result<Vec<OsString>> {
+    let mut command: Vec<OsString> = std::env::args_os().collect();
+    command[0] = std::env::current_exe().context("cannot find the program itself")?.into();
+    Ok(command)
 }
 
 /// Puts a report beside the logs of what has just ended. The logs are what counts: without a page the

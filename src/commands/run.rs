@@ -9,6 +9,7 @@ use crate::log::schema::Stdout;
 use crate::program;
 use crate::program::config::ProgramConfig;
 use crate::shape::setup::{LinkOptions, LinkSetup};
+use crate::sweep::experiment::entrant::program_name;
 use crate::units::{ByteCount, Delay, PerLink};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -34,26 +35,32 @@ pub struct ProgramArgs {
     #[arg(long, value_name = "DIR", env = "TWINLINK_RESULTS", default_value = "results")]
     pub results: PathBuf,
     /// The program's name in the log and in reports; without it, that of its file
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = program_name)]
     pub name: Option<String>,
     /// Where the servers' access logs are: server-a.jsonl and server-b.jsonl
     #[arg(long, value_name = "DIR", env = "TWINLINK_SERVER_LOGS")]
     pub server_logs: Option<PathBuf>,
     /// End the program after this time
-    #[arg(long, value_name = "TIME", default_value = "60min")]
+    #[arg(long, value_name = "TIME", default_value = "60min", value_parser = some_time, allow_hyphen_values = true)]
     pub time_limit: Delay,
     /// End the program when its processes hold more memory than this together
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub memory_limit: Option<ByteCount>,
     /// How long a server may take to answer before the program starts
-    #[arg(long, value_name = "TIME", default_value = "10s", env = "TWINLINK_GIVE_UP", value_parser = give_up_time)]
+    #[arg(long, value_name = "TIME", default_value = "10s", env = "TWINLINK_GIVE_UP", value_parser = give_up_time, allow_hyphen_values = true)]
     pub give_up: Delay,
     /// How long a segment plays, for startup delay and rebuffering in the log
-    #[arg(long, value_name = "TIME", default_value = "4s", env = "TWINLINK_SEGMENT_DURATION")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "4s",
+        env = "TWINLINK_SEGMENT_DURATION",
+        allow_hyphen_values = true
+    )]
     pub segment_duration: Delay,
     /// How many segments a player waits for before it starts
     #[arg(long, value_name = "SEGMENTS", default_value_t = 2, env = "TWINLINK_STARTUP",
-          value_parser = clap::value_parser!(u64).range(1..))]
+          value_parser = clap::value_parser!(u64).range(1..), allow_hyphen_values = true)]
     pub startup: u64,
     /// Records on standard output where it is no terminal
     #[arg(long, env = "TWINLINK_STDOUT", value_enum, default_value = "records")]
@@ -65,12 +72,6 @@ pub struct ProgramArgs {
 }
 
 impl ProgramArgs {
-    /// Returns true where there are servers to fetch from: they are named, or this is a lab's namespace or container.
-    pub fn has_servers(&self) -> bool {
-        let named = self.server_a != "server-a" || self.server_b != "server-b";
-        named || ["TWINLINK_LAB", "TWINLINK_NS_CLIENT"].iter().any(|name| std::env::var_os(name).is_some())
-    }
-
     /// Loads the links' profiles, channel and script.
     ///
     /// # Errors
@@ -100,6 +101,11 @@ impl From<ProgramArgs> for ProgramConfig {
             seed: args.links.seed,
         }
     }
+}
+
+fn some_time(text: &str) -> Result<Delay, String> {
+    let time: Delay = text.parse()?;
+    if time.is_zero() { Err("a program needs some time: write 10s, say".into()) } else { Ok(time) }
 }
 
 /// Runs the program. `afterwards` is told the run's folder, however the run went.

@@ -97,8 +97,12 @@ fn run_command(
         let Some(received) = signals.wait(None)? else { continue };
         let pass_on = match received.signal {
             Signal::SIGCHLD => {
-                if let Some((_, code)) = reap(servers)?.into_iter().find(|(pid, _)| *pid == child) {
-                    return Ok(code);
+                if let Some((_, status)) = reap(servers)?.into_iter().find(|(pid, _)| *pid == child) {
+                    if let (WaitStatus::Signaled(_, signal, _), None) = (status, first) {
+                        let name = plan.command[0].to_string_lossy();
+                        tell(&format!("error: {name} was ended by {signal}, which this lab did not send"));
+                    }
+                    return Ok(exit_code(status));
                 }
                 continue;
             }
@@ -113,7 +117,9 @@ fn run_command(
             Some(_) => Signal::SIGKILL,
         };
         first.get_or_insert_with(Instant::now);
-        let _ = kill(child, signal);
+        // As a terminal does, an interrupt reaches the command's own children too, where the command has a group.
+        let whom = if signal == Signal::SIGINT && !at_terminal { -child.as_raw() } else { child.as_raw() };
+        let _ = kill(Pid::from_raw(whom), signal);
     }
 }
 
@@ -130,13 +136,12 @@ fn set_environment(command: &mut Command, plan: &Plan, network: &Network) {
         .env("TWINLINK_NS_B", network.server_b.name);
 }
 
-/// Collects the children that have ended, with their exit codes.
-fn reap(servers: &mut [LabServer]) -> Result<Vec<(Pid, u8)>> {
+/// Collects the children that have ended, with how they did.
+fn reap(servers: &mut [LabServer]) -> Result<Vec<(Pid, WaitStatus)>> {
     let mut ended = Vec::new();
     loop {
-        let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => (pid, code as u8),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as u8),
+        let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(status @ (WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..))) => (pid, status),
             Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(ended),
             Ok(_) | Err(Errno::EINTR) => continue,
             Err(error) => return Err(error).context("cannot wait for the lab's processes"),
@@ -144,7 +149,16 @@ fn reap(servers: &mut [LabServer]) -> Result<Vec<(Pid, u8)>> {
         if let Some(server) = servers.iter_mut().find(|server| server.pid == pid) {
             server.has_ended = true;
         }
-        ended.push((pid, code));
+        ended.push((pid, status));
+    }
+}
+
+/// The exit code of a process that has ended: 128 and the signal's number where a signal ended it.
+fn exit_code(status: WaitStatus) -> u8 {
+    match status {
+        WaitStatus::Signaled(_, signal, _) => 128 + signal as u8,
+        WaitStatus::Exited(_, code) => code as u8,
+        _ => 0,
     }
 }
 

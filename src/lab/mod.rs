@@ -108,6 +108,13 @@ pub(crate) struct Plan {
     server_logs: PathBuf,
 }
 
+/// Returns true where these servers can be reached from here: they are not the lab's own, or this is a lab's namespace
+/// or container.
+pub fn is_served(server_a: &str, server_b: &str) -> bool {
+    let named = server_a != "server-a" || server_b != "server-b";
+    named || ["TWINLINK_LAB", "TWINLINK_NS_CLIENT"].iter().any(|name| std::env::var_os(name).is_some())
+}
+
 /// Builds the lab, runs the command in it and returns the command's exit code: 128 and the signal's
 /// number where a signal ended it. A server that is no twinlink may take `give_up` until it listens; without
 /// one, as long as twinlink's own.

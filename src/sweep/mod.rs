@@ -58,7 +58,7 @@ pub struct SweepArgs {
     #[arg(long, value_name = "DIR", env = "TWINLINK_SERVER_LOGS")]
     pub server_logs: Option<PathBuf>,
     /// How long a server may be away before a run gives it up
-    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME", value_parser = give_up_time)]
+    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME", value_parser = give_up_time, allow_hyphen_values = true)]
     pub give_up: Delay,
 }
 
@@ -66,11 +66,15 @@ pub struct SweepArgs {
 ///
 /// `predict` gives each run its `predicted_ms`; `afterwards` is told the experiment's folder, however the experiment went.
 pub fn main(args: SweepArgs, predict: Predict, afterwards: impl FnOnce(&Path)) -> Result<()> {
-    let experiment = Experiment::find(&args.experiment)?;
     if args.dry_run {
-        return print(&dry_run(&experiment, args.data.as_deref())?);
+        let experiment = Experiment::find(&args.experiment)?;
+        print(&dry_run(&experiment, args.data.as_deref())?)?;
+        if let Err(error) = entrant::check_programs(&experiment.entrants, &experiment.folder) {
+            tracing::warn!("the runs themselves would not begin: {error:#}");
+        }
+        return Ok(());
     }
-    entrant::check_programs(&experiment.entrants, &experiment.folder)?;
+    let experiment = check(&args)?;
     let folder = match &args.resume {
         Some(dir) => ExperimentFolder::find(&args.results, dir.as_deref(), &experiment)?,
         None => ExperimentFolder::create(&args.results, schema::new_run_id(), &experiment)?,
@@ -82,6 +86,16 @@ pub fn main(args: SweepArgs, predict: Predict, afterwards: impl FnOnce(&Path)) -
         bail!("{} What there is stands in {}", end.summary, folder.dir.display());
     }
     Ok(())
+}
+
+/// Finds the experiment, and looks for the programs that it needs.
+///
+/// # Errors
+/// The experiment is not found or invalid, or a program is not there.
+pub fn check(args: &SweepArgs) -> Result<Experiment> {
+    let experiment = Experiment::find(&args.experiment)?;
+    entrant::check_programs(&experiment.entrants, &experiment.folder)?;
+    Ok(experiment)
 }
 
 /// Returns the output of a dry run: every run in its order.
