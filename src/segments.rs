@@ -48,10 +48,10 @@ pub struct SegmentsArgs {
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
     /// How many segments
-    #[arg(long, default_value_t = 160)]
+    #[arg(long, default_value_t = 160, allow_hyphen_values = true)]
     pub count: u32,
     /// Their mean size
-    #[arg(long, default_value = "500KB", value_name = "SIZE")]
+    #[arg(long, default_value = "500KB", value_name = "SIZE", allow_hyphen_values = true)]
     pub mean_size: ByteCount,
     /// The same seed gives the same bytes
     #[arg(long, default_value_t = 1)]

@@ -187,10 +187,12 @@ impl FromStr for Rate {
         };
         let bits = (value * factor).round();
         if bits < 1.0 {
-            return Err(format!("\"{s}\" is a rate of 0: nothing would ever pass; the least is 1bit"));
+            return Err(format!(
+                "\"{s}\" is a rate of 0: nothing would ever pass; a link has 8kbit to 10gbit"
+            ));
         }
         if bits > 1e12 {
-            return Err(format!("\"{s}\" is beyond 1000gbit, the highest rate that the lab takes"));
+            return Err(format!("\"{s}\" is more than any link has: 8kbit to 10gbit"));
         }
         Ok(Rate(bits as u64))
     }
@@ -358,7 +360,8 @@ text_serde!(Percent);
 /// # Errors
 /// The text is no whole number from 0 to 2^53.
 pub fn seed(text: &str) -> Result<u64, String> {
-    let seed: u64 = text.parse().map_err(|_| format!("invalid seed \"{text}\": write a whole number"))?;
+    let seed =
+        text.parse().map_err(|_| format!("invalid seed \"{text}\": write a whole number from 0 to 2^53"))?;
     check_seed(seed)
 }
 

@@ -1741,3 +1741,31 @@ fn output_to_a_full_disk_is_an_error_not_a_panic() {
         assert_eq!(output.status.code(), Some(1), "{args:?} with nowhere to say so");
     }
 }
+
+/// Values that no option takes, and what is said of each.
+#[test]
+fn values_out_of_range_are_named_with_what_to_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let gone = dir.path().join("gone");
+    for (args, word) in [
+        (&["simulate", "--seed", "-1"][..], "from 0 to 2^53"),
+        (&["client", "--least-rate", "-1%", "a", "b"], "-1%"),
+        (&["client", "--give-up", "-1s", "a", "b"], "for '--give-up"),
+        (&["client", "--pipeline", "-1", "a", "b"], "for '--pipeline"),
+        (&["run", "--time-limit", "0s", "--", "true"], "needs some time"),
+        (&["run", "--name", "", "--", "true"], "is empty"),
+        (&["run", "--name", "a\nb", "--", "true"], "control characters"),
+        (&["run", "--name", "adaptive", "--", "true"], "is a schedule's"),
+    ] {
+        let output = Command::new(TWINLINK).args(args).output().unwrap();
+        let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {told}");
+        assert!(told.contains(word) && !told.contains("use '--"), "{args:?}: {told}");
+    }
+    for wanted in ["wifi-near", "mine"] {
+        let plan = ["link", "plan", "a", wanted];
+        let output = Command::new(TWINLINK).args(plan).env("TWINLINK_PROFILES", &gone).output().unwrap();
+        assert!(!output.status.success());
+        assert!(stderr(&output).contains("change or unset TWINLINK_PROFILES"), "{}", stderr(&output));
+    }
+}

@@ -24,7 +24,13 @@ pub struct ClientArgs {
     pub schedule: Schedule,
     /// Requests in flight per connection: a number, or auto (asks for the next while the rest takes less than
     /// two RTTs and 150 ms)
-    #[arg(long, env = "TWINLINK_PIPELINE", default_value = "auto", value_name = "auto|N")]
+    #[arg(
+        long,
+        env = "TWINLINK_PIPELINE",
+        default_value = "auto",
+        value_name = "auto|N",
+        allow_hyphen_values = true
+    )]
     pub pipeline: Pipeline,
     #[command(flatten)]
     pub links: LinkOptions,
@@ -59,17 +65,23 @@ pub struct ClientArgs {
     #[arg(long, env = "TWINLINK_RESUME", value_parser = clap::builder::FalseyValueParser::new(), requires = "out")]
     pub resume: bool,
     /// How long a server may be away before it is given up
-    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME", value_parser = give_up_time)]
+    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME", value_parser = give_up_time, allow_hyphen_values = true)]
     pub give_up: Delay,
     /// A server that brings less than this share of what the other link carries, for 5 s, counts as silent; 0% for none
-    #[arg(long, env = "TWINLINK_LEAST_RATE", default_value = "1%", value_name = "PERCENT")]
+    #[arg(
+        long,
+        env = "TWINLINK_LEAST_RATE",
+        default_value = "1%",
+        value_name = "PERCENT",
+        allow_hyphen_values = true
+    )]
     pub least_rate: Percent,
     /// The time that a segment plays, for deadlines and for the quality for a viewer
-    #[arg(long, env = "TWINLINK_SEGMENT_DURATION", default_value = "4s", value_name = "TIME", value_parser = playing_time)]
+    #[arg(long, env = "TWINLINK_SEGMENT_DURATION", default_value = "4s", value_name = "TIME", value_parser = playing_time, allow_hyphen_values = true)]
     pub segment_duration: Delay,
     /// Segments that a player waits for before it starts
     #[arg(long, env = "TWINLINK_STARTUP", default_value_t = 2, value_name = "SEGMENTS",
-          value_parser = clap::value_parser!(u64).range(1..))]
+          value_parser = clap::value_parser!(u64).range(1..), allow_hyphen_values = true)]
     pub startup: u64,
     /// Records on standard output where it is no terminal: all but segments and samples, segments too, or all
     #[arg(long, env = "TWINLINK_STDOUT", value_enum, default_value = "records")]

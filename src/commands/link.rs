@@ -23,7 +23,7 @@ use crate::shape::guard;
 use crate::shape::netem;
 use crate::shape::netem::tc::render;
 use crate::shape::netem::tc::render::{Child, DeviceDirection};
-use crate::text::{print, print_json};
+use crate::text::{print, print_json, tell};
 use crate::units::{Direction, LinkId, Rate};
 
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -72,8 +72,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// Asks the process that shapes: in the named lab, else here, else in the only lab that runs. None
-    /// where there is none.
+    /// Asks the process that shapes: in the named lab, else here, else in the only lab that runs, of which it
+    /// tells then. None where there is none.
     fn ask(&self, request: &ControlRequest) -> Result<Option<Vec<ActiveShaping>>> {
         if self.lab.is_none() {
             let answer = client::ask(request)?;
@@ -88,7 +88,12 @@ impl Place {
                 "cannot reach links in the lab {}: no client runs in it, and no program under \"twinlink link hold\"",
                 lab.name
             ),
-            answer => answer.with_context(|| format!("cannot do this in the lab {}", lab.name)),
+            answer => {
+                let rows = answer.with_context(|| format!("cannot do this in the lab {}", lab.name))?;
+                // Standard output may be one JSON object.
+                tell(&format!("in {} ({}):", lab.name, lab.command));
+                Ok(rows)
+            }
         }
     }
 }
@@ -138,11 +143,18 @@ fn set(link: LinkId, profile: &str, place: &Place) -> Result<()> {
 }
 
 fn clear(link: Option<LinkId>, place: &Place) -> Result<()> {
-    if let Some(rows) = place.ask(&ControlRequest::Clear { link })? {
-        return print_rows(&rows, false);
-    }
-    crate::shape::clean_up()?;
-    print_rows(&show()?, false)
+    let rows = match place.ask(&ControlRequest::Clear { link })? {
+        Some(rows) => rows,
+        None => {
+            crate::shape::clean_up()?;
+            show()?
+        }
+    };
+    print(
+        link.map_or("links a and b are cleared\n".into(), |link| format!("link {link} is cleared\n"))
+            .as_str(),
+    )?;
+    print_rows(&rows, false)
 }
 
 /// Returns the links in force here: asked of the running client, else read from the kernel.
@@ -241,7 +253,7 @@ fn airtimes(rows: &[ActiveShaping]) -> String {
 }
 
 fn list(json: bool) -> Result<()> {
-    let profiles = load::list();
+    let profiles = load::list()?;
     if json {
         let entries: Vec<serde_json::Value> = profiles.iter().map(listed).collect();
         return print_json(&entries);

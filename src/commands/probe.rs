@@ -35,7 +35,7 @@ pub struct ProbeArgs {
     #[arg(long, env = "TWINLINK_FILES", value_name = "PATTERN")]
     files: Option<String>,
     /// How long a server may be silent
-    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME", value_parser = give_up_time)]
+    #[arg(long, env = "TWINLINK_GIVE_UP", default_value = "10s", value_name = "TIME", value_parser = give_up_time, allow_hyphen_values = true)]
     give_up: Delay,
     /// One JSON array instead of a table
     #[arg(long)]

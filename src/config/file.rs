@@ -60,6 +60,21 @@ pub fn read(path: &Path, kind: &str, largest: u64) -> Result<String> {
     })
 }
 
+/// Returns the folder of the user's own profiles, `$TWINLINK_PROFILES`; `None` where that is not set.
+///
+/// # Errors
+/// It is no folder.
+pub fn profiles_folder() -> Result<Option<PathBuf>> {
+    let named = std::env::var_os("TWINLINK_PROFILES").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    match named {
+        Some(dir) if !dir.is_dir() => bail!(
+            "cannot look for profiles in {}: it is no folder; change or unset TWINLINK_PROFILES",
+            dir.display()
+        ),
+        named => Ok(named),
+    }
+}
+
 /// Where a file was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileSource {

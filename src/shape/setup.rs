@@ -27,8 +27,8 @@ pub struct LinkOptions {
     /// Backend that shapes the links
     #[arg(long, env = "TWINLINK_BACKEND", default_value = "auto")]
     pub backend: BackendChoice,
-    /// Seed of everything random in the links, below 2^53
-    #[arg(long, env = "TWINLINK_SEED", default_value_t = 1, value_parser = seed)]
+    /// Seed of everything random in the links, at most 2^53
+    #[arg(long, env = "TWINLINK_SEED", default_value_t = 1, value_parser = seed, allow_hyphen_values = true)]
     pub seed: u64,
 }
 

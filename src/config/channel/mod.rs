@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::file::{self, FileSource, Library};
+use super::file::{self, FileSource, Library, profiles_folder};
 use super::profile::load;
 use super::profile::{Profile, Queue, Shape};
 use crate::units::{ByteCount, Delay, Direction, LinkId, Nanos, Percent, Rate};
@@ -176,10 +176,10 @@ const BUILT_IN: &[(&str, &str)] = built_in![
 const CHANNELS: Library = Library { kind: "channel", largest: 64 * 1024, built_in: BUILT_IN };
 
 /// Where names are looked up: `channels` beside `$TWINLINK_PROFILES`, then `./netem/channels`.
-fn folders() -> Vec<PathBuf> {
-    let profiles = std::env::var_os("TWINLINK_PROFILES").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    let beside = profiles.and_then(|dir| Some(dir.parent()?.join("channels")));
-    beside.into_iter().chain([PathBuf::from("netem/channels")]).filter(|dir| dir.is_dir()).collect()
+fn folders() -> Result<Vec<PathBuf>> {
+    let beside = profiles_folder()?.and_then(|dir| Some(dir.parent()?.join("channels")));
+    let all = beside.into_iter().chain([PathBuf::from("netem/channels")]);
+    Ok(all.filter(|dir| dir.is_dir()).collect())
 }
 
 impl ChannelConfig {
@@ -189,7 +189,7 @@ impl ChannelConfig {
     /// Nothing of that name, a file that cannot be read, or anything in it that is invalid; the
     /// error names the file and the key.
     pub fn load(wanted: &str) -> Result<ChannelConfig> {
-        let (text, source) = CHANNELS.find(Path::new(wanted), &folders())?;
+        let (text, source) = CHANNELS.find(Path::new(wanted), &folders()?)?;
         let (name, place) = match &source {
             FileSource::BuiltIn => (wanted.into(), format!("the built-in channel {wanted}")),
             FileSource::File(path) => {
@@ -225,6 +225,10 @@ impl ChannelConfig {
         }
         config.channel.check()?;
         config.check_stations()?;
+        for link in LinkId::BOTH {
+            let shape = config.shape(link).map_or(Ok(()), |shape| shape.check());
+            shape.map_err(|problem| anyhow::anyhow!("link.{link}.{problem}"))?;
+        }
         Ok(config)
     }
 
@@ -464,6 +468,7 @@ mod tests {
             (GOOD.replace("\"100ms\"", "{ kind = \"codel\", limit = \"1s\" }"), "link.b.queue"),
             (channel("overhead = \"170us\""), "overhead"),
             (channel("ampdu = 4"), "channel.ampdu is for 802.11n"),
+            (GOOD.replace("\"1ms\"", "\"90s\""), "delay: 90s is out of range"),
             (channel("txop = \"0ms\""), "channel.txop"),
             (channel("transmissions = 0"), "channel.transmissions"),
             (channel("access = \"bulk\""), "bulk"),

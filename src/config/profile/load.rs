@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
 
 use super::{Profile, Shape};
-use crate::config::file::{self, FileSource, Library};
+use crate::config::file::{self, FileSource, Library, profiles_folder};
 use crate::config::trace::load::TraceTable;
 use crate::units::LinkId;
 
@@ -59,9 +59,9 @@ struct ProfileFile {
 }
 
 /// The folders that names are looked up in, those that exist.
-fn folders() -> Vec<PathBuf> {
-    let named = std::env::var_os("TWINLINK_PROFILES").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    named.into_iter().chain([PathBuf::from("netem/profiles")]).filter(|dir| dir.is_dir()).collect()
+fn folders() -> Result<Vec<PathBuf>> {
+    let own = PathBuf::from("netem/profiles");
+    Ok(profiles_folder()?.into_iter().chain(own.is_dir().then_some(own)).collect())
 }
 
 /// Loads a profile by its name or its path, for a link: a pair of traces has one for each.
@@ -75,28 +75,29 @@ pub fn load(wanted: &str, link: LinkId) -> Result<Profile> {
 
 /// Every profile that a name could mean, sorted as the built-in ones are, a user's own after them.
 /// A file that is not valid is listed with its error.
-pub fn list() -> Vec<(String, FileSource, Result<Profile>)> {
+///
+/// # Errors
+/// `$TWINLINK_PROFILES` is no folder.
+pub fn list() -> Result<Vec<(String, FileSource, Result<Profile>)>> {
     let mut names: Vec<String> = BUILT_IN.iter().map(|(name, _)| name.to_string()).collect();
     names.extend(
         PROFILES
-            .own_names(&folders())
+            .own_names(&folders()?)
             .into_iter()
             .filter(|name| BUILT_IN.iter().all(|(known, _)| known != name)),
     );
-    names
-        .into_iter()
-        .map(|name| match find(&name) {
-            Ok((text, source)) => {
-                let profile = parse(&name, &text, &source, LinkId::A);
-                (name, source, profile)
-            }
-            Err(error) => (name, FileSource::BuiltIn, Err(error)),
-        })
-        .collect()
+    let profiles = names.into_iter().map(|name| match find(&name) {
+        Ok((text, source)) => {
+            let profile = parse(&name, &text, &source, LinkId::A);
+            (name, source, profile)
+        }
+        Err(error) => (name, FileSource::BuiltIn, Err(error)),
+    });
+    Ok(profiles.collect())
 }
 
 fn find(wanted: &str) -> Result<(String, FileSource)> {
-    PROFILES.find(Path::new(wanted), &folders())
+    PROFILES.find(Path::new(wanted), &folders()?)
 }
 
 fn parse(name: &str, text: &str, source: &FileSource, link: LinkId) -> Result<Profile> {

@@ -404,7 +404,11 @@ impl Shape {
         }
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// Checks that the values are such as a link may have.
+    ///
+    /// # Errors
+    /// One is not; the error begins with its key.
+    pub fn check(&self) -> Result<(), String> {
         if let Some(trace) = &self.trace {
             trace.check(LONGEST).map_err(|problem| format!("trace: {problem}"))?;
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 
 use crate::schedule::Schedule;
@@ -68,15 +68,10 @@ impl ProgramEntry {
     /// # Errors
     /// One of them is empty, or the name is a schedule's or not fit for a table.
     pub fn check(&self) -> Result<()> {
-        let name = &self.name;
+        let name = program_name(&self.name).map_err(|problem| anyhow!(problem))?;
         ensure!(
-            !name.trim().is_empty() && name.len() <= LONGEST_NAME_BYTES && !name.contains(char::is_control),
-            "the program's name \"{}\" is empty, longer than {LONGEST_NAME_BYTES} bytes, or has control characters",
-            name.escape_debug()
-        );
-        ensure!(
-            name.parse::<Entrant>().is_err(),
-            "the program's name \"{name}\" is a schedule's: give it another"
+            !self.time_limit.is_zero(),
+            "the program \"{name}\" has a time_limit of 0: give it some time"
         );
         ensure!(!self.command.trim().is_empty(), "the program \"{name}\" has an empty command");
         Ok(())
@@ -97,6 +92,23 @@ impl ProgramEntry {
             }
         }
     }
+}
+
+/// Reads a program's name.
+///
+/// # Errors
+/// It is a schedule's, or not fit for a table.
+pub fn program_name(name: &str) -> Result<String, String> {
+    if name.trim().is_empty() || name.len() > LONGEST_NAME_BYTES || name.contains(char::is_control) {
+        return Err(format!(
+            "the program's name \"{}\" is empty, longer than {LONGEST_NAME_BYTES} bytes, or has control characters",
+            name.escape_debug()
+        ));
+    }
+    if name.parse::<Entrant>().is_ok() {
+        return Err(format!("the program's name \"{name}\" is a schedule's: give it another"));
+    }
+    Ok(name.into())
 }
 
 /// Asks the shell for every program that these entrants need. Paths start at `folder`.

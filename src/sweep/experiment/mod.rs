@@ -134,9 +134,9 @@ impl Experiment {
     /// Unknown keys, profiles and channels, empty or repeated entries, and values out of range.
     pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Experiment> {
         let file: ExperimentFile = file::parse(text)?;
-        // Each block of repetitions has the next seed.
+        crate::units::check_seed(file.seed).map_err(|error| anyhow!(error))?;
         crate::units::check_seed(file.seed.saturating_add(file.repetitions))
-            .map_err(|error| anyhow!(error))?;
+            .map_err(|error| anyhow!("each repetition has the next seed, and of the last {error}"))?;
         let files = file.files.as_deref().map(files_pattern).transpose();
         let files = files.map_err(|problem| anyhow!("files: {problem}"))?;
         let pipelines = file.pipelines.unwrap_or_else(|| vec!["auto".into()]);
