@@ -2,7 +2,7 @@
 """Writes logs as the lab would, for tests of the report: a run, or an experiment's folder.
 
     report-logs.py run DIR [--segments 160]
-    report-logs.py sweep DIR [--segments 160] [--repetitions 5]
+    report-logs.py sweep DIR [--segments 160] [--repetitions 5] [--long-names]
 
 The links are ideal: each file takes its bits over the rate, plus seeded noise. On the shared channel
 only one link sends at a time. Nothing is measured: these logs test the reader, not the lab.
@@ -15,6 +15,8 @@ import random
 MEAN_BYTES = 500_000
 CONDITIONS = {"near": (60_000, 30_000), "mid": (60_000, 12_000), "far": (60_000, 4_000)}  # kbit/s, a and b
 SCHEDULES = ["ratio=0:1", "ratio=1:5", "ratio=1:2", "ratio=1:1", "ratio=2:1", "ratio=5:1", "ratio=1:0", "adaptive"]
+LONG_CONDITION = ", with the second station behind two walls of concrete"
+PROGRAM = "a-downloader-of-my-own-that-splits-files-into-many-pieces"
 
 
 class Log:
@@ -33,6 +35,8 @@ def shape(rate_kbit):
 
 
 def choose_links(schedule, rates, count):
+    if schedule == PROGRAM:
+        return ["b"] * count
     if schedule.startswith("ratio="):
         a, b = map(int, schedule[6:].split(":"))
         return ["a" if i % (a + b) < a else "b" for i in range(count)]
@@ -102,14 +106,17 @@ def one_run(path, name, rates, schedule, count, chance, shared=False, cell=None)
     log.write(last + 1, "run_end", exit="ok", summary=f"{schedule} fetched {count} files in {elapsed / 1e3:.3f} s.",
               elapsed_ms=elapsed, first_request_ms=first, files=count, bytes=size, bound_ms=bound, bound_tcp_ms=bound,
               efficiency=bound / elapsed, predicted_ms=elapsed * 1.01, wasted_bytes=0,
-              dropped_records=0, sync_ms=None, links=links, qoe=qoe)
+              dropped_records=0, sync_ms=None, links=links, qoe=qoe, program=dict(
+                  command=["downloader"], exit_code=0, signal=None, took_ms=elapsed, cpu_user_ms=1.0, cpu_system_ms=1.0,
+                  peak_memory_bytes=1, requests=count) if schedule == PROGRAM else None)
     return dict(elapsed_ms=elapsed, bound_ms=bound, efficiency=bound / elapsed, predicted_ms=elapsed * 1.01)
 
 
-def sweep(root, count, repetitions):
+def sweep(root, count, repetitions, long_names):
     chance = random.Random(1)
+    schedules = SCHEDULES + [PROGRAM] * long_names
     cells = [(block, condition, channel, schedule) for block in range(repetitions) for condition in CONDITIONS
-             for channel in ("independent", "shared") for schedule in SCHEDULES]
+             for channel in ("independent", "shared") for schedule in schedules]
     log = Log(root / "sweep.jsonl", "20260101T000000Z-0000")
     (root / "experiment.toml").write_text('name = "made-up"\n')
     log.write(0, "sweep_start", version="0.1.0", experiment="made-up", file="experiments/made-up.toml",
@@ -117,6 +124,7 @@ def sweep(root, count, repetitions):
               seed=1, cells=len(cells), repetitions=repetitions, skipped=0, wall_clock="2026-01-01T00:00:00.000Z")
     for index, (block, condition, channel, schedule) in enumerate(cells):
         rates, shared = CONDITIONS[condition], channel == "shared"
+        condition += LONG_CONDITION * long_names
         if schedule == SCHEDULES[0]:
             alone = {link: rate * 0.95 * chance.gauss(1, 0.005) for link, rate in zip("ab", rates)}
             air = sum(1 / rate for rate in alone.values())
@@ -137,9 +145,10 @@ def main():
     parser.add_argument("dir", type=pathlib.Path)
     parser.add_argument("--segments", type=int, default=160)
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--long-names", action="store_true")
     args = parser.parse_args()
     if args.what == "sweep":
-        sweep(args.dir, args.segments, args.repetitions)
+        sweep(args.dir, args.segments, args.repetitions, args.long_names)
     else:
         one_run(args.dir / "log.jsonl", "20260101T000000Z-0000", CONDITIONS["near"], "adaptive", args.segments,
                 random.Random(1))

@@ -146,6 +146,9 @@ fn too_few_repetitions_say_nothing_about_significance() {
     let output = report(&[dir.path()]);
     let words = String::from_utf8_lossy(&output.stdout);
     assert!(words.contains("fewer than 6"), "{words}");
+    assert!(words.contains("No difference is shown between the two least medians, "), "{words}");
+    assert!(words.contains("2 runs of each are too few, 9 are needed. "), "{words}");
+    assert!(!words.contains("Best is"), "{words}");
     assert!(!words.contains("not significant") && !words.contains(": significant"), "{words}");
 }
 
@@ -729,6 +732,19 @@ fn the_page_tells_what_the_probes_lost_and_how_the_servers_send() {
     assert!(page.contains("a: unknown, b: bbr"), "{page}");
     let runs = fs::read_to_string(dir.path().join("csv/runs.csv")).unwrap();
     assert!(runs.contains(",reno,,bbr,netem,netem,"), "{runs}");
+}
+
+#[test]
+fn the_verdict_names_each_program_with_its_distance() {
+    let dir = TempDir::new().unwrap();
+    made_up("sweep", dir.path(), &["--segments", "10", "--repetitions", "6", "--long-names"]);
+    assert!(report(&[dir.path()]).status.success());
+    let summary = summary(dir.path());
+    for verdict in summary["verdicts"].as_array().unwrap() {
+        let first = verdict["words"][0].as_str().unwrap();
+        let told = " Of the programs, a-downloader-of-my-own-that-splits-files-into-many-pieces took ";
+        assert_eq!(first.matches(told).count(), 1, "{first}");
+    }
 }
 
 #[test]

@@ -130,6 +130,11 @@ impl<'a> EntrantResults<'a> {
         self.runs.iter().min_by(|x, y| far(x).total_cmp(&far(y))).map(|done| done.run)
     }
 
+    /// Returns true for a program of the user's, which fetched in the client's place.
+    pub fn is_program(&self) -> bool {
+        self.all_runs().any(|run| run.end.as_ref().is_some_and(|end| end.program.is_some()))
+    }
+
     pub fn all_runs(&self) -> impl Iterator<Item = &'a LoggedRun> {
         let apart = self.failed.iter().chain(&self.faulty).copied();
         self.runs.iter().map(|done| done.run).chain(apart)

@@ -11,9 +11,6 @@ use serde::Serialize;
 /// The chance of a significant difference where there is none, and of an interval that misses.
 const LEVEL: f64 = 0.05;
 
-/// Comparisons need so many blocks at least: the sign test's least p is 2 / 2ⁿ.
-pub const ENOUGH: usize = 6;
-
 /// A median and its interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Estimate {
@@ -104,9 +101,11 @@ pub fn correct_for_number<'a>(differences: impl Iterator<Item = &'a mut Differen
     }
 }
 
-/// Returns the blocks at least that can make one of so many comparisons significant, Holm's correction included.
-pub fn blocks_for(comparisons: usize) -> usize {
-    (ENOUGH..).find(|&n| 2.0 * binomial_below(n, 1) * comparisons as f64 <= LEVEL).unwrap_or(ENOUGH)
+/// Returns the blocks (`paired`), or runs of each, at least that can make one of so many comparisons significant,
+/// Holm's correction included.
+pub fn runs_for(comparisons: usize, paired: bool) -> usize {
+    let least_p = |n| 2.0 * if paired { binomial_below(n, 1) } else { RankSums::new(n, n).below(1) };
+    (1..).find(|&n| least_p(n) * comparisons as f64 <= LEVEL).unwrap_or(usize::MAX)
 }
 
 impl Difference {
@@ -339,7 +338,8 @@ mod tests {
         // 0.01 × 4 holds, 0.02 × 3 does not, and what follows does not either.
         let found = differences.map(|difference| difference.significant_of_all.unwrap());
         assert_eq!(found, [false, true, false, false]);
-        assert_eq!([1, 2, 12, 20].map(blocks_for), [6, 7, 9, 10]);
+        assert_eq!([1, 2, 12, 20].map(|count| runs_for(count, true)), [6, 7, 9, 10]);
+        assert_eq!([1, 2, 12, 20].map(|count| runs_for(count, false)), [4, 5, 6, 6]);
     }
 
     #[test]

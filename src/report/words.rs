@@ -39,7 +39,30 @@ fn winner(place: &ConditionResults, best: &EntrantResults) -> String {
     let Some((next, by)) = others.first() else {
         return format!("{} took {text}; nothing else was tried here.", best.label);
     };
-    text = format!("Best is {}: {text}. {}.", best.label, against(&format!("The next, {}", next.label), by));
+    let (first, second, longer) = (&best.label, &next.label, span(by));
+    text = match by.significant {
+        Some(true) => {
+            format!("Best is {first}: {text}. The next, {second}, took {longer} longer: {}.", judged(by))
+        }
+        shown => {
+            let why = match shown {
+                Some(_) => "the interval includes zero".into(),
+                None => worth::too_few(by, others.len()),
+            };
+            format!(
+                "No difference is shown between the two least medians, {first} and {second}: {why}. {first} took \
+                 {text}; {second} took {longer} longer."
+            )
+        }
+    };
+    let programs: Vec<String> = others[1..]
+        .iter()
+        .filter(|(cell, _)| cell.is_program())
+        .map(|(cell, by)| format!("{} took {} longer", cell.label, span(by)))
+        .collect();
+    if !programs.is_empty() {
+        text += &format!(" Of the programs, {}.", programs.join("; "));
+    }
     // Only what was repeated often enough can be like the best.
     let alike: Vec<&str> = others[1..]
         .iter()
@@ -50,15 +73,6 @@ fn winner(place: &ConditionResults, best: &EntrantResults) -> String {
         text += &format!(" These cannot be told from the best: {}.", alike.join("; "));
     }
     text
-}
-
-/// How long something took against the best, as a clause.
-fn against(what: &str, by: &Difference) -> String {
-    match by.significant {
-        Some(true) => format!("{what}, took {} longer: {}", span(by), judged(by)),
-        Some(false) => format!("{what}, cannot be told from it: {} longer is not significant", span(by)),
-        None => format!("{what}, took {} longer", span(by)),
-    }
 }
 
 fn broken(place: &ConditionResults) -> Option<String> {

@@ -3,7 +3,7 @@
 
 use super::compare::{ConditionResults, EntrantResults};
 use super::run::LoggedRun;
-use super::stats::{self, Difference, ENOUGH};
+use super::stats::{self, Difference};
 use super::words::short;
 use crate::log::schema::Probe;
 
@@ -27,13 +27,13 @@ pub fn judged(by: &Difference) -> &'static str {
 pub fn power(place: &ConditionResults) -> Option<String> {
     let compared = || place.cells.iter().filter_map(|cell| cell.against_best.as_ref());
     let comparisons = compared().count();
-    let blocks = stats::blocks_for(comparisons);
     let next = compared().min_by(|x, y| x.pct.median.total_cmp(&y.pct.median))?;
+    let (enough, blocks) = (stats::runs_for(1, next.paired), stats::runs_for(comparisons, next.paired));
     let most = place.cells.iter().map(|cell| cell.runs.len()).max()?;
     let Some(least_pct) = next.least_seen_pct() else {
         let runs = if most == 1 { "One run".into() } else { format!("At most {most} runs") };
         return Some(format!(
-            "{runs} of each: with fewer than {ENOUGH} no difference is called significant, and {blocks} are the least \
+            "{runs} of each: with fewer than {enough} no difference is called significant, and {blocks} are the least \
              for {}; {ADVISED} are advised.",
             counted(comparisons)
         ));
@@ -51,6 +51,13 @@ pub fn power(place: &ConditionResults) -> Option<String> {
         text += &format!("; {} need {blocks} with Holm's correction", counted(comparisons));
     }
     Some(text + ".")
+}
+
+/// Says how many runs of each a difference has, and how many it needs beside the others of its condition.
+pub fn too_few(by: &Difference, comparisons: usize) -> String {
+    let (runs, needed) = (by.pct.n, stats::runs_for(comparisons, by.paired));
+    let runs = if runs == 1 { "one run of each is".into() } else { format!("{runs} runs of each are") };
+    format!("{runs} too few, {needed} are needed")
 }
 
 fn counted(comparisons: usize) -> String {
