@@ -728,7 +728,7 @@ fn the_page_tells_what_the_probes_lost_and_how_the_servers_send() {
         }
     });
     let page = page_of(&log);
-    assert!(page.contains("<td>0.010</td><td>0.013</td>"), "{page}");
+    assert!(page.contains("<td data-of=\"loss %\">0.010</td><td data-of=\"probed\">0.013</td>"), "{page}");
     assert!(page.contains("a: unknown, b: bbr"), "{page}");
     let runs = fs::read_to_string(dir.path().join("csv/runs.csv")).unwrap();
     assert!(runs.contains(",reno,,bbr,netem,netem,"), "{runs}");
@@ -745,6 +745,20 @@ fn the_verdict_names_each_program_with_its_distance() {
         let told = " Of the programs, a-downloader-of-my-own-that-splits-files-into-many-pieces took ";
         assert_eq!(first.matches(told).count(), 1, "{first}");
     }
+}
+
+#[test]
+fn a_condition_stands_once_in_a_table_and_each_cell_names_its_column() {
+    let dir = TempDir::new().unwrap();
+    made_up("sweep", dir.path(), &["--segments", "4", "--repetitions", "1", "--long-names"]);
+    assert!(report(&[dir.path()]).status.success());
+    let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
+    let links = page.split("<section id=\"links\">").nth(1).unwrap().split("</section>").next().unwrap();
+    for condition in ["near", "mid", "far"] {
+        let name = format!("{condition}, with the second station behind two walls of concrete");
+        assert_eq!(links.matches(&name).count(), 1, "{links}");
+    }
+    assert_eq!(page.matches("<td").count(), page.matches(" data-of=\"").count());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::compare::{ConditionResults, EntrantResults, Study};
 use super::plot::{escape, stacked};
+use super::sheet::Sheet;
 use super::stats;
 use super::words::{seconds, short};
 use super::worth;
@@ -52,44 +53,54 @@ pub fn bars(place: &ConditionResults) -> String {
 }
 
 /// The numbers of a place.
-pub fn table(place: &ConditionResults) -> String {
-    let mut rows = String::new();
+pub fn table(place: &ConditionResults) -> Option<String> {
+    let mut sheet = Sheet::new(&[
+        ("schedule", true),
+        ("runs", false),
+        ("median s", false),
+        ("interval", false),
+        ("efficiency", false),
+        ("longer than best", false),
+        ("interval", false),
+        ("", true),
+    ]);
     for (index, cell) in place.cells.iter().enumerate() {
         let dash = |text: Option<String>| text.unwrap_or_else(|| "–".into());
         let failed = if cell.failures > 0 { format!(" + {} failed", cell.failures) } else { String::new() };
-        let time = cell.elapsed_ms;
-        let _ = write!(
-            rows,
-            "<tr><th class=\"{}\">{}</th><td>{}{failed}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"t\">{}</td></tr>",
-            if place.best == Some(index) { "best" } else { "" },
-            escape(&cell.label),
-            cell.runs.len(),
-            dash(time.map(|time| format!("{:.3}", time.median / 1e3))),
-            dash(time.filter(|time| time.n > 1).map(|time| format!(
-                "{:.3}–{:.3}",
-                time.low / 1e3,
-                time.high / 1e3
-            ))),
-            dash(cell.efficiency.map(|efficiency| format!("{efficiency:.3}"))),
-            dash(cell.against_best.map(|by| format!("{:+.1} %", by.pct.median))),
-            dash(
-                cell.against_best
-                    .filter(|by| by.pct.n > 1)
-                    .map(|by| format!("{:+.1} to {:+.1}", by.pct.low, by.pct.high))
-            ),
-            cell.against_best.as_ref().map_or("", worth::judged)
+        let (time, by) = (cell.elapsed_ms, cell.against_best);
+        let interval = time
+            .filter(|time| time.n > 1)
+            .map(|time| format!("{:.3}–{:.3}", time.low / 1e3, time.high / 1e3));
+        let longer = by.filter(|by| by.pct.n > 1);
+        sheet.row(
+            &marked(&escape(&cell.label), place.best == Some(index)),
+            &[
+                format!("{}{failed}", cell.runs.len()),
+                dash(time.map(|time| format!("{:.3}", time.median / 1e3))),
+                dash(interval),
+                dash(cell.efficiency.map(|efficiency| format!("{efficiency:.3}"))),
+                dash(by.map(|by| format!("{:+.1} %", by.pct.median))),
+                dash(longer.map(|by| format!("{:+.1} to {:+.1}", by.pct.low, by.pct.high))),
+                by.as_ref().map_or("", worth::judged).into(),
+            ],
         );
     }
-    format!(
-        "<div class=\"scroll\"><table><thead><tr><th>schedule</th><th>runs</th><th>median s</th><th>interval</th>\
-         <th>efficiency</th><th>longer than best</th><th>interval</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    sheet.markup()
+}
+
+/// The best has a star.
+fn marked(text: &str, is_best: bool) -> String {
+    if is_best { format!("<span class=\"best\">{text}</span>") } else { text.into() }
 }
 
 /// A matrix's field: its markup, and how warm it is, 0 to 1.
 pub type Field = (String, Option<f64>);
 
-/// Schedules by places; places where nothing has a value are left out, and so is an empty matrix.
+/// Columns that stay readable beside each other.
+const COLUMNS: usize = 6;
+
+/// Schedules by places; places where nothing has a value are left out, and so is an empty matrix. Where the window
+/// is narrow, the style sheet puts the columns below each other, by the order that each cell carries.
 pub fn matrix(
     study: &Study,
     of: impl Fn(&ConditionResults, &EntrantResults) -> Option<Field>,
@@ -100,33 +111,32 @@ pub fn matrix(
         .iter()
         .filter(|place| study.labels.iter().any(|label| field(place, label).is_some()))
         .collect();
-    if places.is_empty() {
-        return None;
-    }
-    let head: String = places.iter().map(|place| format!("<th>{}</th>", escape(&place.name()))).collect();
-    let mut rows = String::new();
-    for label in &study.labels {
-        let _ = write!(rows, "<tr><th>{}</th>", escape(label));
-        for place in &places {
-            match field(place, label) {
-                Some((text, Some(heat))) => {
-                    let _ = write!(
-                        rows,
-                        "<td class=\"heat\" style=\"--h:{:.2}\">{text}</td>",
-                        heat.clamp(0.0, 1.0) * 0.55
-                    );
-                }
-                Some((text, None)) => {
-                    let _ = write!(rows, "<td>{text}</td>");
-                }
-                None => rows += "<td>–</td>",
-            }
+    let tables = places.chunks(COLUMNS).map(|places| {
+        let order = |column: usize, row: usize| column * (study.labels.len() + 1) + row;
+        let mut text = String::from("<table class=\"matrix\"><thead><tr><th></th>");
+        for (column, place) in places.iter().enumerate() {
+            let _ = write!(text, "<th style=\"order:{}\">{}</th>", order(column, 0), escape(&place.name()));
         }
-        rows += "</tr>";
-    }
-    Some(format!(
-        "<div class=\"scroll\"><table class=\"matrix\"><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    ))
+        text += "</tr></thead><tbody>";
+        for (row, label) in study.labels.iter().enumerate() {
+            let label_text = escape(label);
+            let _ = write!(text, "<tr><th>{label_text}</th>");
+            for (column, place) in places.iter().enumerate() {
+                let order = order(column, row + 1);
+                let (value, heat) = field(place, label).unwrap_or_else(|| ("–".into(), None));
+                let (class, heat) = heat.map_or(("", String::new()), |heat| {
+                    (" class=\"heat\"", format!(";--h:{:.2}", heat.clamp(0.0, 1.0) * 0.55))
+                });
+                let _ = write!(
+                    text,
+                    "<td{class} style=\"order:{order}{heat}\" data-of=\"{label_text}\"><span>{value}</span></td>"
+                );
+            }
+            text += "</tr>";
+        }
+        text + "</tbody></table>"
+    });
+    (!places.is_empty()).then(|| tables.collect())
 }
 
 pub fn times(study: &Study) -> Option<String> {
@@ -134,7 +144,7 @@ pub fn times(study: &Study) -> Option<String> {
         let time = cell.elapsed_ms?;
         let text = format!("{:.2}", time.median / 1e3);
         let best = place.best.is_some_and(|best| place.cells[best].label == cell.label);
-        Some((if best { format!("<span class=\"best\">{text}</span>") } else { text }, None))
+        Some((marked(&text, best), None))
     })
 }
 

@@ -9,6 +9,7 @@ use super::load::{Loaded, Problem};
 use super::plot::escape;
 use super::run::LoggedRun;
 use super::setting;
+use super::sheet::Sheet;
 use super::timeline::{self, Detail};
 use super::words::{self, mbit, seconds, short};
 use crate::log::outcome::Outcome;
@@ -131,7 +132,7 @@ fn section_of(study: &Study, named: bool) -> String {
             "<h3>{}</h3>{}<details><summary>The numbers</summary>{}</details>",
             escape(&place.name()),
             charts::bars(place),
-            charts::table(place)
+            charts::table(place).unwrap_or_default()
         );
     }
     text + "</section>"
@@ -210,30 +211,32 @@ fn details(study: &Study) -> String {
 }
 
 fn throughputs(study: &Study) -> String {
-    let mut rows = String::new();
+    let mut sheet = Sheet::new(&[
+        ("", true),
+        ("how", true),
+        ("a", false),
+        ("b", false),
+        ("a to b", false),
+        ("a, both busy", false),
+        ("b, both busy", false),
+    ]);
     for place in &study.places {
         let Some(throughput) = &place.throughput else { continue };
         let (alone, together) = (&throughput.alone_kbit, &throughput.together_kbit);
         let dash = |kbit: Option<f64>| kbit.map_or("–".into(), mbit);
-        let _ = write!(
-            rows,
-            "<tr><th>{}</th><td class=\"t\">{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
-            escape(&place.name()),
-            if throughput.source == "alone" { "measured alone" } else { "probed" },
-            mbit(alone.a),
-            mbit(alone.b),
-            short(alone.a / alone.b),
-            dash(together.as_ref().map(|both| both.a)),
-            dash(together.as_ref().map(|both| both.b)),
+        sheet.row(
+            &escape(&place.name()),
+            &[
+                if throughput.source == "alone" { "measured alone" } else { "probed" }.into(),
+                mbit(alone.a),
+                mbit(alone.b),
+                short(alone.a / alone.b),
+                dash(together.as_ref().map(|both| both.a)),
+                dash(together.as_ref().map(|both| both.b)),
+            ],
         );
     }
-    let table = (!rows.is_empty()).then(|| {
-        format!(
-            "<div class=\"scroll\"><table><thead><tr><th></th><th class=\"t\">how</th><th>a</th><th>b</th><th>a to b</th>\
-             <th>a, both busy</th><th>b, both busy</th></tr></thead><tbody>{rows}</tbody></table></div>"
-        )
-    });
-    titled("Throughput of each link (Mbit/s of payload)", table, "")
+    titled("Throughput of each link (Mbit/s of payload)", sheet.markup(), "")
 }
 
 /// A timeline for each cell's median run, as many as the page can bear.

@@ -2,7 +2,7 @@
 //!
 //! Its stages are files of their own: [`load`] reads logs into [`run`]s, [`compare`] puts runs into cells and says
 //! which is best ([`stats`], [`split`]), [`words`] says it in sentences and [`worth`] what it is worth; [`table`], [`csv`], [`summary`]
-//! and [`html`] (with [`charts`], [`timeline`], [`setting`] and [`plot`]) render, each one thing. It knows neither the client nor the links: logs are the
+//! and [`html`] (with [`charts`], [`timeline`], [`setting`], [`sheet`] and [`plot`]) render, each one thing. It knows neither the client nor the links: logs are the
 //! contract. A report is derived, so making it again replaces it; logs are never touched.
 
 pub(crate) mod charts;
@@ -13,6 +13,7 @@ pub(crate) mod load;
 pub(crate) mod plot;
 pub(crate) mod run;
 pub(crate) mod setting;
+pub(crate) mod sheet;
 pub(crate) mod split;
 pub(crate) mod stats;
 pub(crate) mod summary;

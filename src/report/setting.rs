@@ -7,6 +7,7 @@ use super::compare;
 use super::load::Loaded;
 use super::plot::escape;
 use super::run::LoggedRun;
+use super::sheet::Sheet;
 use super::stats;
 use super::words::{mbit, short};
 use crate::log::schema::{Link, Probe, RunStart};
@@ -33,45 +34,57 @@ fn links(loaded: &Loaded) -> String {
             *runs += 1;
         }
     }
-    let mut text = String::from("<section id=\"links\"><h2>Links, as asked and as probed</h2>");
+    let text = String::from("<section id=\"links\"><h2>Links, as asked and as probed</h2>");
     if rows.is_empty() {
         return text + "<p>No link was shaped.</p></section>";
     }
     let conditions: BTreeSet<&String> = rows.keys().map(|key| &key.0).collect();
     let many = conditions.len() > 1;
-    text += "<div class=\"scroll\"><table><thead><tr>";
-    if many {
-        text += "<th>condition</th>";
-    }
-    text += "<th class=\"t\">link</th><th class=\"t\">profile</th><th>rate Mbit/s</th><th>probed</th><th>RTT ms</th><th>probed</th>\
-             <th>one way ms</th><th>jitter ms</th><th>loss %</th><th>probed</th><th>queue ms</th><th class=\"t\">probes</th></tr></thead><tbody>";
+    let mut sheet = Sheet::new(&[
+        ("link", true),
+        ("profile", true),
+        ("rate Mbit/s", false),
+        ("probed", false),
+        ("RTT ms", false),
+        ("probed", false),
+        ("one way ms", false),
+        ("jitter ms", false),
+        ("loss %", false),
+        ("probed", false),
+        ("queue ms", false),
+        ("probes", true),
+    ]);
+    let mut group = None;
     for ((condition, link, direction, profile), (record, probes, _)) in &rows {
-        let name = if many { format!("<th>{}</th>", escape(condition)) } else { String::new() };
+        if many && group.replace(condition) != Some(condition) {
+            sheet.group(&escape(condition));
+        }
         let class = if *link == LinkId::A { "a" } else { "b" };
         let asked = record.asked.as_ref();
         let number = |value: Option<f64>| value.map_or("–".into(), short);
         let loss = |value: Option<f64>| value.map_or("–".into(), |pct| format!("{pct:.3}"));
         let probed =
             |of: fn(&Probe) -> Option<f64>| stats::median(probes.iter().filter_map(|probe| of(probe)));
-        let _ = write!(
-            text,
-            "<tr>{name}<td class=\"t\"><span class=\"key {class}\">{link} {direction}</span></td><td class=\"t\">{}</td><td>{}</td><td>{}</td>\
-             <td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"t\">{}</td></tr>",
-            escape(profile),
-            asked.map_or("–".into(), |asked| mbit(asked.rate_kbit)),
-            number(probed(|probe| probe.rate_kbit).map(|kbit| kbit / 1e3)),
-            number(probed(|probe| probe.rtt_expected_ms)),
-            number(probed(|probe| probe.rtt_ms)),
-            number(asked.map(|asked| asked.delay_ms)),
-            number(asked.map(|asked| asked.jitter_ms)),
-            loss(asked.map(|asked| asked.loss_pct)),
-            loss(probed(|probe| probe.loss_pct)),
-            number(asked.map(|asked| asked.queue_ms)),
-            judged(probes)
+        sheet.row(
+            &format!("<span class=\"key {class}\">{link} {direction}</span>"),
+            &[
+                escape(profile),
+                asked.map_or("–".into(), |asked| mbit(asked.rate_kbit)),
+                number(probed(|probe| probe.rate_kbit).map(|kbit| kbit / 1e3)),
+                number(probed(|probe| probe.rtt_expected_ms)),
+                number(probed(|probe| probe.rtt_ms)),
+                number(asked.map(|asked| asked.delay_ms)),
+                number(asked.map(|asked| asked.jitter_ms)),
+                loss(asked.map(|asked| asked.loss_pct)),
+                loss(probed(|probe| probe.loss_pct)),
+                number(asked.map(|asked| asked.queue_ms)),
+                judged(probes),
+            ],
         );
     }
-    text + "</tbody></table></div><p class=\"note\">Rates count Ethernet frames. Probed values are medians over the runs; a run \
-            without a probe has none.</p></section>"
+    text + &sheet.markup().unwrap_or_default()
+        + "<p class=\"note\">Rates count Ethernet frames. Probed values are medians over the runs; a run without a \
+           probe has none.</p></section>"
 }
 
 fn judged(probes: &[&Probe]) -> String {

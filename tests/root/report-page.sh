@@ -17,7 +17,7 @@ browse() { # ARGUMENTS...
 }
 
 # A window as narrow as a phone is more than a headless browser makes, so the page is put in a frame,
-# whose owner measures it: what stands beyond the right edge and cannot be scrolled in a box of its own.
+# whose owner measures it: what stands beyond the right edge, and what a box of its own hides.
 frame() { # PAGE WIDTH
     cat <<HTML
 <!doctype html><meta charset="utf-8"><meta name="color-scheme" content="light dark"><style>body { margin: 0 }</style>
@@ -27,7 +27,8 @@ document.getElementById("page").onload = ({target}) => {
     const page = target.contentDocument, root = page.documentElement;
     for (const details of page.querySelectorAll("details")) details.open = true;
     const beyond = [...page.body.querySelectorAll("*")].filter(element =>
-        element.getBoundingClientRect().right > root.clientWidth + 1 && !element.closest(".scroll"));
+        element.getBoundingClientRect().right > root.clientWidth + 1 ||
+        (["auto", "scroll"].includes(getComputedStyle(element).overflowX) && element.scrollWidth > element.clientWidth));
     const plots = [...page.querySelectorAll("[role=img]")];
     document.getElementById("found").textContent = "FOUND " + JSON.stringify({
         width: root.clientWidth, scroll: root.scrollWidth,
@@ -45,7 +46,7 @@ HTML
 
 look() { # NAME PAGE
     local name=$1 page=$2 width scheme flag found
-    for width in 390 1280; do
+    for width in 390 820 1280; do
         for scheme in light dark; do
             flag=(--blink-settings=preferredColorScheme=1)
             [ "$scheme" = light ] || flag=(--force-dark-mode)
@@ -96,6 +97,10 @@ python3 "$ROOT/tests/report-logs.py" sweep "$WORK/sweep"
 page_of "$WORK/sweep"
 look sweep "$WORK/sweep/report.html"
 print_out sweep "$WORK/sweep/report.html" "longer than best"
+
+python3 "$ROOT/tests/report-logs.py" sweep "$WORK/long" --repetitions 2 --long-names
+page_of "$WORK/long"
+look long "$WORK/long/report.html"
 
 python3 "$ROOT/tests/report-logs.py" run "$WORK/large" --segments 100000
 page_of "$WORK/large"
