@@ -1,4 +1,4 @@
-//! The threads of a role. tokio panics where the system refuses a thread or a descriptor while its
+//! The threads of a role, and the signals that end it. tokio panics where the system refuses a thread or a descriptor while its
 //! runtime starts, so both are tried first, and a refusal is an error with its cause.
 
 use std::fs::File;
@@ -8,7 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{self, SignalKind};
 
 /// Descriptors that the runtime, its signal handlers and a listener take, with some to spare.
 const DESCRIPTORS: usize = 16;
@@ -37,6 +39,57 @@ pub fn multi_thread(workers: usize) -> Result<Runtime> {
     // system refuses.
     runtime.block_on(runtime.spawn_blocking(|| ())).context("cannot start a thread for blocking calls")?;
     Ok(runtime)
+}
+
+/// The signals that ask a role to end. All end it in the same way.
+pub struct EndingSignals {
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+    /// The terminal is gone; `None` under nohup.
+    hang_up: Option<unix::Signal>,
+    quit: unix::Signal,
+}
+
+impl EndingSignals {
+    /// Listens from now on; the signals no longer end the process by themselves.
+    ///
+    /// # Errors
+    /// When the system refuses a handler.
+    pub fn listen() -> Result<EndingSignals> {
+        let listen = |kind| unix::signal(kind).context("cannot listen for signals");
+        Ok(EndingSignals {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hang_up: (!is_ignored(Signal::SIGHUP)).then(|| listen(SignalKind::hangup())).transpose()?,
+            quit: listen(SignalKind::quit())?,
+        })
+    }
+
+    /// Waits for the next signal. One that came earlier counts.
+    pub async fn next(&mut self) -> Signal {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(hang_up) => hang_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::SIGINT,
+            _ = self.terminate.recv() => Signal::SIGTERM,
+            _ = hang_up => Signal::SIGHUP,
+            _ = self.quit.recv() => Signal::SIGQUIT,
+        }
+    }
+}
+
+/// Returns true where this process was started with the signal ignored and has not changed that.
+pub fn is_ignored(wanted: Signal) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: this only asks for the disposition, and the kernel fills in the whole struct.
+    unsafe {
+        libc::sigaction(wanted as i32, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
 }
 
 /// Opens that many descriptors and closes them again.

@@ -1573,28 +1573,60 @@ fn a_signal_ends_a_run_although_nobody_reads_its_stdout() {
     assert_eq!(ends(&mut child).code(), Some(1));
 }
 
-#[test]
-fn a_closed_terminal_ends_a_run_as_a_signal_does() {
-    let silent = || {
-        odd_server(|_, stream| {
-            std::thread::sleep(Duration::from_secs(120));
-            drop(stream);
-        })
-        .to_string()
-    };
+/// A server that takes connections and never answers.
+fn mute_server() -> String {
+    odd_server(|_, stream| {
+        std::thread::sleep(Duration::from_secs(120));
+        drop(stream);
+    })
+    .to_string()
+}
+
+/// Returns the last record of a client that gets this signal after it has begun.
+fn last_record_after(signal: libc::c_int, args: &[&str]) -> serde_json::Value {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log.jsonl");
-    let mut child = unread_client(&["--log", log.to_str().unwrap(), &silent(), &silent()]);
+    let servers = [mute_server(), mute_server()];
+    let args = [&["--log", log.to_str().unwrap()], args, &[&servers[0], &servers[1]]].concat();
+    let mut child = unread_client(&args);
     let until = Instant::now() + Duration::from_secs(60);
     while !log.exists() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(20));
     }
     std::thread::sleep(Duration::from_millis(300));
     // SAFETY: the child is this test's own, and has not been waited for.
-    unsafe { libc::kill(child.id() as i32, libc::SIGHUP) };
+    unsafe { libc::kill(child.id() as i32, signal) };
     assert_eq!(ends(&mut child).code(), Some(1));
     let text = fs::read_to_string(&log).unwrap();
-    assert!(text.lines().last().unwrap().contains("interrupted by SIGHUP"), "{text}");
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn every_signal_that_asks_for_an_end_is_named_in_the_last_record() {
+    let signals = [
+        (libc::SIGINT, "SIGINT"),
+        (libc::SIGTERM, "SIGTERM"),
+        (libc::SIGHUP, "SIGHUP"),
+        (libc::SIGQUIT, "SIGQUIT"),
+    ];
+    for (signal, name) in signals {
+        let end = &last_record_after(signal, &[])["data"];
+        assert_eq!(end["exit"], "interrupted");
+        let summary = end["summary"].as_str().unwrap();
+        assert!(summary.contains(&format!("interrupted by {name}")), "{summary}");
+    }
+}
+
+#[test]
+fn an_interrupted_run_says_that_it_can_go_on_only_where_it_can() {
+    let out = tempfile::tempdir().unwrap();
+    let told = |args: &[&str]| {
+        let end = last_record_after(libc::SIGINT, args);
+        let summary = end["data"]["summary"].as_str().unwrap().to_string();
+        summary.contains("--resume") && summary.contains(out.path().to_str().unwrap())
+    };
+    assert!(told(&["--out", out.path().to_str().unwrap()]));
+    assert!(!told(&[]));
 }
 
 #[test]

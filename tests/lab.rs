@@ -486,6 +486,7 @@ fn client_options_keep_the_links_of_the_lab_unless_they_name_one() {
 /// A lab whose command notes which signal it got, and ends in its own way.
 fn start_noting(place: &Place, data: &[String; 2]) -> (Child, i32) {
     let line = "trap 'echo TERM >got; exit 5' TERM; trap 'echo INT >got; exit 6' INT; \
+                trap 'echo HUP >got; exit 7' HUP; trap 'echo QUIT >got; exit 8' QUIT; \
                 echo >up; while :; do sleep 0.05; done";
     start(place, data, line)
 }
@@ -519,11 +520,12 @@ fn kill(pid: i32, signal: nix::sys::signal::Signal) {
 
 #[test]
 fn signals_reach_the_command_which_ends_in_its_own_way() {
-    use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
+    use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
     for user in users() {
         let place = Place::new(user);
         let data = place.data(1, "1KB");
-        for (signal, got, code) in [(SIGTERM, "TERM", 5), (SIGINT, "INT", 6), (SIGHUP, "TERM", 5)] {
+        let signals = [(SIGTERM, "TERM", 5), (SIGINT, "INT", 6), (SIGHUP, "HUP", 7), (SIGQUIT, "QUIT", 8)];
+        for (signal, got, code) in signals {
             let (mut lab, outer) = start_noting(&place, &data);
             kill(outer, signal);
             assert_eq!(lab.wait().unwrap().code(), Some(code), "{user:?} {signal}");

@@ -29,7 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("server", &["http", "log", "manifest", "runtime", "segments", "sender_report", "tcp"]),
     // Predicts from the profiles, the scheduler and the sizes of files; knows no client.
     ("simulate", &["units", "config", "emulate", "schedule", "bound", "manifest", "segments"]),
-    ("lab", &["units", "http", "manifest", "results", "segments", "shape", "text"]),
+    ("lab", &["units", "http", "manifest", "results", "runtime", "segments", "shape", "text"]),
     ("doctor", &["lab", "shape", "text"]),
     (
         "client",

@@ -27,7 +27,7 @@ pub(crate) mod worker;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::log::outcome::Outcome;
 use crate::log::schema;
@@ -113,10 +113,11 @@ async fn run(config: RunConfig, links: LinkSetup, log: Arc<Log>, predict: Predic
 /// Does a run: shapes, fetches, logs and clears. A signal ends it like any other failure.
 pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> FinishedRun {
     let mut preparation = Preparation::new(&run);
+    let interrupted_by = |interrupted| with_what_is_kept(interrupted, run.config.out.as_deref());
     // Dropping the work on a signal clears the links: their owner clears them when it goes.
     let prepared = tokio::select! {
         prepared = preparation.prepare(&run) => prepared,
-        interrupted = signals.next() => Err(interrupted),
+        interrupted = signals.next() => Err(interrupted_by(interrupted)),
     };
     let links = preparation.links.clone();
     let (fetched, outcome) = match preparation.log(&run, prepared) {
@@ -125,7 +126,7 @@ pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> FinishedRun {
             let mut fetched = Fetched::new(ready);
             let outcome = tokio::select! {
                 outcome = fetched.fetch(&run) => outcome,
-                interrupted = signals.next() => Err(interrupted),
+                interrupted = signals.next() => Err(interrupted_by(interrupted)),
             };
             (Some(fetched), outcome)
         }
@@ -133,6 +134,13 @@ pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> FinishedRun {
     let outcome = unshape(links, outcome).await;
     let (record, outcome) = finish::close(&run, fetched.as_ref(), outcome);
     FinishedRun { record, probe_ms: fetched.map_or(0.0, |fetched| fetched.probe_ms), outcome }
+}
+
+/// Adds to the error of a signal that `--resume` goes on, where there is a folder to go on with.
+fn with_what_is_kept(interrupted: Failure, out: Option<&Path>) -> Failure {
+    let Some(out) = out else { return interrupted };
+    let Failure { exit, error } = interrupted;
+    Failure::new(exit, anyhow!("{error}; {} keeps what came, and --resume goes on with it", out.display()))
 }
 
 /// Takes the shaping away, however the run went. Failing at it is a failure of the run, unless there

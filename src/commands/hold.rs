@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 
+use crate::runtime::EndingSignals;
 use crate::shape::Shaper;
 use crate::shape::active_shaping::ActiveShaping;
 use crate::shape::backend::ShapingRequest;
@@ -158,17 +160,16 @@ async fn run(command: &[String], shaper: &Mutex<Shaper>, late: &mut HoldLateness
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("cannot run {}", command[0]))?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    // A terminal interrupts the program as well, so there is nothing to pass on.
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut signals = EndingSignals::listen()?;
     let mut look = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             status = child.wait() => return status.with_context(|| format!("cannot wait for {}", command[0])),
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => if let Some(pid) = child.id() {
-                // SAFETY: a plain system call. The child has not been waited for, so its id is its own.
-                unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
+            signal = signals.next() => match (signal, child.id()) {
+                // A terminal sends these to the program as well, so there is nothing to pass on.
+                (Signal::SIGINT | Signal::SIGQUIT, _) | (_, None) => {}
+                // The child has not been waited for, so its id is its own.
+                (signal, Some(pid)) => drop(kill(Pid::from_raw(pid as i32), signal)),
             },
             _ = look.tick() => {
                 let mut shaper = locked(shaper);

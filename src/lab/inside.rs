@@ -95,24 +95,22 @@ fn run_command(
     let mut first: Option<Instant> = None;
     loop {
         let Some(received) = signals.wait(None)? else { continue };
-        let pass_on = match received.signal {
-            Signal::SIGCHLD => {
-                if let Some((_, status)) = reap(servers)?.into_iter().find(|(pid, _)| *pid == child) {
-                    if let (WaitStatus::Signaled(_, signal, _), None) = (status, first) {
-                        let name = plan.command[0].to_string_lossy();
-                        tell(&format!("error: {name} was ended by {signal}, which this lab did not send"));
-                    }
-                    return Ok(exit_code(status));
+        if received.signal == Signal::SIGCHLD {
+            if let Some((_, status)) = reap(servers)?.into_iter().find(|(pid, _)| *pid == child) {
+                if let (WaitStatus::Signaled(_, signal, _), None) = (status, first) {
+                    let name = plan.command[0].to_string_lossy();
+                    tell(&format!("error: {name} was ended by {signal}, which this lab did not send"));
                 }
-                continue;
+                return Ok(exit_code(status));
             }
-            _ if received.from_terminal && at_terminal => continue,
-            Signal::SIGINT => Signal::SIGINT,
-            _ => Signal::SIGTERM,
-        };
+            continue;
+        }
+        if received.from_terminal && at_terminal {
+            continue;
+        }
         // The first lets the command end in its own way; a later one insists.
         let signal = match first {
-            None => pass_on,
+            None => received.signal,
             Some(first) if first.elapsed() < ONE_SIGNAL => continue,
             Some(_) => Signal::SIGKILL,
         };

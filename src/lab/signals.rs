@@ -8,8 +8,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::runtime::is_ignored;
+
 /// Signals that a lab passes on to its command, unless it was started with them ignored.
-const PASSED_ON: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+const PASSED_ON: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
 pub struct LabSignals {
     file: SignalFd,
@@ -44,15 +46,6 @@ impl LabSignals {
         let Some(info) = self.file.read_signal().context("cannot read a signal")? else { return Ok(None) };
         let signal = Signal::try_from(info.ssi_signo as i32).context("cannot tell which signal came")?;
         Ok(Some(ReceivedSignal { signal, from_terminal: info.ssi_code == libc::SI_KERNEL }))
-    }
-}
-
-fn is_ignored(wanted: Signal) -> bool {
-    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: this only asks for the disposition, and the kernel fills in the whole struct.
-    unsafe {
-        libc::sigaction(wanted as i32, std::ptr::null(), action.as_mut_ptr()) == 0
-            && action.assume_init().sa_sigaction == libc::SIG_IGN
     }
 }
 

@@ -12,7 +12,7 @@ pub enum Outcome {
     /// Everything is there.
     #[default]
     Ok,
-    /// SIGINT or SIGTERM.
+    /// SIGINT, SIGTERM, SIGHUP or SIGQUIT.
     Interrupted,
     /// A server could not be found, reached or understood before the first request.
     Unreachable,

@@ -25,13 +25,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::log::schema;
 use crate::log::schema::{Event, Log, ServeStart, Stdout};
+use crate::runtime::EndingSignals;
 use access_log::{AccessLog, ConnectionLog};
 pub use catalog::Catalog;
 use connection::ServerState;
@@ -98,30 +98,18 @@ impl Default for Limits {
     }
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until a signal asks it to end.
 pub fn main(args: ServerArgs) -> Result<()> {
     let table = Catalog::choose(&args.data, args.samples.as_deref())?;
     let log = Arc::new(Log::new(schema::new_run_id(), None, Stdout::Samples)?);
     let runtime =
         crate::runtime::multi_thread(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))?;
     runtime.block_on(async {
-        let shutdown = shutdown_signal().context("cannot listen for signals")?;
+        let mut signals = EndingSignals::listen()?;
         let listener = TcpListener::bind(&args.listen).await.with_context(|| {
             format!("cannot listen on {}: name a free address and port with --listen", args.listen)
         })?;
-        run(listener, table, Limits::default(), log, shutdown).await
-    })
-}
-
-/// Resolves to the name of the first signal that ends the program.
-fn shutdown_signal() -> Result<impl Future<Output = &'static str>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        }
+        run(listener, table, Limits::default(), log, async { signals.next().await.as_str() }).await
     })
 }
 

@@ -71,7 +71,12 @@ impl Drop for Running {
 fn a_signal_ends_it_well_and_every_line_is_json() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("s001.m4s"), "one").unwrap();
-    for (signal, name) in [(libc::SIGTERM, "SIGTERM"), (libc::SIGINT, "SIGINT")] {
+    for (signal, name) in [
+        (libc::SIGTERM, "SIGTERM"),
+        (libc::SIGINT, "SIGINT"),
+        (libc::SIGHUP, "SIGHUP"),
+        (libc::SIGQUIT, "SIGQUIT"),
+    ] {
         let mut server = Running::start(dir.path());
         assert!(server.get("/s001.m4s").ends_with("\r\n\r\none"));
         server.signal(signal);
