@@ -1629,6 +1629,60 @@ fn an_interrupted_run_says_that_it_can_go_on_only_where_it_can() {
     assert!(!told(&[]));
 }
 
+/// Asserts that the files in `out` are those of which the log tells, in segment records and in the end.
+fn assert_log_counts_files(out: &Path, records: &[serde_json::Value]) {
+    let names = fs::read_dir(out).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+    let mut logged: Vec<&str> =
+        of_event(records, "segment").iter().map(|record| record["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    logged.sort_unstable();
+    assert_eq!(names, logged);
+    assert_eq!(run_end(records)["files"], names.len());
+}
+
+#[test]
+fn a_run_that_is_given_up_counts_the_files_that_are_there() {
+    let pair = pair(8, "3MB");
+    let busy = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 99999\r\nContent-Length: 0\r\n\r\n";
+    for give_up in ["200ms", "1s"] {
+        let busy_server = odd_server(move |_, mut stream| {
+            while read_request(&mut stream).is_some() {
+                let _ = stream.write_all(busy.as_bytes());
+            }
+        });
+        let out = tempfile::tempdir().unwrap();
+        let dir = out.path().to_str().unwrap();
+        let ratio = ["--schedule", "ratio=1:1", "--give-up", give_up, "--out", dir];
+        let output = client(&[&ratio[..], &[&pair.a.address, &busy_server.to_string()]].concat());
+        assert!(!output.status.success());
+        assert_log_counts_files(out.path(), &records(&output));
+    }
+}
+
+#[test]
+fn an_interrupted_run_counts_the_files_that_are_there() {
+    let pair = pair(40, "5MB");
+    for after_ms in [50, 150] {
+        let out = tempfile::tempdir().unwrap();
+        let log = out.path().join(".log");
+        let (dir, file) = (out.path().to_str().unwrap(), log.to_str().unwrap());
+        let mut child = unread_client(&["--out", dir, "--log", file, &pair.a.address, &pair.b.address]);
+        let until = Instant::now() + Duration::from_secs(60);
+        while !out.path().join("s001.m4s").exists() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(Duration::from_millis(after_ms));
+        // SAFETY: the child is this test's own, and has not been waited for.
+        unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+        ends(&mut child);
+        let text = fs::read_to_string(&log).unwrap();
+        let records: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_log_counts_files(out.path(), &records);
+    }
+}
+
 #[test]
 fn seeds_above_what_jq_keeps_are_refused() {
     let output = client(&["--seed", "9007199254740993", "127.0.0.1:9", "127.0.0.1:9"]);

@@ -132,6 +132,9 @@ pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> FinishedRun {
         }
     };
     let outcome = unshape(links, outcome).await;
+    if let Some(fetched) = &fetched {
+        fetched.ready.transfer.end().await;
+    }
     let (record, outcome) = finish::close(&run, fetched.as_ref(), outcome);
     FinishedRun { record, probe_ms: fetched.map_or(0.0, |fetched| fetched.probe_ms), outcome }
 }

@@ -233,16 +233,28 @@ impl Store {
     /// # Errors
     /// It cannot be read or renamed, or something of its name has appeared in the folder.
     pub fn finish(&self, incoming: &Incoming, name: &str, expected: Option<Digest>) -> Result<FileVerdict> {
-        let verdict = match expected.filter(|_| self.verify) {
-            Some(expected) => {
-                let actual = self.digest(incoming)?;
-                if actual != expected {
-                    return Ok(FileVerdict::Wrong { expected, actual });
-                }
-                FileVerdict::Right
-            }
-            _ => FileVerdict::Unchecked,
-        };
+        let verdict = self.check(incoming, expected)?;
+        if !matches!(verdict, FileVerdict::Wrong { .. }) {
+            self.give_name(incoming, name)?;
+        }
+        Ok(verdict)
+    }
+
+    /// Returns whether the digest of a complete file is right, if one is due.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn check(&self, incoming: &Incoming, expected: Option<Digest>) -> Result<FileVerdict> {
+        let Some(expected) = expected.filter(|_| self.verify) else { return Ok(FileVerdict::Unchecked) };
+        let actual = self.digest(incoming)?;
+        Ok(if actual == expected { FileVerdict::Right } else { FileVerdict::Wrong { expected, actual } })
+    }
+
+    /// Puts a complete file under its name.
+    ///
+    /// # Errors
+    /// It cannot be renamed, or something of its name has appeared in the folder.
+    pub fn give_name(&self, incoming: &Incoming, name: &str) -> Result<()> {
         let _noting = self.noting();
         let another = || format!("cannot finish {name}: {} is another file now", incoming.part.display());
         ensure!(self.parts.is_named(name, &incoming.file)?, another());
@@ -250,7 +262,7 @@ impl Store {
         self.parts.move_new(name, &self.out, name)?;
         // A name that led elsewhere in between is not this file.
         ensure!(self.out.is_named(name, &incoming.file)?, another());
-        Ok(verdict)
+        Ok(())
     }
 
     fn digest(&self, incoming: &Incoming) -> Result<Digest> {

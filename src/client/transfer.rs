@@ -4,12 +4,13 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 
 use super::running;
 use super::store::{Earlier, Incoming, Store};
@@ -28,6 +29,8 @@ const MOST_CHECKS: usize = 4;
 const MOST_STRIKES: u32 = 3;
 /// The most restarts of a file because a server reports another version.
 const MOST_RESTARTS: u32 = 3;
+/// How long the end of a run waits for the files that are being checked.
+const CHECKS_END: Duration = Duration::from_secs(2);
 /// The most files that an error names.
 const MOST_NAMED: usize = 10;
 
@@ -202,6 +205,8 @@ pub struct Transfer {
     pub changed: Notify,
     /// Permits to check files beside the tasks that receive.
     pub checks: Arc<Semaphore>,
+    /// Whether the run is over, so that no file gets its name any more. Read-locked while one gets it.
+    over: RwLock<bool>,
     /// The scheduler's time counts from here.
     began: Duration,
     state: Mutex<TransferState>,
@@ -347,6 +352,7 @@ impl Transfer {
             metrics,
             changed: Notify::new(),
             checks: Arc::new(Semaphore::new(MOST_CHECKS)),
+            over: RwLock::new(false),
             began: running::now(),
             state: Mutex::new(state),
         }
@@ -873,6 +879,20 @@ impl Transfer {
             Failure::new(Outcome::ServerAway, anyhow!("the one server that could bring it was given up"))
         });
         Some(Failure { exit, error: error.context(what) })
+    }
+
+    /// Does `work`, which gives a file its name and records it, unless the run is over.
+    pub fn unless_over(&self, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+        let over = self.over.read().expect("nobody panics while a file gets its name");
+        if *over { Ok(()) } else { work() }
+    }
+
+    /// Ends the run: waits up to 2 s for the files that are being checked. After that no file gets its name, so
+    /// that the last record counts them all.
+    pub async fn end(&self) {
+        drop(timeout(CHECKS_END, self.checks.acquire_many(MOST_CHECKS as u32)).await);
+        *self.over.write().expect("nobody panics while a file gets its name") = true;
+        self.store.cancel();
     }
 
     /// Ends the run, from outside of the tasks that fetch.

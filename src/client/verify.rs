@@ -61,7 +61,7 @@ impl Check {
         let expected = segment.digest.or(finished.promised);
         let verdict = transfer
             .store
-            .finish(&finished.incoming, &segment.name, expected)
+            .check(&finished.incoming, expected)
             .map_err(|error| Failure::new(Outcome::Store, error))?;
         if let FileVerdict::Wrong { expected, actual } = verdict {
             // Without a digest in its head, it may be the answer to another request.
@@ -88,10 +88,14 @@ impl Check {
         if verdict == FileVerdict::Right && finished.parts.iter().all(|part| part.link == origin.link) {
             transfer.order_fits(origin.link, AnswerOrder::DigestsFit);
         }
-        let done = Instant::now();
-        self.log(verdict, done)?;
-        transfer.completed(origin.link, *index, &finished.parts, done);
-        Ok(())
+        transfer.unless_over(|| {
+            let named = transfer.store.give_name(&finished.incoming, &segment.name);
+            named.map_err(|error| Failure::new(Outcome::Store, error))?;
+            let done = Instant::now();
+            self.log(verdict, done)?;
+            transfer.completed(origin.link, *index, &finished.parts, done);
+            Ok(())
+        })
     }
 
     fn log(&self, verdict: FileVerdict, done: Instant) -> Result<(), Failure> {
@@ -113,5 +117,71 @@ impl Check {
             digest_ok: verdict.ok(),
         };
         log.write(schema::Event::Segment(segment)).map_err(|error| Failure::new(Outcome::Log, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::client::store::Store;
+    use crate::client::transfer::BodyFacts;
+    use crate::log::schema::{Log, Stdout};
+    use crate::manifest;
+    use crate::schedule::{Pipeline, Schedule, Scheduler};
+    use crate::units::LinkId;
+
+    /// Returns a transfer into `out` of one file, and the check of that file, which has come.
+    fn whole_file(out: &std::path::Path) -> (Arc<Transfer>, Check) {
+        let mut scheduler = Scheduler::new(&Schedule::Greedy, Pipeline::Auto, vec![None]);
+        scheduler.opened(LinkId::A, Duration::ZERO, Duration::ZERO);
+        let store = Store::open(Some(out), true, []).unwrap();
+        let log = Arc::new(Log::new("test".into(), None, Stdout::Nothing).unwrap());
+        let segments = manifest::expand("x0").unwrap();
+        let transfer = Arc::new(Transfer::new(segments, scheduler, store, log, Duration::from_secs(1)));
+        let mut request = transfer.next(LinkId::A, Instant::now()).unwrap();
+        let body = BodyFacts { from: 0, length: Some(5), total_bytes: Some(5), etag: None, promised: None };
+        transfer.begin(LinkId::A, &mut request, body, false).unwrap();
+        assert_eq!(transfer.claim(LinkId::A, &mut request, 5).fresh, 5);
+        let incoming = request.incoming.unwrap();
+        incoming.write_at(0, b"hello").unwrap();
+        let finished = transfer.take_finished(0, &incoming).unwrap();
+        let address = ([127, 0, 0, 1], 9).into();
+        let (name, host) = ("a".to_string(), "a".to_string());
+        let addresses = vec![address];
+        let origin = Origin { link: LinkId::A, name, address, addresses, host, congestion: None };
+        let check = Check::new(&transfer, &origin, 0, finished);
+        (transfer, check)
+    }
+
+    #[tokio::test]
+    async fn a_file_gets_its_name_and_is_counted_or_neither() {
+        for over in [false, true] {
+            let out = tempfile::tempdir().unwrap();
+            let (transfer, check) = whole_file(out.path());
+            if over {
+                transfer.end().await;
+            }
+            check.run().unwrap();
+            assert_eq!(out.path().join("x0").exists(), !over);
+            assert_eq!(transfer.totals().files, u64::from(!over));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_run_waits_for_a_check_that_has_begun() {
+        let out = tempfile::tempdir().unwrap();
+        let (transfer, check) = whole_file(out.path());
+        let permit = transfer.checks.clone().acquire_owned().await.unwrap();
+        let checking = tokio::spawn(async move {
+            tokio::task::yield_now().await;
+            check.run().unwrap();
+            drop(permit);
+        });
+        transfer.end().await;
+        assert_eq!(transfer.totals().files, 1);
+        assert!(out.path().join("x0").exists());
+        checking.await.unwrap();
     }
 }
