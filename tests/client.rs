@@ -1662,7 +1662,7 @@ fn a_run_that_is_given_up_counts_the_files_that_are_there() {
 
 #[test]
 fn an_interrupted_run_counts_the_files_that_are_there() {
-    let pair = pair(40, "5MB");
+    let pair = pair(12, "3MB");
     for after_ms in [50, 150] {
         let out = tempfile::tempdir().unwrap();
         let log = out.path().join(".log");
@@ -1745,6 +1745,71 @@ fn a_file_that_one_server_sends_slowly_ends_no_run() {
                 move || run(schedule)
             }));
         });
+    });
+}
+
+/// A server of files that are all `body`, of which it sends so many bytes every 200 ms.
+fn trickling_server(body: Arc<Vec<u8>>, bytes: usize) -> String {
+    odd_server(move |_, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            if asked_for(&request).0 == "/SHA256SUMS" {
+                answer(&mut stream, "HTTP/1.1 404 Not Found", b"");
+                continue;
+            }
+            let mut whole = Vec::new();
+            answer_range(&mut whole, &request, &body);
+            let head = whole.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+            let _ = stream.write_all(&whole[..head]);
+            for piece in whole[head..].chunks(bytes) {
+                if stream.write_all(piece).is_err() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+    })
+    .to_string()
+}
+
+/// Returns the end of a run of 8 files of 20 KB with `--give-up 2s`.
+fn end_of_eight_files(schedule: &str, a: &str, b: &str) -> serde_json::Value {
+    let args = ["--files", "x{0..7}", "--schedule", schedule, "--give-up", "2s", a, b];
+    run_end(&records(&client(&args))).clone()
+}
+
+#[test]
+fn a_server_that_trickles_does_not_hold_a_run_up() {
+    let body = noise(20_000);
+    let run = |schedule: &str, bytes: usize| {
+        let end =
+            end_of_eight_files(schedule, &good_ranges(body.clone()), &trickling_server(body.clone(), bytes));
+        let (exit, files) = if schedule == "ratio=1:1" { ("server_away", 4) } else { ("ok", 8) };
+        assert_eq!(end["exit"], exit, "{schedule}, {bytes}: {end}");
+        assert_eq!(end["files"], files, "{schedule}, {bytes}: {end}");
+    };
+    std::thread::scope(|scope| {
+        for (schedule, bytes) in SCHEDULES.iter().flat_map(|&schedule| [(schedule, 1), (schedule, 100)]) {
+            let run = &run;
+            scope.spawn(move || run(schedule, bytes));
+        }
+    });
+}
+
+#[test]
+fn a_run_with_two_servers_that_trickle_ends() {
+    let body = noise(20_000);
+    let run = |schedule: &str| {
+        let (a, b) = (trickling_server(body.clone(), 1), trickling_server(body.clone(), 1));
+        let end = end_of_eight_files(schedule, &a, &b);
+        assert_eq!(end["exit"], "server_away", "{schedule}: {end}");
+        let summary = end["summary"].as_str().unwrap();
+        assert!(summary.contains("new bytes came in 2 s"), "{schedule}: {summary}");
+    };
+    std::thread::scope(|scope| {
+        for schedule in SCHEDULES {
+            let run = &run;
+            scope.spawn(move || run(schedule));
+        }
     });
 }
 

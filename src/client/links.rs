@@ -46,6 +46,11 @@ impl CounterReading {
         self.0.iter().find(|row| (row.link, row.direction) == (link, direction))
     }
 
+    /// Returns the greatest rate on the way down, bytes/s; `None` for an unshaped link.
+    pub fn shaped_rate(&self, link: LinkId) -> Option<f64> {
+        self.row(link, Direction::Down).map(|row| row.shape.greatest_rate().bytes_per_s())
+    }
+
     /// How busy the shared channel is, for a link that is on one.
     pub fn airtimes(&self, link: LinkId) -> Option<Vec<Airtime>> {
         Some(self.row(link, Direction::Down)?.airtimes.as_ref()?.iter().map(Airtime::from).collect())

@@ -1,4 +1,5 @@
-//! Ten times a second: how far each link has come, what its TCP and its shaper say.
+//! Ten times a second: how far each link has come, what its TCP and its shaper say; the schedule is told the rates
+//! that the links are shaped to.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,6 +52,11 @@ impl Sampler {
         let reading = self.links.clone();
         let reading = blocking(move || reading.read().context("the links can no longer be read")).await?;
         self.taken += 1;
+        self.transfer.schedule(|scheduler, _| {
+            LinkId::BOTH
+                .into_iter()
+                .for_each(|link| scheduler.set_shaped_rate(link, reading.shaped_rate(link)));
+        });
         log(&self.transfer, &reading, &mut self.before)
     }
 

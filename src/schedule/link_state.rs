@@ -26,7 +26,7 @@ pub const SLOW_WINDOW: Duration = Duration::from_secs(5);
 /// The same where a link is known to carry more, and the other link may bring the rest at once.
 pub const SHORT_SLOW_WINDOW: Duration = Duration::from_millis(1500);
 /// No link is slow above this rate and a tenth of its own best one, bytes/s: the slowest links in use
-/// (EDGE) carry 30 000.
+/// (EDGE) carry 30 000. Of a link that is shaped to less than ten times this, a tenth of its rate counts.
 const SLOW_BYTES_PER_S: f64 = 8000.0;
 /// How often the bytes that came are noted, for looking back.
 const MARK_EVERY: Duration = Duration::from_millis(100);
@@ -83,6 +83,11 @@ pub struct LinkState {
     latest: Ewma,
     /// The greatest rate that it has held for a while, bytes/s; 0 before it is known.
     best_rate: f64,
+    /// The rate that it is shaped to, bytes/s; infinite for an unshaped link.
+    pub shaped_rate: f64,
+    /// New payload that came since the last progress, and when that was.
+    new_bytes: u64,
+    pub last_progress: Duration,
     /// Payload that came, and when the first of it did.
     brought: u64,
     first_byte: Option<Duration>,
@@ -111,6 +116,9 @@ impl Default for LinkState {
             asked: VecDeque::new(),
             mean_rate: Ewma::over(MEAN_SPAN),
             best_rate: 0.0,
+            shaped_rate: f64::INFINITY,
+            new_bytes: 0,
+            last_progress: Duration::ZERO,
             brought: 0,
             first_byte: None,
             latest: Ewma::over(LATEST),
@@ -263,12 +271,37 @@ impl LinkState {
         self.brought - before.map_or(self.brought, |(_, bytes)| *bytes)
     }
 
+    /// Notes that its server got on.
+    pub fn progressed(&mut self, now: Duration) {
+        (self.new_bytes, self.last_progress) = (0, now);
+    }
+
+    /// `bytes` of what came are new. Returns whether, together with earlier ones, they are progress: `least`.
+    pub fn brought_new(&mut self, now: Duration, bytes: u64, least: u64) -> bool {
+        self.new_bytes += bytes;
+        let progress = self.new_bytes >= least;
+        if progress {
+            self.progressed(now);
+        }
+        progress
+    }
+
+    /// Returns the rate above which it is never slow, bytes/s.
+    pub fn trickle_rate(&self) -> f64 {
+        SLOW_BYTES_PER_S.min(self.shaped_rate / 10.0)
+    }
+
+    /// Returns whether all that it was asked for came, sooner than a rate can be told.
+    pub fn is_done_at_once(&self) -> bool {
+        self.brought > 0 && self.asked.is_empty()
+    }
+
     /// Whether it brings less than `least_bytes_per_s` although something is due. A link that is slow by
-    /// nature is not: where it brings more than 8 kB/s, it must also bring less than a tenth of what it
+    /// nature is not: where it brings more than [`LinkState::trickle_rate`], it must also bring less than a tenth of what it
     /// once carried. Nor is one from which nothing comes at all: that is silence. `at_once` judges one that
     /// carried more by a shorter time.
     pub fn is_slow(&self, least_bytes_per_s: f64, at_once: bool, now: Duration) -> bool {
-        let least = least_bytes_per_s.min(SLOW_BYTES_PER_S.max(self.best_rate / 10.0));
+        let least = least_bytes_per_s.min(self.trickle_rate().max(self.best_rate / 10.0));
         let (window, since) = match at_once && self.best_rate >= 10.0 * least {
             true => (SHORT_SLOW_WINDOW.max(4 * self.rtt).min(SLOW_WINDOW), self.unbroken_since),
             false => (SLOW_WINDOW, self.due_since),

@@ -172,6 +172,11 @@ impl Scheduler {
         self.least_share = share;
     }
 
+    /// `link` is shaped to this rate, bytes/s; `None` where it is not shaped.
+    pub fn set_shaped_rate(&mut self, link: LinkId, rate: Option<f64>) {
+        self.link_state(link).shaped_rate = rate.unwrap_or(f64::INFINITY);
+    }
+
     /// Whether it decides by the files' sizes, so that it is to be told them.
     pub fn needs_sizes(&self) -> bool {
         self.plan.divides_files()
@@ -567,20 +572,42 @@ impl Scheduler {
         self.stalls_at(link).zip(active_since).is_some_and(|(at, since)| now >= at.max(since + stall_timeout))
     }
 
+    /// Returns the new bytes that are progress of the server of `link`, before which it counts as silent: what
+    /// its link brings in 1 s at 8 kB/s, or at a tenth of the rate that it is shaped to. Without a least share,
+    /// any byte is.
+    pub fn least_progress(&self, link: LinkId) -> u64 {
+        match self.least_share > 0.0 {
+            true => (self.link_states[link.index()].trickle_rate() as u64).max(1),
+            false => 1,
+        }
+    }
+
+    /// `bytes` of what came on `link` are new. Returns whether its server got on.
+    pub fn brought_new(&mut self, link: LinkId, now: Duration, bytes: u64) -> bool {
+        let least = self.least_progress(link);
+        self.link_state(link).brought_new(now, bytes, least)
+    }
+
+    /// The server of `link` got on, however few bytes came: a file is whole.
+    pub fn progressed(&mut self, link: LinkId, now: Duration) {
+        self.link_state(link).progressed(now);
+    }
+
+    /// When the server of `link` last got on.
+    pub fn last_progress(&self, link: LinkId) -> Duration {
+        self.link_states[link.index()].last_progress
+    }
+
     /// Whether `link` brings what is due so slowly that its answer counts as a silent one: for 5 s less
-    /// than the least share of what the other link carries. Where rates decide and the link carried more
+    /// than the least share of what the other link carries, or carried when it last carried anything. Where rates decide and the link carried more
     /// before, 1.5 s (4 round trips on a long way) are enough.
     pub fn is_slow(&self, link: LinkId, now: Duration) -> bool {
         let other = &self.link_states[link.other().index()];
-        let theirs = other.rate(now).or_else(|| other.mean_rate());
+        let at_once = || other.is_done_at_once().then_some(f64::INFINITY);
+        let theirs = other.rate(now).or_else(|| other.mean_rate()).or_else(at_once);
         let theirs = theirs.filter(|_| other.up && !other.dead && self.least_share > 0.0);
         let state = &self.link_states[link.index()];
         theirs.is_some_and(|rate| state.is_slow(self.least_share * rate, self.is_adaptive(), now))
-    }
-
-    /// When a byte last came on `link`.
-    pub fn last_rx(&self, link: LinkId) -> Duration {
-        self.link_states[link.index()].last_rx
     }
 
     /// The size of a segment, where it is known.

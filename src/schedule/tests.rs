@@ -859,3 +859,55 @@ fn far_slow_link_is_left_alone_by_ecf_at_the_end() {
     let bound = 2326.0;
     assert!(ecf < 1.05 * bound && min_rtt > 1.1 * bound, "min-rtt {min_rtt} ms, ecf {ecf} ms");
 }
+
+/// Returns whether link b ever counts as slow that brings `bytes_per_s` of a large file, shaped to `shaped` bytes/s;
+/// the other link has brought a small file, at once, and has no more to do.
+fn is_slow_beside_a_link_that_is_done(schedule: &str, bytes_per_s: u64, shaped: Option<f64>) -> bool {
+    let sizes = vec![Some(20_000), Some(100_000_000)];
+    let mut scheduler = Scheduler::new(&schedule.parse().unwrap(), Pipeline::Depth(1), sizes);
+    scheduler.set_least_share(0.01);
+    scheduler.set_shaped_rate(LinkId::B, shaped);
+    for link in LinkId::BOTH {
+        scheduler.opened(link, Duration::ZERO, Duration::from_millis(1));
+        assert!(matches!(scheduler.next(link, Duration::ZERO), Next::Request(_)));
+    }
+    scheduler.head(LinkId::A, 0, Some(20_000), Some(20_000));
+    scheduler.claim(LinkId::A, 20_000);
+    scheduler.received(LinkId::A, Duration::from_millis(2), 20_000);
+    scheduler.ended(LinkId::A);
+    scheduler.completed(0);
+    (1..100).any(|tick| {
+        let now = Duration::from_millis(200) * tick;
+        scheduler.received(LinkId::B, now, bytes_per_s / 5);
+        scheduler.is_slow(LinkId::B, now)
+    })
+}
+
+#[test]
+fn a_trickle_is_slow_beside_a_link_that_was_too_fast_to_measure() {
+    for schedule in ["ratio=1:1", "greedy", "adaptive", "inorder"] {
+        let is_slow = |rate, shaped| is_slow_beside_a_link_that_is_done(schedule, rate, shaped);
+        assert!(is_slow(5, None) && is_slow(1_000, None), "{schedule}");
+        assert!(
+            is_slow(5, Some(1_000.0)) && is_slow(500, Some(1e6)),
+            "{schedule}: below a tenth of its link"
+        );
+        // Links of 64 and of 8 kbit/s are slow by nature.
+        assert!(!is_slow(7_500, Some(8_000.0)) && !is_slow(900, Some(1_000.0)), "{schedule}");
+        assert!(!is_slow(30_000, None), "{schedule}");
+    }
+}
+
+#[test]
+fn a_trickle_is_no_progress() {
+    let gets_on = |least_share: f64, shaped: Option<f64>, bytes: u64| {
+        let mut scheduler = Scheduler::new(&Schedule::Greedy, Pipeline::Auto, vec![None; 2]);
+        scheduler.set_least_share(least_share);
+        scheduler.set_shaped_rate(LinkId::B, shaped);
+        (1..=10).any(|second| scheduler.brought_new(LinkId::B, Duration::from_secs(second), bytes))
+    };
+    assert!(!gets_on(0.01, None, 5) && !gets_on(0.01, None, 700) && !gets_on(0.01, Some(1_000.0), 5));
+    assert!(gets_on(0.01, None, 1_000), "8 kB within 10 s");
+    assert!(gets_on(0.01, Some(1_000.0), 100), "a link of 8 kbit/s");
+    assert!(gets_on(0.0, None, 1), "any server is waited for");
+}

@@ -103,8 +103,10 @@ pub struct Fetcher {
     other: Origin,
     /// Where files are that the server redirects, and how many redirects led there.
     redirects: HashMap<usize, (String, u32)>,
-    /// When something new last came, or was first due after a time with nothing to do, in running time.
+    /// When enough of what is new last came, or was first due after a time with nothing to do, in running time.
     last_progress: Duration,
+    /// The file whose slowness does not count as silence: the first slow one since a file was whole.
+    spared: Option<usize>,
     /// How often the connection was changed since, for the server's silence.
     moves: u32,
     /// Least round trip of the last connection.
@@ -132,6 +134,7 @@ impl Fetcher {
             other,
             redirects: HashMap::new(),
             last_progress: running::now(),
+            spared: None,
             moves: 0,
             rtt: Duration::ZERO,
             buffer: vec![0; READ_BUFFER_BYTES],
@@ -187,20 +190,30 @@ impl Fetcher {
         }
     }
 
-    /// How long nothing has come from this server; where the other can do its work, from either.
+    /// How long this server has not got on; where the other can do its work, either.
     fn away(&self) -> Duration {
         let other = self.transfer.schedule(|scheduler, now| {
-            let at = scheduler.last_rx(self.origin.link.other());
+            let at = scheduler.last_progress(self.origin.link.other());
             scheduler.outlives_a_link().then(|| now.saturating_sub(at))
         });
         let own = running::now().saturating_sub(self.last_progress);
         other.map_or(own, |other| own.min(other))
     }
 
-    /// Something new came.
-    fn progressed(&mut self) {
+    /// Counts new bytes, which may be too few to be progress.
+    fn brought_new(&mut self, bytes: u64) {
+        let link = self.origin.link;
+        if bytes > 0 && self.transfer.schedule(|scheduler, now| scheduler.brought_new(link, now, bytes)) {
+            self.last_progress = running::now();
+            self.moves = 0;
+        }
+    }
+
+    /// A file is whole.
+    fn completed_file(&mut self) {
+        self.transfer.schedule(|scheduler, now| scheduler.progressed(self.origin.link, now));
         self.last_progress = running::now();
-        self.moves = 0;
+        (self.moves, self.spared) = (0, None);
     }
 
     /// Gives the server up, which was not to be asked again before `pause`.
@@ -354,12 +367,12 @@ impl Fetcher {
     }
 
     /// Ends a connection on which nothing has come for too long.
-    fn check_silence(&self, connection: &mut Connection) -> Result<(), Broken> {
+    fn check_silence(&mut self, connection: &mut Connection) -> Result<(), Broken> {
         let link = self.origin.link;
         let silent = running::now().saturating_sub(self.last_progress.max(connection.due));
         connection.excused = true;
         if silent >= self.transfer.give_up {
-            return Err(Broken::Origin(format!("nothing came for {}", duration(self.transfer.give_up))));
+            return Err(Broken::Origin(self.silence()));
         }
         if self.transfer.schedule(|scheduler, now| scheduler.is_stalled(link, now)) {
             let what = format!(
@@ -374,12 +387,27 @@ impl Fetcher {
         {
             let name = &self.transfer.segments[segment].name;
             let what = format!("{} sends {name} slower than the least rate", self.origin);
+            if *self.spared.get_or_insert(segment) == segment {
+                self.last_progress = running::now();
+            }
             // A fault has been logged then.
             let excluded = self.transfer.too_slow(link, segment, &what);
             return Err(if excluded { Broken::Closed } else { Broken::Origin(what) });
         }
         connection.excused = false;
         Ok(())
+    }
+
+    /// Says how little came in `--give-up`.
+    fn silence(&self) -> String {
+        let (link, give_up) = (self.origin.link, self.transfer.give_up);
+        match silent_for(&self.transfer, link) < give_up {
+            true => {
+                let least = self.transfer.schedule(|scheduler, _| scheduler.least_progress(link));
+                format!("fewer than {least} new bytes came in {} (--least-rate)", duration(give_up))
+            }
+            false => format!("nothing came for {}", duration(give_up)),
+        }
     }
 
     /// Puts requests into the connection while there are any to make. Returns why it stopped.

@@ -52,9 +52,8 @@ impl Fetcher {
                 AnswerEvent::Head(head) => self.on_head(connection, &head, now)?,
                 AnswerEvent::Body(body) => {
                     *payload += body.len() as u64;
-                    if self.on_body(connection, BodyPiece::Read(body))? {
-                        self.progressed();
-                    }
+                    let new = self.on_body(connection, BodyPiece::Read(body))?;
+                    self.brought_new(new);
                 }
                 AnswerEvent::End => {
                     self.on_end(connection)?;
@@ -102,9 +101,8 @@ impl Fetcher {
             Err(error) => return Err(self.lost(connection, &error)),
         };
         connection.http.answers.skip_body(bytes);
-        if self.on_body(connection, BodyPiece::Piped(pipe))? {
-            self.progressed();
-        }
+        let new = self.on_body(connection, BodyPiece::Piped(pipe))?;
+        self.brought_new(new);
         self.received(bytes);
         // Where that was the last of it, the answer has ended.
         self.take(connection, &[])
@@ -292,20 +290,20 @@ impl Fetcher {
         });
     }
 
-    /// Writes what is new of a piece of a body. Returns whether anything was: a server that sends the
-    /// same beginning again and again makes no progress.
-    fn on_body(&self, connection: &mut Connection, mut piece: BodyPiece) -> Result<bool, Broken> {
+    /// Writes what is new of a piece of a body. Returns how many bytes are: a server that sends the same
+    /// beginning again and again makes no progress.
+    fn on_body(&self, connection: &mut Connection, mut piece: BodyPiece) -> Result<u64, Broken> {
         let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
         if request.passed_over {
             self.transfer.wasted(piece.len() as u64);
             let bytes = piece.len();
             piece.discard(bytes).map_err(|error| Failure::new(Outcome::Store, error))?;
-            return Ok(false);
+            return Ok(0);
         }
         if request.unstated {
             self.check_end(request, piece.len() as u64)?;
         }
-        let mut any_new = false;
+        let mut new = 0;
         while piece.len() > 0 {
             let claim = self.transfer.claim(self.origin.link, request, piece.len() as u64);
             let (stale, fresh) = (claim.stale as usize, claim.fresh as usize);
@@ -317,12 +315,12 @@ impl Fetcher {
             };
             let written = piece.write(incoming, claim.at + claim.stale, fresh).map_err(store)?;
             verify::hash_behind(incoming);
-            any_new = true;
+            new += claim.fresh;
             if request.total_bytes == Some(written) {
                 self.finish(request.part.segment, incoming)?;
             }
         }
-        Ok(any_new)
+        Ok(new)
     }
 
     /// Settles an answer of unstated length whose connection is gone, now that the file's size may be known:
@@ -376,7 +374,7 @@ impl Fetcher {
         // An empty file has no body to finish it, nor has one that ended with its connection a size.
         match request.incoming.filter(|incoming| Some(incoming.written()) == total) {
             Some(whole) => {
-                self.progressed();
+                self.completed_file();
                 self.finish(segment, &whole)
             }
             None => Ok(self.transfer.note(self.origin.link, segment)?),
