@@ -46,7 +46,7 @@ HTML
 
 look() { # NAME PAGE
     local name=$1 page=$2 width scheme flag found
-    for width in 390 820 1280; do
+    for width in 390 980 1280; do
         for scheme in light dark; do
             flag=(--blink-settings=preferredColorScheme=1)
             [ "$scheme" = light ] || flag=(--force-dark-mode)
