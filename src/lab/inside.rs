@@ -62,8 +62,9 @@ fn await_servers(
                 None => {}
             }
             let (server, waited) = (&servers[index], began.elapsed());
-            if server.has_ended || waited > if server.is_own() { UNTIL_READY } else { give_up } {
-                return Err(server.not_ready(waited));
+            let limit = if server.is_own() { UNTIL_READY } else { give_up };
+            if server.has_ended || waited > limit {
+                return Err(server.not_ready(limit));
             }
             if waited > UNTIL_SAID && !std::mem::replace(&mut said, true) {
                 tell(&format!("waiting for {}", server.expected()));
