@@ -120,7 +120,7 @@ fn mistakes_are_explained() {
         assert!(text.contains(expected), "{text}");
     };
     explained(dir.path(), &["--count", "0"], "ask for 1 to 1000000 with --count");
-    explained(dir.path(), &["--count", "-3"], "unexpected argument");
+    explained(dir.path(), &["--count", "-3"], "-3 is not in");
     explained(dir.path(), &["--mean-size", "500"], "has no unit");
     explained(dir.path(), &["--mean-size", "10B"], "ask for 100B to 2GB with --mean-size");
     explained(dir.path(), &["--mean-size", "5GB"], "ask for 100B to 2GB with --mean-size");

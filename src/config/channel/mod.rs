@@ -225,9 +225,11 @@ impl ChannelConfig {
         }
         config.channel.check()?;
         config.check_stations()?;
-        for link in LinkId::BOTH {
-            let shape = config.shape(link).map_or(Ok(()), |shape| shape.check());
-            shape.map_err(|problem| anyhow::anyhow!("link.{link}.{problem}"))?;
+        for (id, link) in LinkId::BOTH.into_iter().zip(config.links.iter()) {
+            let Some(ChannelLink { delay, jitter, queue, .. }) = *link else { continue };
+            // The channel gives the rate, whatever it is.
+            let shape = Shape { delay, jitter, ..Shape::plain(Rate::from_bits_per_s(1_000_000), queue) };
+            shape.check().map_err(|problem| anyhow::anyhow!("link.{id}.{problem}"))?;
         }
         Ok(config)
     }
