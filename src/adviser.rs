@@ -25,7 +25,7 @@ const LONGEST_ANSWER: u64 = 4096;
 
 /// A running program that decides which part each link fetches.
 #[derive(Debug)]
-pub struct AdviserProcess {
+pub(crate) struct AdviserProcess {
     child: Child,
     questions: Sender<String>,
     answers: Receiver<std::io::Result<String>>,
@@ -37,7 +37,7 @@ impl AdviserProcess {
     ///
     /// # Errors
     /// The program ends, or does not answer within 10 s.
-    pub fn start(line: &str, files: Vec<AdvisedFile>) -> Result<AdviserProcess> {
+    pub(crate) fn start(line: &str, files: Vec<AdvisedFile>) -> Result<AdviserProcess> {
         let stderr = tempfile::tempfile().context("cannot make a temporary file; set TMPDIR")?;
         let copy = stderr.try_clone().context("cannot share a file")?;
         let mut child = Command::new("sh")

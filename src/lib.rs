@@ -4,8 +4,10 @@
 //!
 //! - [`cli`] reads the command line and calls one role or one of [`commands`].
 //! - Roles: [`server`] answers, [`client`] fetches over two links, [`sweep`] does an experiment's runs,
-//!   [`program`] judges a program of the user's in the client's place, [`report`] makes a verdict of logs, [`segments`] makes sample files, [`lab`] starts servers and a client
-//!   in namespaces of their own, [`doctor`] says what this host can do.
+//!   [`program`] judges a program of the user's in the client's place, [`report`] makes a verdict of logs,
+//!   [`segments`] makes sample files, [`lab`] starts servers and a client in namespaces of their own, [`doctor`]
+//!   says what this host can do.
+//! - A module is `pub` where `tests/` drives it; everything else is `pub(crate)`, so that the compiler finds dead code.
 //! - Links: [`config`] is what people write of them, [`emulate`] what they do to packets, [`shape`] makes real
 //!   packets behave so, and [`simulate`] plays a run over them in virtual time.
 //! - `adviser` runs the user's own scheduler for `exec=PROGRAM`.
@@ -16,30 +18,30 @@
 //! - [`text`] makes text of others fit to print; [`units`] has quantities that cannot be written without their unit.
 
 pub(crate) mod adviser;
-pub mod bound;
+pub(crate) mod bound;
 pub mod cli;
-pub mod client;
-pub mod commands;
+pub(crate) mod client;
+pub(crate) mod commands;
 pub mod config;
-pub mod doctor;
+pub(crate) mod doctor;
 pub mod emulate;
 pub(crate) mod http;
-pub mod lab;
+pub(crate) mod lab;
 pub mod log;
-pub mod manifest;
-pub mod program;
-pub mod qoe;
-pub mod report;
-pub mod results;
-pub mod runtime;
-pub mod schedule;
-pub mod segments;
-pub mod sender_report;
+pub(crate) mod manifest;
+pub(crate) mod program;
+pub(crate) mod qoe;
+pub(crate) mod report;
+pub(crate) mod results;
+pub(crate) mod runtime;
+pub(crate) mod schedule;
+pub(crate) mod segments;
+pub(crate) mod sender_report;
 pub mod server;
 pub mod shape;
-pub mod simulate;
-pub mod sweep;
-pub mod tcp;
-pub mod text;
+pub(crate) mod simulate;
+pub(crate) mod sweep;
+pub(crate) mod tcp;
+pub(crate) mod text;
 pub mod units;
 pub mod wifi;

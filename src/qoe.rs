@@ -25,7 +25,7 @@ pub struct Qoe {
 
 /// The duration of a segment, and when the player starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rule {
+pub(crate) struct Rule {
     /// How long a segment plays.
     pub segment_duration_ms: f64,
     /// How many segments the player waits for before it starts; all where there are fewer.
@@ -41,7 +41,7 @@ impl Default for Rule {
 
 /// When a segment came.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Arrival {
+pub(crate) struct Arrival {
     /// Its place in the media, from 0.
     pub index: u64,
     /// When it was there, whole; on any clock, the same for all.
@@ -51,20 +51,20 @@ pub struct Arrival {
 }
 
 /// Returns true if a file of this name carries media.
-pub fn is_media(name: &str) -> bool {
+pub(crate) fn is_media(name: &str) -> bool {
     !name.starts_with("init.")
 }
 
 /// The player stood still, waiting for a segment.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Stall {
+pub(crate) struct Stall {
     pub from_ms: f64,
     pub to_ms: f64,
 }
 
 /// The playback of the segments.
 #[derive(Clone, Debug)]
-pub struct Playback {
+pub(crate) struct Playback {
     pub qoe: Qoe,
     pub stalls: Vec<Stall>,
     /// Moments and the contiguous media in the buffer, both in ms; straight lines
@@ -74,7 +74,11 @@ pub struct Playback {
 
 /// Plays what has come from `start_ms` on; `None` where no media came. Where a segment never came, the
 /// media ends before it: the length of a stall without an end is not known.
-pub fn play(arrivals: impl IntoIterator<Item = Arrival>, start_ms: f64, rule: Rule) -> Option<Playback> {
+pub(crate) fn play(
+    arrivals: impl IntoIterator<Item = Arrival>,
+    start_ms: f64,
+    rule: Rule,
+) -> Option<Playback> {
     let ready = in_order(arrivals);
     let needed = (rule.startup_segments.max(1) as usize).min(ready.len());
     let begin_ms = *ready.get(needed.checked_sub(1)?)?;

@@ -17,14 +17,14 @@ use rustix::fs::{self as sys, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 /// The log in a run's folder.
-pub const LOG: &str = "log.jsonl";
+pub(crate) const LOG: &str = "log.jsonl";
 
 /// The page beside a run's log.
-pub const PAGE: &str = "report.html";
+pub(crate) const PAGE: &str = "report.html";
 
 /// The path of the page in `folder` as a person finds it: in a container, `$TWINLINK_RESULTS_HOST` says
 /// where the host has what is mounted at `$TWINLINK_RESULTS`.
-pub fn page_for_people(folder: &Path) -> String {
+pub(crate) fn page_for_people(folder: &Path) -> String {
     let setting = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let outside =
         setting("TWINLINK_RESULTS").zip(setting("TWINLINK_RESULTS_HOST")).and_then(|(inside, host)| {
@@ -39,7 +39,7 @@ const FOLDER_MODE: Mode = Mode::from_raw_mode(0o777);
 
 /// A folder that is held open to write in.
 #[derive(Debug)]
-pub struct Folder {
+pub(crate) struct Folder {
     dir: OwnedFd,
     path: PathBuf,
     /// To whom what is made here is to be given; `None` where it belongs to the right user already.
@@ -75,7 +75,7 @@ impl Folder {
     ///
     /// # Errors
     /// It cannot be opened, or root would follow another user's link on the way to it.
-    pub fn open(path: &Path) -> Result<Folder> {
+    pub(crate) fn open(path: &Path) -> Result<Folder> {
         refuse_foreign_links(path)?;
         let named = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let dir = sys::open(named, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -88,7 +88,7 @@ impl Folder {
     ///
     /// # Errors
     /// It cannot be opened or made.
-    pub fn make(path: &Path) -> Result<Folder> {
+    pub(crate) fn make(path: &Path) -> Result<Folder> {
         let missing = path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         match (path.parent(), path.components().next_back()) {
             (Some(parent), Some(Component::Normal(name))) if missing => {
@@ -105,12 +105,12 @@ impl Folder {
         Ok(Folder { dir, path, owner })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The path of something in it, for messages and for reading.
-    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.path.join(name)
     }
 
@@ -127,7 +127,7 @@ impl Folder {
     ///
     /// # Errors
     /// It cannot be made, or it is something else, such as a link.
-    pub fn child(&self, name: &Path) -> Result<Folder> {
+    pub(crate) fn child(&self, name: &Path) -> Result<Folder> {
         match sys::mkdirat(&self.dir, name, FOLDER_MODE) {
             Ok(()) => self.opened(name, true),
             Err(Errno::EXIST) => self.opened(name, false),
@@ -139,7 +139,7 @@ impl Folder {
     ///
     /// # Errors
     /// It is there, or cannot be made.
-    pub fn new_child(&self, name: &Path) -> Result<Folder> {
+    pub(crate) fn new_child(&self, name: &Path) -> Result<Folder> {
         sys::mkdirat(&self.dir, name, FOLDER_MODE).with_context(|| self.cannot("make the folder", name))?;
         self.opened(name, true)
     }
@@ -167,7 +167,7 @@ impl Folder {
     ///
     /// # Errors
     /// Something is there under this name, a link among others, or the file cannot be made.
-    pub fn create_new(&self, name: impl AsRef<Path>) -> Result<File> {
+    pub(crate) fn create_new(&self, name: impl AsRef<Path>) -> Result<File> {
         self.create(name.as_ref(), OFlags::WRONLY)
     }
 
@@ -183,7 +183,7 @@ impl Folder {
     ///
     /// # Errors
     /// As [`Folder::create_new`].
-    pub fn create_new_to_read(&self, name: impl AsRef<Path>) -> Result<File> {
+    pub(crate) fn create_new_to_read(&self, name: impl AsRef<Path>) -> Result<File> {
         self.create(name.as_ref(), OFlags::RDWR)
     }
 
@@ -192,7 +192,7 @@ impl Folder {
     ///
     /// # Errors
     /// It cannot be opened, or is no such file.
-    pub fn open_file(&self, name: impl AsRef<Path>, flags: OFlags) -> Result<Option<File>> {
+    pub(crate) fn open_file(&self, name: impl AsRef<Path>, flags: OFlags) -> Result<Option<File>> {
         let name = name.as_ref();
         // A FIFO that nobody reads must not hold this up.
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -217,7 +217,7 @@ impl Folder {
     ///
     /// # Errors
     /// It cannot be opened or made.
-    pub fn append(&self, name: impl AsRef<Path>) -> Result<File> {
+    pub(crate) fn append(&self, name: impl AsRef<Path>) -> Result<File> {
         let name = name.as_ref();
         match self.open_file(name, OFlags::WRONLY | OFlags::APPEND)? {
             Some(file) => Ok(file),
@@ -229,7 +229,7 @@ impl Folder {
     ///
     /// # Errors
     /// It cannot be written; what was there stays then.
-    pub fn replace(
+    pub(crate) fn replace(
         &self,
         name: impl AsRef<Path>,
         write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
@@ -252,7 +252,7 @@ impl Folder {
     ///
     /// # Errors
     /// There is no such file, or the name is a folder's.
-    pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+    pub(crate) fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
         let (from, to) = (from.as_ref(), to.as_ref());
         sys::renameat(&self.dir, from, &self.dir, to).with_context(|| self.cannot("write", to))
     }
@@ -261,7 +261,12 @@ impl Folder {
     ///
     /// # Errors
     /// There is no such file, or the name is a folder's.
-    pub fn move_to(&self, from: impl AsRef<Path>, folder: &Folder, to: impl AsRef<Path>) -> Result<()> {
+    pub(crate) fn move_to(
+        &self,
+        from: impl AsRef<Path>,
+        folder: &Folder,
+        to: impl AsRef<Path>,
+    ) -> Result<()> {
         let to = to.as_ref();
         sys::renameat(&self.dir, from.as_ref(), &folder.dir, to).with_context(|| folder.cannot("write", to))
     }
@@ -270,7 +275,12 @@ impl Folder {
     ///
     /// # Errors
     /// As [`Folder::move_to`], and something has that name.
-    pub fn move_new(&self, from: impl AsRef<Path>, folder: &Folder, to: impl AsRef<Path>) -> Result<()> {
+    pub(crate) fn move_new(
+        &self,
+        from: impl AsRef<Path>,
+        folder: &Folder,
+        to: impl AsRef<Path>,
+    ) -> Result<()> {
         let (from, to) = (from.as_ref(), to.as_ref());
         match sys::renameat_with(&self.dir, from, &folder.dir, to, sys::RenameFlags::NOREPLACE) {
             // Not every file system knows how.
@@ -293,7 +303,7 @@ impl Folder {
     ///
     /// # Errors
     /// The folder cannot be searched.
-    pub fn has(&self, name: impl AsRef<Path>) -> Result<bool> {
+    pub(crate) fn has(&self, name: impl AsRef<Path>) -> Result<bool> {
         Ok(self.stat(name.as_ref())?.is_some())
     }
 
@@ -301,7 +311,7 @@ impl Folder {
     ///
     /// # Errors
     /// The folder cannot be searched.
-    pub fn is_named(&self, name: impl AsRef<Path>, file: &File) -> Result<bool> {
+    pub(crate) fn is_named(&self, name: impl AsRef<Path>, file: &File) -> Result<bool> {
         let name = name.as_ref();
         let open = sys::fstat(file).with_context(|| self.cannot("examine", name))?;
         let named = self.stat(name)?;
@@ -312,14 +322,14 @@ impl Folder {
     ///
     /// # Errors
     /// The file system does not answer.
-    pub fn longest_name(&self) -> Result<usize> {
+    pub(crate) fn longest_name(&self) -> Result<usize> {
         let stat = sys::fstatvfs(&self.dir)
             .with_context(|| format!("cannot examine the file system of {}", self.path.display()))?;
         Ok(usize::try_from(stat.f_namemax).unwrap_or(usize::MAX))
     }
 
     /// Returns whether it belongs to the user of this process.
-    pub fn is_own(&self) -> bool {
+    pub(crate) fn is_own(&self) -> bool {
         sys::fstat(&self.dir).is_ok_and(|stat| stat.st_uid == rustix::process::geteuid().as_raw())
     }
 
@@ -329,7 +339,7 @@ impl Folder {
     /// # Errors
     /// Another process holds it, which is named as far as the kernel tells, or the folder has just been
     /// removed.
-    pub fn lock(&self) -> Result<()> {
+    pub(crate) fn lock(&self) -> Result<()> {
         match sys::flock(&self.dir, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => {
                 bail!("{} is in use by {}: wait until that ends", self.path.display(), self.holder())
@@ -359,7 +369,7 @@ impl Folder {
     }
 
     /// Removes a folder in this one if it is empty.
-    pub fn remove_empty(&self, name: impl AsRef<Path>) {
+    pub(crate) fn remove_empty(&self, name: impl AsRef<Path>) {
         // One that is not empty stays; nothing depends on an empty one.
         let _ = sys::unlinkat(&self.dir, name.as_ref(), AtFlags::REMOVEDIR);
     }
@@ -368,7 +378,7 @@ impl Folder {
     ///
     /// # Errors
     /// It is there and cannot be removed.
-    pub fn remove(&self, name: impl AsRef<Path>) -> Result<()> {
+    pub(crate) fn remove(&self, name: impl AsRef<Path>) -> Result<()> {
         match sys::unlinkat(&self.dir, name.as_ref(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error).with_context(|| self.cannot("remove", name.as_ref())),
@@ -380,7 +390,7 @@ impl Folder {
 ///
 /// # Errors
 /// When it exists, for a folder is never used twice, or cannot be made or given to its owner.
-pub fn new_folder(parent: &Path, name: &str) -> Result<Folder> {
+pub(crate) fn new_folder(parent: &Path, name: &str) -> Result<Folder> {
     Folder::make(parent)?.new_child(name.as_ref())
 }
 
@@ -388,7 +398,7 @@ pub fn new_folder(parent: &Path, name: &str) -> Result<Folder> {
 ///
 /// # Errors
 /// It cannot be written.
-pub fn write_named(path: &Path, content: &[u8]) -> Result<()> {
+pub(crate) fn write_named(path: &Path, content: &[u8]) -> Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
     match (Folder::open(parent)?, path.file_name()) {
         (folder @ Folder { owner: Some(_), .. }, Some(name)) => {

@@ -23,7 +23,7 @@ const KEPT: Duration = Duration::from_secs(365 * 24 * 3600);
 ///
 /// # Errors
 /// When the system refuses its threads or descriptors.
-pub fn multi_thread(workers: usize) -> Result<Runtime> {
+pub(crate) fn multi_thread(workers: usize) -> Result<Runtime> {
     try_descriptors(DESCRIPTORS)
         .context("cannot start: too few descriptors are left; raise the limit (ulimit -n)")?;
     try_threads(workers + OTHER_THREADS).context(
@@ -42,7 +42,7 @@ pub fn multi_thread(workers: usize) -> Result<Runtime> {
 }
 
 /// The signals that ask a role to end. All end it in the same way.
-pub struct EndingSignals {
+pub(crate) struct EndingSignals {
     interrupt: unix::Signal,
     terminate: unix::Signal,
     /// The terminal is gone; `None` under nohup.
@@ -55,7 +55,7 @@ impl EndingSignals {
     ///
     /// # Errors
     /// When the system refuses a handler.
-    pub fn listen() -> Result<EndingSignals> {
+    pub(crate) fn listen() -> Result<EndingSignals> {
         let listen = |kind| unix::signal(kind).context("cannot listen for signals");
         Ok(EndingSignals {
             interrupt: listen(SignalKind::interrupt())?,
@@ -66,7 +66,7 @@ impl EndingSignals {
     }
 
     /// Waits for the next signal. One that came earlier counts.
-    pub async fn next(&mut self) -> Signal {
+    pub(crate) async fn next(&mut self) -> Signal {
         let hang_up = async {
             match &mut self.hang_up {
                 Some(hang_up) => hang_up.recv().await,
@@ -83,7 +83,7 @@ impl EndingSignals {
 }
 
 /// Returns true where this process was started with the signal ignored and has not changed that.
-pub fn is_ignored(wanted: Signal) -> bool {
+pub(crate) fn is_ignored(wanted: Signal) -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: this only asks for the disposition, and the kernel fills in the whole struct.
     unsafe {

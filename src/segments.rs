@@ -43,7 +43,7 @@ const LARGEST_PPM: u64 = 1_196_500;
 const SIZES_STREAM: u64 = u64::MAX;
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct SegmentsArgs {
+pub(crate) struct SegmentsArgs {
     /// Folder to write them to, created if missing
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
@@ -60,7 +60,7 @@ pub struct SegmentsArgs {
 
 /// Writes the set that the arguments ask for. A file that is there already is left alone when it is
 /// exactly what would be written, and is an error, before anything is written, when it is not.
-pub fn main(args: SegmentsArgs) -> Result<()> {
+pub(crate) fn main(args: SegmentsArgs) -> Result<()> {
     let set = Set::new(args.count, args.mean_size, args.seed)?;
     set.write(&args.dir).with_context(|| format!("cannot write the segments to {}", args.dir.display()))?;
     let segments = count(set.sizes.len() as u64, "segment");
@@ -68,7 +68,7 @@ pub fn main(args: SegmentsArgs) -> Result<()> {
 }
 
 /// A set of segments, before it is written.
-pub struct Set {
+pub(crate) struct Set {
     seed: u64,
     sizes: Vec<u64>,
 }
@@ -78,7 +78,7 @@ impl Set {
     ///
     /// # Errors
     /// When the count or the mean is out of range.
-    pub fn new(count: u32, mean: ByteCount, seed: u64) -> Result<Set> {
+    pub(crate) fn new(count: u32, mean: ByteCount, seed: u64) -> Result<Set> {
         ensure!(
             (1..=MAX_COUNT).contains(&count),
             "cannot make {count} segments: ask for 1 to {MAX_COUNT} with --count"
@@ -104,17 +104,17 @@ impl Set {
     }
 
     /// The sizes in bytes, in the order of the names.
-    pub fn sizes(&self) -> &[u64] {
+    pub(crate) fn sizes(&self) -> &[u64] {
         &self.sizes
     }
 
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.sizes.iter().sum()
     }
 
     /// `s001.m4s` for index 0. All names have as many digits as the last one needs, at least three,
     /// so that they sort.
-    pub fn name(&self, index: usize) -> String {
+    pub(crate) fn name(&self, index: usize) -> String {
         let width = self.sizes.len().to_string().len().max(3);
         format!("s{:0width$}.m4s", index + 1)
     }
@@ -124,7 +124,7 @@ impl Set {
     ///
     /// # Errors
     /// When a file is there with other bytes, or the folder cannot be written.
-    pub fn write(&self, dir: &Path) -> Result<()> {
+    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
         let folder = Folder::make(dir)?;
         self.refuse_to_overwrite(dir)?;
         let digests = self.for_each(|index| {
@@ -317,7 +317,7 @@ fn digest_of_file(path: &Path) -> Result<Option<String>> {
 }
 
 /// Lower-case hexadecimal, as `sha256sum` prints it.
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

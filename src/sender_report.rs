@@ -35,31 +35,31 @@ pub struct Sender {
     pub sndbuf_limited_ms: Option<f64>,
 }
 
-pub const HEADER: &str = "twinlink-sender";
+pub(crate) const HEADER: &str = "twinlink-sender";
 
 /// The value of a request's header.
-pub fn ask(congestion: Option<&str>) -> String {
+pub(crate) fn ask(congestion: Option<&str>) -> String {
     congestion.map_or_else(|| "?1".into(), |name| format!("cc={name}"))
 }
 
 /// The congestion control that a request's header chooses, if it does.
-pub fn asked(value: &str) -> Option<&str> {
+pub(crate) fn asked(value: &str) -> Option<&str> {
     get(value, "cc")
 }
 
 /// The header of an answer that refuses a choice.
-pub fn refuse(allowed: &[&str]) -> String {
+pub(crate) fn refuse(allowed: &[&str]) -> String {
     format!("allowed=({})", allowed.join(" "))
 }
 
 /// Returns the choices that a server allows instead, if this header refuses one.
-pub fn allowed(value: &str) -> Option<Vec<&str>> {
+pub(crate) fn allowed(value: &str) -> Option<Vec<&str>> {
     let names = get(value, "allowed")?.strip_prefix('(')?.strip_suffix(')')?;
     Some(names.split_whitespace().collect())
 }
 
 /// Times are rounded to microseconds, or milliseconds for sums; what is unknown is left out.
-pub fn render(sender: &Sender) -> String {
+pub(crate) fn render(sender: &Sender) -> String {
     let us = |ms: f64| (ms * 1e3).round() as u64;
     let ms = |ms: f64| ms.round() as u64;
     let numbers = [
@@ -89,7 +89,7 @@ pub fn render(sender: &Sender) -> String {
 }
 
 /// Reads a report; `None` where the header is none.
-pub fn parse(value: &str) -> Option<Sender> {
+pub(crate) fn parse(value: &str) -> Option<Sender> {
     let number = |key: &str| get(value, key)?.parse::<u64>().ok();
     let us = |key: &str| number(key).map(|us| us as f64 / 1e3);
     let ms = |key: &str| number(key).map(|ms| ms as f64);

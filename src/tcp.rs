@@ -83,13 +83,13 @@ const NO_MIN_RTT: u32 = u32::MAX;
 const NO_SSTHRESH: u32 = 0x7fff_ffff;
 
 /// The congestion controls that can be asked for.
-pub const CONGESTION_CONTROLS: [&str; 3] = ["cubic", "bbr", "reno"];
+pub(crate) const CONGESTION_CONTROLS: [&str; 3] = ["cubic", "bbr", "reno"];
 
 /// Reads a socket's TCP_INFO.
 ///
 /// # Errors
 /// When the descriptor is not a TCP socket.
-pub fn read(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
+pub(crate) fn read(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
     let (raw, filled) = read_raw(socket.as_raw_fd())?;
     let us = |value: u32| f64::from(value) / 1e3;
     let has = |end: usize| filled >= end;
@@ -112,7 +112,7 @@ pub fn read(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
 ///
 /// # Errors
 /// When the descriptor is not a TCP socket.
-pub fn has_timestamps(socket: &impl AsRawFd) -> io::Result<bool> {
+pub(crate) fn has_timestamps(socket: &impl AsRawFd) -> io::Result<bool> {
     const TCPI_OPT_TIMESTAMPS: u8 = 1;
     Ok(read_raw(socket.as_raw_fd())?.0.options & TCPI_OPT_TIMESTAMPS != 0)
 }
@@ -121,7 +121,7 @@ pub fn has_timestamps(socket: &impl AsRawFd) -> io::Result<bool> {
 ///
 /// # Errors
 /// When the descriptor is not a TCP socket.
-pub fn read_sender(socket: &impl AsRawFd) -> io::Result<Sender> {
+pub(crate) fn read_sender(socket: &impl AsRawFd) -> io::Result<Sender> {
     let (raw, filled) = read_raw(socket.as_raw_fd())?;
     let has = |end: usize| filled >= end;
     let kbit = |bytes_per_s: u64| bytes_per_s.saturating_mul(8) / 1000;
@@ -146,7 +146,7 @@ pub fn read_sender(socket: &impl AsRawFd) -> io::Result<Sender> {
 }
 
 /// The bytes that the other end has acknowledged; null on kernels before 4.1.
-pub fn bytes_acked(socket: &impl AsRawFd) -> Option<u64> {
+pub(crate) fn bytes_acked(socket: &impl AsRawFd) -> Option<u64> {
     let (raw, filled) = read_raw(socket.as_raw_fd()).ok()?;
     (filled >= mem::offset_of!(RawTcpInfo, bytes_received)).then_some(raw.bytes_acked)
 }
@@ -155,7 +155,7 @@ pub fn bytes_acked(socket: &impl AsRawFd) -> Option<u64> {
 ///
 /// # Errors
 /// When the descriptor is not a TCP socket.
-pub fn clamp_window(socket: &impl AsRawFd, bytes: u64) -> io::Result<()> {
+pub(crate) fn clamp_window(socket: &impl AsRawFd, bytes: u64) -> io::Result<()> {
     let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
     // SAFETY: the kernel reads one int from `value`.
     let status = unsafe {
@@ -187,7 +187,7 @@ fn read_raw(fd: RawFd) -> io::Result<(RawTcpInfo, usize)> {
 }
 
 /// The name of the congestion control that a socket's own sending uses.
-pub fn congestion_control(socket: &impl AsRawFd) -> Option<String> {
+pub(crate) fn congestion_control(socket: &impl AsRawFd) -> Option<String> {
     let mut name = [0u8; 16];
     let mut length = name.len() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes into `name`.
@@ -205,7 +205,7 @@ pub fn congestion_control(socket: &impl AsRawFd) -> Option<String> {
 }
 
 /// Sets the congestion control of a socket's own sending.
-pub fn set_congestion_control(socket: &impl AsRawFd, name: &str) -> io::Result<()> {
+pub(crate) fn set_congestion_control(socket: &impl AsRawFd, name: &str) -> io::Result<()> {
     // SAFETY: the kernel reads `name.len()` bytes from `name`.
     let status = unsafe {
         libc::setsockopt(
@@ -221,7 +221,7 @@ pub fn set_congestion_control(socket: &impl AsRawFd, name: &str) -> io::Result<(
 
 /// Returns the entries of `CONGESTION_CONTROLS` that this process may use here, found by trying on a socket
 /// of its own: the kernel, its modules and the process's capabilities decide.
-pub fn usable() -> io::Result<Vec<&'static str>> {
+pub(crate) fn usable() -> io::Result<Vec<&'static str>> {
     // SAFETY: this passes no pointers.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {

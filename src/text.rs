@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 ///
 /// # Errors
 /// stdout cannot be written, as on a full disk.
-pub fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout();
     match stdout.write_all(lines(text).as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
@@ -23,18 +23,18 @@ pub fn print(text: &str) -> Result<()> {
 ///
 /// # Errors
 /// As [`print()`].
-pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let json = serde_json::to_string_pretty(value).context("cannot render JSON")?;
     print(&format!("{}\n", visible_json(&json)))
 }
 
 /// Prints a line to stderr, made fit for a terminal, where that can be written.
-pub fn tell(line: &str) {
+pub(crate) fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{}", lines(line));
 }
 
 /// Returns a remedy for a system error whose cause is room: on a disk, in a quota, under a limit on files.
-pub fn remedy(error: &(dyn Error + 'static)) -> Option<&'static str> {
+pub(crate) fn remedy(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let own = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
     let code = own.or_else(|| error.downcast_ref::<rustix::io::Errno>().map(|error| error.raw_os_error()))?;
     match code {
@@ -47,7 +47,7 @@ pub fn remedy(error: &(dyn Error + 'static)) -> Option<&'static str> {
 }
 
 /// An error with its causes and, where the system ran out of room, what to do about it.
-pub fn explained(error: &anyhow::Error) -> String {
+pub(crate) fn explained(error: &anyhow::Error) -> String {
     match error.chain().find_map(remedy) {
         Some(remedy) => format!("{error:#}: {remedy}"),
         None => format!("{error:#}"),
@@ -55,7 +55,7 @@ pub fn explained(error: &anyhow::Error) -> String {
 }
 
 /// A text with the point that ends a sentence, unless it has its end.
-pub fn sentence(mut text: String) -> String {
+pub(crate) fn sentence(mut text: String) -> String {
     if !text.ends_with(['.', '?', '!']) {
         text.push('.');
     }
@@ -63,12 +63,12 @@ pub fn sentence(mut text: String) -> String {
 }
 
 /// A number of things: "1 file", "3 files".
-pub fn count(number: u64, thing: &str) -> String {
+pub(crate) fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A span of time as people say one: "30 ms", "0.7 s", "40 s", "2 min 5 s", "3 h 16 min".
-pub fn duration(span: Duration) -> String {
+pub(crate) fn duration(span: Duration) -> String {
     let seconds = span.as_secs_f64();
     if seconds < 0.0995 {
         return match (seconds * 1e3).round() as u64 {
@@ -119,7 +119,7 @@ fn escape(c: char) -> String {
 
 /// Text of others as it can be shown: what a terminal would obey becomes an escape, line ends apart, so that no
 /// log or server sets a terminal's title or moves its cursor.
-pub fn visible(text: &str) -> Cow<'_, str> {
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     replaced(text, |c| c != '\n' && is_obeyed(c), escape)
 }
 
@@ -130,7 +130,7 @@ fn lines(text: &str) -> Cow<'_, str> {
 
 /// Returns JSON of the same meaning whose strings a terminal does not obey. Only strings hold characters that
 /// serde_json leaves as they are.
-pub fn visible_json(json: &str) -> Cow<'_, str> {
+pub(crate) fn visible_json(json: &str) -> Cow<'_, str> {
     replaced(json, |c| !c.is_ascii_whitespace() && is_obeyed(c), |c| format!("\\u{:04x}", c as u32))
 }
 

@@ -2,7 +2,7 @@
 
 /// A rate from a moment on.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RateStep {
+pub(crate) struct RateStep {
     /// Since its course began (s).
     pub at_s: f64,
     pub bytes_per_s: f64,
@@ -12,7 +12,7 @@ pub struct RateStep {
 
 /// Rates one after another; the last one holds, or all of them come again.
 #[derive(Clone, Debug)]
-pub struct Course {
+pub(crate) struct Course {
     /// Ascending, the first at 0.
     steps: Vec<RateStep>,
     /// Bytes up to the beginning of each step.
@@ -22,7 +22,7 @@ pub struct Course {
 
 impl Course {
     /// `period_s` is when the steps come again; `None` where the last one holds.
-    pub fn new(steps: Vec<RateStep>, period_s: Option<f64>) -> Course {
+    pub(crate) fn new(steps: Vec<RateStep>, period_s: Option<f64>) -> Course {
         let mut sums = Vec::with_capacity(steps.len());
         let (mut sum, mut last) = (0.0, RateStep { at_s: 0.0, bytes_per_s: 0.0, behind_s: 0.0 });
         for &step in &steps {
@@ -34,12 +34,12 @@ impl Course {
     }
 
     /// A rate that does not change.
-    pub fn steady(bytes_per_s: f64, behind_s: f64) -> Course {
+    pub(crate) fn steady(bytes_per_s: f64, behind_s: f64) -> Course {
         Course::new(vec![RateStep { at_s: 0.0, bytes_per_s, behind_s }], None)
     }
 
     /// Bytes that the bottleneck passes on from the course's beginning to `t` (s).
-    pub fn sum(&self, t: f64) -> f64 {
+    pub(crate) fn sum(&self, t: f64) -> f64 {
         let within = |t: f64| {
             let place = self.steps.partition_point(|step| step.at_s <= t);
             let Some(index) = place.checked_sub(1) else { return 0.0 };
@@ -136,7 +136,7 @@ struct CapacityPiece {
 
 /// A capacity that changes: courses one after another.
 #[derive(Clone, Debug, Default)]
-pub struct Capacity {
+pub(crate) struct Capacity {
     /// Ascending.
     pieces: Vec<CapacityPiece>,
 }
@@ -144,7 +144,7 @@ pub struct Capacity {
 impl Capacity {
     /// From `from_s` on (s from the first request; negative before it) another course holds, of which
     /// the first step began at `began_s`, and `credit_bytes` pass at once.
-    pub fn then(mut self, from_s: f64, began_s: f64, credit_bytes: f64, course: Course) -> Capacity {
+    pub(crate) fn then(mut self, from_s: f64, began_s: f64, credit_bytes: f64, course: Course) -> Capacity {
         self.pieces.push(CapacityPiece { from_s, began_s, credit_bytes, course });
         self
     }
@@ -159,7 +159,7 @@ impl Capacity {
     }
 
     /// Bytes that leave the bottleneck from `from` on and have arrived by `by` (s).
-    pub fn arrived(&self, from: f64, by: f64) -> f64 {
+    pub(crate) fn arrived(&self, from: f64, by: f64) -> f64 {
         self.held(from)
             .map(|(piece, start, end)| {
                 let (start, end, by) = (start - piece.began_s, end - piece.began_s, by - piece.began_s);
@@ -171,7 +171,7 @@ impl Capacity {
     }
 
     /// The first time (s) at which something that leaves the bottleneck from `from` on can arrive.
-    pub fn first_arrival(&self, from: f64) -> Option<f64> {
+    pub(crate) fn first_arrival(&self, from: f64) -> Option<f64> {
         let firsts = self.held(from).filter_map(|(piece, start, end)| {
             let first = piece.course.first_arrival(start - piece.began_s, end - piece.began_s)?;
             Some(first + piece.began_s)
@@ -180,7 +180,7 @@ impl Capacity {
     }
 
     /// The first time (s) from `from` on at which anything passes.
-    pub fn opens(&self, from: f64) -> Option<f64> {
+    pub(crate) fn opens(&self, from: f64) -> Option<f64> {
         let mut opens = self.held(from).filter_map(|(piece, start, end)| {
             Some(piece.course.opens(start - piece.began_s, end - piece.began_s)? + piece.began_s)
         });

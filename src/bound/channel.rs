@@ -36,7 +36,7 @@ const DEVIATIONS: f64 = 5.0;
 
 /// A limit that the links have in common: the time that their bytes take together.
 #[derive(Clone, Debug, Default)]
-pub struct Price {
+pub(crate) struct Price {
     /// By [`LinkId::index`], in seconds for a byte of payload; 0 for a link that is not on the channel.
     pub per_byte_s: [f64; 2],
     /// The time that may be missing.
@@ -45,7 +45,7 @@ pub struct Price {
 
 /// The links of a channel.
 #[derive(Clone, Debug)]
-pub struct Sharers {
+pub(crate) struct Sharers {
     /// The most that each link carries, whatever the channel allows.
     pub paths: [Path; 2],
     pub prices: Vec<Price>,
@@ -84,7 +84,7 @@ impl Sharers {
     }
 
     /// The least time (s) in which `bytes` of payload can have arrived; `None` where no link can ever bring them.
-    pub fn least_time_s(&self, bytes: f64) -> Option<f64> {
+    pub(crate) fn least_time_s(&self, bytes: f64) -> Option<f64> {
         first_time(bytes, |time_s| self.most_bytes(time_s))
     }
 }
@@ -190,7 +190,7 @@ fn price(crossings: &[Crossing], credit_s: f64, per_byte_s: impl Fn(&Crossing) -
 }
 
 /// The links of a channel, for so many bytes over both.
-pub fn sharers(channel: &ChannelConfig, paths: [Path; 2], bytes: f64) -> Sharers {
+pub(crate) fn sharers(channel: &ChannelConfig, paths: [Path; 2], bytes: f64) -> Sharers {
     let on_channel: Vec<LinkId> = LinkId::BOTH.into_iter().filter(|&l| channel.link(l).is_some()).collect();
     let path = |link: LinkId| &paths[link.index()];
     let behind = on_channel.iter().map(|&link| path(link).first_byte_s() - path(link).opens_s);

@@ -9,7 +9,7 @@ use crate::units::Delay;
 
 /// The shapes of a link from a moment on.
 #[derive(Clone, Debug)]
-pub struct Stage {
+pub(crate) struct Stage {
     /// When they came into force, and when their traces began to be played; seconds from the first
     /// request, negative before it.
     pub from_s: f64,
@@ -23,7 +23,7 @@ pub struct Stage {
 
 /// The facts of a shaper that a bound depends on.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum ShaperFacts {
+pub(crate) enum ShaperFacts {
     /// The userspace model: a packet passes the bottleneck when its service begins, and both delays of
     /// the link are behind the one in the down direction.
     Model,
@@ -33,7 +33,7 @@ pub enum ShaperFacts {
 
 /// Segments as TCP sends them on a link.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TcpSegments {
+pub(crate) struct TcpSegments {
     /// Payload of a full one, bytes.
     pub mss_bytes: f64,
     pub ipv6: bool,
@@ -43,11 +43,11 @@ pub struct TcpSegments {
 
 impl TcpSegments {
     /// The segments of TCP over Ethernet with IPv4, where nothing else is known.
-    pub const USUAL: TcpSegments = TcpSegments { mss_bytes: 1448.0, ipv6: false, timestamps: true };
+    pub(crate) const USUAL: TcpSegments = TcpSegments { mss_bytes: 1448.0, ipv6: false, timestamps: true };
 
     /// The share of a frame that is payload: a segment travels with TCP's 20 bytes of header and 12 of
     /// timestamps, IP's 20 (40 for IPv6), and Ethernet's 14. 1448 / 1514 at MTU 1500.
-    pub fn payload_share(self) -> f64 {
+    pub(crate) fn payload_share(self) -> f64 {
         let headers = 14.0 + if self.ipv6 { 40.0 } else { 20.0 } + if self.timestamps { 32.0 } else { 20.0 };
         self.mss_bytes / (self.mss_bytes + headers)
     }
@@ -104,7 +104,7 @@ impl Stage {
 
 /// Returns the better of two stages in every value, from when the second begins: it holds while the first is
 /// changed into it.
-pub fn better(first: &Stage, second: Stage) -> Stage {
+pub(crate) fn better(first: &Stage, second: Stage) -> Stage {
     let fast = if second.down.rate > first.down.rate { second.clone() } else { first.clone() };
     let least = |of: fn(&Stage) -> f64| Delay(std::time::Duration::from_secs_f64(of(first).min(of(&second))));
     let (down, up) = (least(|stage| stage.least_delays_s().0), least(|stage| stage.least_delays_s().1));
@@ -125,7 +125,7 @@ fn capacity(stages: &[Stage], share: f64, course: impl Fn(&Stage) -> Course) -> 
 
 /// Returns the path of a link with these shapes, one after another; `None` where there are none, or where its
 /// up direction never lets a request pass.
-pub fn path(stages: &[Stage], segment: TcpSegments) -> Option<Path> {
+pub(crate) fn path(stages: &[Stage], segment: TcpSegments) -> Option<Path> {
     let first = stages.first()?;
     let share = segment.payload_share();
     let up = capacity(stages, 1.0, |stage| stage.course(&stage.up, 1.0, 0.0));

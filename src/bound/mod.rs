@@ -6,16 +6,16 @@
 //! [`channel`] is for those that do.
 
 pub(crate) mod capacity;
-pub mod channel;
-pub mod link;
+pub(crate) mod channel;
+pub(crate) mod link;
 
 use crate::config::channel::ChannelConfig;
-pub use capacity::Capacity;
-pub use link::TcpSegments;
+pub(crate) use capacity::Capacity;
+pub(crate) use link::TcpSegments;
 
 /// One link, as far as the bound needs it.
 #[derive(Clone, Debug)]
-pub struct Path {
+pub(crate) struct Path {
     /// Of payload, not of frames: see [`payload_share`]. It knows the delays behind the bottleneck.
     pub capacity: Capacity,
     /// When (s) the first answer can be at the bottleneck; the connection is open at 0.
@@ -30,12 +30,12 @@ pub struct Path {
 
 impl Path {
     /// When (s) the first byte of payload can have arrived; infinite where none ever does.
-    pub fn first_byte_s(&self) -> f64 {
+    pub(crate) fn first_byte_s(&self) -> f64 {
         self.capacity.first_arrival(self.opens_s).unwrap_or(f64::INFINITY)
     }
 
     /// Payload bytes that can have come by time `t` (s).
-    pub fn delivered(&self, t: f64) -> f64 {
+    pub(crate) fn delivered(&self, t: f64) -> f64 {
         if t < self.first_byte_s() {
             return 0.0;
         }
@@ -67,26 +67,26 @@ impl Path {
 }
 
 /// The share of a frame that is payload, where TCP has timestamps: see [`TcpSegments::payload_share`].
-pub fn payload_share(mss_bytes: f64, ipv6: bool) -> f64 {
+pub(crate) fn payload_share(mss_bytes: f64, ipv6: bool) -> f64 {
     TcpSegments { mss_bytes, ipv6, timestamps: true }.payload_share()
 }
 
 /// How far a run may fall short of the bound before anything is wrong: clocks and timers are read to
 /// about a millisecond, and a packet a link may have been under way before the first request was noted.
-pub const TOLERANCE_S: f64 = 1e-3;
+pub(crate) const TOLERANCE_S: f64 = 1e-3;
 
 /// The least time (s) in which `bytes` can come over `paths`; `None` if they never can.
-pub fn bound_s(paths: &[Path], bytes: f64) -> Option<f64> {
+pub(crate) fn bound_s(paths: &[Path], bytes: f64) -> Option<f64> {
     least_time(paths, bytes, Path::delivered)
 }
 
 /// The bound with each link's slow start (s).
-pub fn bound_tcp_s(paths: &[Path], bytes: f64) -> Option<f64> {
+pub(crate) fn bound_tcp_s(paths: &[Path], bytes: f64) -> Option<f64> {
     least_time(paths, bytes, Path::delivered_tcp)
 }
 
 /// The least time (s) for `bytes` over two links that may share the channel, and that with slow start.
-pub fn bounds_s(paths: &[Path], channel: Option<&ChannelConfig>, bytes: f64) -> Option<(f64, f64)> {
+pub(crate) fn bounds_s(paths: &[Path], channel: Option<&ChannelConfig>, bytes: f64) -> Option<(f64, f64)> {
     let plain = match channel {
         None => bound_s(paths, bytes)?,
         Some(channel) => {

@@ -12,7 +12,7 @@ use crate::text::duration;
 
 /// The time that answers may take.
 #[derive(Debug)]
-pub struct Allowance {
+pub(crate) struct Allowance {
     kind: AllowanceKind,
     began: Duration,
     give_up: Duration,
@@ -37,16 +37,16 @@ const LEAST_BYTES: u64 = 1024;
 /// The time that was allowed is used up.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct TooSlow(String);
+pub(crate) struct TooSlow(String);
 
 impl Allowance {
     /// For one request to a server that may be silent for `give_up`.
-    pub fn new(give_up: Duration) -> Allowance {
+    pub(crate) fn new(give_up: Duration) -> Allowance {
         Allowance { kind: AllowanceKind::OneShot, began: running::now(), give_up, bytes: 0 }
     }
 
     /// For as many answers as come from a server that may be silent for `give_up`.
-    pub fn endless(give_up: Duration) -> Allowance {
+    pub(crate) fn endless(give_up: Duration) -> Allowance {
         Allowance { kind: AllowanceKind::Stream, ..Allowance::new(give_up) }
     }
 
@@ -86,7 +86,7 @@ impl Allowance {
 ///
 /// # Errors
 /// `TooSlow`, or the connection broke, what came is not HTTP, or `take` fails.
-pub async fn receive(
+pub(crate) async fn receive(
     pipeline: &mut PipelinedConnection,
     head_only: bool,
     allowance: &mut Allowance,

@@ -28,7 +28,7 @@ const LIST_PATH: &str = "/SHA256SUMS";
 
 /// A server's own words about itself, from before the transfer.
 #[derive(Clone, Debug)]
-pub struct ServerCapabilities {
+pub(crate) struct ServerCapabilities {
     pub software: Option<String>,
     pub http_version: String,
     /// Whether the connection stays open between answers, so that requests can be pipelined.
@@ -47,7 +47,7 @@ pub struct ServerCapabilities {
 
 impl ServerCapabilities {
     /// Returns the congestion control that the server sends with, as far as it tells.
-    pub fn sending_congestion_control(&self) -> Option<String> {
+    pub(crate) fn sending_congestion_control(&self) -> Option<String> {
         self.sender.as_ref()?.congestion_control.clone()
     }
 }
@@ -56,7 +56,7 @@ impl ServerCapabilities {
 ///
 /// # Errors
 /// The server does not listen, it lists no files, or it does not tell all sizes.
-pub async fn listed_sizes(server: &str, files: Option<&str>, give_up: Duration) -> Result<Vec<u64>> {
+pub(crate) async fn listed_sizes(server: &str, files: Option<&str>, give_up: Duration) -> Result<Vec<u64>> {
     let origin = Origin::resolve(LinkId::A, server, None).await?;
     // One that is yet to come is not waited for.
     origin.connect(give_up.min(Duration::from_secs(1))).await?;
@@ -80,7 +80,7 @@ impl Origin {
     ///
     /// # Errors
     /// `Refused` where it does not.
-    pub async fn query_capabilities(&self, give_up: Duration) -> Result<ServerCapabilities> {
+    pub(crate) async fn query_capabilities(&self, give_up: Duration) -> Result<ServerCapabilities> {
         let unusable = || format!("{self} cannot be used");
         let deadline = running::now() + give_up;
         let (mut path, mut redirects, mut notes) = (LIST_PATH.to_string(), 0, Vec::new());
@@ -182,7 +182,7 @@ impl Origin {
 
     /// Asks for the sizes of files: of the first alone, of the others many in one go. An unknown size is
     /// `None`: the transfer will show whether that is a fault. The bytes of the answers are added to `heads`.
-    pub async fn sizes(
+    pub(crate) async fn sizes(
         &self,
         segments: &[ManifestEntry],
         give_up: Duration,
@@ -274,7 +274,7 @@ impl Origin {
 /// A congestion control that a kernel does not let a program use.
 #[derive(Debug, thiserror::Error)]
 #[error("{by} cannot use the congestion control {name}: its kernel allows it {allowed}")]
-pub struct Refused {
+pub(crate) struct Refused {
     by: String,
     name: String,
     allowed: String,
@@ -284,7 +284,7 @@ pub struct Refused {
 ///
 /// # Errors
 /// `Refused`, or when sockets cannot be made at all.
-pub fn may_use(congestion: &str) -> Result<()> {
+pub(crate) fn may_use(congestion: &str) -> Result<()> {
     let allowed = tcp::usable().context("cannot make a socket")?;
     if allowed.contains(&congestion) {
         return Ok(());

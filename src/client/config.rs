@@ -12,7 +12,7 @@ use crate::units::{Delay, PerLink, Percent};
 
 /// The configuration of a run; its links are a [`crate::shape::setup::LinkSetup`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct RunConfig {
+pub(crate) struct RunConfig {
     /// Each as host or host:port.
     pub servers: PerLink<String>,
     pub schedule: Schedule,
@@ -68,7 +68,7 @@ impl Default for RunConfig {
 
 impl RunConfig {
     /// Returns the schedule, with the playback of these files.
-    pub fn schedule_of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Schedule {
+    pub(crate) fn schedule_of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Schedule {
         let init_segments = names.into_iter().take_while(|name| !crate::qoe::is_media(name)).count();
         self.schedule.clone().for_playback(self.segment_duration.0, self.startup, init_segments)
     }
@@ -78,7 +78,7 @@ impl RunConfig {
 ///
 /// # Errors
 /// It cannot be one.
-pub fn server_name(text: &str) -> Result<String, String> {
+pub(crate) fn server_name(text: &str) -> Result<String, String> {
     origin::with_port(text).map(|_| text.to_string()).map_err(|error| error.to_string())
 }
 
@@ -86,7 +86,7 @@ pub fn server_name(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// It names no file that could be fetched.
-pub fn files_pattern(text: &str) -> Result<String, String> {
+pub(crate) fn files_pattern(text: &str) -> Result<String, String> {
     manifest::expand(text).map(|_| text.to_string()).map_err(|error| format!("{error:#}"))
 }
 
@@ -94,7 +94,7 @@ pub fn files_pattern(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// It is no time, or less than any server takes to answer.
-pub fn give_up_time(text: &str) -> Result<Delay, String> {
+pub(crate) fn give_up_time(text: &str) -> Result<Delay, String> {
     let time: Delay = text.parse()?;
     if time < Delay::from_millis(1) {
         return Err(format!("\"{text}\" is less than a server takes to answer: write 10s, or 1ms or more"));

@@ -24,7 +24,7 @@ use crate::text::duration;
 use crate::units::{Direction, LinkId};
 
 /// A run that was prepared, and the results of its transfer so far.
-pub struct Fetched {
+pub(crate) struct Fetched {
     pub ready: Ready,
     /// The time that measuring the links before the transfer took.
     pub probe_ms: f64,
@@ -33,12 +33,12 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    pub fn new(ready: Ready) -> Fetched {
+    pub(crate) fn new(ready: Ready) -> Fetched {
         Fetched { ready, probe_ms: 0.0, reconciled: [None; 2], sync_ms: None }
     }
 
     /// Fetches everything, and says whether it was what the links carried.
-    pub async fn fetch(&mut self, run: &Run<'_>) -> Result<(), Failure> {
+    pub(crate) async fn fetch(&mut self, run: &Run<'_>) -> Result<(), Failure> {
         let (config, ready) = (run.config, &self.ready);
         let script = run.links.script.clone().unwrap_or_default();
         if run.bars && progress::on_terminal() {

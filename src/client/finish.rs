@@ -20,7 +20,7 @@ use crate::text::{count, explained, sentence};
 use crate::units::LinkId;
 
 /// A run that is over, as a prediction of the same run takes it.
-pub struct PastRun {
+pub(crate) struct PastRun {
     /// As they were at the first request; `None` for an unshaped link.
     pub profiles: [Option<Profile>; 2],
     pub channel: Option<ChannelConfig>,
@@ -36,10 +36,10 @@ pub struct PastRun {
 }
 
 /// Returns the time (ms) that a run takes by a model; `None` where the model has none.
-pub type Predict = fn(&PastRun) -> Option<f64>;
+pub(crate) type Predict = fn(&PastRun) -> Option<f64>;
 
 /// Writes the last record of a run. A log that cannot be written is a failure of the run, unless there is one.
-pub fn close(
+pub(crate) fn close(
     run: &Run,
     fetched: Option<&Fetched>,
     outcome: Result<(), Failure>,
@@ -200,7 +200,7 @@ struct Bounds {
 
 /// Returns one sentence for people. `label` names the schedule or the program; a link's share is of `arrived`
 /// bytes, and not said where those are not known.
-pub fn summary(
+pub(crate) fn summary(
     label: &str,
     arrived: Option<u64>,
     end: &RunEnd,

@@ -25,7 +25,7 @@ use crate::shape::control::client::ControlRequest;
 use crate::shape::setup::LinkSetup;
 use crate::units::{Delay, Direction, LinkId};
 
-pub struct Links {
+pub(crate) struct Links {
     shaper: Mutex<Shaper>,
     servers: [IpAddr; 2],
     log: Arc<Log>,
@@ -35,10 +35,10 @@ pub struct Links {
 }
 
 /// One reading of all counters.
-pub struct CounterReading(Vec<ActiveShaping>);
+pub(crate) struct CounterReading(Vec<ActiveShaping>);
 
 impl CounterReading {
-    pub fn counters(&self, link: LinkId, direction: Direction) -> Option<&Counters> {
+    pub(crate) fn counters(&self, link: LinkId, direction: Direction) -> Option<&Counters> {
         self.row(link, direction).map(|row| &row.counters)
     }
 
@@ -47,12 +47,12 @@ impl CounterReading {
     }
 
     /// Returns the greatest rate on the way down, bytes/s; `None` for an unshaped link.
-    pub fn shaped_rate(&self, link: LinkId) -> Option<f64> {
+    pub(crate) fn shaped_rate(&self, link: LinkId) -> Option<f64> {
         self.row(link, Direction::Down).map(|row| row.shape.greatest_rate().bytes_per_s())
     }
 
     /// How busy the shared channel is, for a link that is on one.
-    pub fn airtimes(&self, link: LinkId) -> Option<Vec<Airtime>> {
+    pub(crate) fn airtimes(&self, link: LinkId) -> Option<Vec<Airtime>> {
         Some(self.row(link, Direction::Down)?.airtimes.as_ref()?.iter().map(Airtime::from).collect())
     }
 }
@@ -106,7 +106,7 @@ impl Shapes {
 
 impl Links {
     /// Shapes both links, or those for which there is a profile. Logs nothing yet.
-    pub fn start(
+    pub(crate) fn start(
         asked: LinkSetup,
         servers: [IpAddr; 2],
         choice: BackendChoice,
@@ -132,7 +132,7 @@ impl Links {
     }
 
     /// Everything in force, a row per link and direction.
-    pub fn applied(&self) -> Vec<ActiveShaping> {
+    pub(crate) fn applied(&self) -> Vec<ActiveShaping> {
         self.shaper().rows().to_vec()
     }
 
@@ -170,7 +170,7 @@ impl Links {
     }
 
     /// Logs every link as it is: the records at the beginning of a run.
-    pub fn log_all(&self) -> Result<()> {
+    pub(crate) fn log_all(&self) -> Result<()> {
         let applied = self.applied();
         for link in LinkId::BOTH {
             for direction in Direction::BOTH {
@@ -199,7 +199,7 @@ impl Links {
     }
 
     /// Plays the links' traces from now on: the transfer's clock is about to start.
-    pub fn play(&self) -> Result<()> {
+    pub(crate) fn play(&self) -> Result<()> {
         self.shaper().play().context("cannot play the links' traces")?;
         self.remember();
         Ok(())
@@ -214,7 +214,7 @@ impl Links {
     }
 
     /// Puts another profile on a link while the run goes on.
-    pub fn change(&self, link: LinkId, profile: Profile) -> Result<Vec<ActiveShaping>> {
+    pub(crate) fn change(&self, link: LinkId, profile: Profile) -> Result<Vec<ActiveShaping>> {
         let wanted = ShapingRequest { link, server: self.servers[link.index()], profile };
         let began = Instant::now();
         let changed = self.shaper().change(&wanted)?;
@@ -226,7 +226,7 @@ impl Links {
     }
 
     /// Takes the shaping of one link, or of both, away while the run goes on.
-    pub fn clear(&self, link: Option<LinkId>) -> Result<()> {
+    pub(crate) fn clear(&self, link: Option<LinkId>) -> Result<()> {
         let began = Instant::now();
         for link in LinkId::named(link) {
             self.shaper().clear_link(link)?;
@@ -242,7 +242,7 @@ impl Links {
     ///
     /// # Errors
     /// The shaper cannot do it.
-    pub fn apply(&self, change: &Change) -> Result<()> {
+    pub(crate) fn apply(&self, change: &Change) -> Result<()> {
         match &change.to {
             To::Profile(profile) => self.change(change.link, (**profile).clone()).map(drop),
             To::Clear => self.clear(Some(change.link)),
@@ -253,12 +253,12 @@ impl Links {
     }
 
     /// Takes all shaping away at the end of a run.
-    pub fn finish(&self) -> Result<()> {
+    pub(crate) fn finish(&self) -> Result<()> {
         self.shaper().clear().context("cannot take the shaping away")
     }
 
     /// Does what a command asks over the control socket, and tells what is in force then.
-    pub fn act(&self, request: ControlRequest) -> Result<Vec<ActiveShaping>> {
+    pub(crate) fn act(&self, request: ControlRequest) -> Result<Vec<ActiveShaping>> {
         match request {
             ControlRequest::Set { link, profile } => drop(self.change(link, *profile)?),
             ControlRequest::Show => {}
@@ -268,12 +268,12 @@ impl Links {
     }
 
     /// The rows of `twinlink link show`.
-    pub fn rows(&self) -> Result<Vec<ActiveShaping>> {
+    pub(crate) fn rows(&self) -> Result<Vec<ActiveShaping>> {
         self.shaper().show()
     }
 
     /// Reads all counters, and logs as faults what went wrong with the shaping since the last time.
-    pub fn read(&self) -> Result<CounterReading> {
+    pub(crate) fn read(&self) -> Result<CounterReading> {
         let mut shaper = self.shaper();
         let reading = CounterReading(shaper.read()?.to_vec());
         let steps = shaper.take_steps();
@@ -290,7 +290,7 @@ impl Links {
     /// Returns the limits of a link's shapes so far, for a reconciliation: the greatest share of packets that
     /// they corrupt or duplicate, and the most bytes that link and queue hold. `None` if it ever was
     /// unshaped.
-    pub fn spoilt_and_held(&self, link: LinkId) -> Option<(f64, u64)> {
+    pub(crate) fn spoilt_and_held(&self, link: LinkId) -> Option<(f64, u64)> {
         let history = self.history.lock().expect("nobody panics while holding the history");
         let (mut spoilt, mut held) = (0.0f64, 0.0f64);
         for past in &history[link.index()] {
@@ -310,12 +310,12 @@ impl Links {
     }
 
     /// The shared channel, if the links are on one.
-    pub fn channel(&self) -> Option<ChannelConfig> {
+    pub(crate) fn channel(&self) -> Option<ChannelConfig> {
         self.shaper().channel().cloned()
     }
 
     /// Returns the profiles in force at a time (`None` for an unshaped link), and the changes after it.
-    pub fn profiles_from(&self, at: Instant) -> ([Option<Profile>; 2], Vec<Change>) {
+    pub(crate) fn profiles_from(&self, at: Instant) -> ([Option<Profile>; 2], Vec<Change>) {
         let history = self.history.lock().expect("nobody panics while holding the history");
         let mut changes = Vec::new();
         let profiles = LinkId::BOTH.map(|link| {
@@ -333,7 +333,7 @@ impl Links {
     }
 
     /// The links as the bound sees them; `None` where one of them is or was unshaped.
-    pub fn paths(&self, first_request: Instant, segments: [TcpSegments; 2]) -> Option<Vec<Path>> {
+    pub(crate) fn paths(&self, first_request: Instant, segments: [TcpSegments; 2]) -> Option<Vec<Path>> {
         let history = self.history.lock().expect("nobody panics while holding the history");
         let channel = self.channel();
         LinkId::BOTH
@@ -350,7 +350,7 @@ impl Links {
     }
 
     /// How late the latest step of a trace took effect (s).
-    pub fn latest_step_s(&self) -> f64 {
+    pub(crate) fn latest_step_s(&self) -> f64 {
         Duration::from_nanos(self.latest_step.load(Ordering::Relaxed)).as_secs_f64()
     }
 }

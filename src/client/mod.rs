@@ -5,11 +5,11 @@
 
 pub(crate) mod allowance;
 pub(crate) mod capabilities;
-pub mod config;
+pub(crate) mod config;
 pub(crate) mod fetch;
-pub mod finish;
+pub(crate) mod finish;
 pub(crate) mod links;
-pub mod measure;
+pub(crate) mod measure;
 pub(crate) mod origin;
 pub(crate) mod prepare;
 pub(crate) mod progress;
@@ -17,11 +17,11 @@ pub(crate) mod reach;
 pub(crate) mod running;
 pub(crate) mod sampler;
 pub(crate) mod scripted;
-pub mod signals;
+pub(crate) mod signals;
 pub(crate) mod splice;
 pub(crate) mod store;
-pub mod transfer;
-pub mod verify;
+pub(crate) mod transfer;
+pub(crate) mod verify;
 pub(crate) mod worker;
 
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ use transfer::Failure;
 
 /// Where a run's log goes.
 #[derive(Clone, Debug)]
-pub struct LogPlace {
+pub(crate) struct LogPlace {
     /// The folder in which the run makes one of its own, unless there is a file.
     pub results: Option<PathBuf>,
     pub file: Option<PathBuf>,
@@ -57,7 +57,7 @@ pub struct LogPlace {
 ///
 /// # Errors
 /// The log cannot be made, or the run failed.
-pub fn main(
+pub(crate) fn main(
     config: RunConfig,
     links: LinkSetup,
     place: &LogPlace,
@@ -73,13 +73,13 @@ pub fn main(
 }
 
 /// Returns the runtime for runs.
-pub fn runtime() -> Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
     // Writing files blocks a thread now and then, so there is one to spare for each link.
     crate::runtime::multi_thread(4)
 }
 
 /// A run, before it begins.
-pub struct Run<'a> {
+pub(crate) struct Run<'a> {
     pub config: &'a RunConfig,
     pub links: LinkSetup,
     pub log: Arc<Log>,
@@ -91,7 +91,7 @@ pub struct Run<'a> {
 }
 
 /// A run that is over: its last record, and why it failed if it did.
-pub struct FinishedRun {
+pub(crate) struct FinishedRun {
     pub record: RunEnd,
     /// The time that measuring the links before the transfer took.
     pub probe_ms: f64,
@@ -111,7 +111,7 @@ async fn run(config: RunConfig, links: LinkSetup, log: Arc<Log>, predict: Predic
 }
 
 /// Does a run: shapes, fetches, logs and clears. A signal ends it like any other failure.
-pub async fn one_run(run: Run<'_>, signals: &mut Signals) -> FinishedRun {
+pub(crate) async fn one_run(run: Run<'_>, signals: &mut Signals) -> FinishedRun {
     let mut preparation = Preparation::new(&run);
     let interrupted_by = |interrupted| with_what_is_kept(interrupted, run.config.out.as_deref());
     // Dropping the work on a signal clears the links: their owner clears them when it goes.

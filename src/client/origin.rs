@@ -16,11 +16,11 @@ use crate::text::duration;
 use crate::units::LinkId;
 
 /// The port of a server that is named without one.
-pub const DEFAULT_PORT: u16 = 4455;
+pub(crate) const DEFAULT_PORT: u16 = 4455;
 
 /// A server that has been looked up.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub(crate) struct Origin {
     pub link: LinkId,
     /// As it was written on the command line.
     pub name: String,
@@ -40,7 +40,7 @@ impl std::fmt::Display for Origin {
 
 impl Origin {
     /// Looks a server up. IPv4 addresses are preferred where there are both.
-    pub async fn resolve(link: LinkId, name: &str, congestion: Option<String>) -> Result<Origin> {
+    pub(crate) async fn resolve(link: LinkId, name: &str, congestion: Option<String>) -> Result<Origin> {
         let host = with_port(name)?;
         let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host(&host)
             .await
@@ -56,7 +56,7 @@ impl Origin {
     }
 
     /// Opens a connection.
-    pub async fn connect(&self, give_up: Duration) -> Result<Arc<TcpStream>> {
+    pub(crate) async fn connect(&self, give_up: Duration) -> Result<Arc<TcpStream>> {
         let socket = if self.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
         let socket = socket.context("cannot make a socket")?;
         if let Some(name) = &self.congestion {
@@ -73,7 +73,7 @@ impl Origin {
     }
 
     /// A request for the whole of a file.
-    pub fn request<'a>(&'a self, method: &'a str, path: &'a str) -> OutgoingRequest<'a> {
+    pub(crate) fn request<'a>(&'a self, method: &'a str, path: &'a str) -> OutgoingRequest<'a> {
         let congestion = self.congestion.as_deref();
         OutgoingRequest { method, host: &self.host, path, from: 0, to: None, if_range: None, congestion }
     }
@@ -91,13 +91,13 @@ impl Origin {
 }
 
 /// The least round trip that the kernel has seen on a connection.
-pub fn rtt_of(stream: &TcpStream) -> Option<Duration> {
+pub(crate) fn rtt_of(stream: &TcpStream) -> Option<Duration> {
     let info = tcp::read(stream).ok()?;
     Some(Duration::from_secs_f64(info.min_rtt_ms.unwrap_or(info.rtt_ms) / 1e3))
 }
 
 /// `host`, `host:port`, `1.2.3.4`, `::1` or `[::1]:80`, completed with the default port.
-pub fn with_port(name: &str) -> Result<String> {
+pub(crate) fn with_port(name: &str) -> Result<String> {
     if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c == '/') {
         bail!("\"{name}\" is not a server; write host or host:port");
     }
@@ -118,7 +118,7 @@ pub fn with_port(name: &str) -> Result<String> {
 }
 
 /// Returns a busy server's wish to wait, for messages.
-pub fn busy(head: &AnswerHead) -> String {
+pub(crate) fn busy(head: &AnswerHead) -> String {
     head.retry_after
         .map_or_else(String::new, |wait| format!(" and asks to wait {} (Retry-After)", duration(wait)))
 }

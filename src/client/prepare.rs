@@ -28,7 +28,7 @@ use crate::shape::setup::LinkSetup;
 use crate::units::LinkId;
 
 /// The state of a run before its first request.
-pub struct Ready {
+pub(crate) struct Ready {
     pub links: Arc<Links>,
     pub origins: PerLink<Origin>,
     pub capabilities: PerLink<ServerCapabilities>,
@@ -37,20 +37,20 @@ pub struct Ready {
 
 impl Ready {
     /// Returns the TCP segments on a link; `None` where no sample saw one.
-    pub fn tcp_segments(&self, link: LinkId) -> Option<TcpSegments> {
+    pub(crate) fn tcp_segments(&self, link: LinkId) -> Option<TcpSegments> {
         let metrics = self.transfer.metrics(link);
         let mss_bytes = metrics.mss_bytes();
         let timestamps = !metrics.no_timestamps.load(Ordering::Relaxed);
         (mss_bytes > 0.0).then_some(TcpSegments { mss_bytes, ipv6: self.is_ipv6(link), timestamps })
     }
 
-    pub fn is_ipv6(&self, link: LinkId) -> bool {
+    pub(crate) fn is_ipv6(&self, link: LinkId) -> bool {
         self.origins.get(link).address.ip().to_canonical().is_ipv6()
     }
 }
 
 /// The results of a preparation so far, which stay if it fails or is interrupted.
-pub struct Preparation {
+pub(crate) struct Preparation {
     /// The first record.
     start: schema::RunStart,
     /// The links, once they are shaped.
@@ -58,13 +58,13 @@ pub struct Preparation {
 }
 
 impl Preparation {
-    pub fn new(run: &Run) -> Preparation {
+    pub(crate) fn new(run: &Run) -> Preparation {
         let start = first_record(run.config, run.links.shapes(), &run.log);
         Preparation { start: schema::RunStart { cell: run.cell.clone(), ..start }, links: None }
     }
 
     /// Looks the servers up, shapes the links, fetches and compares the lists, and opens the store.
-    pub async fn prepare(&mut self, run: &Run<'_>) -> Result<Ready, Failure> {
+    pub(crate) async fn prepare(&mut self, run: &Run<'_>) -> Result<Ready, Failure> {
         let (config, start) = (run.config, &mut self.start);
         let unreachable = |error: anyhow::Error| {
             Failure::new(
@@ -122,7 +122,7 @@ impl Preparation {
     }
 
     /// Writes the first records, however the preparation ended, and the faults of a run that is ready.
-    pub fn log(self, run: &Run, prepared: Result<Ready, Failure>) -> Result<Ready, Failure> {
+    pub(crate) fn log(self, run: &Run, prepared: Result<Ready, Failure>) -> Result<Ready, Failure> {
         let written = run.log.write(Event::RunStart(Box::new(self.start)));
         let written = written.and_then(|()| self.links.map_or(Ok(()), |links| links.log_all()));
         let ready = prepared?;
@@ -185,7 +185,7 @@ fn no_list(config: &RunConfig, a: &ServerCapabilities, b: &ServerCapabilities) -
     Some(Failure::new(Outcome::NoList, error))
 }
 
-pub async fn shape(
+pub(crate) async fn shape(
     setup: LinkSetup,
     origins: [&Origin; 2],
     choice: BackendChoice,
@@ -212,7 +212,7 @@ fn first_record(config: &RunConfig, shapes: bool, log: &Log) -> schema::RunStart
 }
 
 /// Returns the first record with all that does not depend on who fetches.
-pub fn first_facts(servers: PerLink<&str>, shapes: bool, log: &Log) -> schema::RunStart {
+pub(crate) fn first_facts(servers: PerLink<&str>, shapes: bool, log: &Log) -> schema::RunStart {
     let unknown = |name: &str| schema::Server { name: name.to_string(), ..schema::Server::default() };
     schema::RunStart {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -226,7 +226,7 @@ pub fn first_facts(servers: PerLink<&str>, shapes: bool, log: &Log) -> schema::R
     }
 }
 
-pub fn describe(server: &mut schema::Server, capabilities: &ServerCapabilities) {
+pub(crate) fn describe(server: &mut schema::Server, capabilities: &ServerCapabilities) {
     server.software = capabilities.software.clone();
     server.http_version = Some(capabilities.http_version.clone());
     server.digests = Some(capabilities.list.is_some());

@@ -15,12 +15,12 @@ use crate::text::visible;
 use crate::units::{Direction, LinkId};
 
 /// Whether a person is looking.
-pub fn on_terminal() -> bool {
+pub(crate) fn on_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
 /// Tells a person, on stderr, what carries each link, and why that does.
-pub fn tell_links(applied: &[ActiveShaping]) {
+pub(crate) fn tell_links(applied: &[ActiveShaping]) {
     for row in applied.iter().filter(|row| row.direction == Direction::Down) {
         let why = row.why.as_deref().unwrap_or_default();
         tell(&format!("link {}: {}, carried by {}: {why}", row.link, row.profile, row.backend));
@@ -28,13 +28,18 @@ pub fn tell_links(applied: &[ActiveShaping]) {
 }
 
 /// One bar for each server, on stderr.
-pub struct Bars {
+pub(crate) struct Bars {
     bars: [ProgressBar; 2],
 }
 
 impl Bars {
     /// Bars for a run of `files` segments; hidden ones where nobody is looking, or unless `shown`.
-    pub fn new(shown: bool, origins: &PerLink<&Origin>, files: u64, profiles: [Option<&str>; 2]) -> Bars {
+    pub(crate) fn new(
+        shown: bool,
+        origins: &PerLink<&Origin>,
+        files: u64,
+        profiles: [Option<&str>; 2],
+    ) -> Bars {
         let shown = shown && on_terminal();
         let target =
             if shown { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
@@ -53,7 +58,7 @@ impl Bars {
     }
 
     /// Shows how far each link has come.
-    pub fn update(&self, transfer: &Transfer, goodput_kbit: [f64; 2]) {
+    pub(crate) fn update(&self, transfer: &Transfer, goodput_kbit: [f64; 2]) {
         for link in LinkId::BOTH {
             let metrics = transfer.metrics(link);
             let bar = &self.bars[link.index()];
@@ -66,7 +71,7 @@ impl Bars {
         }
     }
 
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         for bar in &self.bars {
             bar.abandon();
         }
@@ -74,7 +79,7 @@ impl Bars {
 }
 
 /// A bar of files for a run of a program, on stderr; hidden where nobody is looking.
-pub fn files_bar(files: u64) -> ProgressBar {
+pub(crate) fn files_bar(files: u64) -> ProgressBar {
     let target =
         if on_terminal() { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template("[{bar:30}] {pos:>4}/{len} files  {msg}")
@@ -84,7 +89,7 @@ pub fn files_bar(files: u64) -> ProgressBar {
 }
 
 /// The summary of a run for a person.
-pub fn summary(end: &RunEnd, origins: &PerLink<String>, profiles: [Option<&str>; 2]) -> String {
+pub(crate) fn summary(end: &RunEnd, origins: &PerLink<String>, profiles: [Option<&str>; 2]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(["link", "server", "profile", "files", "MB", "share", "goodput Mbit/s", "last byte s"]);
@@ -113,4 +118,4 @@ pub fn summary(end: &RunEnd, origins: &PerLink<String>, profiles: [Option<&str>;
 }
 
 /// How often the bars move and the samples are taken.
-pub const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+pub(crate) const SAMPLE_EVERY: Duration = Duration::from_millis(100);

@@ -22,14 +22,14 @@ const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
 /// How long one attempt may take, at least: longer than any round trip, short enough to bound how
 /// many are under way.
 const ATTEMPT: Duration = Duration::from_secs(3);
-pub const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-pub const LONGEST_BACKOFF: Duration = Duration::from_millis(250);
+pub(crate) const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+pub(crate) const LONGEST_BACKOFF: Duration = Duration::from_millis(250);
 
 /// Opens a connection, with a fresh attempt every 250 ms; the first that succeeds counts.
 ///
 /// # Errors
 /// An attempt was refused, or none succeeded within `give_up` of running time.
-pub async fn open(origin: &Origin, give_up: Duration) -> Result<Arc<TcpStream>> {
+pub(crate) async fn open(origin: &Origin, give_up: Duration) -> Result<Arc<TcpStream>> {
     let mut attempts = JoinSet::new();
     let attempt = ATTEMPT.min(give_up);
     let opening = async {
@@ -58,7 +58,7 @@ pub async fn open(origin: &Origin, give_up: Duration) -> Result<Arc<TcpStream>> 
 ///
 /// # Errors
 /// None answers within `give_up` of running time.
-pub async fn pick_address(mut origin: Origin, give_up: Duration) -> Result<Origin> {
+pub(crate) async fn pick_address(mut origin: Origin, give_up: Duration) -> Result<Origin> {
     if origin.addresses.len() < 2 {
         return Ok(origin);
     }
@@ -87,7 +87,7 @@ pub async fn pick_address(mut origin: Origin, give_up: Duration) -> Result<Origi
 ///
 /// # Errors
 /// No attempt succeeded within `give_up` of running time.
-pub async fn await_server(origin: &Origin, give_up: Duration) -> Result<Arc<TcpStream>> {
+pub(crate) async fn await_server(origin: &Origin, give_up: Duration) -> Result<Arc<TcpStream>> {
     let deadline = running::now() + give_up;
     let (mut backoff, mut told) = (FIRST_BACKOFF, None);
     loop {
@@ -111,7 +111,7 @@ pub async fn await_server(origin: &Origin, give_up: Duration) -> Result<Arc<TcpS
 
 /// Tries a server from which nothing comes by a second connection until it answers a request for one
 /// byte, `at`, of a file; then opens the connection to go on with.
-pub async fn second_connection(origin: Origin, path: String, at: u64) -> Arc<TcpStream> {
+pub(crate) async fn second_connection(origin: Origin, path: String, at: u64) -> Arc<TcpStream> {
     let mut backoff = FIRST_BACKOFF;
     loop {
         if let Ok(()) = answers(&origin, &path, at).await

@@ -48,26 +48,26 @@ fn clock() -> &'static Mutex<Clock> {
 }
 
 /// Returns how long this process has run since the clock was first asked.
-pub fn now() -> Duration {
+pub(crate) fn now() -> Duration {
     clock().lock().expect("nobody panics while holding the clock").look(Instant::now())
 }
 
 /// Returns how long this process has stood still since the clock was first asked.
-pub fn stood_still() -> Duration {
+pub(crate) fn stood_still() -> Duration {
     let mut clock = clock().lock().expect("nobody panics while holding the clock");
     clock.look(Instant::now());
     clock.still
 }
 
 /// Sleeps until the process has run until `deadline`.
-pub async fn sleep_until(deadline: Duration) {
+pub(crate) async fn sleep_until(deadline: Duration) {
     while let Some(left) = deadline.checked_sub(now()).filter(|left| !left.is_zero()) {
         tokio::time::sleep(left).await;
     }
 }
 
 /// Waits for `work` for at most `limit` of running time; `None` when that is over.
-pub async fn timeout<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn timeout<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let deadline = now() + limit;
     tokio::select! {
         biased;

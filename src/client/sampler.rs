@@ -18,7 +18,7 @@ use crate::tcp;
 use crate::units::{Direction, LinkId};
 
 /// The last sample of each link.
-pub struct Sampler {
+pub(crate) struct Sampler {
     transfer: Arc<Transfer>,
     links: Arc<Links>,
     before: [(Instant, u64); 2],
@@ -29,12 +29,12 @@ pub struct Sampler {
 const LEAST_SPAN: Duration = Duration::from_millis(20);
 
 impl Sampler {
-    pub fn new(transfer: Arc<Transfer>, links: Arc<Links>) -> Sampler {
+    pub(crate) fn new(transfer: Arc<Transfer>, links: Arc<Links>) -> Sampler {
         Sampler { transfer, links, before: [(Instant::now(), 0); 2], taken: 0 }
     }
 
     /// Samples until it is dropped; returns only when the run cannot go on.
-    pub async fn run(&mut self, bars: &Bars) -> Failure {
+    pub(crate) async fn run(&mut self, bars: &Bars) -> Failure {
         let mut ticks = interval(SAMPLE_EVERY);
         // A late sample covers a longer time; it is not followed by hurried ones.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -62,7 +62,7 @@ impl Sampler {
 
     /// The sample at the end of a transfer, unless one has just been taken: however short a transfer
     /// was, its log has one.
-    pub async fn last(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn last(&mut self) -> Result<(), Failure> {
         if self.taken == 0 || self.before[1].0.elapsed() >= LEAST_SPAN {
             self.sample().await?;
         }

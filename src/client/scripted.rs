@@ -18,7 +18,7 @@ const LATE: Duration = Duration::from_millis(100);
 const GLANCE: Duration = Duration::from_millis(1);
 
 /// Plays the script until it is dropped; returns only when a change failed.
-pub async fn play(script: Script, transfer: Arc<Transfer>, links: Arc<Links>) -> Failure {
+pub(crate) async fn play(script: Script, transfer: Arc<Transfer>, links: Arc<Links>) -> Failure {
     for change in script.changes {
         let due = first_request(&transfer).await + change.after.0;
         sleep_until(due.into()).await;

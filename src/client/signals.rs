@@ -6,16 +6,16 @@ use super::transfer::Failure;
 use crate::log::outcome::Outcome;
 use crate::runtime::EndingSignals;
 
-pub struct Signals(EndingSignals);
+pub(crate) struct Signals(EndingSignals);
 
 impl Signals {
     /// Listens from now on; the signals no longer end the process by themselves.
-    pub fn listen() -> Result<Signals> {
+    pub(crate) fn listen() -> Result<Signals> {
         EndingSignals::listen().map(Signals)
     }
 
     /// Waits for the next signal, and says how it ends a run. One that came earlier counts.
-    pub async fn next(&mut self) -> Failure {
+    pub(crate) async fn next(&mut self) -> Failure {
         let signal = self.0.next().await;
         Failure::new(Outcome::Interrupted, anyhow!("interrupted by {signal}"))
     }

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 /// The capacity that a user without privileges may give a pipe (pipe(7), `pipe-max-size`).
 const CAPACITY: libc::c_int = 1 << 20;
 
-pub struct Pipe {
+pub(crate) struct Pipe {
     out: File,
     into: OwnedFd,
     held: usize,
@@ -18,7 +18,7 @@ pub struct Pipe {
 impl Pipe {
     /// # Errors
     /// When there is no file descriptor left.
-    pub fn new() -> io::Result<Pipe> {
+    pub(crate) fn new() -> io::Result<Pipe> {
         let mut ends = [0; 2];
         // SAFETY: the kernel writes two descriptors into `ends`.
         if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
@@ -33,7 +33,7 @@ impl Pipe {
     }
 
     /// Bytes in the pipe.
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.held
     }
 
@@ -41,7 +41,7 @@ impl Pipe {
     ///
     /// # Errors
     /// `WouldBlock` where there is nothing to take.
-    pub fn fill(&mut self, socket: &impl AsFd, most: u64) -> io::Result<usize> {
+    pub(crate) fn fill(&mut self, socket: &impl AsFd, most: u64) -> io::Result<usize> {
         self.held = splice(socket, &self.into, None, most.min(CAPACITY as u64) as usize)?;
         Ok(self.held)
     }
@@ -50,7 +50,7 @@ impl Pipe {
     ///
     /// # Errors
     /// When they cannot be written; what is left in the pipe is of no use then.
-    pub fn drain(&mut self, file: &File, mut at: u64, bytes: usize) -> io::Result<()> {
+    pub(crate) fn drain(&mut self, file: &File, mut at: u64, bytes: usize) -> io::Result<()> {
         let mut left = bytes;
         while left > 0 {
             let moved = match splice(&self.out, file, Some(at), left) {
@@ -71,7 +71,7 @@ impl Pipe {
     }
 
     /// Throws away `bytes`, no more than are held.
-    pub fn discard(&mut self, bytes: usize) -> io::Result<()> {
+    pub(crate) fn discard(&mut self, bytes: usize) -> io::Result<()> {
         self.read(bytes)?;
         self.held -= bytes;
         Ok(())

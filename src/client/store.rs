@@ -22,7 +22,7 @@ use crate::results::Folder;
 use crate::schedule::Ranges;
 
 /// The folder inside `--out` where files stand until they are complete and checked. No list can name it.
-pub const WORK: &str = crate::manifest::name::WORK_FOLDER;
+pub(crate) const WORK: &str = crate::manifest::name::WORK_FOLDER;
 
 /// The largest note that is read, bytes: some hundred thousand ranges.
 const LARGEST_NOTE: u64 = 4 << 20;
@@ -36,7 +36,7 @@ const TEMPORARY: &str = ".twinlink-temporary";
 /// Only what is complete and right gets its name in the folder itself, and never in the place of
 /// something else.
 #[derive(Debug)]
-pub struct Store {
+pub(crate) struct Store {
     /// Held locked, so that two runs never write to one folder.
     out: Folder,
     work: Folder,
@@ -57,7 +57,7 @@ impl Store {
     /// # Errors
     /// When it cannot be written, another process writes to it, or it already holds one of the files `new`:
     /// nothing is ever overwritten.
-    pub fn open<'a>(
+    pub(crate) fn open<'a>(
         out: Option<&Path>,
         verify: bool,
         new: impl IntoIterator<Item = &'a str>,
@@ -98,7 +98,7 @@ impl Store {
     ///
     /// # Errors
     /// A name is longer than its file system allows, or two names are one to it.
-    pub fn check_names<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    pub(crate) fn check_names<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
         let out = self.out.path().display();
         let longest = self.out.longest_name()?;
         // The working folder is there; a file system that finds it under this name too folds case.
@@ -118,13 +118,13 @@ impl Store {
     }
 
     /// Ends what hashes, for the run is over.
-    pub fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
     /// Starts a file, and replaces the unfinished part of an earlier run. A writer that still has that part
     /// open does no harm.
-    pub fn begin(&self, name: &str) -> Result<Incoming> {
+    pub(crate) fn begin(&self, name: &str) -> Result<Incoming> {
         let _noting = self.noting();
         // The note goes first: it must never speak of bytes that are not there.
         self.notes.remove(name)?;
@@ -133,7 +133,7 @@ impl Store {
     }
 
     /// Goes on with a file of which an earlier run has left `had` bytes.
-    pub fn go_on(&self, name: &str, had: u64) -> Result<Incoming> {
+    pub(crate) fn go_on(&self, name: &str, had: u64) -> Result<Incoming> {
         let path = self.parts.join(name);
         let file = self.parts.open_file(name, OFlags::RDWR)?;
         let file = file.with_context(|| format!("cannot go on with {}: it is gone", path.display()))?;
@@ -152,7 +152,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be read, or is another file than the one to fetch.
-    pub fn earlier(&self, name: &str, expected: Option<Digest>) -> Result<Earlier> {
+    pub(crate) fn earlier(&self, name: &str, expected: Option<Digest>) -> Result<Earlier> {
         if let Some(file) = self.out.open_file(name, OFlags::RDONLY)? {
             let path = self.out.join(name);
             let cannot = || format!("cannot read {}, which an earlier run left", path.display());
@@ -199,7 +199,7 @@ impl Store {
     ///
     /// # Errors
     /// It cannot be written, for example to a full disk; the note that was there before stays.
-    pub fn note(&self, name: &str, incoming: &Incoming, bytes: u64, ranges: &Ranges) -> Result<()> {
+    pub(crate) fn note(&self, name: &str, incoming: &Incoming, bytes: u64, ranges: &Ranges) -> Result<()> {
         if self.temporary.is_some() {
             return Ok(());
         }
@@ -222,7 +222,7 @@ impl Store {
     }
 
     /// Whether digests are checked.
-    pub fn verifies(&self) -> bool {
+    pub(crate) fn verifies(&self) -> bool {
         self.verify
     }
 
@@ -232,7 +232,12 @@ impl Store {
     ///
     /// # Errors
     /// It cannot be read or renamed, or something of its name has appeared in the folder.
-    pub fn finish(&self, incoming: &Incoming, name: &str, expected: Option<Digest>) -> Result<FileVerdict> {
+    pub(crate) fn finish(
+        &self,
+        incoming: &Incoming,
+        name: &str,
+        expected: Option<Digest>,
+    ) -> Result<FileVerdict> {
         let verdict = self.check(incoming, expected)?;
         if !matches!(verdict, FileVerdict::Wrong { .. }) {
             self.give_name(incoming, name)?;
@@ -244,7 +249,7 @@ impl Store {
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn check(&self, incoming: &Incoming, expected: Option<Digest>) -> Result<FileVerdict> {
+    pub(crate) fn check(&self, incoming: &Incoming, expected: Option<Digest>) -> Result<FileVerdict> {
         let Some(expected) = expected.filter(|_| self.verify) else { return Ok(FileVerdict::Unchecked) };
         let actual = self.digest(incoming)?;
         Ok(if actual == expected { FileVerdict::Right } else { FileVerdict::Wrong { expected, actual } })
@@ -254,7 +259,7 @@ impl Store {
     ///
     /// # Errors
     /// It cannot be renamed, or something of its name has appeared in the folder.
-    pub fn give_name(&self, incoming: &Incoming, name: &str) -> Result<()> {
+    pub(crate) fn give_name(&self, incoming: &Incoming, name: &str) -> Result<()> {
         let _noting = self.noting();
         let another = || format!("cannot finish {name}: {} is another file now", incoming.part.display());
         ensure!(self.parts.is_named(name, &incoming.file)?, another());
@@ -270,12 +275,12 @@ impl Store {
     }
 
     /// Where a file stands that is not complete or not right.
-    pub fn part(&self, name: &str) -> PathBuf {
+    pub(crate) fn part(&self, name: &str) -> PathBuf {
         self.parts.join(name)
     }
 
     /// Forces the named files and their folder to the disk.
-    pub fn sync<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    pub(crate) fn sync<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
         for path in names.into_iter().map(|name| self.out.join(name)).chain([self.out.path().to_path_buf()]) {
             File::open(&path)
                 .and_then(|file| file.sync_all())
@@ -334,7 +339,7 @@ fn sweep_temporary(parent: &Path) {
 
 /// The state of a file before a run that goes on.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Earlier {
+pub(crate) enum Earlier {
     Nothing,
     /// All of it, so many bytes.
     Complete(u64),
@@ -360,7 +365,7 @@ impl Note {
 
 /// The verdict on a complete file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileVerdict {
+pub(crate) enum FileVerdict {
     Right,
     Wrong {
         expected: Digest,
@@ -372,7 +377,7 @@ pub enum FileVerdict {
 
 impl FileVerdict {
     /// For the log: null where nothing was checked.
-    pub fn ok(self) -> Option<bool> {
+    pub(crate) fn ok(self) -> Option<bool> {
         match self {
             FileVerdict::Right => Some(true),
             FileVerdict::Wrong { .. } => Some(false),
@@ -384,7 +389,7 @@ impl FileVerdict {
 /// A file that is being received, by any number of writers that never write the same byte.
 ///
 /// It is hashed from the file, behind its writers: the check covers the bytes on file.
-pub struct Incoming {
+pub(crate) struct Incoming {
     file: File,
     part: PathBuf,
     written: AtomicU64,
@@ -407,7 +412,7 @@ struct Hashed {
 
 /// The bytes hashed in one step: many compared with the cost of a step, few enough for a core's cache and for
 /// callers that wait.
-pub const HASH_STEP_BYTES: u64 = 256 * 1024;
+pub(crate) const HASH_STEP_BYTES: u64 = 256 * 1024;
 
 impl Incoming {
     fn new(file: File, part: PathBuf, verify: bool, written: u64) -> Incoming {
@@ -424,19 +429,19 @@ impl Incoming {
     }
 
     /// Bytes on file.
-    pub fn written(&self) -> u64 {
+    pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
     }
 
     /// Writes bytes that are not there yet at their place. Returns how many are on file then, so that
     /// exactly one writer sees the whole file.
-    pub fn write_at(&self, at: u64, bytes: &[u8]) -> Result<u64> {
+    pub(crate) fn write_at(&self, at: u64, bytes: &[u8]) -> Result<u64> {
         self.file.write_all_at(bytes, at).with_context(|| self.cannot_write())?;
         Ok(self.wrote(at, bytes.len() as u64))
     }
 
     /// The same with bytes that a pipe holds.
-    pub fn write_piped(&self, at: u64, pipe: &mut Pipe, bytes: usize) -> Result<u64> {
+    pub(crate) fn write_piped(&self, at: u64, pipe: &mut Pipe, bytes: usize) -> Result<u64> {
         pipe.drain(&self.file, at, bytes).with_context(|| self.cannot_write())?;
         Ok(self.wrote(at, bytes as u64))
     }
@@ -452,13 +457,13 @@ impl Incoming {
     }
 
     /// Bytes of the complete file that are to be hashed still.
-    pub fn left_to_hash(&self) -> u64 {
+    pub(crate) fn left_to_hash(&self) -> u64 {
         self.hashed.as_ref().map_or(0, |_| self.written() - self.hashed_to.load(Ordering::Acquire))
     }
 
     /// Returns true, to one caller at a time, if enough contiguous data is on file to hash; that caller must
     /// then call [`Incoming::hash`].
-    pub fn may_hash(&self) -> bool {
+    pub(crate) fn may_hash(&self) -> bool {
         self.hashed.is_some() && self.can_step() && !self.hashing.swap(true, Ordering::AcqRel)
     }
 
@@ -468,7 +473,7 @@ impl Incoming {
     }
 
     /// Hashes the contiguous data. A failed read is an error of [`Store::finish`], which tries again.
-    pub fn hash(&self) {
+    pub(crate) fn hash(&self) {
         while self.can_step() && self.hash_step().is_ok_and(|any| any) {}
         self.hashing.store(false, Ordering::Release);
     }

@@ -40,14 +40,14 @@ const MOST_CONTRADICTIONS: usize = 2;
 
 /// Why a run cannot go on.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The word for it in `run_end`.
     pub exit: Outcome,
     pub error: anyhow::Error,
 }
 
 impl Failure {
-    pub fn new(exit: Outcome, error: impl Into<anyhow::Error>) -> Failure {
+    pub(crate) fn new(exit: Outcome, error: impl Into<anyhow::Error>) -> Failure {
         Failure { exit, error: error.into() }
     }
 }
@@ -68,7 +68,7 @@ struct Unfinished {
 
 /// Whether the answers of a server fit the requests that they come for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AnswerOrder {
+pub(crate) enum AnswerOrder {
     /// Nothing has shown it yet: one request at a time.
     #[default]
     Unknown,
@@ -81,14 +81,14 @@ pub enum AnswerOrder {
 }
 
 /// A segment of which everything has come.
-pub struct Finished {
+pub(crate) struct Finished {
     pub incoming: Arc<Incoming>,
     pub promised: Option<Digest>,
     pub parts: Vec<schema::Part>,
 }
 
 /// A request that has been sent, or is about to be.
-pub struct InFlight {
+pub(crate) struct InFlight {
     pub part: PartRequest,
     /// The version that a range was asked of.
     pub etag: Option<String>,
@@ -141,7 +141,7 @@ enum Strike {
 
 /// The facts of a body from an answer's head.
 #[derive(Debug)]
-pub struct BodyFacts {
+pub(crate) struct BodyFacts {
     pub from: u64,
     pub length: Option<u64>,
     pub total_bytes: Option<u64>,
@@ -151,7 +151,7 @@ pub struct BodyFacts {
 
 /// The metrics of a link that other tasks read while it runs.
 #[derive(Default)]
-pub struct LinkMetrics {
+pub(crate) struct LinkMetrics {
     /// Payload received.
     pub bytes: AtomicU64,
     /// Heads of answers received.
@@ -169,33 +169,33 @@ pub struct LinkMetrics {
 }
 
 impl LinkMetrics {
-    pub fn socket(&self) -> MutexGuard<'_, Option<Arc<TcpStream>>> {
+    pub(crate) fn socket(&self) -> MutexGuard<'_, Option<Arc<TcpStream>>> {
         self.socket.lock().expect("nobody panics while holding a socket")
     }
 
-    pub fn sender(&self) -> MutexGuard<'_, Option<(Instant, schema::Sender)>> {
+    pub(crate) fn sender(&self) -> MutexGuard<'_, Option<(Instant, schema::Sender)>> {
         self.sender.lock().expect("nobody panics while holding a report")
     }
 
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    pub fn files(&self) -> u64 {
+    pub(crate) fn files(&self) -> u64 {
         self.files.load(Ordering::Relaxed)
     }
 
-    pub fn connections(&self) -> u64 {
+    pub(crate) fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
     }
 
-    pub fn mss_bytes(&self) -> f64 {
+    pub(crate) fn mss_bytes(&self) -> f64 {
         self.mss.load(Ordering::Relaxed) as f64
     }
 }
 
 /// The work of a run.
-pub struct Transfer {
+pub(crate) struct Transfer {
     pub segments: Vec<ManifestEntry>,
     pub store: Store,
     pub log: Arc<Log>,
@@ -300,7 +300,7 @@ impl TransferState {
 
 /// How far a run has come.
 #[derive(Clone, Debug, Default)]
-pub struct Totals {
+pub(crate) struct Totals {
     pub files: u64,
     pub bytes: u64,
     pub wasted_bytes: u64,
@@ -319,7 +319,7 @@ pub struct Totals {
 }
 
 impl Transfer {
-    pub fn new(
+    pub(crate) fn new(
         segments: Vec<ManifestEntry>,
         scheduler: Scheduler,
         store: Store,
@@ -363,7 +363,7 @@ impl Transfer {
         Board { changes: state.scheduler.changes(), state, waiting: &self.changed }
     }
 
-    pub fn metrics(&self, link: LinkId) -> &LinkMetrics {
+    pub(crate) fn metrics(&self, link: LinkId) -> &LinkMetrics {
         &self.metrics[link.index()]
     }
 
@@ -371,7 +371,7 @@ impl Transfer {
     ///
     /// # Errors
     /// When a file is there that is not the one to fetch.
-    pub fn resume(&self) -> anyhow::Result<()> {
+    pub(crate) fn resume(&self) -> anyhow::Result<()> {
         let mut left = Vec::new();
         let mut state = self.state();
         for (index, segment) in self.segments.iter().enumerate() {
@@ -396,7 +396,7 @@ impl Transfer {
 
     /// Notes what has come of a segment by requests that are over, for a run that goes on after this
     /// one was killed.
-    pub fn note(&self, link: LinkId, segment: usize) -> Result<(), Failure> {
+    pub(crate) fn note(&self, link: LinkId, segment: usize) -> Result<(), Failure> {
         let Some((incoming, size, ranges)) = self.settled(link, segment) else { return Ok(()) };
         let name = &self.segments[segment].name;
         self.store.note(name, &incoming, size, &ranges).map_err(|error| Failure::new(Outcome::Store, error))
@@ -411,7 +411,7 @@ impl Transfer {
     }
 
     /// Notes that all of a segment has come, which is yet to be checked.
-    pub fn note_whole(&self, segment: usize, incoming: &Incoming) -> Result<(), Failure> {
+    pub(crate) fn note_whole(&self, segment: usize, incoming: &Incoming) -> Result<(), Failure> {
         let bytes = incoming.written();
         let whole = [(0, bytes)].into_iter().collect();
         let name = &self.segments[segment].name;
@@ -419,23 +419,23 @@ impl Transfer {
     }
 
     /// Asks the scheduler something, or tells it something, with the time on its clock.
-    pub fn schedule<T>(&self, ask: impl FnOnce(&mut Scheduler, Duration) -> T) -> T {
+    pub(crate) fn schedule<T>(&self, ask: impl FnOnce(&mut Scheduler, Duration) -> T) -> T {
         let now = self.now();
         ask(&mut self.state().scheduler, now)
     }
 
     /// The scheduler's time: that in which this process ran.
-    pub fn now(&self) -> Duration {
+    pub(crate) fn now(&self) -> Duration {
         running::now().saturating_sub(self.began)
     }
 
     /// A moment on the scheduler's clock as one on this machine's.
-    pub fn moment(&self, at: Duration) -> Instant {
+    pub(crate) fn moment(&self, at: Duration) -> Instant {
         Instant::now() + at.saturating_sub(self.now())
     }
 
     /// Returns the next step of `link`: a request with the facts that are known of it, or why there is none.
-    pub fn next(&self, link: LinkId, now: Instant) -> Result<InFlight, Next> {
+    pub(crate) fn next(&self, link: LinkId, now: Instant) -> Result<InFlight, Next> {
         let mut state = self.state();
         let next = state.scheduler.next(link, self.now());
         if let Some(problem) = state.scheduler.take_advice_failure() {
@@ -456,7 +456,7 @@ impl Transfer {
     ///
     /// # Errors
     /// No file can be made for it.
-    pub fn begin(
+    pub(crate) fn begin(
         &self,
         link: LinkId,
         request: &mut InFlight,
@@ -564,7 +564,7 @@ impl Transfer {
 
     /// The server of `link` has another version of a segment than the one that came so far, which is of
     /// no use then. A server that has yet another one each time is not asked for it again.
-    pub fn version_changed(&self, link: LinkId, segment: usize) {
+    pub(crate) fn version_changed(&self, link: LinkId, segment: usize) {
         let mut state = self.state();
         if state.scheduler.is_complete(segment) || state.checking.contains(&segment) {
             return;
@@ -588,7 +588,7 @@ impl Transfer {
 
     /// The server of `link` cannot bring a segment, and what came of it may be wrong: the other server
     /// brings all of it.
-    pub fn reject(&self, link: LinkId, segment: usize, reason: Failure) {
+    pub(crate) fn reject(&self, link: LinkId, segment: usize, reason: Failure) {
         self.exclude(link, segment, reason);
         let mut state = self.state();
         let over = state.scheduler.is_complete(segment) || state.checking.contains(&segment);
@@ -599,12 +599,12 @@ impl Transfer {
     }
 
     /// Whether the answers of a server fit the requests that they come for.
-    pub fn order(&self, link: LinkId) -> AnswerOrder {
+    pub(crate) fn order(&self, link: LinkId) -> AnswerOrder {
         self.state().order[link.index()]
     }
 
     /// An answer of a server fitted its request, as `by` says.
-    pub fn order_fits(&self, link: LinkId, by: AnswerOrder) {
+    pub(crate) fn order_fits(&self, link: LinkId, by: AnswerOrder) {
         let mut state = self.state();
         let order = &mut state.order[link.index()];
         let better = matches!(
@@ -620,13 +620,13 @@ impl Transfer {
 
     /// An answer of a server did not fit its request, which was not the only one: the server is asked one
     /// request at a time.
-    pub fn order_fails(&self, link: LinkId) {
+    pub(crate) fn order_fails(&self, link: LinkId) {
         self.state().order[link.index()] = AnswerOrder::Fails;
     }
 
     /// Notes that a server sends a segment with a Content-Encoding. Returns whether its digest may yet
     /// show that this changed nothing.
-    pub fn may_be_encoded(&self, link: LinkId, segment: usize, encoding: &str) -> bool {
+    pub(crate) fn may_be_encoded(&self, link: LinkId, segment: usize, encoding: &str) -> bool {
         let mut state = self.state();
         let may = self.segments[segment].digest.is_some() && self.store.verifies();
         may && !state.encodes[link.index()] && {
@@ -636,12 +636,12 @@ impl Transfer {
     }
 
     /// The Content-Encoding with which a server said that it sends a segment.
-    pub fn encoding(&self, link: LinkId, segment: usize) -> Option<String> {
+    pub(crate) fn encoding(&self, link: LinkId, segment: usize) -> Option<String> {
         self.state().encoded.get(&(link, segment)).cloned()
     }
 
     /// Whether the size of a segment, where it is known, is known from a HEAD alone.
-    pub fn size_is_hint(&self, segment: usize) -> bool {
+    pub(crate) fn size_is_hint(&self, segment: usize) -> bool {
         let state = self.state();
         let told = state.unfinished.get(&segment).is_some_and(|had| had.total_bytes.is_some());
         !told && !state.left.contains_key(&segment)
@@ -649,7 +649,7 @@ impl Transfer {
 
     /// A server says that a segment ends before the bytes that it was asked for, whose size was a hint.
     /// Returns whether the segment is to be fetched anew because of that.
-    pub fn drop_hint(&self, segment: usize) -> bool {
+    pub(crate) fn drop_hint(&self, segment: usize) -> bool {
         if !self.size_is_hint(segment) {
             return false;
         }
@@ -664,7 +664,12 @@ impl Transfer {
 
     /// Whether a segment can be asked for behind others on a connection, since its answer says what it
     /// is of: by a digest, or by a size that is none of theirs.
-    pub fn may_follow(&self, link: LinkId, segment: usize, others: impl Iterator<Item = usize>) -> bool {
+    pub(crate) fn may_follow(
+        &self,
+        link: LinkId,
+        segment: usize,
+        others: impl Iterator<Item = usize>,
+    ) -> bool {
         let state = self.state();
         let by_digest = state.order[link.index()] == AnswerOrder::DigestsFit || self.store.verifies();
         if by_digest && self.segments[segment].digest.is_some() {
@@ -677,7 +682,7 @@ impl Transfer {
 
     /// Splits the next `bytes` of the answer on `link` into known and new ones. The caller must write the new
     /// ones.
-    pub fn claim(&self, link: LinkId, request: &mut InFlight, bytes: u64) -> Claim {
+    pub(crate) fn claim(&self, link: LinkId, request: &mut InFlight, bytes: u64) -> Claim {
         let mut state = self.state();
         let state = &mut *state;
         let claim = state.scheduler.claim(link, bytes);
@@ -711,7 +716,7 @@ impl Transfer {
 
     /// Takes a segment of which everything has come into `whole`; none where it has been taken, and
     /// something else may be coming of it anew.
-    pub fn take_finished(&self, segment: usize, whole: &Arc<Incoming>) -> Option<Finished> {
+    pub(crate) fn take_finished(&self, segment: usize, whole: &Arc<Incoming>) -> Option<Finished> {
         let mut state = self.state();
         state.unfinished.get(&segment).filter(|unfinished| Arc::ptr_eq(&unfinished.incoming, whole))?;
         let Unfinished { incoming, promised, parts, .. } = state.unfinished.remove(&segment)?;
@@ -720,7 +725,7 @@ impl Transfer {
     }
 
     /// The names of segments that came wrong and are not there yet.
-    pub fn came_wrong(&self) -> Vec<&str> {
+    pub(crate) fn came_wrong(&self) -> Vec<&str> {
         let state = self.state();
         let wrong = state.wrong.iter().filter(|&&segment| !state.scheduler.is_complete(segment));
         let mut wrong: Vec<&str> = wrong.map(|&segment| self.segments[segment].name.as_str()).collect();
@@ -731,7 +736,7 @@ impl Transfer {
     /// A segment came with the wrong digest. Returns the link that is to fetch it again: once, and not
     /// the one that brought most of it, unless the other server is away.
     /// A digest that only the first server promised does not bind the other.
-    pub fn fetch_again(&self, segment: usize, finished: &Finished) -> Option<LinkId> {
+    pub(crate) fn fetch_again(&self, segment: usize, finished: &Finished) -> Option<LinkId> {
         let mut state = self.state();
         let bytes: u64 = finished.parts.iter().map(|part| part.to_byte - part.from_byte).sum();
         state.totals.wasted_bytes += bytes;
@@ -755,7 +760,7 @@ impl Transfer {
     }
 
     /// A connection is gone: what it still owed is to be fetched still.
-    pub fn lost(&self, link: LinkId) {
+    pub(crate) fn lost(&self, link: LinkId) {
         self.schedule(|scheduler, _| scheduler.lost(link));
     }
 
@@ -764,7 +769,7 @@ impl Transfer {
     /// on file stay; [`Transfer::begin`] or the caller restarts a segment whose content is wrong. A server
     /// that turns out to hold other files than its list is not asked for any that the other may bring, and is
     /// told of once.
-    pub fn exclude(&self, link: LinkId, segment: usize, reason: Failure) {
+    pub(crate) fn exclude(&self, link: LinkId, segment: usize, reason: Failure) {
         let mut guard = self.state();
         let state = &mut *guard;
         let had_changed = state.has_changed(link);
@@ -798,7 +803,7 @@ impl Transfer {
 
     /// No server brings a segment, for the reason given: it is left, and the run ends with that reason
     /// after all other files.
-    pub fn abandon(&self, link: LinkId, segment: usize, reason: Failure) {
+    pub(crate) fn abandon(&self, link: LinkId, segment: usize, reason: Failure) {
         let mut state = self.state();
         state.scheduler.abandon(segment);
         let what = format!("{:#}", reason.error);
@@ -810,7 +815,7 @@ impl Transfer {
     /// An answer with a segment broke off, and brought nothing new of what is wanted of it: the segment
     /// comes after all others. A server whose answers (`answered`) do so three times is not asked for
     /// it again.
-    pub fn broke_off(&self, link: LinkId, request: &InFlight, answered: bool, problem: &str) {
+    pub(crate) fn broke_off(&self, link: LinkId, request: &InFlight, answered: bool, problem: &str) {
         let segment = request.part.segment;
         if request.record.is_some() {
             return;
@@ -838,7 +843,7 @@ impl Transfer {
 
     /// The answer with a segment that is due comes too slowly. Where the other server may bring the
     /// segment, this one is not asked for it again; else it is, twice. Returns whether it is not.
-    pub fn too_slow(&self, link: LinkId, segment: usize, problem: &str) -> bool {
+    pub(crate) fn too_slow(&self, link: LinkId, segment: usize, problem: &str) -> bool {
         let mut state = self.state();
         let wanted = state.scheduler.due(link).is_some_and(|(due, _, wanted)| due == segment && wanted > 0);
         if !wanted || state.scheduler.is_whole(segment) || state.checking.contains(&segment) {
@@ -855,7 +860,7 @@ impl Transfer {
     }
 
     /// Why files are missing of which no server brings what is missing; none while there are others.
-    pub fn unobtainable(&self) -> Option<Failure> {
+    pub(crate) fn unobtainable(&self) -> Option<Failure> {
         let mut state = self.state();
         let abandoned = state.scheduler.abandoned().clone();
         let first = *abandoned.first()?;
@@ -882,21 +887,21 @@ impl Transfer {
     }
 
     /// Does `work`, which gives a file its name and records it, unless the run is over.
-    pub fn unless_over(&self, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    pub(crate) fn unless_over(&self, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
         let over = self.over.read().expect("nobody panics while a file gets its name");
         if *over { Ok(()) } else { work() }
     }
 
     /// Ends the run: waits up to 2 s for the files that are being checked. After that no file gets its name, so
     /// that the last record counts them all.
-    pub async fn end(&self) {
+    pub(crate) async fn end(&self) {
         drop(timeout(CHECKS_END, self.checks.acquire_many(MOST_CHECKS as u32)).await);
         *self.over.write().expect("nobody panics while a file gets its name") = true;
         self.store.cancel();
     }
 
     /// Ends the run, from outside of the tasks that fetch.
-    pub fn fail(&self, failure: Failure) {
+    pub(crate) fn fail(&self, failure: Failure) {
         self.state().failure.get_or_insert(failure);
         self.changed.notify_waiters();
     }
@@ -905,7 +910,7 @@ impl Transfer {
     ///
     /// # Errors
     /// The failure that [`Transfer::fail`] was told.
-    pub async fn all_done(&self) -> Result<(), Failure> {
+    pub(crate) async fn all_done(&self) -> Result<(), Failure> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -924,12 +929,12 @@ impl Transfer {
     }
 
     /// Gives a link up. Returns whether the rest can still be fetched.
-    pub fn give_up(&self, link: LinkId) -> bool {
+    pub(crate) fn give_up(&self, link: LinkId) -> bool {
         self.state().scheduler.give_up(link)
     }
 
     /// Waits until there is something for `link` to fetch, or until there will not be.
-    pub async fn work_left(&self, link: LinkId) -> bool {
+    pub(crate) async fn work_left(&self, link: LinkId) -> bool {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -945,7 +950,7 @@ impl Transfer {
     }
 
     /// The file at `index` is under its name; `parts` says which link brought what of it.
-    pub fn completed(&self, link: LinkId, index: usize, parts: &[schema::Part], at: Instant) {
+    pub(crate) fn completed(&self, link: LinkId, index: usize, parts: &[schema::Part], at: Instant) {
         let mut state = self.state();
         state.scheduler.completed(index);
         state.checking.remove(&index);
@@ -965,27 +970,27 @@ impl Transfer {
         self.metrics(link).files.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn received_head(&self, bytes: usize) {
+    pub(crate) fn received_head(&self, bytes: usize) {
         self.state().totals.head_bytes += bytes as u64;
     }
 
-    pub fn wasted(&self, bytes: u64) {
+    pub(crate) fn wasted(&self, bytes: u64) {
         self.state().totals.wasted_bytes += bytes;
     }
 
     /// How many files are not there yet.
-    pub fn missing(&self) -> u64 {
+    pub(crate) fn missing(&self) -> u64 {
         let state = self.state();
         let totals = &state.totals;
         self.segments.len() as u64 - totals.files - totals.resumed_files
     }
 
-    pub fn totals(&self) -> Totals {
+    pub(crate) fn totals(&self) -> Totals {
         self.state().totals.clone()
     }
 
     /// Writes a fault to the log; a log that cannot be written ends the run by itself elsewhere.
-    pub fn fault(&self, link: LinkId, what: String, action: String) {
+    pub(crate) fn fault(&self, link: LinkId, what: String, action: String) {
         let fault = schema::Fault { link: Some(link), segment: None, what, action };
         if let Err(error) = self.log.write(Event::Fault(fault)) {
             tracing::warn!("cannot log a fault: {error:#}");

@@ -13,7 +13,7 @@ use crate::log::outcome::Outcome;
 use crate::log::schema;
 
 /// Hashes what has come of a file in order, where it is enough, on a thread for what blocks.
-pub fn hash_behind(incoming: &Arc<Incoming>) {
+pub(crate) fn hash_behind(incoming: &Arc<Incoming>) {
     if incoming.may_hash() {
         let incoming = incoming.clone();
         spawn_blocking(move || incoming.hash());
@@ -21,7 +21,7 @@ pub fn hash_behind(incoming: &Arc<Incoming>) {
 }
 
 /// A file of which everything has come, and the server that sent the last of it.
-pub struct Check {
+pub(crate) struct Check {
     transfer: Arc<Transfer>,
     origin: Origin,
     index: usize,
@@ -29,13 +29,13 @@ pub struct Check {
 }
 
 impl Check {
-    pub fn new(transfer: &Arc<Transfer>, origin: &Origin, index: usize, finished: Finished) -> Check {
+    pub(crate) fn new(transfer: &Arc<Transfer>, origin: &Origin, index: usize, finished: Finished) -> Check {
         Check { transfer: transfer.clone(), origin: origin.clone(), index, finished }
     }
 
     /// Checks at once what takes a single step of hashing, and else on another thread, as soon as one is
     /// free; then a failure is the transfer's.
-    pub fn start(self) -> Result<(), Failure> {
+    pub(crate) fn start(self) -> Result<(), Failure> {
         let incoming = &self.finished.incoming;
         if incoming.left_to_hash() <= HASH_STEP_BYTES {
             return self.run();

@@ -16,7 +16,7 @@ use crate::tcp;
 use crate::units::{Delay, PerLink, Percent};
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct ClientArgs {
+pub(crate) struct ClientArgs {
     /// The two servers, a and b: host or host:port (4455 where no port is given)
     #[arg(value_names = ["SERVER_A", "SERVER_B"], num_args = 2, required = true, value_parser = server_name)]
     pub servers: Vec<String>,
@@ -98,7 +98,7 @@ impl ClientArgs {
     ///
     /// # Errors
     /// As [`LinkOptions::load`].
-    pub fn load_links(&self) -> Result<LinkSetup> {
+    pub(crate) fn load_links(&self) -> Result<LinkSetup> {
         self.links.load(self.script.as_deref())
     }
 }
@@ -133,7 +133,7 @@ impl From<ClientArgs> for RunConfig {
 ///
 /// # Errors
 /// An option is invalid, or the run failed.
-pub fn main(args: ClientArgs, predict: Predict, afterwards: impl FnOnce(&Path)) -> Result<()> {
+pub(crate) fn main(args: ClientArgs, predict: Predict, afterwards: impl FnOnce(&Path)) -> Result<()> {
     let links = args.load_links()?;
     let place = LogPlace { results: args.results.clone(), file: args.log.clone(), stdout: args.stdout };
     client::main(args.into(), links, &place, predict, afterwards)

@@ -25,7 +25,7 @@ use crate::shape::setup::LinkOptions;
 use crate::units::{Direction, LinkId};
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct HoldArgs {
+pub(crate) struct HoldArgs {
     #[command(flatten)]
     links: LinkOptions,
     /// The server at the end of link a
@@ -88,7 +88,7 @@ fn resolve(host: &str) -> Result<IpAddr> {
 }
 
 /// Shapes, runs the program, removes the shaping; fails if the program does.
-pub fn main(args: &HoldArgs) -> Result<()> {
+pub(crate) fn main(args: &HoldArgs) -> Result<()> {
     let setup = args.links.load(None)?;
     let wanted = setup.requests(|link| resolve(args.server(link)))?;
     let runtime = crate::runtime::multi_thread(1)?;

@@ -15,14 +15,14 @@ const FILES: [(&str, &str); 2] = [
 ];
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct InitArgs {
+pub(crate) struct InitArgs {
     /// Where the files are written; the folder is made if missing
     #[arg(default_value = ".")]
     pub dir: PathBuf,
 }
 
 /// Writes the files and says what to do with them.
-pub fn main(args: InitArgs) -> Result<()> {
+pub(crate) fn main(args: InitArgs) -> Result<()> {
     write(&args.dir)?;
     let experiment = args.dir.join(FILES[0].0);
     let (experiment, link) = (experiment.display(), args.dir.join(FILES[1].0));

@@ -27,7 +27,7 @@ use crate::text::{print, print_json, tell};
 use crate::units::{Direction, LinkId, Rate};
 
 #[derive(Clone, Debug, clap::Subcommand)]
-pub enum LinkCommand {
+pub(crate) enum LinkCommand {
     /// Give a link another profile, of a client or a program under `link hold` that runs
     Set {
         /// The link: a or b
@@ -65,7 +65,7 @@ pub enum LinkCommand {
 
 /// Where the links are.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Place {
+pub(crate) struct Place {
     /// The lab whose links are meant, where several run (twinlink lab --list names them)
     #[arg(long, value_name = "NAME")]
     lab: Option<LabName>,
@@ -99,7 +99,7 @@ impl Place {
 }
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct PlanArgs {
+pub(crate) struct PlanArgs {
     /// The link: a or b
     link: LinkId,
     /// A profile's name, or the path of a .toml file
@@ -118,7 +118,7 @@ pub struct PlanArgs {
     all: bool,
 }
 
-pub fn main(command: LinkCommand) -> Result<()> {
+pub(crate) fn main(command: LinkCommand) -> Result<()> {
     match command {
         LinkCommand::Set { link, profile, place } => set(link, &profile, &place),
         LinkCommand::Hold(args) => hold::main(&args),
@@ -158,7 +158,7 @@ fn clear(link: Option<LinkId>, place: &Place) -> Result<()> {
 }
 
 /// Returns the links in force here: asked of the running client, else read from the kernel.
-pub fn show() -> Result<Vec<ActiveShaping>> {
+pub(crate) fn show() -> Result<Vec<ActiveShaping>> {
     client::ask(&ControlRequest::Show)?.map_or_else(crate::shape::in_force, Ok)
 }
 

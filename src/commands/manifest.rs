@@ -13,7 +13,7 @@ use crate::text::print;
 use crate::units::{Delay, LinkId};
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct ManifestArgs {
+pub(crate) struct ManifestArgs {
     /// One server or two that hold the same files: host or host:port
     #[arg(required = true, num_args = 1..=2, value_name = "SERVER", value_parser = server_name)]
     pub servers: Vec<String>,
@@ -35,7 +35,7 @@ pub struct ManifestArgs {
 ///
 /// # Errors
 /// A server does not answer, the servers' lists differ, or a file is not in them.
-pub fn main(args: &ManifestArgs) -> Result<()> {
+pub(crate) fn main(args: &ManifestArgs) -> Result<()> {
     let text = client::runtime()?.block_on(text(args))?;
     print(&text)
 }

@@ -1,12 +1,12 @@
 //! Small commands that print to standard output.
 
-pub mod client;
-pub mod health;
-pub mod hold;
-pub mod init;
-pub mod link;
-pub mod manifest;
-pub mod probe;
-pub mod run;
-pub mod simulate;
-pub mod trace;
+pub(crate) mod client;
+pub(crate) mod health;
+pub(crate) mod hold;
+pub(crate) mod init;
+pub(crate) mod link;
+pub(crate) mod manifest;
+pub(crate) mod probe;
+pub(crate) mod run;
+pub(crate) mod simulate;
+pub(crate) mod trace;

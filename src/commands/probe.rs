@@ -22,7 +22,7 @@ use crate::{client, manifest};
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(mut_args(measured_as_they_are))]
-pub struct ProbeArgs {
+pub(crate) struct ProbeArgs {
     /// The server at the end of link a
     #[arg(default_value = "server-a", value_parser = server_name)]
     server_a: String,
@@ -51,7 +51,7 @@ fn measured_as_they_are(arg: clap::Arg) -> clap::Arg {
     }
 }
 
-pub fn main(args: &ProbeArgs) -> Result<()> {
+pub(crate) fn main(args: &ProbeArgs) -> Result<()> {
     let asked = args.links.load(None)?;
     let probes = client::runtime()?.block_on(run(args, asked))?;
     if args.json { print_json(&probes) } else { print(&format!("{}\n", table(&probes))) }?;

@@ -13,7 +13,7 @@ use crate::sweep::experiment::entrant::program_name;
 use crate::units::{ByteCount, Delay, PerLink};
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct ProgramArgs {
+pub(crate) struct ProgramArgs {
     #[command(flatten)]
     pub links: LinkOptions,
     /// A file of link changes at given times
@@ -76,7 +76,7 @@ impl ProgramArgs {
     ///
     /// # Errors
     /// As [`LinkOptions::load`].
-    pub fn load_links(&self) -> Result<LinkSetup> {
+    pub(crate) fn load_links(&self) -> Result<LinkSetup> {
         self.links.load(self.script.as_deref())
     }
 }
@@ -112,7 +112,7 @@ fn some_time(text: &str) -> Result<Delay, String> {
 ///
 /// # Errors
 /// An option is invalid, or the run failed.
-pub fn main(args: ProgramArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
+pub(crate) fn main(args: ProgramArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
     let (links, results, stdout) = (args.load_links()?, args.results.clone(), args.stdout);
     program::main(&args.into(), links, &results, stdout, afterwards)
 }

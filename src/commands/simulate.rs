@@ -17,7 +17,7 @@ use crate::text::{print, visible_json};
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 #[command(mut_arg("servers", |servers| servers.required(false).hide(true)))]
-pub struct SimulateArgs {
+pub(crate) struct SimulateArgs {
     #[command(flatten)]
     pub client: ClientArgs,
     /// Folder whose files are fetched, for their sizes; without it the built-in sample's
@@ -36,7 +36,7 @@ const SEEDS: usize = 9;
 ///
 /// # Errors
 /// An option is invalid, or a link has no rate.
-pub fn main(args: SimulateArgs) -> Result<()> {
+pub(crate) fn main(args: SimulateArgs) -> Result<()> {
     if let Some(server) = args.client.servers.first() {
         bail!("a simulation needs no servers: leave {server} out, and say --data DIR for the files' sizes");
     }
@@ -87,7 +87,7 @@ const PREDICTION_SEEDS: usize = 3;
 
 /// Returns the simulated time (ms) of a run that is over; `None` where a link has no rate or the simulation
 /// takes too long.
-pub fn predicted_ms(run: &PastRun) -> Option<f64> {
+pub(crate) fn predicted_ms(run: &PastRun) -> Option<f64> {
     let began = cpu_time();
     let sender = |name: &Option<String>| name.as_deref().and_then(|name| name.parse().ok());
     let setup = Setup {

@@ -14,13 +14,13 @@ use crate::text::print;
 use crate::units::Nanos;
 
 #[derive(Clone, Debug, clap::Subcommand)]
-pub enum TraceCommand {
+pub(crate) enum TraceCommand {
     /// Say how long traces are, what they carry, where they are silent, and how two of them go together
     Check(CheckArgs),
 }
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     /// Trace files, as the [trace] table of a profile names them
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -44,7 +44,7 @@ const GAP: f64 = 3.0;
 ///
 /// # Errors
 /// A file cannot be read, or a line of it makes no trace.
-pub fn main(command: TraceCommand) -> Result<()> {
+pub(crate) fn main(command: TraceCommand) -> Result<()> {
     let TraceCommand::Check(args) = command;
     let (mut text, mut tracks) = (String::new(), Vec::new());
     for path in &args.files {

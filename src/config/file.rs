@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 ///
 /// # Errors
 /// It cannot be opened, is larger, or is no regular file: a pipe or a device has no end.
-pub fn open(path: &Path, kind: &str, largest: u64) -> Result<impl Read> {
+pub(crate) fn open(path: &Path, kind: &str, largest: u64) -> Result<impl Read> {
     opened(path, largest).with_context(|| format!("cannot read the {kind} {}", path.display()))
 }
 
@@ -44,7 +44,7 @@ fn opened(path: &Path, largest: u64) -> Result<impl Read + use<>> {
 ///
 /// # Errors
 /// As [`open`], and it is not UTF-8.
-pub fn read(path: &Path, kind: &str, largest: u64) -> Result<String> {
+pub(crate) fn read(path: &Path, kind: &str, largest: u64) -> Result<String> {
     let cannot = || format!("cannot read the {kind} {}", path.display());
     let mut bytes = Vec::new();
     open(path, kind, largest)?.read_to_end(&mut bytes).with_context(cannot)?;
@@ -64,7 +64,7 @@ pub fn read(path: &Path, kind: &str, largest: u64) -> Result<String> {
 ///
 /// # Errors
 /// It is no folder.
-pub fn profiles_folder() -> Result<Option<PathBuf>> {
+pub(crate) fn profiles_folder() -> Result<Option<PathBuf>> {
     let named = std::env::var_os("TWINLINK_PROFILES").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     match named {
         Some(dir) if !dir.is_dir() => bail!(
@@ -93,7 +93,7 @@ impl std::fmt::Display for FileSource {
 
 /// Files of one kind that have names: those in folders, and copies that are built in, so that the program works
 /// without its repository beside it.
-pub struct Library {
+pub(crate) struct Library {
     /// As errors call it.
     pub kind: &'static str,
     /// The largest file that is read, bytes.
@@ -108,7 +108,7 @@ impl Library {
     ///
     /// # Errors
     /// Nothing has that name, which suggests another, or the file cannot be read.
-    pub fn find(&self, wanted: &Path, folders: &[PathBuf]) -> Result<(String, FileSource)> {
+    pub(crate) fn find(&self, wanted: &Path, folders: &[PathBuf]) -> Result<(String, FileSource)> {
         let name = wanted.to_string_lossy();
         let in_folder =
             || folders.iter().map(|dir| dir.join(format!("{name}.toml"))).find(|file| file.is_file());
@@ -131,7 +131,7 @@ impl Library {
     }
 
     /// Returns the names of files in these folders, sorted.
-    pub fn own_names(&self, folders: &[PathBuf]) -> Vec<String> {
+    pub(crate) fn own_names(&self, folders: &[PathBuf]) -> Vec<String> {
         let entries = folders.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten();
         let mut names: Vec<String> = entries
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".toml").map(String::from))
@@ -147,7 +147,7 @@ impl Library {
 ///
 /// # Errors
 /// The text is not TOML, or a key is unknown, missing or of another type: in one line, with the line and the key.
-pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
+pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
     toml::from_str(text).map_err(|error| anyhow!(explain(text, &error)))
 }
 
@@ -238,7 +238,7 @@ fn key_at(text: &str, at: usize) -> (String, String) {
 }
 
 /// Asks whether the nearest of the known words was meant, between two of `quote`; empty where none is near.
-pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>, quote: &str) -> String {
+pub(crate) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>, quote: &str) -> String {
     known
         .into_iter()
         .map(|known| (strsim::damerau_levenshtein(&word.to_lowercase(), &known.to_lowercase()), known))

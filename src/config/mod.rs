@@ -2,7 +2,7 @@
 //! validated.
 
 pub mod channel;
-pub mod file;
+pub(crate) mod file;
 pub mod profile;
-pub mod script;
+pub(crate) mod script;
 pub mod trace;

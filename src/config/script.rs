@@ -23,13 +23,13 @@ const LONGEST: u64 = 1 << 20;
 
 /// Changes of links, in the order of their times.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Script {
+pub(crate) struct Script {
     pub changes: Vec<Change>,
 }
 
 /// One change of one link.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Change {
+pub(crate) struct Change {
     /// From the first request.
     pub after: Delay,
     pub link: LinkId,
@@ -38,7 +38,7 @@ pub struct Change {
 
 /// The new state of a link.
 #[derive(Clone, Debug, PartialEq)]
-pub enum To {
+pub(crate) enum To {
     Profile(Box<Profile>),
     /// Removes the shaping.
     Clear,
@@ -67,7 +67,7 @@ impl Script {
     ///
     /// # Errors
     /// The file cannot be read, or an entry is invalid; the error says where.
-    pub fn load(path: &Path) -> Result<Script> {
+    pub(crate) fn load(path: &Path) -> Result<Script> {
         let text = file::read(path, "script", LONGEST)?;
         Script::parse(&text, load::load).with_context(|| format!("the script {} is invalid", path.display()))
     }
@@ -76,7 +76,7 @@ impl Script {
     ///
     /// # Errors
     /// An entry is invalid; the error gives the number of its `[[at]]`.
-    pub fn parse(text: &str, profile: impl Fn(&str, LinkId) -> Result<Profile>) -> Result<Script> {
+    pub(crate) fn parse(text: &str, profile: impl Fn(&str, LinkId) -> Result<Profile>) -> Result<Script> {
         let file: ScriptFile = file::parse(text)?;
         if file.at.is_empty() {
             bail!("it names no change: write [[at]] with after, link, and profile or clear = true");
@@ -92,7 +92,7 @@ impl Script {
     }
 
     /// The links that it changes.
-    pub fn links(&self) -> impl Iterator<Item = LinkId> + '_ {
+    pub(crate) fn links(&self) -> impl Iterator<Item = LinkId> + '_ {
         LinkId::BOTH.into_iter().filter(|link| self.changes.iter().any(|change| change.link == *link))
     }
 }

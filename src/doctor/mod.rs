@@ -22,7 +22,7 @@ use crate::shape::userspace::nfqueue;
 use crate::text::{print, print_json};
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct DoctorArgs {
+pub(crate) struct DoctorArgs {
     /// One JSON object instead of a table
     #[arg(long)]
     pub json: bool,
@@ -46,7 +46,7 @@ impl Finding {
     }
 }
 
-pub fn main(args: DoctorArgs) -> Result<()> {
+pub(crate) fn main(args: DoctorArgs) -> Result<()> {
     let mut checks = checks(true);
     checks.extend(ways::ways());
     if args.json {
@@ -61,7 +61,7 @@ pub fn main(args: DoctorArgs) -> Result<()> {
 /// The findings, for the log: all but Docker's, which no container can see and which take a while.
 /// A run that shapes nothing tries nothing out, which would take longer than a fast transfer; for
 /// the same reason a process tries things out once.
-pub fn findings(shaping: bool) -> serde_json::Value {
+pub(crate) fn findings(shaping: bool) -> serde_json::Value {
     static TRIED: OnceLock<serde_json::Value> = OnceLock::new();
     if shaping {
         return TRIED.get_or_init(|| report(&checks(true))).clone();
@@ -91,7 +91,7 @@ fn checks(trying: bool) -> Vec<Finding> {
 }
 
 /// The kernel's release, as `uname -r` prints it.
-pub fn kernel() -> String {
+pub(crate) fn kernel() -> String {
     let release = kernel_support::kernel();
     if release.is_empty() { "unknown".into() } else { release }
 }

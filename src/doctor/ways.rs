@@ -9,13 +9,13 @@ use crate::shape::kernel_support::major_and_minor;
 const OLDEST_COMPOSE: (u32, u32) = (2, 20);
 
 /// The oldest kernel with TCP's settings of compose.yaml in a network namespace.
-pub const OLDEST_KERNEL: (u32, u32) = (4, 15);
+pub(super) const OLDEST_KERNEL: (u32, u32) = (4, 15);
 
 /// Users of a rootless container: its root, and nobody (65534), as whom the servers run.
 const USERS: u64 = 65535;
 
 /// Returns the ways; none inside a container.
-pub fn ways() -> Vec<Finding> {
+pub(super) fn ways() -> Vec<Finding> {
     let inside = std::env::var("TWINLINK_LAB").is_ok_and(|value| value == "container");
     if inside {
         return Vec::new();

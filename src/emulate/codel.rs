@@ -11,7 +11,7 @@ use crate::units::Nanos;
 
 /// The state of one queue.
 #[derive(Clone, Debug)]
-pub struct CoDel {
+pub(crate) struct CoDel {
     target: Nanos,
     interval: Nanos,
     /// When packets will have waited too long for an interval; none where the last one did not.
@@ -25,7 +25,7 @@ pub struct CoDel {
 
 impl CoDel {
     /// Returns CoDel where a shape asks for it, in the state of the one before.
-    pub fn of(shape: &Shape, before: Option<CoDel>) -> Option<CoDel> {
+    pub(crate) fn of(shape: &Shape, before: Option<CoDel>) -> Option<CoDel> {
         let Queue::CoDel(CoDelQueue { target, interval, .. }) = shape.queue else { return None };
         let fresh = CoDel {
             target: 0,
@@ -41,7 +41,7 @@ impl CoDel {
     }
 
     /// Decides a packet that comes now, whose service begins at `begins` behind so many waiting bytes.
-    pub fn drops(&mut self, now: Nanos, begins: Nanos, waiting_bytes: u64) -> bool {
+    pub(crate) fn drops(&mut self, now: Nanos, begins: Nanos, waiting_bytes: u64) -> bool {
         let above = self.is_above(begins, begins.saturating_sub(now), waiting_bytes);
         if self.dropping {
             self.dropping = above;

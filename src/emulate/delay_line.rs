@@ -9,7 +9,7 @@ use crate::config::profile::{Distribution, Shape};
 use crate::units::{Direction, LinkId, Nanos, Percent, Rate};
 
 /// The header that Ethernet puts before an IP packet. Rates count frames, not packets.
-pub const ETHERNET_HEADER: u32 = 14;
+pub(crate) const ETHERNET_HEADER: u32 = 14;
 
 /// Serves packets one after another at a rate.
 ///
@@ -17,7 +17,7 @@ pub const ETHERNET_HEADER: u32 = 14;
 /// keep the next one back. An idle link thus adds its delay and nothing else, like a token bucket that holds
 /// one packet, and no window of time sees more than rate × window plus one packet.
 #[derive(Clone, Debug)]
-pub struct Bottleneck {
+pub(crate) struct Bottleneck {
     service_rate: ServiceRate,
     free_at: Nanos,
     /// The remainder of the integer nanoseconds, in bits × 10⁹; carried so that no rate drifts.
@@ -28,7 +28,7 @@ pub struct Bottleneck {
 }
 
 impl Bottleneck {
-    pub fn new(rate: Rate) -> Bottleneck {
+    pub(crate) fn new(rate: Rate) -> Bottleneck {
         Bottleneck {
             service_rate: ServiceRate::Steady(rate),
             free_at: 0,
@@ -39,7 +39,7 @@ impl Bottleneck {
     }
 
     /// Returns the number of waiting packets, and their bytes. The one in service does not wait.
-    pub fn waiting(&mut self, now: Nanos) -> (u64, u64) {
+    pub(crate) fn waiting(&mut self, now: Nanos) -> (u64, u64) {
         while let Some(&(leaves, bytes)) = self.queue.front()
             && leaves <= now
         {
@@ -50,12 +50,12 @@ impl Bottleneck {
     }
 
     /// Returns when the service of a packet that comes now would begin.
-    pub fn begins(&self, now: Nanos) -> Nanos {
+    pub(crate) fn begins(&self, now: Nanos) -> Nanos {
         self.service_rate.open_from(self.free_at.max(now))
     }
 
     /// Returns the departure of a packet that comes now; [`Nanos::MAX`] where an outage never ends.
-    pub fn pass(&mut self, now: Nanos, bytes: u32) -> Nanos {
+    pub(crate) fn pass(&mut self, now: Nanos, bytes: u32) -> Nanos {
         self.waiting(now);
         if self.free_at < now {
             self.free_at = now;
@@ -74,7 +74,7 @@ impl Bottleneck {
     /// Changes the service rate from now on. `next` is the departure of the first waiting packet, if one
     /// waits; the rest of that time shrinks or grows with the rate. The caller then passes the waiting
     /// packets again, in their order.
-    pub fn change(&mut self, now: Nanos, service_rate: ServiceRate, next: Option<Nanos>) {
+    pub(crate) fn change(&mut self, now: Nanos, service_rate: ServiceRate, next: Option<Nanos>) {
         let left = self.service_rate.work(now, next.unwrap_or(self.free_at));
         self.free_at = if left > 0 { service_rate.finish(now, left).0 } else { now };
         self.rest = 0;
@@ -86,14 +86,14 @@ impl Bottleneck {
 
 /// The random numbers of one packet on a line; drawn on arrival, used when the packet enters it.
 #[derive(Clone, Copy, Debug)]
-pub struct Draw {
+pub(crate) struct Draw {
     jitter: f64,
     overtakes: bool,
 }
 
 impl Draw {
     /// Whether the packet skips the line's delay.
-    pub fn overtakes(&self) -> bool {
+    pub(crate) fn overtakes(&self) -> bool {
         self.overtakes
     }
 }
@@ -147,7 +147,7 @@ impl JitterProcess {
 /// maximum), so that jitter never reorders; a packet that reorders skips the delay and overtakes. A
 /// line of another direction behind this one lets it keep its lead ([`DelayLine::pass_ahead`]).
 #[derive(Clone, Debug)]
-pub struct DelayLine {
+pub(crate) struct DelayLine {
     delay: f64,
     jitter: f64,
     /// Where the delay changes with time.
@@ -161,7 +161,7 @@ pub struct DelayLine {
 }
 
 impl DelayLine {
-    pub fn new(shape: &Shape, seed: u64, link: LinkId, direction: Direction) -> DelayLine {
+    pub(crate) fn new(shape: &Shape, seed: u64, link: LinkId, direction: Direction) -> DelayLine {
         let mut line = DelayLine {
             delay: 0.0,
             jitter: 0.0,
@@ -179,7 +179,7 @@ impl DelayLine {
 
     /// Adopts another shape's delay, jitter and reordering for packets that enter from now on. With `began`
     /// its trace is played from that time on.
-    pub fn change(&mut self, shape: &Shape, began: Option<Nanos>) {
+    pub(crate) fn change(&mut self, shape: &Shape, began: Option<Nanos>) {
         self.delay = shape.delay.0.as_nanos() as f64;
         self.jitter = shape.jitter.0.as_nanos() as f64;
         self.process.set(shape.jitter_correlation().as_nanos() as Nanos);
@@ -197,16 +197,16 @@ impl DelayLine {
         (delay, self.jitter.min(delay))
     }
 
-    pub fn keeps_order(&self) -> bool {
+    pub(crate) fn keeps_order(&self) -> bool {
         self.reorder.is_zero()
     }
 
-    pub fn draw(&mut self) -> Draw {
+    pub(crate) fn draw(&mut self) -> Draw {
         Draw { jitter: self.jitter_stream.unit(), overtakes: self.reorder_stream.happens(self.reorder) }
     }
 
     /// When a packet that enters at `enters` leaves.
-    pub fn pass(&mut self, enters: Nanos, draw: Draw) -> Nanos {
+    pub(crate) fn pass(&mut self, enters: Nanos, draw: Draw) -> Nanos {
         if draw.overtakes {
             return enters;
         }
@@ -216,7 +216,7 @@ impl DelayLine {
 
     /// Returns the departure of a packet that overtook others on the line before: it waits for none of them,
     /// and none waits for it.
-    pub fn pass_ahead(&mut self, enters: Nanos, draw: Draw) -> Nanos {
+    pub(crate) fn pass_ahead(&mut self, enters: Nanos, draw: Draw) -> Nanos {
         self.leaves(enters, draw)
     }
 
@@ -229,7 +229,7 @@ impl DelayLine {
     }
 
     /// Forgets what was planned to leave after `last`.
-    pub fn rewind(&mut self, last: Nanos) {
+    pub(crate) fn rewind(&mut self, last: Nanos) {
         self.last = last;
     }
 }

@@ -34,11 +34,11 @@ pub enum DelayStage<'a> {
 }
 
 /// A packet's random numbers for this direction's line, and for the other direction's behind it.
-pub type Draws = (Draw, Option<Draw>);
+pub(crate) type Draws = (Draw, Option<Draw>);
 
 /// A packet that has been given its place in the bottleneck.
 #[derive(Clone, Copy, Debug)]
-pub struct Packet {
+pub(crate) struct Packet {
     id: u32,
     pub bytes: u32,
     /// Leaves the bottleneck.
@@ -52,14 +52,14 @@ pub struct Packet {
 }
 
 impl Packet {
-    pub fn new(id: u32, bytes: u32, out: Nanos, draws: Draws, corrupt: Option<u64>) -> Packet {
+    pub(crate) fn new(id: u32, bytes: u32, out: Nanos, draws: Draws, corrupt: Option<u64>) -> Packet {
         Packet { id, bytes, out, through: out, due: out, draws, corrupt }
     }
 }
 
 /// The delay lines of one direction and the packets in them and in front of them.
 #[derive(Clone, Debug)]
-pub struct EgressQueue {
+pub(crate) struct EgressQueue {
     own: DelayLine,
     other: Option<DelayLine>,
     delay_elsewhere: bool,
@@ -72,7 +72,7 @@ pub struct EgressQueue {
 }
 
 impl EgressQueue {
-    pub fn new(
+    pub(crate) fn new(
         shape: &Shape,
         delay: DelayStage,
         seed: u64,
@@ -96,12 +96,12 @@ impl EgressQueue {
         }
     }
 
-    pub fn draw(&mut self) -> Draws {
+    pub(crate) fn draw(&mut self) -> Draws {
         (self.own.draw(), self.other.as_mut().map(DelayLine::draw))
     }
 
     /// Sends a packet down the line when it leaves the bottleneck; gives its departure.
-    pub fn file(&mut self, mut packet: Packet) -> Nanos {
+    pub(crate) fn file(&mut self, mut packet: Packet) -> Nanos {
         packet.through = self.own.pass(packet.out, packet.draws.0);
         packet.due = match (&mut self.other, packet.draws.1) {
             (Some(line), Some(draw)) if packet.draws.0.overtakes() => line.pass_ahead(packet.through, draw),
@@ -118,12 +118,12 @@ impl EgressQueue {
     }
 
     /// Whether what enters from now on leaves in its order.
-    pub fn keeps_order(&self) -> bool {
+    pub(crate) fn keeps_order(&self) -> bool {
         self.own.keeps_order()
     }
 
     /// How many packets this direction holds, its delay line included.
-    pub fn inside(&mut self, now: Nanos) -> u64 {
+    pub(crate) fn inside(&mut self, now: Nanos) -> u64 {
         while let Some(&(exit, bytes)) = self.exits.front()
             && exit <= now
         {
@@ -134,16 +134,16 @@ impl EgressQueue {
     }
 
     /// Their bytes.
-    pub fn bytes_inside(&mut self, now: Nanos) -> u64 {
+    pub(crate) fn bytes_inside(&mut self, now: Nanos) -> u64 {
         self.inside(now);
         self.bytes_inside
     }
 
-    pub fn next_departure(&self) -> Option<Nanos> {
+    pub(crate) fn next_departure(&self) -> Option<Nanos> {
         self.packets.front().map(|packet| packet.due)
     }
 
-    pub fn take_due(&mut self, now: Nanos) -> Option<Departure> {
+    pub(crate) fn take_due(&mut self, now: Nanos) -> Option<Departure> {
         if self.next_departure()? > now {
             return None;
         }
@@ -154,7 +154,7 @@ impl EgressQueue {
     /// Changes the lines for packets that have not entered them yet, and returns these in order; the caller
     /// gives them new places in the bottleneck and files them again. With `began` the shapes' traces are
     /// played from that time on.
-    pub fn change(
+    pub(crate) fn change(
         &mut self,
         now: Nanos,
         shape: &Shape,
@@ -189,7 +189,7 @@ impl EgressQueue {
     }
 
     /// How many packets have not departed yet.
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.packets.len()
     }
 }

@@ -9,10 +9,10 @@ use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
 /// One direction of a link.
-pub type Way = (LinkId, Direction);
+pub(crate) type Way = (LinkId, Direction);
 
 /// The four ways, in the order of [`index_of`].
-pub const WAYS: [Way; 4] = [
+pub(crate) const WAYS: [Way; 4] = [
     (LinkId::A, Direction::Down),
     (LinkId::A, Direction::Up),
     (LinkId::B, Direction::Down),
@@ -20,21 +20,21 @@ pub const WAYS: [Way; 4] = [
 ];
 
 /// A way's place in per-way arrays.
-pub fn index_of((link, direction): Way) -> usize {
+pub(crate) fn index_of((link, direction): Way) -> usize {
     link.index() * 2 + direction as usize
 }
 
 /// The modelled links. The up direction holds packets for rate and queue alone; its delay is added to the
 /// down direction, so that the RTT is right though no packets of a local sender are held for long.
 #[derive(Clone, Debug)]
-pub struct Emulator {
+pub(crate) struct Emulator {
     own: [Option<LinkModel>; 4],
     channel: Option<SharedChannel>,
     seed: u64,
 }
 
 impl Emulator {
-    pub fn new(channel: Option<&ChannelConfig>, seed: u64) -> Emulator {
+    pub(crate) fn new(channel: Option<&ChannelConfig>, seed: u64) -> Emulator {
         Emulator {
             own: [const { None }; 4],
             channel: channel.map(|config| SharedChannel::new(config, seed, true)),
@@ -47,7 +47,7 @@ impl Emulator {
     }
 
     /// Sets a link up, or changes it in place. A link on the channel keeps to its channel file.
-    pub fn set(&mut self, now: Nanos, link: LinkId, profile: &Profile) {
+    pub(crate) fn set(&mut self, now: Nanos, link: LinkId, profile: &Profile) {
         if self.on_channel(link).is_some() {
             return;
         }
@@ -67,7 +67,7 @@ impl Emulator {
     }
 
     /// Plays a link's traces from now on; the profile is the one that it was set up with.
-    pub fn play(&mut self, now: Nanos, link: LinkId, profile: &Profile) {
+    pub(crate) fn play(&mut self, now: Nanos, link: LinkId, profile: &Profile) {
         for (direction, other) in [(Direction::Down, Some(&profile.up)), (Direction::Up, None)] {
             if let Some(model) = &mut self.own[index_of((link, direction))] {
                 model.play(now, profile.shape(direction), other);
@@ -80,7 +80,7 @@ impl Emulator {
     ///
     /// # Errors
     /// The cause, where the packet is dropped.
-    pub fn arrive(&mut self, now: Nanos, way: Way, id: u32, bytes: u32) -> Result<Arrived, Cause> {
+    pub(crate) fn arrive(&mut self, now: Nanos, way: Way, id: u32, bytes: u32) -> Result<Arrived, Cause> {
         if let Some(channel) = self.on_channel(way.0) {
             return channel.arrive(now, way, id, bytes).map(|()| Arrived::Held);
         }
@@ -91,25 +91,25 @@ impl Emulator {
     }
 
     /// Whether a way's packets leave in the order in which they came, from now on.
-    pub fn keeps_order(&self, way: Way) -> bool {
+    pub(crate) fn keeps_order(&self, way: Way) -> bool {
         self.own[index_of(way)].as_ref().is_none_or(LinkModel::keeps_order)
     }
 
     /// When something happens next that makes a packet depart or moves it on.
-    pub fn next_event(&self) -> Option<Nanos> {
+    pub(crate) fn next_event(&self) -> Option<Nanos> {
         let own = self.own.iter().flatten().filter_map(LinkModel::next_departure).min();
         let channel = self.channel.as_ref().and_then(SharedChannel::next_event);
         own.into_iter().chain(channel).min()
     }
 
     /// Plays everything up to now; [`Emulator::take_due`] then gives what departs.
-    pub fn advance(&mut self, now: Nanos) {
+    pub(crate) fn advance(&mut self, now: Nanos) {
         if let Some(channel) = &mut self.channel {
             channel.advance(now);
         }
     }
 
-    pub fn take_due(&mut self, now: Nanos, way: Way) -> Option<Departure> {
+    pub(crate) fn take_due(&mut self, now: Nanos, way: Way) -> Option<Departure> {
         match self.on_channel(way.0) {
             Some(channel) => channel.take_due(now, way.0, way.1),
             None => self.own[index_of(way)].as_mut()?.take_due(now),
@@ -117,18 +117,18 @@ impl Emulator {
     }
 
     /// Hands out the packets that were lost after they were taken in.
-    pub fn take_lost(&mut self) -> impl Iterator<Item = (LinkId, Direction, u32)> + '_ {
+    pub(crate) fn take_lost(&mut self) -> impl Iterator<Item = (LinkId, Direction, u32)> + '_ {
         self.channel.as_mut().into_iter().flat_map(SharedChannel::take_lost)
     }
 
     /// Takes a link's model away, and forgets what it held. A link on the channel stays there.
-    pub fn remove(&mut self, link: LinkId) {
+    pub(crate) fn remove(&mut self, link: LinkId) {
         for direction in Direction::BOTH {
             self.own[index_of((link, direction))] = None;
         }
     }
 
-    pub fn tally(&mut self, now: Nanos, way: Way) -> Option<Tally> {
+    pub(crate) fn tally(&mut self, now: Nanos, way: Way) -> Option<Tally> {
         match self.on_channel(way.0) {
             Some(channel) => Some(channel.tally(now, way.0, way.1)),
             None => Some(self.own[index_of(way)].as_mut()?.tally(now)),
@@ -136,14 +136,14 @@ impl Emulator {
     }
 
     /// How long each station and the access point have been on the channel since the start.
-    pub fn busy(&self) -> Vec<(&'static str, Nanos)> {
+    pub(crate) fn busy(&self) -> Vec<(&'static str, Nanos)> {
         self.channel.iter().flat_map(SharedChannel::busy).collect()
     }
 }
 
 /// The result for a packet that was not dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrived {
+pub(crate) enum Arrived {
     Held,
     NotModelled,
 }

@@ -1,10 +1,10 @@
 //! Links and a shared channel in virtual time; the userspace backend and the simulation drive them. Pure.
 
 pub mod channel;
-pub mod codel;
-pub mod delay_line;
-pub mod egress_queue;
-pub mod emulator;
+pub(crate) mod codel;
+pub(crate) mod delay_line;
+pub(crate) mod egress_queue;
+pub(crate) mod emulator;
 pub mod link;
 pub mod rng;
-pub mod service_rate;
+pub(crate) mod service_rate;

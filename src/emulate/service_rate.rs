@@ -9,32 +9,32 @@ use crate::units::Rate;
 
 /// A trace and the moment at which it began. Every time is counted from there, so that nothing drifts.
 #[derive(Clone, Debug)]
-pub struct ActiveTrace {
+pub(crate) struct ActiveTrace {
     trace: Arc<Trace>,
     began: Nanos,
 }
 
 impl ActiveTrace {
-    pub fn new(trace: &Arc<Trace>, began: Nanos) -> ActiveTrace {
+    pub(crate) fn new(trace: &Arc<Trace>, began: Nanos) -> ActiveTrace {
         ActiveTrace { trace: Arc::clone(trace), began }
     }
 
     /// Returns the step in force at a time, and its end.
-    pub fn at(&self, now: Nanos) -> (TraceStep, Nanos) {
+    pub(crate) fn at(&self, now: Nanos) -> (TraceStep, Nanos) {
         let moment = self.trace.at(now.saturating_sub(self.began));
         (moment.step, self.began.saturating_add(moment.until))
     }
 }
 
 #[derive(Clone, Debug)]
-pub enum ServiceRate {
+pub(crate) enum ServiceRate {
     Steady(Rate),
     Played(ActiveTrace),
 }
 
 impl ServiceRate {
     /// The rate at a time, and until when it holds.
-    pub fn at(&self, now: Nanos) -> (Rate, Nanos) {
+    pub(crate) fn at(&self, now: Nanos) -> (Rate, Nanos) {
         match self {
             ServiceRate::Steady(rate) => (*rate, Nanos::MAX),
             ServiceRate::Played(trace) => {
@@ -45,7 +45,7 @@ impl ServiceRate {
     }
 
     /// The first time from `now` on at which anything is served; [`Nanos::MAX`] if none is.
-    pub fn open_from(&self, mut now: Nanos) -> Nanos {
+    pub(crate) fn open_from(&self, mut now: Nanos) -> Nanos {
         while now < Nanos::MAX {
             let (rate, until) = self.at(now);
             if !is_outage(rate) {
@@ -57,7 +57,7 @@ impl ServiceRate {
     }
 
     /// Returns the work that can be served between two times, in bits × 10⁹.
-    pub fn work(&self, from: Nanos, to: Nanos) -> u128 {
+    pub(crate) fn work(&self, from: Nanos, to: Nanos) -> u128 {
         let (mut now, mut work) = (from, 0);
         while now < to {
             let (rate, until) = self.at(now);
@@ -69,7 +69,7 @@ impl ServiceRate {
     }
 
     /// Returns when work that begins at `from` is done, and the remainder of the whole nanoseconds.
-    pub fn finish(&self, from: Nanos, mut work: u128) -> (Nanos, u128) {
+    pub(crate) fn finish(&self, from: Nanos, mut work: u128) -> (Nanos, u128) {
         let mut now = from;
         while now < Nanos::MAX {
             let (rate, until) = self.at(now);

@@ -15,13 +15,13 @@ pub(super) const MAX_BLANK_BYTES: usize = 8;
 /// How many interim answers (1xx) may come before one that counts.
 pub(super) const MAX_INTERIM: u32 = 8;
 /// How many redirects of one request are followed.
-pub const MOST_REDIRECTS: u32 = 5;
+pub(crate) const MOST_REDIRECTS: u32 = 5;
 /// The longest time that `Retry-After` may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// The head of an answer, as far as the client needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AnswerHead {
+pub(crate) struct AnswerHead {
     pub status: u16,
     pub minor_version: u8,
     /// Bytes of body that follow; `None` means up to the end of the connection.
@@ -53,7 +53,7 @@ impl AnswerHead {
     ///
     /// # Errors
     /// Says why a 206 is not the range that was asked for.
-    pub fn place(&self, from: u64, to: Option<u64>, known: Option<u64>) -> Result<Placed, String> {
+    pub(crate) fn place(&self, from: u64, to: Option<u64>, known: Option<u64>) -> Result<Placed, String> {
         if self.status != 206 {
             return Ok(Placed { from: 0, to: self.length, total_bytes: self.length });
         }
@@ -79,11 +79,11 @@ impl AnswerHead {
     }
 
     /// Whether the server asks to be asked again later: 429 or 503.
-    pub fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         matches!(self.status, 429 | 503)
     }
 
-    pub fn is_redirect(&self) -> bool {
+    pub(crate) fn is_redirect(&self) -> bool {
         matches!(self.status, 301 | 302 | 303 | 307 | 308)
     }
 
@@ -91,7 +91,7 @@ impl AnswerHead {
     ///
     /// # Errors
     /// Says where else it leads.
-    pub fn redirected(&self, host: &str, path: &str) -> Result<String, String> {
+    pub(crate) fn redirected(&self, host: &str, path: &str) -> Result<String, String> {
         let Some(location) = self.location.as_deref() else { return Err("without a Location".into()) };
         same_host(host, path, location).ok_or_else(|| {
             let shown: String = location.chars().take(200).collect();
@@ -102,7 +102,7 @@ impl AnswerHead {
 
 /// Why the bytes of a server are not answers.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum NotHttp {
+pub(crate) enum NotHttp {
     #[error("it answers with something that is not HTTP: \"{0}\"")]
     Garbage(String),
     #[error("the head of its answer is longer than 32 KiB")]

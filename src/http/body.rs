@@ -4,13 +4,13 @@ use std::fmt;
 
 /// How the end of a request's body is told (RFC 9112, section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
+pub(crate) enum Framing {
     Length(u64),
     Chunked,
 }
 
 impl Framing {
-    pub const NONE: Framing = Framing::Length(0);
+    pub(crate) const NONE: Framing = Framing::Length(0);
 }
 
 impl Default for Framing {
@@ -26,7 +26,7 @@ const SIZE_LINE_BYTES: usize = 18;
 
 /// Takes a body apart as it comes; its content goes nowhere.
 #[derive(Debug)]
-pub struct BodyReader {
+pub(crate) struct BodyReader {
     state: BodyState,
     /// The beginning of a line that is not complete.
     line: Vec<u8>,
@@ -48,7 +48,7 @@ enum BodyState {
 
 /// The meaning of the next bytes of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
+pub(crate) enum Taken {
     /// Bytes of content.
     Content(u64),
     /// The body is complete.
@@ -59,7 +59,7 @@ pub enum Taken {
 
 /// The chunks of a body are malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadChunk;
+pub(crate) struct BadChunk;
 
 impl fmt::Display for BadChunk {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -68,7 +68,7 @@ impl fmt::Display for BadChunk {
 }
 
 impl BodyReader {
-    pub fn new(framing: Framing) -> BodyReader {
+    pub(crate) fn new(framing: Framing) -> BodyReader {
         let state = match framing {
             Framing::Length(bytes) => BodyState::Content(bytes),
             Framing::Chunked => BodyState::Size,
@@ -77,7 +77,7 @@ impl BodyReader {
     }
 
     /// Returns the bytes of content that are known to be still to come.
-    pub fn left(&self) -> u64 {
+    pub(crate) fn left(&self) -> u64 {
         match self.state {
             BodyState::Content(bytes) | BodyState::Chunk(bytes) => bytes,
             BodyState::Size | BodyState::ChunkEnd | BodyState::Trailer => 1,
@@ -89,7 +89,7 @@ impl BodyReader {
     ///
     /// # Errors
     /// When a chunk is malformed (RFC 9112, section 7.1): where the body ends is not known then.
-    pub fn next(&mut self, input: &mut &[u8]) -> Result<Taken, BadChunk> {
+    pub(crate) fn next(&mut self, input: &mut &[u8]) -> Result<Taken, BadChunk> {
         loop {
             match self.state {
                 BodyState::End | BodyState::Content(0) => return Ok(Taken::End),

@@ -10,7 +10,7 @@ const MAX_LINES: usize = 100;
 
 /// The head of a request, as far as the server needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RequestHead {
+pub(crate) struct RequestHead {
     pub method: String,
     /// As it was sent: a path, an absolute URI, or `*`.
     pub target: String,
@@ -34,12 +34,12 @@ pub struct RequestHead {
 
 /// Why a request is refused without knowing what it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RefusedRequest {
+pub(crate) struct RefusedRequest {
     pub status: u16,
     pub why: &'static str,
 }
 
-pub const HEAD_TOO_LARGE: RefusedRequest =
+pub(crate) const HEAD_TOO_LARGE: RefusedRequest =
     RefusedRequest { status: 431, why: "the head of the request is too large" };
 
 const fn malformed(why: &'static str) -> RefusedRequest {
@@ -51,7 +51,7 @@ const fn malformed(why: &'static str) -> RefusedRequest {
 ///
 /// # Errors
 /// When what came cannot be, or begin, a request.
-pub fn parse_request(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>, RefusedRequest> {
+pub(crate) fn parse_request(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>, RefusedRequest> {
     let mut lines = [httparse::EMPTY_HEADER; MAX_LINES];
     let mut request = httparse::Request::new(&mut lines);
     let length = match request.parse(bytes) {
@@ -118,14 +118,14 @@ fn framing(minor_version: u8, lengths: &[&[u8]], codings: &[&[u8]]) -> Result<Fr
 
 /// The options of `Connection` about the connection's end.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
+pub(crate) struct Options {
     says_close: bool,
     says_keep_alive: bool,
 }
 
 impl Options {
     /// Takes the value of one line.
-    pub fn note(&mut self, value: &str) {
+    pub(crate) fn note(&mut self, value: &str) {
         for option in value.split(',').map(str::trim) {
             self.says_close |= option.eq_ignore_ascii_case("close");
             self.says_keep_alive |= option.eq_ignore_ascii_case("keep-alive");
@@ -133,7 +133,7 @@ impl Options {
     }
 
     /// Whether the connection ends after this message (RFC 9112, section 9.3).
-    pub fn close(self, minor_version: u8) -> bool {
+    pub(crate) fn close(self, minor_version: u8) -> bool {
         self.says_close || (minor_version == 0 && !self.says_keep_alive)
     }
 }

@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// It does not answer with 200 within two seconds.
-pub fn check(server: &str) -> Result<()> {
+pub(crate) fn check(server: &str) -> Result<()> {
     let status = ask(server).with_context(|| format!("cannot ask {server} for its health"))?;
     if status != "200" {
         bail!("{server} is not healthy: it answers with status {status}");

@@ -6,12 +6,12 @@
 //! the pipeline are pure: no socket, no clock, and however the bytes are cut, they mean the same. Nothing here
 //! knows of a file.
 
-pub mod answer;
-pub mod body;
-pub mod head;
-pub mod health;
-pub mod pipeline;
-pub mod range;
-pub mod reader;
-pub mod request;
-pub mod target;
+pub(crate) mod answer;
+pub(crate) mod body;
+pub(crate) mod head;
+pub(crate) mod health;
+pub(crate) mod pipeline;
+pub(crate) mod range;
+pub(crate) mod reader;
+pub(crate) mod request;
+pub(crate) mod target;

@@ -11,24 +11,24 @@ use tokio::net::TcpStream;
 use super::reader::Answers;
 use super::request::OutgoingRequest;
 
-pub struct PipelinedConnection {
+pub(crate) struct PipelinedConnection {
     pub stream: Arc<TcpStream>,
     pub answers: Answers,
     to_send: Vec<u8>,
 }
 
 impl PipelinedConnection {
-    pub fn new(stream: Arc<TcpStream>) -> PipelinedConnection {
+    pub(crate) fn new(stream: Arc<TcpStream>) -> PipelinedConnection {
         PipelinedConnection { stream, answers: Answers::default(), to_send: Vec::new() }
     }
 
     /// Queues a request.
-    pub fn ask(&mut self, request: &OutgoingRequest) {
+    pub(crate) fn ask(&mut self, request: &OutgoingRequest) {
         request.render(&mut self.to_send);
     }
 
     /// Queues bytes of any kind.
-    pub fn queue(&mut self, bytes: &[u8]) {
+    pub(crate) fn queue(&mut self, bytes: &[u8]) {
         self.to_send.extend_from_slice(bytes);
     }
 
@@ -36,7 +36,7 @@ impl PipelinedConnection {
     ///
     /// # Errors
     /// The connection broke.
-    pub fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         while !self.to_send.is_empty() {
             match self.stream.try_write(&self.to_send) {
                 Ok(written) => drop(self.to_send.drain(..written)),
@@ -51,7 +51,7 @@ impl PipelinedConnection {
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn sent(&mut self) -> io::Result<()> {
+    pub(crate) async fn sent(&mut self) -> io::Result<()> {
         loop {
             self.flush()?;
             if self.to_send.is_empty() {
@@ -66,7 +66,7 @@ impl PipelinedConnection {
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn readable(&mut self) -> io::Result<()> {
+    pub(crate) async fn readable(&mut self) -> io::Result<()> {
         loop {
             self.flush()?;
             let unsent = !self.to_send.is_empty();
@@ -82,7 +82,7 @@ impl PipelinedConnection {
     ///
     /// # Errors
     /// The connection broke.
-    pub fn read<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<&'b [u8]>> {
+    pub(crate) fn read<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<&'b [u8]>> {
         match self.stream.try_read(buffer) {
             Ok(read) => Ok(Some(&buffer[..read])),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),

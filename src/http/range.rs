@@ -6,7 +6,7 @@ pub(super) const MAX_FILE_BYTES: u64 = 1 << 43;
 
 /// The part of a representation that is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Selection {
+pub(crate) enum Selection {
     /// All of it.
     Whole,
     /// The bytes from `from` up to and without `to`; never empty, never beyond the end.
@@ -19,7 +19,7 @@ pub enum Selection {
 ///
 /// A unit that is not `bytes`, a range that cannot be read, and more than one range all select the
 /// whole, as the RFC allows: a client that asked for less learns so from the status.
-pub fn select(header: &str, len: u64) -> Selection {
+pub(crate) fn select(header: &str, len: u64) -> Selection {
     let Some((unit, ranges)) = header.split_once('=') else { return Selection::Whole };
     if !unit.trim().eq_ignore_ascii_case("bytes") {
         return Selection::Whole;
@@ -63,7 +63,7 @@ fn number(text: &str) -> Number {
 
 /// Whether a list of entity tags (`If-Match`, `If-None-Match`) names `etag`, which is strong.
 /// `weak_too` compares as `If-None-Match` does, where a weak tag of the same text matches.
-pub fn names_etag(list: &str, etag: &str, weak_too: bool) -> bool {
+pub(crate) fn names_etag(list: &str, etag: &str, weak_too: bool) -> bool {
     // Our tags hold no comma, so splitting at commas can break only tags that are not ours.
     list.split(',').map(str::trim).any(|tag| {
         tag == "*" || tag == etag || (weak_too && tag.strip_prefix("W/").is_some_and(|tag| tag == etag))
@@ -72,7 +72,7 @@ pub fn names_etag(list: &str, etag: &str, weak_too: bool) -> bool {
 
 /// `bytes first-last/total`; `total` is `None` for `*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ContentRange {
+pub(crate) struct ContentRange {
     pub first: u64,
     pub last: u64,
     pub total: Option<u64>,
@@ -80,7 +80,7 @@ pub struct ContentRange {
 
 /// Where the body of an answer lies in its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placed {
+pub(crate) struct Placed {
     pub from: u64,
     /// One past the body's last byte, where the head tells.
     pub to: Option<u64>,

@@ -12,7 +12,7 @@ const MAX_HEAD_BYTES: usize = 32 * 1024;
 
 /// The meaning of the next bytes of a connection.
 #[derive(Debug, PartialEq, Eq)]
-pub enum AnswerEvent<'a> {
+pub(crate) enum AnswerEvent<'a> {
     Head(Box<AnswerHead>),
     Body(&'a [u8]),
     /// The answer is complete.
@@ -29,7 +29,7 @@ enum ReaderState {
 
 /// Reads answers out of a stream of bytes.
 #[derive(Debug)]
-pub struct Answers {
+pub(crate) struct Answers {
     state: ReaderState,
     /// Interim answers since the last one that counted.
     interim: u32,
@@ -48,7 +48,11 @@ impl Answers {
     ///
     /// # Errors
     /// When the bytes cannot be the answer that is due. The connection is of no more use then.
-    pub fn next<'a>(&mut self, input: &mut &'a [u8], head_only: bool) -> Result<AnswerEvent<'a>, NotHttp> {
+    pub(crate) fn next<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+        head_only: bool,
+    ) -> Result<AnswerEvent<'a>, NotHttp> {
         loop {
             return match &mut self.state {
                 ReaderState::Body { left: Some(0) } => {
@@ -108,7 +112,7 @@ impl Answers {
     ///
     /// # Errors
     /// When they are anything else.
-    pub fn idle(&mut self, input: &[u8]) -> Result<(), NotHttp> {
+    pub(crate) fn idle(&mut self, input: &[u8]) -> Result<(), NotHttp> {
         let ReaderState::Head(seen) = &mut self.state else { return Err(NotHttp::Unasked) };
         seen.extend_from_slice(&input[..input.len().min(MAX_BLANK_BYTES + 1)]);
         let rest = after_blank_lines(seen).map_err(|_| NotHttp::Unasked)?;
@@ -116,7 +120,7 @@ impl Answers {
     }
 
     /// How many bytes of a body of a stated length are still to come.
-    pub fn body_left(&self) -> u64 {
+    pub(crate) fn body_left(&self) -> u64 {
         match self.state {
             ReaderState::Body { left } => left.unwrap_or(0),
             ReaderState::Head(_) => 0,
@@ -124,14 +128,14 @@ impl Answers {
     }
 
     /// Notes that the next `bytes` of the body, at most `body_left`, went another way.
-    pub fn skip_body(&mut self, bytes: u64) {
+    pub(crate) fn skip_body(&mut self, bytes: u64) {
         if let ReaderState::Body { left: Some(left) } = &mut self.state {
             *left = left.saturating_sub(bytes);
         }
     }
 
     /// The connection has ended. Was the answer under way complete, having no stated length?
-    pub fn ended_well(&self) -> bool {
+    pub(crate) fn ended_well(&self) -> bool {
         matches!(self.state, ReaderState::Body { left: None })
     }
 }

@@ -6,7 +6,7 @@ use crate::sender_report;
 
 /// A request without a body.
 #[derive(Clone, Debug)]
-pub struct OutgoingRequest<'a> {
+pub(crate) struct OutgoingRequest<'a> {
     pub method: &'a str,
     pub host: &'a str,
     /// The path, percent-encoded where it needs to be.
@@ -23,7 +23,7 @@ pub struct OutgoingRequest<'a> {
 
 impl OutgoingRequest<'_> {
     /// Appends the request to what is to be sent.
-    pub fn render(&self, out: &mut Vec<u8>) {
+    pub(crate) fn render(&self, out: &mut Vec<u8>) {
         // Writing to a String cannot fail.
         let mut text = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, self.path, self.host);
         if self.from > 0 || self.to.is_some() {
@@ -42,7 +42,7 @@ impl OutgoingRequest<'_> {
 }
 
 /// Encodes a file's name for the path of a request (RFC 3986: all but unreserved characters).
-pub fn path_of(name: &str) -> String {
+pub(crate) fn path_of(name: &str) -> String {
     let mut path = String::from("/");
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

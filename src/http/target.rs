@@ -2,7 +2,7 @@
 
 /// An absolute URI that names a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Absolute<'a> {
+pub(crate) struct Absolute<'a> {
     pub scheme: &'a str,
     pub authority: &'a str,
     /// Path, query and fragment, as far as there are any.
@@ -10,7 +10,7 @@ pub struct Absolute<'a> {
 }
 
 /// Reads `scheme://authority…`; nothing where the text is of another form.
-pub fn absolute(text: &str) -> Option<Absolute<'_>> {
+pub(crate) fn absolute(text: &str) -> Option<Absolute<'_>> {
     let (scheme, rest) = text.split_once("://")?;
     let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
         && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
@@ -20,7 +20,7 @@ pub fn absolute(text: &str) -> Option<Absolute<'_>> {
 
 /// The resource that a request's target names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target<'a> {
+pub(crate) enum Target<'a> {
     /// A path, without its leading slash, query and fragment; still percent-encoded.
     Path(&'a str),
     /// The server itself (`*`), or another one (of CONNECT).
@@ -28,7 +28,7 @@ pub enum Target<'a> {
 }
 
 /// Reads a request's target; nothing where it has none of the four forms.
-pub fn target<'a>(method: &str, text: &'a str) -> Option<Target<'a>> {
+pub(crate) fn target<'a>(method: &str, text: &'a str) -> Option<Target<'a>> {
     if text == "*" || method == "CONNECT" {
         return Some(Target::NoPath);
     }
@@ -38,7 +38,7 @@ pub fn target<'a>(method: &str, text: &'a str) -> Option<Target<'a>> {
 }
 
 /// Resolves a redirect (RFC 3986, section 5.3); `None` where it leads to another host, port or scheme.
-pub fn same_host(host: &str, path: &str, location: &str) -> Option<String> {
+pub(crate) fn same_host(host: &str, path: &str, location: &str) -> Option<String> {
     let location = location.split('#').next()?;
     let folder = path.rfind('/').map_or("/", |slash| &path[..=slash]);
     let target = if location.starts_with("//") {
@@ -77,7 +77,7 @@ fn may_stand_in_path(byte: u8) -> bool {
 }
 
 /// Decodes `%41` to `A`; nothing where the escapes or the text are malformed.
-pub fn percent_decoded(path: &str) -> Option<String> {
+pub(crate) fn percent_decoded(path: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.bytes();
     while let Some(byte) = rest.next() {

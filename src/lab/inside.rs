@@ -20,7 +20,7 @@ use crate::shape::netem::tc::run;
 use crate::text::tell;
 
 /// A large folder takes its time to be read.
-pub const UNTIL_READY: Duration = Duration::from_secs(120);
+pub(crate) const UNTIL_READY: Duration = Duration::from_secs(120);
 /// After this long it is said which server is waited for.
 const UNTIL_SAID: Duration = Duration::from_secs(1);
 /// A server may finish what is in flight.
@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const ONE_SIGNAL: Duration = Duration::from_millis(250);
 
 /// The whole of it; returns the command's exit code.
-pub fn run(plan: &Plan, signals: &LabSignals) -> Result<u8> {
+pub(crate) fn run(plan: &Plan, signals: &LabSignals) -> Result<u8> {
     namespaces::mount_own_folders(&plan.control)?;
     let network = network::build(plan.ipv6)?;
     namespaces::mount_hosts(&network::hosts_file(&network, plan.ipv6))?;

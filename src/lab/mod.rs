@@ -12,7 +12,7 @@
 pub(crate) mod inside;
 pub(crate) mod namespaces;
 pub(crate) mod network;
-pub mod registry;
+pub(crate) mod registry;
 pub(crate) mod samples;
 pub(crate) mod scratch;
 pub(crate) mod servers;
@@ -30,7 +30,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::text::{print, tell, visible};
-pub use namespaces::attempt;
+pub(crate) use namespaces::attempt;
 use registry::{Entry, LabName};
 use scratch::Scratch;
 use signals::LabSignals;
@@ -38,7 +38,7 @@ use signals::LabSignals;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(override_usage = "twinlink lab [OPTIONS] [-- CLIENT-OPTIONS…]
        twinlink lab [OPTIONS] --exec COMMAND…")]
-pub struct LabArgs {
+pub(crate) struct LabArgs {
     /// Folder that both servers serve; without it 160 sample segments, made once in the user's cache folder
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -76,16 +76,16 @@ const CONTROL_SOCKET: &str = "control.sock";
 const CONTROL_FOLDER: &str = "/run/twinlink";
 
 /// The links of a lab whose client is told of none.
-pub const DEFAULT_LINKS: [&str; 2] = ["wifi-near", "lte-medium"];
+pub(crate) const DEFAULT_LINKS: [&str; 2] = ["wifi-near", "lte-medium"];
 
 impl LabArgs {
     /// A lab with the sample segments that runs a command.
-    pub fn of_command(command: Vec<OsString>) -> LabArgs {
+    pub(crate) fn of_command(command: Vec<OsString>) -> LabArgs {
         LabArgs { exec: true, command, ..LabArgs::default() }
     }
 
     /// Returns the client's arguments, after its program's name; none with `--exec`.
-    pub fn client_arguments(&self) -> Option<Vec<OsString>> {
+    pub(crate) fn client_arguments(&self) -> Option<Vec<OsString>> {
         let servers = ["server-a", "server-b"].map(OsString::from);
         let arguments = || std::iter::once("client".into()).chain(self.command.clone()).chain(servers);
         (!self.exec).then(|| arguments().collect())
@@ -110,7 +110,7 @@ pub(crate) struct Plan {
 
 /// Returns true where these servers can be reached from here: they are not the lab's own, or this is a lab's namespace
 /// or container.
-pub fn is_served(server_a: &str, server_b: &str) -> bool {
+pub(crate) fn is_served(server_a: &str, server_b: &str) -> bool {
     let named = server_a != "server-a" || server_b != "server-b";
     named || ["TWINLINK_LAB", "TWINLINK_NS_CLIENT"].iter().any(|name| std::env::var_os(name).is_some())
 }
@@ -122,7 +122,7 @@ pub fn is_served(server_a: &str, server_b: &str) -> bool {
 /// # Errors
 /// A folder is missing, another lab has the name, the kernel refuses a namespace, or a server does not get
 /// ready.
-pub fn main(args: LabArgs, give_up: Option<Duration>) -> Result<ExitCode> {
+pub(crate) fn main(args: LabArgs, give_up: Option<Duration>) -> Result<ExitCode> {
     if args.list {
         let labs = registry::running()?;
         let text = if labs.is_empty() { String::new() } else { registry::table(&labs) + "\n" };

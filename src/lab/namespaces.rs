@@ -28,7 +28,7 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 ///
 /// # Errors
 /// The kernel, or a policy, refuses; the error names the setting and the remedy. Nothing was changed.
-pub fn enter() -> Result<()> {
+pub(crate) fn enter() -> Result<()> {
     let own = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     let needed = CAP_NET_ADMIN | CAP_SYS_ADMIN;
     let (uid, gid) = (geteuid(), getegid());
@@ -59,7 +59,7 @@ pub fn enter() -> Result<()> {
 ///
 /// # Errors
 /// Not allowed; the error names the setting and the remedy.
-pub fn attempt() -> Result<()> {
+pub(crate) fn attempt() -> Result<()> {
     let own = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     let program = std::env::current_exe().context("cannot find the program itself")?;
@@ -126,13 +126,13 @@ fn explain(error: Errno, value: impl Fn(&str) -> Option<String>) -> String {
 }
 
 /// Ends the lab's first process when the process that started it ends, also by SIGKILL.
-pub struct Lifeline {
+pub(crate) struct Lifeline {
     watched: OwnedFd,
     held: OwnedFd,
 }
 
 impl Lifeline {
-    pub fn new() -> Result<Lifeline> {
+    pub(crate) fn new() -> Result<Lifeline> {
         let (watched, held) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
         Ok(Lifeline { watched, held })
     }
@@ -141,7 +141,7 @@ impl Lifeline {
     ///
     /// # Errors
     /// The parent has ended already.
-    pub fn hold(self) -> Result<()> {
+    pub(crate) fn hold(self) -> Result<()> {
         drop(self.held);
         // SAFETY: plain system calls; the name is a string with its end.
         let asked = unsafe {
@@ -162,7 +162,7 @@ impl Lifeline {
 
 /// Gives the lab its own `/proc`, and a `/run` for namespace names, locks and its control socket, which is in
 /// `control` for those outside.
-pub fn mount_own_folders(control: &Path) -> Result<()> {
+pub(crate) fn mount_own_folders(control: &Path) -> Result<()> {
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     // In a container that hides parts of /proc the kernel allows no new one; the old one serves too.
     if let Err(error) = mount(Some("proc"), "/proc", Some("proc"), plain, None::<&str>) {
@@ -216,7 +216,7 @@ fn show(entry: &fs::DirEntry, target: &Path) -> std::io::Result<()> {
 ///
 /// # Errors
 /// There is no `/etc/hosts` to put the lab's own over.
-pub fn mount_hosts(text: &str) -> Result<()> {
+pub(crate) fn mount_hosts(text: &str) -> Result<()> {
     let path = &format!("{CONTROL_FOLDER}/hosts");
     fs::write(path, text).with_context(|| format!("cannot write {path}"))?;
     let bound = mount(Some(path.as_str()), "/etc/hosts", None::<&str>, MsFlags::MS_BIND, None::<&str>);

@@ -16,7 +16,7 @@ use crate::shape::netem::tc::run;
 use crate::shape::netem::tc::run::Tool;
 
 /// The port that servers listen on.
-pub const PORT: u16 = 4455;
+pub(crate) const PORT: u16 = 4455;
 
 /// The hosts: name, last part of the address.
 const HOSTS: [(&str, u8); 3] = [("server-a", 2), ("server-b", 3), ("client", 4)];
@@ -26,7 +26,7 @@ const SETTINGS: [(&str, &str); 3] =
     [("tcp_no_metrics_save", "1"), ("tcp_rmem", "4096 131072 33554432"), ("tcp_wmem", "4096 65536 33554432")];
 
 /// The lab's hosts, and whether they have IPv6 addresses.
-pub struct Network {
+pub(crate) struct Network {
     pub server_a: Host,
     pub server_b: Host,
     pub client: Host,
@@ -35,7 +35,7 @@ pub struct Network {
 
 /// A network namespace with an address. Its name is known to `ip netns` inside the lab only.
 #[derive(Clone)]
-pub struct Host {
+pub(crate) struct Host {
     pub name: &'static str,
     number: u8,
     namespace: Arc<File>,
@@ -45,7 +45,7 @@ pub struct Host {
 ///
 /// # Errors
 /// The kernel refuses, iproute2 is missing, or IPv6 is `wanted` and the kernel has none.
-pub fn build(ipv6_wanted: bool) -> Result<Network> {
+pub(crate) fn build(ipv6_wanted: bool) -> Result<Network> {
     let [server_a, server_b, client] = HOSTS.map(|(name, number)| Host::new(name, number));
     let (server_a, server_b, client) = (server_a?, server_b?, client?);
     let mut lines: Vec<String> =
@@ -84,11 +84,11 @@ impl Host {
         Ok(Host { name, number, namespace })
     }
 
-    pub fn ipv4(&self) -> String {
+    pub(crate) fn ipv4(&self) -> String {
         format!("10.45.0.{}", self.number)
     }
 
-    pub fn ipv6(&self) -> String {
+    pub(crate) fn ipv6(&self) -> String {
         format!("fd45::{}", self.number)
     }
 
@@ -96,7 +96,7 @@ impl Host {
     ///
     /// # Errors
     /// The kernel refuses to enter it.
-    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+    pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         on_a_thread(|| {
             setns(&*self.namespace, CloneFlags::CLONE_NEWNET)
                 .with_context(|| format!("cannot enter the network namespace of {}", self.name))?;
@@ -123,7 +123,7 @@ impl Host {
     }
 
     /// Returns a command that runs on this host, with a `/sys` that shows its interfaces.
-    pub fn command(&self, program: &OsStr) -> Command {
+    pub(crate) fn command(&self, program: &OsStr) -> Command {
         let mut command = Command::new(program);
         let namespace = self.namespace.clone();
         let enter = move || {
@@ -151,7 +151,7 @@ fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
 }
 
 /// Returns the text of the lab's `/etc/hosts`. With `ipv6`, the hosts' names mean IPv6 addresses.
-pub fn hosts_file(network: &Network, ipv6: bool) -> String {
+pub(crate) fn hosts_file(network: &Network, ipv6: bool) -> String {
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost\n");
     for host in [&network.server_a, &network.server_b, &network.client] {
         let address = if ipv6 { host.ipv6() } else { host.ipv4() };

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 /// The name of a lab: letters, digits, `.`, `_` and `-`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LabName(String);
+pub(crate) struct LabName(String);
 
 impl std::str::FromStr for LabName {
     type Err = String;
@@ -52,7 +52,7 @@ struct LabNote {
 }
 
 /// The entry of this lab, held as long as one of its processes lives.
-pub struct Entry {
+pub(crate) struct Entry {
     folder: File,
     name: String,
     _held: File,
@@ -63,7 +63,7 @@ impl Entry {
     ///
     /// # Errors
     /// A lab of that name runs, or no folder for entries can be made.
-    pub fn new(name: Option<&LabName>, control: &Path, command: &str) -> Result<Entry> {
+    pub(crate) fn new(name: Option<&LabName>, control: &Path, command: &str) -> Result<Entry> {
         let (path, folder) = make_folder()?;
         sweep_folder(&folder)?;
         let names: Box<dyn Iterator<Item = String>> = match name {
@@ -91,7 +91,7 @@ impl Entry {
     }
 
     /// Removes the entry. Its folder may be hidden by the lab's own mounts, so it goes by what is open.
-    pub fn remove(&self) {
+    pub(crate) fn remove(&self) {
         let _ = flock(&self.folder, FlockOperation::LockExclusive);
         let _ = unlinkat(&self.folder, &self.name, AtFlags::empty());
         let _ = flock(&self.folder, FlockOperation::Unlock);
@@ -100,7 +100,7 @@ impl Entry {
 
 /// A lab that runs.
 #[derive(Debug)]
-pub struct RunningLab {
+pub(crate) struct RunningLab {
     pub name: String,
     pub command: String,
     control: PathBuf,
@@ -112,7 +112,7 @@ impl RunningLab {
     ///
     /// # Errors
     /// The folder is gone: the lab has just ended.
-    pub fn control(&self) -> Result<(OwnedFd, PathBuf)> {
+    pub(crate) fn control(&self) -> Result<(OwnedFd, PathBuf)> {
         let folder = rustix::fs::open(
             &self.control,
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -128,7 +128,7 @@ impl RunningLab {
 ///
 /// # Errors
 /// A folder of entries cannot be read.
-pub fn running() -> Result<Vec<RunningLab>> {
+pub(crate) fn running() -> Result<Vec<RunningLab>> {
     let mut found = Vec::new();
     for path in folders() {
         let folder = match lock_folder(&path) {
@@ -159,7 +159,7 @@ pub fn running() -> Result<Vec<RunningLab>> {
 ///
 /// # Errors
 /// No lab has the name, or several run and none is named; the error lists them.
-pub fn find(name: Option<&LabName>) -> Result<Option<RunningLab>> {
+pub(crate) fn find(name: Option<&LabName>) -> Result<Option<RunningLab>> {
     let mut labs = running()?;
     if let Some(name) = name {
         let Some(index) = labs.iter().position(|lab| lab.name == name.0) else {
@@ -182,7 +182,7 @@ pub fn find(name: Option<&LabName>) -> Result<Option<RunningLab>> {
 }
 
 /// A line for each lab: its name, and the command line that started it.
-pub fn table(labs: &[RunningLab]) -> String {
+pub(crate) fn table(labs: &[RunningLab]) -> String {
     let width = labs.iter().map(|lab| lab.name.len()).max().unwrap_or_default();
     let lines: Vec<String> = labs.iter().map(|lab| format!("{:width$}  {}", lab.name, lab.command)).collect();
     lines.join("\n")

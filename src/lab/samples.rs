@@ -19,7 +19,7 @@ const SEED: u64 = 1;
 ///
 /// # Errors
 /// Neither can be written.
-pub fn folder(scratch: &Path) -> Result<PathBuf> {
+pub(crate) fn folder(scratch: &Path) -> Result<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::home_dir().map(|home| home.join(".cache")))

@@ -14,7 +14,7 @@ use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork,
 use super::registry;
 
 /// Exists as long as a process of the lab holds it: the pipe ends with the last one.
-pub struct Scratch {
+pub(crate) struct Scratch {
     path: PathBuf,
     _held: OwnedFd,
 }
@@ -24,7 +24,7 @@ impl Scratch {
     ///
     /// # Errors
     /// `$TMPDIR` cannot be written.
-    pub fn new() -> Result<Scratch> {
+    pub(crate) fn new() -> Result<Scratch> {
         let path = tempfile::Builder::new()
             .prefix("twinlink-lab-")
             .tempdir()
@@ -44,12 +44,12 @@ impl Scratch {
         }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Deletes the folder, so that it is gone when the lab returns.
-    pub fn remove(&self) {
+    pub(crate) fn remove(&self) {
         let _ = fs::remove_dir_all(&self.path);
     }
 }

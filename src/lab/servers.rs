@@ -18,7 +18,7 @@ use crate::http::health;
 use crate::text::duration;
 
 /// The servers to start.
-pub struct ServerRequest {
+pub(crate) struct ServerRequest {
     /// The folder of both servers; the sample segments by default.
     pub data: Option<PathBuf>,
     /// The folder of server b, where it differs.
@@ -30,7 +30,7 @@ pub struct ServerRequest {
 }
 
 /// A server that was started.
-pub struct LabServer {
+pub(crate) struct LabServer {
     pub name: &'static str,
     pub pid: Pid,
     pub has_ended: bool,
@@ -45,7 +45,7 @@ pub struct LabServer {
 ///
 /// # Errors
 /// There are no segments and none can be made, a log cannot be written, or the program cannot be started.
-pub fn start(
+pub(crate) fn start(
     wanted: &ServerRequest,
     network: &Network,
     program: &Path,
@@ -100,7 +100,7 @@ fn fill_in(command: &str, data: &Path, address: &str, name: &str) -> String {
 
 impl LabServer {
     /// Returns true if it answers, asked from `client`.
-    pub fn is_ready(&self, client: &Host) -> Result<bool> {
+    pub(crate) fn is_ready(&self, client: &Host) -> Result<bool> {
         client.within(|| {
             if self.is_own() {
                 health::check(&self.address.to_string()).is_ok()
@@ -110,12 +110,12 @@ impl LabServer {
         })
     }
 
-    pub fn is_own(&self) -> bool {
+    pub(crate) fn is_own(&self) -> bool {
         self.command.is_none()
     }
 
     /// Says what has to happen before the server is ready.
-    pub fn expected(&self) -> String {
+    pub(crate) fn expected(&self) -> String {
         match &self.command {
             Some(command) => format!("{} (\"{command}\") to listen on {}", self.name, self.address),
             None => format!("{} to read its folder", self.name),
@@ -123,7 +123,7 @@ impl LabServer {
     }
 
     /// Says why the server is not ready after such a time, and what it printed last.
-    pub fn not_ready(&self, waited: Duration) -> anyhow::Error {
+    pub(crate) fn not_ready(&self, waited: Duration) -> anyhow::Error {
         let length = self.log.metadata().map_or(0, |metadata| metadata.len());
         let mut tail = vec![0; 4096];
         let read = self.log.read_at(&mut tail, length.saturating_sub(4096)).unwrap_or(0);

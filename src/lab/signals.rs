@@ -13,11 +13,11 @@ use crate::runtime::is_ignored;
 /// Signals that a lab passes on to its command, unless it was started with them ignored.
 const PASSED_ON: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
-pub struct LabSignals {
+pub(crate) struct LabSignals {
     file: SignalFd,
 }
 
-pub struct ReceivedSignal {
+pub(crate) struct ReceivedSignal {
     pub signal: Signal,
     /// The kernel sent it to all of the terminal's foreground processes.
     pub from_terminal: bool,
@@ -25,7 +25,7 @@ pub struct ReceivedSignal {
 
 impl LabSignals {
     /// Blocks the signals, here and in every child process that is not [`reset`].
-    pub fn block() -> Result<LabSignals> {
+    pub(crate) fn block() -> Result<LabSignals> {
         let mut set = SigSet::empty();
         set.add(Signal::SIGCHLD);
         PASSED_ON.into_iter().filter(|&signal| !is_ignored(signal)).for_each(|signal| set.add(signal));
@@ -35,7 +35,7 @@ impl LabSignals {
     }
 
     /// Returns the next signal; `None` after `limit`. Without a limit it waits as long as it takes.
-    pub fn wait(&self, limit: Option<Duration>) -> Result<Option<ReceivedSignal>> {
+    pub(crate) fn wait(&self, limit: Option<Duration>) -> Result<Option<ReceivedSignal>> {
         let timeout = limit.map_or(PollTimeout::NONE, |limit| {
             PollTimeout::try_from(limit.as_millis()).unwrap_or(PollTimeout::MAX)
         });
@@ -54,7 +54,7 @@ impl LabSignals {
 ///
 /// # Errors
 /// The kernel refuses, which it does not.
-pub fn reset() -> std::io::Result<()> {
+pub(crate) fn reset() -> std::io::Result<()> {
     for each in [Signal::SIGINT, Signal::SIGQUIT] {
         // SAFETY: the default disposition runs no code of ours.
         unsafe { signal(each, SigHandler::SigDfl) }?;

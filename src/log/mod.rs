@@ -1,8 +1,8 @@
 //! The log: its schema, and its writer.
 
 pub(crate) mod link;
-pub mod outcome;
-pub mod say;
+pub(crate) mod outcome;
+pub(crate) mod say;
 pub mod schema;
-pub mod spool;
-pub mod writer;
+pub(crate) mod spool;
+pub(crate) mod writer;

@@ -8,7 +8,7 @@ use super::schema::{
 use crate::text::duration;
 
 /// The record as a sentence. `page` is where the report of the run will stand, as its reader finds it.
-pub fn say(event: &Event, page: Option<&str>) -> String {
+pub(crate) fn say(event: &Event, page: Option<&str>) -> String {
     let with_page = |text: &str| match page {
         Some(page) => format!("{text} The page: {page}"),
         None => text.to_string(),
@@ -99,7 +99,7 @@ fn fault(fault: &Fault) -> String {
 }
 
 /// Says what an experiment has before it.
-pub fn sweep_start(start: &SweepStart) -> String {
+pub(crate) fn sweep_start(start: &SweepStart) -> String {
     let expected = start.expected_s.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let expected = expected.map(|expected| format!("about {}", duration(expected)));
     let (name, cells) = (&start.experiment, start.cells);

@@ -23,7 +23,7 @@ enum Message {
 
 /// A bounded queue of lines to one reader.
 #[derive(Clone)]
-pub struct Spool {
+pub(crate) struct Spool {
     queue: SyncSender<Message>,
     dropped: Arc<AtomicU64>,
     error: Arc<Mutex<Option<String>>>,
@@ -34,7 +34,7 @@ impl Spool {
     ///
     /// # Errors
     /// The system has no thread to give.
-    pub fn start(name: &str, mut sink: impl Write + Send + 'static) -> io::Result<Spool> {
+    pub(crate) fn start(name: &str, mut sink: impl Write + Send + 'static) -> io::Result<Spool> {
         let (queue, lines) = mpsc::sync_channel(LONGEST_QUEUE);
         let error = Arc::new(Mutex::new(None));
         let told = Arc::clone(&error);
@@ -43,21 +43,21 @@ impl Spool {
     }
 
     /// Queues a line; drops and counts it where the queue is full.
-    pub fn offer(&self, line: Vec<u8>) {
+    pub(crate) fn offer(&self, line: Vec<u8>) {
         if self.queue.try_send(Message::Line(line)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Queues a line that must not be lost, for as long as a slow reader is waited for.
-    pub fn insist(&self, line: Vec<u8>) {
+    pub(crate) fn insist(&self, line: Vec<u8>) {
         if !self.send(Message::Line(line)) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Waits until all is written, or a slow reader has been waited for long enough.
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         let (done, answer) = mpsc::sync_channel(1);
         if self.send(Message::Flush(done)) {
             // No answer in time: nobody reads.
@@ -66,12 +66,12 @@ impl Spool {
     }
 
     /// Lines dropped so far, because nobody read them.
-    pub fn dropped(&self) -> u64 {
+    pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
     /// Why nothing more can be written, if that is so.
-    pub fn error(&self) -> Option<String> {
+    pub(crate) fn error(&self) -> Option<String> {
         self.error.lock().ok()?.clone()
     }
 

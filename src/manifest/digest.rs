@@ -4,11 +4,11 @@ use base64::Engine as _;
 
 /// A SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Digest(pub [u8; 32]);
+pub(crate) struct Digest(pub [u8; 32]);
 
 impl Digest {
     /// From 64 hexadecimal digits.
-    pub fn from_hex(text: &str) -> Option<Digest> {
+    pub(crate) fn from_hex(text: &str) -> Option<Digest> {
         if text.len() != 64 || !text.is_ascii() {
             return None;
         }
@@ -20,7 +20,7 @@ impl Digest {
     }
 
     /// From the value of a `Repr-Digest` (RFC 9530).
-    pub fn from_base64(text: &str) -> Option<Digest> {
+    pub(crate) fn from_base64(text: &str) -> Option<Digest> {
         let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok()?;
         bytes.try_into().ok().map(Digest)
     }

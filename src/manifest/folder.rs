@@ -25,7 +25,7 @@ const RESERVED: [&str; 2] = ["healthz", "sink"];
 const LONGEST_LIST: u64 = 64 << 20;
 
 /// A file to serve: the name it goes by, and where it truly is.
-pub struct FolderFile {
+pub(crate) struct FolderFile {
     pub name: String,
     pub path: PathBuf,
 }
@@ -48,7 +48,7 @@ fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 /// The servable files of a folder; none where there is no such folder.
-pub fn list(folder: &Path) -> Result<Vec<FolderFile>> {
+pub(crate) fn list(folder: &Path) -> Result<Vec<FolderFile>> {
     let attempt = || format!("cannot read the folder {}", folder.display());
     let inside = match fs::canonicalize(folder) {
         Ok(inside) => inside,
@@ -106,7 +106,7 @@ pub fn list(folder: &Path) -> Result<Vec<FolderFile>> {
 
 /// Puts files into the order in which the server lists them: that of `listed`, the folder's own list,
 /// then as people count.
-pub fn sort(found: &mut [FolderFile], listed: &[(String, String)]) {
+pub(crate) fn sort(found: &mut [FolderFile], listed: &[(String, String)]) {
     let place: HashMap<&str, usize> =
         listed.iter().enumerate().map(|(at, (name, _))| (name.as_str(), at)).collect();
     found.sort_by(|a, b| {
@@ -128,7 +128,7 @@ fn is_served(name: &str) -> bool {
 /// The folder's own list of digests, in its order: names and, in lower case, their digests. Lines that
 /// name no file, and a list that cannot be read, are left out with a warning: the list gives the order
 /// alone.
-pub fn read_list(folder: &Path) -> Vec<(String, String)> {
+pub(crate) fn read_list(folder: &Path) -> Vec<(String, String)> {
     let path = folder.join(SUMS);
     let text = match read_small(&path, LONGEST_LIST) {
         Ok(text) => text,
@@ -182,7 +182,7 @@ fn read_line(line: &str) -> Option<(String, String)> {
 }
 
 /// The order of people: `s2` before `s10`. Runs of digits compare as numbers, the rest as text.
-pub fn natural(a: &str, b: &str) -> Ordering {
+pub(crate) fn natural(a: &str, b: &str) -> Ordering {
     fn runs(text: &str) -> impl Iterator<Item = (bool, &str)> {
         let mut rest = text;
         std::iter::from_fn(move || {

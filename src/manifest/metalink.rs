@@ -6,13 +6,13 @@ use std::fmt::Write;
 use super::ManifestEntry;
 
 /// Renders a list of digests as `sha256sum --check` reads it. Files without a digest are left out.
-pub fn sums(files: &[ManifestEntry]) -> String {
+pub(crate) fn sums(files: &[ManifestEntry]) -> String {
     let line = |file: &ManifestEntry| Some(format!("{}  {}\n", file.digest?, file.name));
     files.iter().filter_map(line).collect()
 }
 
 /// Renders a Metalink of files with their sizes (bytes), each of which every host offers (`host:port`).
-pub fn metalink(files: &[ManifestEntry], sizes: &[Option<u64>], hosts: &[String]) -> String {
+pub(crate) fn metalink(files: &[ManifestEntry], sizes: &[Option<u64>], hosts: &[String]) -> String {
     let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
     text += "<metalink xmlns=\"urn:ietf:params:xml:ns:metalink\">\n";
     // Writing to a String cannot fail.

@@ -1,9 +1,9 @@
 //! Which files there are to fetch: the servers' SHA256SUMS, or a pattern. Pure.
 
-pub mod digest;
-pub mod folder;
-pub mod metalink;
-pub mod name;
+pub(crate) mod digest;
+pub(crate) mod folder;
+pub(crate) mod metalink;
+pub(crate) mod name;
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,10 +16,10 @@ use crate::http::request::path_of;
 use crate::units::LinkId;
 
 /// The list of digests that a folder may hold and a server offers.
-pub const SUMS: &str = "SHA256SUMS";
+pub(crate) const SUMS: &str = "SHA256SUMS";
 
 /// The pattern of files to fetch where no server has a manifest.
-pub const DEFAULT_PATTERN: &str = "s{001..160}.m4s";
+pub(crate) const DEFAULT_PATTERN: &str = "s{001..160}.m4s";
 
 /// The longest line of a list that is read: far more than a digest and a name take.
 const LONGEST_LINE: usize = 4096;
@@ -28,7 +28,7 @@ const MOST_LINES: usize = 1_000_000;
 
 /// One file to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ManifestEntry {
+pub(crate) struct ManifestEntry {
     pub name: String,
     /// The path to ask for, percent-encoded.
     pub path: String,
@@ -52,7 +52,7 @@ fn check_name(name: &str) -> Result<()> {
 
 /// Checks a list while it comes, so that nothing endless is read to its end.
 #[derive(Debug, Default)]
-pub struct Growing {
+pub(crate) struct Growing {
     line_bytes: usize,
     lines: usize,
 }
@@ -62,7 +62,7 @@ impl Growing {
     ///
     /// # Errors
     /// They cannot be of a list.
-    pub fn grow(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn grow(&mut self, bytes: &[u8]) -> Result<()> {
         for &byte in bytes {
             if byte == b'\n' {
                 (self.line_bytes, self.lines) = (0, self.lines + 1);
@@ -86,7 +86,7 @@ fn parse_line(line: &str) -> Option<(Digest, &str)> {
 }
 
 /// Whether `body` begins as a list does. A page that stands in for a list does not.
-pub fn begins_as_list(body: &[u8]) -> bool {
+pub(crate) fn begins_as_list(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(&body[..body.len().min(LONGEST_LINE)]);
     let text = text.trim_start_matches('\u{feff}');
     let first = text.lines().find(|line| !line.is_empty());
@@ -94,7 +94,7 @@ pub fn begins_as_list(body: &[u8]) -> bool {
 }
 
 /// Reads a list as `sha256sum` writes it: `<64 hex digits>  <name>`.
-pub fn parse_sums(text: &str) -> Result<Vec<ManifestEntry>> {
+pub(crate) fn parse_sums(text: &str) -> Result<Vec<ManifestEntry>> {
     let mut segments = Vec::new();
     let mut seen = HashMap::new();
     // Editors on Windows put a byte order mark first.
@@ -119,7 +119,7 @@ pub fn parse_sums(text: &str) -> Result<Vec<ManifestEntry>> {
 }
 
 /// Expands one `{001..160}` in a pattern; the digits written are the least number of digits.
-pub fn expand(pattern: &str) -> Result<Vec<ManifestEntry>> {
+pub(crate) fn expand(pattern: &str) -> Result<Vec<ManifestEntry>> {
     const MOST: u64 = 1_000_000;
     let example = "as in s{001..160}.m4s";
     let Some((before, rest)) = pattern.split_once('{') else {
@@ -151,7 +151,7 @@ pub fn expand(pattern: &str) -> Result<Vec<ManifestEntry>> {
 ///
 /// # Errors
 /// Both have a manifest and they differ; the error names the first difference.
-pub fn agree(
+pub(crate) fn agree(
     pattern: Option<&str>,
     a: Option<Vec<ManifestEntry>>,
     b: Option<Vec<ManifestEntry>>,

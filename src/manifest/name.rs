@@ -1,16 +1,16 @@
 //! Names of files that servers offer and clients fetch: one rule for both.
 
 /// The folder inside a client's `--out` where unfinished files stand.
-pub const WORK_FOLDER: &str = ".twinlink";
+pub(crate) const WORK_FOLDER: &str = ".twinlink";
 
 /// The longest name of a file, bytes: what Linux file systems allow (NAME_MAX).
-pub const LONGEST_NAME_BYTES: usize = 255;
+pub(crate) const LONGEST_NAME_BYTES: usize = 255;
 
 /// Checks that a name can be that of a file in a folder, and leads nowhere else.
 ///
 /// # Errors
 /// Says what is wrong with it, as in "it is ...".
-pub fn check_name(name: &str) -> Result<(), String> {
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("it is empty".into());
     }

@@ -9,13 +9,13 @@ use crate::units::PerLink;
 
 /// A file that was to be fetched, as it was found.
 #[derive(Clone, Debug)]
-pub struct FoundFile {
+pub(crate) struct FoundFile {
     pub name: String,
     pub state: FileState,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum FileState {
+pub(crate) enum FileState {
     /// Stored under its name; `done_ms` is when it was last written or renamed, on the run's clock.
     Whole {
         bytes: u64,
@@ -28,27 +28,27 @@ pub enum FileState {
 /// The payload that a link's shaper let pass, as its counters say it from time to time. Counters that end or begin
 /// anew, as when the link is cleared, no longer say it all.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct PassedBytes {
+pub(crate) struct PassedBytes {
     bytes: Option<u64>,
     interrupted: bool,
 }
 
 impl PassedBytes {
     /// Notes a reading; `None` where nothing counts.
-    pub fn note(&mut self, bytes: Option<u64>) {
+    pub(crate) fn note(&mut self, bytes: Option<u64>) {
         self.interrupted |= bytes < self.bytes;
         self.bytes = bytes;
     }
 
     /// Returns all that passed, if that is known.
-    pub fn all(self) -> Option<u64> {
+    pub(crate) fn all(self) -> Option<u64> {
         self.bytes.filter(|_| !self.interrupted)
     }
 }
 
 /// The payload of one link, from both sides of it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct LinkAccount {
+pub(crate) struct LinkAccount {
     /// Body bytes of the files to fetch that the server's kernel took.
     pub sent_bytes: u64,
     /// Connections, and requests of any kind, that the server answered.
@@ -62,7 +62,7 @@ pub struct LinkAccount {
 
 /// Everything that can be said of a run from outside.
 #[derive(Clone, Debug, Default)]
-pub struct Account {
+pub(crate) struct Account {
     pub segments: Vec<Segment>,
     /// `None` where the servers keep no log that is known.
     pub links: Option<PerLink<LinkAccount>>,
@@ -76,7 +76,7 @@ pub struct Account {
 }
 
 /// Accounts for a run. `requests` are those since the program began, or `None` where no server tells.
-pub fn account(files: &[FoundFile], requests: Option<&[ServedRequest]>) -> Account {
+pub(crate) fn account(files: &[FoundFile], requests: Option<&[ServedRequest]>) -> Account {
     let mut account = Account::default();
     let names: HashSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
     let mut by_name: HashMap<&str, Vec<&ServedRequest>> = HashMap::new();

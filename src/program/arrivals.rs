@@ -18,7 +18,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 const LOOK_MS: u16 = 50;
 
 /// A folder under watch.
-pub struct Arrivals {
+pub(crate) struct Arrivals {
     seen: Arc<Seen>,
     thread: Option<JoinHandle<()>>,
 }
@@ -36,7 +36,7 @@ impl Arrivals {
     ///
     /// # Errors
     /// The kernel refuses an inotify instance, as beyond `fs.inotify.max_user_instances`.
-    pub fn watch(folder: &Path) -> Result<Arrivals> {
+    pub(crate) fn watch(folder: &Path) -> Result<Arrivals> {
         let cannot = || format!("cannot watch {}", folder.display());
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).with_context(cannot)?;
         let events = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE;
@@ -51,12 +51,12 @@ impl Arrivals {
     }
 
     /// Returns how many names have been written so far.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.seen.files.load(Ordering::Relaxed)
     }
 
     /// Ends the watch; returns when each name was last written.
-    pub fn finish(mut self) -> HashMap<OsString, Instant> {
+    pub(crate) fn finish(mut self) -> HashMap<OsString, Instant> {
         self.end();
         std::mem::take(&mut *self.seen.times.lock().expect("the watching thread does not panic"))
     }

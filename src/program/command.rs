@@ -15,11 +15,11 @@ use nix::unistd::{Pid, getpgrp};
 use tokio::sync::watch;
 
 /// Names and values that a program finds in its environment, and in its arguments as `{name}` in small letters.
-pub struct Surroundings(pub Vec<(&'static str, String)>);
+pub(crate) struct Surroundings(pub Vec<(&'static str, String)>);
 
 impl Surroundings {
     /// Puts the values into an argument. Other braces stay.
-    pub fn fill_in(&self, argument: &str) -> String {
+    pub(crate) fn fill_in(&self, argument: &str) -> String {
         self.0.iter().fold(argument.to_string(), |text, (name, value)| {
             text.replace(&format!("{{{}}}", name.to_ascii_lowercase()), value)
         })
@@ -28,7 +28,7 @@ impl Surroundings {
 
 /// How a program ended, and what it and the children that it waited for used.
 #[derive(Clone, Copy, Debug)]
-pub struct ProgramUse {
+pub(crate) struct ProgramUse {
     pub status: ExitStatus,
     pub cpu_user: Duration,
     pub cpu_system: Duration,
@@ -38,7 +38,7 @@ pub struct ProgramUse {
 }
 
 /// A program that runs in a process group of its own.
-pub struct RunningProgram {
+pub(crate) struct RunningProgram {
     pid: Pid,
     used: watch::Receiver<Option<ProgramUse>>,
 }
@@ -55,7 +55,7 @@ impl RunningProgram {
     ///
     /// # Errors
     /// It is not found or may not be run, or the process cannot adopt what the program leaves behind.
-    pub fn start(
+    pub(crate) fn start(
         command: &[String],
         folder: &Path,
         surroundings: &Surroundings,
@@ -98,13 +98,13 @@ impl RunningProgram {
     ///
     /// # Errors
     /// The system does not tell how it ended.
-    pub async fn ended(&mut self) -> Result<ProgramUse> {
+    pub(crate) async fn ended(&mut self) -> Result<ProgramUse> {
         let used = self.used.wait_for(Option::is_some).await.ok().and_then(|used| *used);
         used.context("cannot wait for the program")
     }
 
     /// Returns the resident memory of all its processes (bytes).
-    pub fn memory_bytes(&self) -> u64 {
+    pub(crate) fn memory_bytes(&self) -> u64 {
         let page = rustix::param::page_size() as u64;
         let resident = |pid: &Pid| -> Option<u64> {
             let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
@@ -114,12 +114,12 @@ impl RunningProgram {
     }
 
     /// Asks the program's group to end.
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         let _ = kill(Pid::from_raw(-self.pid.as_raw()), Signal::SIGTERM);
     }
 
     /// Ends every process that the program has left, and returns how many those were.
-    pub fn end_all(&self) -> usize {
+    pub(crate) fn end_all(&self) -> usize {
         let mut ended = std::collections::HashSet::new();
         let until = Instant::now() + Duration::from_secs(5);
         loop {

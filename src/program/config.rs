@@ -8,7 +8,7 @@ use crate::units::{ByteCount, Delay, PerLink};
 
 /// The configuration of a program's run; its links are a [`crate::shape::setup::LinkSetup`].
 #[derive(Clone, Debug)]
-pub struct ProgramConfig {
+pub(crate) struct ProgramConfig {
     /// The program's name in the log and in reports.
     pub name: String,
     /// The program and its arguments.

@@ -7,7 +7,7 @@
 pub(crate) mod account;
 pub(crate) mod arrivals;
 pub(crate) mod command;
-pub mod config;
+pub(crate) mod config;
 pub(crate) mod requests;
 
 use std::io::Read;
@@ -49,7 +49,7 @@ use config::ProgramConfig;
 use requests::ServedRequest;
 
 /// A run of a program, before it begins.
-pub struct ProgramRun<'a> {
+pub(crate) struct ProgramRun<'a> {
     pub config: &'a ProgramConfig,
     pub links: LinkSetup,
     pub log: Arc<Log>,
@@ -65,7 +65,7 @@ pub struct ProgramRun<'a> {
 ///
 /// # Errors
 /// The links cannot be shaped, a server does not answer, the program fails, or a file is missing or wrong.
-pub fn main(
+pub(crate) fn main(
     config: &ProgramConfig,
     links: LinkSetup,
     results: &Path,
@@ -92,7 +92,7 @@ pub fn main(
 }
 
 /// Does a run: shapes, starts the program, watches, logs and clears. A signal ends it like any other failure.
-pub async fn one_run(run: ProgramRun<'_>, signals: &mut Signals) -> FinishedRun {
+pub(crate) async fn one_run(run: ProgramRun<'_>, signals: &mut Signals) -> FinishedRun {
     let ProgramRun { config, links, log, folder, cell, bars } = run;
     let mut observed = Observed::new(config, log, folder, bars && progress::on_terminal());
     let outcome = tokio::select! {

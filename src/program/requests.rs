@@ -9,11 +9,11 @@ use crate::log::schema::{Event, Record};
 use crate::units::LinkId;
 
 /// A server's name in its log's file name.
-pub const NAMES: [&str; 2] = ["server-a", "server-b"];
+pub(crate) const NAMES: [&str; 2] = ["server-a", "server-b"];
 
 /// One request that a server answered.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ServedRequest {
+pub(crate) struct ServedRequest {
     pub link: LinkId,
     pub connection: u64,
     /// The path without its slash, as it was sent.
@@ -31,12 +31,12 @@ pub struct ServedRequest {
 
 impl ServedRequest {
     /// Returns true for a request that was to bring bytes of a file.
-    pub fn fetches(&self) -> bool {
+    pub(crate) fn fetches(&self) -> bool {
         self.method == "GET" && matches!(self.status, 200 | 206)
     }
 
     /// Returns the bytes of the body that the kernel took.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.to_byte - self.from_byte
     }
 }
@@ -45,7 +45,7 @@ impl ServedRequest {
 ///
 /// # Errors
 /// The file cannot be read, or it is no log of a twinlink server.
-pub fn read(path: &Path, link: LinkId, epoch: SystemTime) -> Result<Vec<ServedRequest>> {
+pub(crate) fn read(path: &Path, link: LinkId, epoch: SystemTime) -> Result<Vec<ServedRequest>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     parse(&text, link, epoch).with_context(|| format!("cannot use {} as a server's log", path.display()))
 }
@@ -54,7 +54,7 @@ pub fn read(path: &Path, link: LinkId, epoch: SystemTime) -> Result<Vec<ServedRe
 ///
 /// # Errors
 /// No record says that a twinlink server began, or when.
-pub fn parse(text: &str, link: LinkId, epoch: SystemTime) -> Result<Vec<ServedRequest>> {
+pub(crate) fn parse(text: &str, link: LinkId, epoch: SystemTime) -> Result<Vec<ServedRequest>> {
     let mut began_ms = None;
     let mut requests = Vec::new();
     for line in text.lines() {

@@ -12,7 +12,7 @@ use super::worth;
 use crate::units::LinkId;
 
 /// The time of each schedule as a bar, with its interval, and the bound as a line.
-pub fn bars(place: &ConditionResults) -> String {
+pub(crate) fn bars(place: &ConditionResults) -> String {
     let top = |cell: &EntrantResults| cell.elapsed_ms.map(|time| time.high.max(time.median));
     let longest = place.cells.iter().filter_map(top).fold(0.0, f64::max);
     let bound = stats::median(place.cells.iter().filter_map(|cell| cell.bound_ms));
@@ -53,7 +53,7 @@ pub fn bars(place: &ConditionResults) -> String {
 }
 
 /// The numbers of a place.
-pub fn table(place: &ConditionResults) -> Option<String> {
+pub(crate) fn table(place: &ConditionResults) -> Option<String> {
     let mut sheet = Sheet::new(&[
         ("schedule", true),
         ("runs", false),
@@ -94,14 +94,14 @@ fn marked(text: &str, is_best: bool) -> String {
 }
 
 /// A matrix's field: its markup, and how warm it is, 0 to 1.
-pub type Field = (String, Option<f64>);
+pub(crate) type Field = (String, Option<f64>);
 
 /// Columns that stay readable beside each other.
 const COLUMNS: usize = 6;
 
 /// Schedules by places; places where nothing has a value are left out, and so is an empty matrix. Where the window
 /// is narrow, the style sheet puts the columns below each other, by the order that each cell carries.
-pub fn matrix(
+pub(crate) fn matrix(
     study: &Study,
     of: impl Fn(&ConditionResults, &EntrantResults) -> Option<Field>,
 ) -> Option<String> {
@@ -139,7 +139,7 @@ pub fn matrix(
     (!places.is_empty()).then(|| tables.collect())
 }
 
-pub fn times(study: &Study) -> Option<String> {
+pub(crate) fn times(study: &Study) -> Option<String> {
     matrix(study, |place, cell| {
         let time = cell.elapsed_ms?;
         let text = format!("{:.2}", time.median / 1e3);
@@ -148,11 +148,11 @@ pub fn times(study: &Study) -> Option<String> {
     })
 }
 
-pub fn efficiency(study: &Study) -> Option<String> {
+pub(crate) fn efficiency(study: &Study) -> Option<String> {
     matrix(study, |_, cell| cell.efficiency.map(|value| (format!("{value:.3}"), Some(value))))
 }
 
-pub fn shares(study: &Study) -> Option<String> {
+pub(crate) fn shares(study: &Study) -> Option<String> {
     matrix(study, |_, cell| {
         let share = cell.share_a_pct?;
         let alt = format!("{share:.1} % from a, {:.1} % from b", 100.0 - share);
@@ -164,7 +164,7 @@ pub fn shares(study: &Study) -> Option<String> {
 }
 
 /// The prediction's error, warm where it is large.
-pub fn predictions(study: &Study) -> Option<String> {
+pub(crate) fn predictions(study: &Study) -> Option<String> {
     matrix(study, |_, cell| {
         let (predicted, measured) = (cell.predicted_ms?, cell.elapsed_ms?.median);
         let error = Some((predicted - measured) / measured * 100.0).filter(|error| error.is_finite())?;
@@ -173,7 +173,7 @@ pub fn predictions(study: &Study) -> Option<String> {
     })
 }
 
-pub fn viewers(study: &Study) -> Option<String> {
+pub(crate) fn viewers(study: &Study) -> Option<String> {
     let some = |cell: &EntrantResults| cell.median(|end| end.qoe.as_ref()?.startup_delay_ms);
     matrix(study, |_, cell| {
         let startup = some(cell)?;
@@ -199,7 +199,7 @@ pub fn viewers(study: &Study) -> Option<String> {
 
 /// How long segments took from their request to their last byte, on each link: 5 to 95 %, the middle
 /// half, the median.
-pub fn segment_times(place: &ConditionResults) -> Option<String> {
+pub(crate) fn segment_times(place: &ConditionResults) -> Option<String> {
     let times = |cell: &EntrantResults, link: LinkId| {
         let segments =
             cell.all_runs().flat_map(|run| &run.segments).filter(|segment| segment.link == Some(link));

@@ -19,7 +19,7 @@ use crate::units::{Direction, LinkId};
 
 /// An experiment, or runs that lay beside each other.
 #[derive(Clone, Debug, Serialize)]
-pub struct Study<'a> {
+pub(crate) struct Study<'a> {
     pub title: String,
     #[serde(skip)]
     pub group: &'a Group,
@@ -32,7 +32,7 @@ pub struct Study<'a> {
 
 /// One condition of the links.
 #[derive(Clone, Debug, Serialize)]
-pub struct ConditionResults<'a> {
+pub(crate) struct ConditionResults<'a> {
     pub condition: String,
     /// "shared" or "independent".
     pub channel: String,
@@ -47,7 +47,7 @@ pub struct ConditionResults<'a> {
 
 /// Medians over the blocks, kbit/s of payload.
 #[derive(Clone, Debug, Serialize)]
-pub struct MedianThroughput {
+pub(crate) struct MedianThroughput {
     /// "alone": each while the other rested; "probe": the probes before the runs.
     pub source: &'static str,
     pub alone_kbit: PerLink<f64>,
@@ -57,7 +57,7 @@ pub struct MedianThroughput {
 
 /// A schedule under one condition, with its repetitions.
 #[derive(Clone, Debug, Serialize)]
-pub struct EntrantResults<'a> {
+pub(crate) struct EntrantResults<'a> {
     pub label: String,
     pub schedule: String,
     pub pipeline: String,
@@ -86,7 +86,7 @@ pub struct EntrantResults<'a> {
 
 /// An end of runs that did not fetch everything.
 #[derive(Clone, Debug, Serialize)]
-pub struct Reason {
+pub(crate) struct Reason {
     pub exit: String,
     /// Of the first of them.
     pub summary: String,
@@ -95,7 +95,7 @@ pub struct Reason {
 
 /// A run that fetched everything.
 #[derive(Clone, Copy, Debug)]
-pub struct CompleteRun<'a> {
+pub(crate) struct CompleteRun<'a> {
     pub run: &'a LoggedRun,
     pub end: &'a RunEnd,
     pub elapsed_ms: f64,
@@ -103,25 +103,25 @@ pub struct CompleteRun<'a> {
 }
 
 impl ConditionResults<'_> {
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let shared = if self.channel == "shared" { ", shared channel" } else { "" };
         format!("{}{shared}", self.condition)
     }
 
-    pub fn cell(&self, label: &str) -> Option<&EntrantResults<'_>> {
+    pub(crate) fn cell(&self, label: &str) -> Option<&EntrantResults<'_>> {
         self.cells.iter().find(|cell| cell.label == label)
     }
 }
 
 impl<'a> EntrantResults<'a> {
     /// The median of what the runs' ends say; of those that say it.
-    pub fn median(&self, of: impl Fn(&RunEnd) -> Option<f64>) -> Option<f64> {
+    pub(crate) fn median(&self, of: impl Fn(&RunEnd) -> Option<f64>) -> Option<f64> {
         stats::median(self.runs.iter().filter_map(|done| of(done.end)))
     }
 
     /// The run whose time is nearest to the median: the one to look at. Where none was complete, the
     /// one that came furthest.
-    pub fn representative(&self) -> Option<&'a LoggedRun> {
+    pub(crate) fn representative(&self) -> Option<&'a LoggedRun> {
         let Some(middle) = self.elapsed_ms.map(|estimate| estimate.median) else {
             let apart = self.failed.iter().chain(&self.faulty);
             return apart.max_by_key(|run| run.segments.len()).copied();
@@ -131,18 +131,18 @@ impl<'a> EntrantResults<'a> {
     }
 
     /// Returns true for a program of the user's, which fetched in the client's place.
-    pub fn is_program(&self) -> bool {
+    pub(crate) fn is_program(&self) -> bool {
         self.all_runs().any(|run| run.end.as_ref().is_some_and(|end| end.program.is_some()))
     }
 
-    pub fn all_runs(&self) -> impl Iterator<Item = &'a LoggedRun> {
+    pub(crate) fn all_runs(&self) -> impl Iterator<Item = &'a LoggedRun> {
         let apart = self.failed.iter().chain(&self.faulty).copied();
         self.runs.iter().map(|done| done.run).chain(apart)
     }
 }
 
 /// How much longer the cell `x` takes than `y`: block by block where both ran in the same blocks.
-pub fn difference(x: &EntrantResults, y: &EntrantResults) -> Option<Difference> {
+pub(crate) fn difference(x: &EntrantResults, y: &EntrantResults) -> Option<Difference> {
     let by_block = |cell: &EntrantResults| -> BTreeMap<u64, f64> {
         cell.runs.iter().filter_map(|done| Some((done.block?, done.elapsed_ms))).collect()
     };
@@ -158,13 +158,13 @@ pub fn difference(x: &EntrantResults, y: &EntrantResults) -> Option<Difference> 
 
 /// Compares everything that was loaded. Runs that met faults are counted apart unless they are asked
 /// for; a single run stands for itself.
-pub fn studies(loaded: &Loaded, with_faulty: bool) -> Vec<Study<'_>> {
+pub(crate) fn studies(loaded: &Loaded, with_faulty: bool) -> Vec<Study<'_>> {
     loaded.groups.iter().map(|group| study(group, with_faulty || group.runs.len() == 1)).collect()
 }
 
 /// The settings that tell a run's cell from others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct CellKey {
+pub(crate) struct CellKey {
     pub condition: String,
     pub channel: String,
     pub schedule: String,
@@ -254,7 +254,7 @@ fn order(key: &CellKey) -> EntrantOrder {
 }
 
 /// Which cell a run is, and its block. None for a run that did not even begin.
-pub fn key(run: &LoggedRun) -> Option<(CellKey, Option<u64>)> {
+pub(crate) fn key(run: &LoggedRun) -> Option<(CellKey, Option<u64>)> {
     let start = run.start.as_ref()?;
     if let Some(cell) = &start.cell {
         let key = CellKey {
@@ -283,7 +283,7 @@ pub fn key(run: &LoggedRun) -> Option<(CellKey, Option<u64>)> {
 }
 
 /// The profile that a link began with, "unshaped" for none.
-pub fn profile(run: &LoggedRun, link: LinkId) -> &str {
+pub(crate) fn profile(run: &LoggedRun, link: LinkId) -> &str {
     let mut records = run.links.iter().map(|timed| &timed.data);
     let first = records.find(|record| record.link == link && record.direction == Direction::Down);
     first.and_then(|record| record.profile.as_deref()).unwrap_or("unshaped")

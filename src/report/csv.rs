@@ -23,7 +23,7 @@ use crate::units::{Direction, LinkId};
 type Column<C, R> = (&'static str, fn(&C, &R) -> String);
 
 /// Writes every table into `dir`.
-pub fn write(loaded: &Loaded, dir: &Folder) -> Result<()> {
+pub(crate) fn write(loaded: &Loaded, dir: &Folder) -> Result<()> {
     let runs = || loaded.runs();
     let of_run = |run| (run, run);
     table(dir, "runs.csv", RUNS, runs().map(of_run))?;

@@ -24,7 +24,7 @@ const NAMED: usize = 12;
 const TIMELINES: usize = 60;
 
 /// The whole page.
-pub fn page(loaded: &Loaded, studies: &[Study]) -> String {
+pub(crate) fn page(loaded: &Loaded, studies: &[Study]) -> String {
     let title = match studies {
         [study] => study.title.clone(),
         studies => format!("{} studies", studies.len()),

@@ -19,7 +19,7 @@ use crate::text::visible;
 
 /// Something that could not be used.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Problem {
+pub(crate) struct Problem {
     pub path: PathBuf,
     pub what: String,
 }
@@ -32,7 +32,7 @@ impl std::fmt::Display for Problem {
 
 /// Everything that was found.
 #[derive(Clone, Debug, Default)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     pub groups: Vec<Group>,
     pub problems: Vec<Problem>,
     /// Runs without an experiment's folder around them.
@@ -52,7 +52,7 @@ const RUN_LOG: &str = "log.jsonl";
 ///
 /// # Errors
 /// A path that cannot be read at all: that is a mistake in the call, not in the data.
-pub fn load(paths: &[PathBuf]) -> Result<Loaded> {
+pub(crate) fn load(paths: &[PathBuf]) -> Result<Loaded> {
     let mut loaded = Loaded::default();
     // A list of all files in a folder includes those of an earlier report.
     let of_a_report = |path: &&PathBuf| [PAGE, SUMMARY, TABLES].iter().any(|name| path.ends_with(name));
@@ -74,7 +74,7 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded> {
 }
 
 impl Loaded {
-    pub fn runs(&self) -> impl Iterator<Item = &LoggedRun> {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &LoggedRun> {
         self.groups.iter().flat_map(|group| &group.runs)
     }
 

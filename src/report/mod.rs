@@ -33,7 +33,7 @@ use crate::text::{print, visible};
 use load::Loaded;
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct ReportArgs {
+pub(crate) struct ReportArgs {
     /// A run's folder, a folder of results, an experiment's folder, or a log
     #[arg(required = true, value_name = "DIR")]
     pub paths: Vec<PathBuf>,
@@ -46,7 +46,7 @@ pub struct ReportArgs {
 }
 
 /// The command: what could be used is reported, what could not is named, and then the exit code says so.
-pub fn main(args: ReportArgs) -> Result<()> {
+pub(crate) fn main(args: ReportArgs) -> Result<()> {
     let loaded = load::load(&args.paths)?;
     if loaded.runs().next().is_none() {
         let named: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
@@ -71,7 +71,7 @@ pub fn main(args: ReportArgs) -> Result<()> {
 ///
 /// # Errors
 /// When it cannot be read, or its report not be written.
-pub fn leave_in(dir: &Path) -> Result<PathBuf> {
+pub(crate) fn leave_in(dir: &Path) -> Result<PathBuf> {
     let loaded = load::load(&[dir.to_path_buf()])?;
     write(&loaded, &compare::studies(&loaded, false), dir)?;
     Ok(dir.join(PAGE))

@@ -4,12 +4,12 @@
 use std::fmt::Write;
 
 /// Text as markup.
-pub fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// Round steps from 0 up to `max`, about `count` of them.
-pub fn ticks(max: f64, count: f64) -> Vec<f64> {
+pub(crate) fn ticks(max: f64, count: f64) -> Vec<f64> {
     let rough = max / count;
     // Below what has a power of ten that can be divided, no step leads anywhere.
     if !(rough > f64::MIN_POSITIVE * 1e3 && max.is_finite()) {
@@ -28,7 +28,7 @@ fn label(tick: f64, ticks: &[f64]) -> String {
 }
 
 /// A plot over 0 to `x_max`, from 0 to `y_max`.
-pub struct Panel {
+pub(crate) struct Panel {
     title: String,
     height_px: u32,
     x_max: f64,
@@ -40,7 +40,7 @@ const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 100.0;
 
 impl Panel {
-    pub fn new(title: &str, height_px: u32, x_max: f64, y_max: f64) -> Panel {
+    pub(crate) fn new(title: &str, height_px: u32, x_max: f64, y_max: f64) -> Panel {
         let positive = |value: f64| if value > 0.0 && value.is_finite() { value } else { 1.0 };
         let (x_max, y_max) = (positive(x_max), positive(y_max));
         Panel { title: title.into(), height_px, x_max, y_max, svg: String::new() }
@@ -68,19 +68,19 @@ impl Panel {
     }
 
     /// A line, with gaps where it is not a number.
-    pub fn line(&mut self, class: &str, points: &[(f64, f64)]) {
+    pub(crate) fn line(&mut self, class: &str, points: &[(f64, f64)]) {
         let path = self.path(points.iter().copied());
         let _ = write!(self.svg, "<path class=\"l {class}\" d=\"{path}\"/>");
     }
 
     /// The area between two lines over the same moments.
-    pub fn area(&mut self, class: &str, upper: &[(f64, f64)], lower: &[(f64, f64)]) {
+    pub(crate) fn area(&mut self, class: &str, upper: &[(f64, f64)], lower: &[(f64, f64)]) {
         let path = self.path(upper.iter().chain(lower.iter().rev()).copied());
         let _ = write!(self.svg, "<path class=\"f {class}\" d=\"{path}Z\"/>");
     }
 
     /// Boxes of one colour, each x from, x to, y from, y to; `names` are shown where one points at them.
-    pub fn boxes(&mut self, class: &str, boxes: &[([f64; 4], String)]) {
+    pub(crate) fn boxes(&mut self, class: &str, boxes: &[([f64; 4], String)]) {
         let mut nameless = String::new();
         for ([x0, x1, y0, y1], name) in boxes {
             let (left, right, top, bottom) = (self.x(*x0), self.x(*x1), self.y(*y1), self.y(*y0));
@@ -102,14 +102,14 @@ impl Panel {
         }
     }
 
-    pub fn upright(&mut self, class: &str, x: f64) {
+    pub(crate) fn upright(&mut self, class: &str, x: f64) {
         let x = self.x(x);
         let _ = write!(self.svg, "<path class=\"l {class}\" d=\"M{x:.1} 0V{HEIGHT}\"/>");
     }
 
     /// The plot as markup. `alt` says in words what it shows; `names` replace the ticks of the y axis
     /// (each at a height); `x_unit` names the x axis, whose ticks are left out without one.
-    pub fn markup(&self, alt: &str, names: &[(f64, &str)], x_unit: Option<&str>) -> String {
+    pub(crate) fn markup(&self, alt: &str, names: &[(f64, &str)], x_unit: Option<&str>) -> String {
         let (mut grid, mut around) = (String::new(), String::new());
         if names.is_empty() {
             let ticks = ticks(self.y_max, f64::from(self.height_px) / 36.0);
@@ -152,7 +152,7 @@ impl Panel {
 }
 
 /// A horizontal bar out of parts (class and share of the whole, in percent), in a box.
-pub fn stacked(parts: &[(&str, f64)], alt: &str) -> String {
+pub(crate) fn stacked(parts: &[(&str, f64)], alt: &str) -> String {
     let parts: String = parts
         .iter()
         .map(|(class, share)| {

@@ -15,14 +15,14 @@ use crate::units::LinkId;
 
 /// A record and when it was written, in ms since the run's start.
 #[derive(Clone, Debug)]
-pub struct Timed<T> {
+pub(crate) struct Timed<T> {
     pub at_ms: f64,
     pub data: T,
 }
 
 /// One run, as far as its log tells.
 #[derive(Clone, Debug, Default)]
-pub struct LoggedRun {
+pub(crate) struct LoggedRun {
     pub name: String,
     pub path: PathBuf,
     pub start: Option<RunStart>,
@@ -38,7 +38,7 @@ pub struct LoggedRun {
 
 /// An experiment's own file, without its runs.
 #[derive(Clone, Debug, Default)]
-pub struct SweepFile {
+pub(crate) struct SweepFile {
     pub name: String,
     pub path: PathBuf,
     /// One for each call: an experiment that was resumed has several.
@@ -53,14 +53,14 @@ pub struct SweepFile {
 
 /// Runs that belong together: an experiment's, or all that lie without one around them.
 #[derive(Clone, Debug, Default)]
-pub struct Group {
+pub(crate) struct Group {
     pub sweep: Option<SweepFile>,
     pub runs: Vec<LoggedRun>,
 }
 
 /// A line, its data not looked at yet: an unknown event must not fail, and most time goes into data.
 #[derive(Deserialize)]
-pub struct LogLine<'a> {
+pub(crate) struct LogLine<'a> {
     #[serde(borrow)]
     pub schema: Cow<'a, str>,
     t_ns: u64,
@@ -84,7 +84,7 @@ impl LogLine<'_> {
 
 impl LoggedRun {
     /// The playback, on the log's clock.
-    pub fn playback(&self) -> Option<Playback> {
+    pub(crate) fn playback(&self) -> Option<Playback> {
         let rule = self.start.as_ref().map_or(Rule::default(), |start| Rule {
             segment_duration_ms: start.segment_duration_ms,
             startup_segments: start.startup_segments,
@@ -98,36 +98,36 @@ impl LoggedRun {
     }
 
     /// When the clock of the transfer started, in ms since the run's start.
-    pub fn first_request_ms(&self) -> Option<f64> {
+    pub(crate) fn first_request_ms(&self) -> Option<f64> {
         let said = self.end.as_ref().and_then(|end| end.first_request_ms);
         said.or_else(|| self.segments.iter().map(|segment| segment.requested_ms).reduce(f64::min))
     }
 
     /// Faults of the transfer: what was told before the first request is of its setting.
-    pub fn met(&self) -> impl Iterator<Item = &Timed<Fault>> {
+    pub(crate) fn met(&self) -> impl Iterator<Item = &Timed<Fault>> {
         let first = self.first_request_ms().unwrap_or(f64::INFINITY);
         self.faults.iter().filter(move |fault| fault.at_ms >= first)
     }
 
     /// The first fault of a link during the transfer, and when it was (ms from the first request).
-    pub fn outage(&self, link: LinkId) -> Option<(f64, &Fault)> {
+    pub(crate) fn outage(&self, link: LinkId) -> Option<(f64, &Fault)> {
         let fault = self.met().find(|fault| fault.data.link == Some(link))?;
         Some((fault.at_ms - self.first_request_ms()?, &fault.data))
     }
 
     /// The experiment that it says it is of.
-    pub fn experiment(&self) -> Option<&str> {
+    pub(crate) fn experiment(&self) -> Option<&str> {
         Some(&self.start.as_ref()?.cell.as_ref()?.experiment)
     }
 
     /// Whether both links were on one channel.
-    pub fn shares_channel(&self) -> bool {
+    pub(crate) fn shares_channel(&self) -> bool {
         let on_channel = |link| self.samples.iter().any(|s| s.data.link == link && s.data.air.is_some());
         LinkId::BOTH.into_iter().all(on_channel)
     }
 
     /// The congestion control of a server's sockets, which send the payload.
-    pub fn sender_congestion(&self, link: LinkId) -> Option<&str> {
+    pub(crate) fn sender_congestion(&self, link: LinkId) -> Option<&str> {
         let said =
             self.start.as_ref().and_then(|start| start.servers.get(link).congestion_control.as_deref());
         let mut samples = self.samples.iter().filter(|sample| sample.data.link == link);
@@ -135,7 +135,7 @@ impl LoggedRun {
     }
 
     /// Keeps what a report needs; a version may gain events, so others are no mistake.
-    pub fn take(&mut self, line: LogLine) -> serde_json::Result<()> {
+    pub(crate) fn take(&mut self, line: LogLine) -> serde_json::Result<()> {
         match &*line.event {
             "run_start" => self.start = Some(line.data()?),
             "run_end" => self.end = Some(line.data()?),
@@ -151,12 +151,12 @@ impl LoggedRun {
 }
 
 /// Returns the packets that the shaper has dropped in the down direction since the link was set.
-pub fn drops(sample: &Sample) -> u64 {
+pub(crate) fn drops(sample: &Sample) -> u64 {
     sample.down.as_ref().map_or(0, |down| down.dropped_queue.saturating_add(down.dropped_loss.unwrap_or(0)))
 }
 
 impl SweepFile {
-    pub fn take(&mut self, line: LogLine) -> serde_json::Result<()> {
+    pub(crate) fn take(&mut self, line: LogLine) -> serde_json::Result<()> {
         match &*line.event {
             "sweep_start" => {
                 self.starts.push(line.data()?);

@@ -13,7 +13,7 @@ use super::words::{mbit, short};
 use crate::log::schema::{Link, Probe, RunStart};
 use crate::units::{Direction, LinkId};
 
-pub fn markup(loaded: &Loaded) -> String {
+pub(crate) fn markup(loaded: &Loaded) -> String {
     format!("{}{}{}", links(loaded), environment(loaded), not_modelled(loaded))
 }
 

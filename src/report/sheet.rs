@@ -4,24 +4,24 @@
 use std::fmt::Write;
 
 /// The rows so far, and their columns: the name of each, and whether it holds text, which stands left.
-pub struct Sheet {
+pub(crate) struct Sheet {
     columns: &'static [(&'static str, bool)],
     rows: String,
 }
 
 impl Sheet {
-    pub fn new(columns: &'static [(&'static str, bool)]) -> Sheet {
+    pub(crate) fn new(columns: &'static [(&'static str, bool)]) -> Sheet {
         Sheet { columns, rows: String::new() }
     }
 
     /// Adds a name that stands once for all rows after it.
-    pub fn group(&mut self, name: &str) {
+    pub(crate) fn group(&mut self, name: &str) {
         let _ =
             write!(self.rows, "<tr class=\"group\"><th colspan=\"{}\">{name}</th></tr>", self.columns.len());
     }
 
     /// Adds a row: what it is, then a cell for each further column.
-    pub fn row(&mut self, name: &str, cells: &[String]) {
+    pub(crate) fn row(&mut self, name: &str, cells: &[String]) {
         let _ = write!(self.rows, "<tr><th>{name}</th>");
         for ((column, is_text), cell) in self.columns[1..].iter().zip(cells) {
             let _ = write!(self.rows, "<td{} data-of=\"{column}\">{cell}</td>", class(*is_text));
@@ -30,7 +30,7 @@ impl Sheet {
     }
 
     /// Returns the table, or none without a row.
-    pub fn markup(self) -> Option<String> {
+    pub(crate) fn markup(self) -> Option<String> {
         let head = self.columns.iter().map(|(name, is_text)| format!("<th{}>{name}</th>", class(*is_text)));
         let head: String = head.collect();
         (!self.rows.is_empty()).then(|| {

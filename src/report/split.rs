@@ -10,7 +10,7 @@ use super::stats::{Difference, LineFit};
 
 /// The best ratio that was tried, against the one that the throughputs name.
 #[derive(Clone, Debug, Serialize)]
-pub struct Split {
+pub(crate) struct Split {
     /// Throughput of link a over that of link b.
     pub throughput_ratio: f64,
     /// The share of files from link a that it asks for, and that `named` gives, in percent.
@@ -37,20 +37,20 @@ pub struct Split {
 
 /// A schedule whose split is computed from throughputs, not picked from a list.
 #[derive(Clone, Debug, Serialize)]
-pub struct Exact {
+pub(crate) struct Exact {
     pub schedule: String,
     pub regret: Difference,
 }
 
 /// The share of files that a schedule with fixed numbers takes from link a, 0 to 1.
-pub fn share_a(schedule: &str) -> Option<f64> {
+pub(crate) fn share_a(schedule: &str) -> Option<f64> {
     let (a, b) = schedule.strip_prefix("ratio=")?.split_once(':')?;
     let (a, b) = (a.trim().parse::<f64>().ok()?, b.trim().parse::<f64>().ok()?);
     (a >= 0.0 && b >= 0.0 && a + b > 0.0).then(|| a / (a + b))
 }
 
 /// Compares the ratios of a place; none with fewer than three, or without throughputs.
-pub fn split(cells: &[EntrantResults], throughput: Option<&MedianThroughput>) -> Option<Split> {
+pub(crate) fn split(cells: &[EntrantResults], throughput: Option<&MedianThroughput>) -> Option<Split> {
     let throughput = throughput?;
     let all: Vec<(f64, &EntrantResults, f64)> = cells
         .iter()

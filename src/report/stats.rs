@@ -13,7 +13,7 @@ const LEVEL: f64 = 0.05;
 
 /// A median and its interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Estimate {
+pub(crate) struct Estimate {
     pub n: usize,
     pub median: f64,
     pub low: f64,
@@ -24,7 +24,7 @@ pub struct Estimate {
 
 /// By how much one thing takes longer than another, in percent of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Difference {
+pub(crate) struct Difference {
     #[serde(flatten)]
     pub pct: Estimate,
     /// Whether values were compared block by block, or the two sets as a whole.
@@ -39,25 +39,25 @@ pub struct Difference {
 
 /// A value below which a share `p` of the sorted `values` lies, straight between neighbours (type 7 of
 /// Hyndman and Fan, *The American Statistician* 50, 1996: what R and NumPy do unless told otherwise).
-pub fn quantile(sorted: &[f64], p: f64) -> Option<f64> {
+pub(crate) fn quantile(sorted: &[f64], p: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     let place = p.clamp(0.0, 1.0) * last as f64;
     let (below, above) = (place.floor() as usize, place.ceil() as usize);
     Some(sorted[below] + (sorted[above] - sorted[below]) * (place - below as f64))
 }
 
-pub fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
+pub(crate) fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
     let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
     values.sort_unstable_by(f64::total_cmp);
     values
 }
 
-pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     quantile(&sorted(values), 0.5)
 }
 
 /// The median of `values` with its interval.
-pub fn estimate(values: &[f64]) -> Option<Estimate> {
+pub(crate) fn estimate(values: &[f64]) -> Option<Estimate> {
     let values = sorted(values.iter().copied());
     let n = values.len();
     interval(n, &values, |fewer| binomial_below(n, fewer))
@@ -65,7 +65,7 @@ pub fn estimate(values: &[f64]) -> Option<Estimate> {
 
 /// Returns by how much `x` exceeds `y` where both were measured in the same blocks: the median of the
 /// differences, each in percent of its `y`. Effects common to a block cancel.
-pub fn paired(pairs: &[(f64, f64)]) -> Option<Difference> {
+pub(crate) fn paired(pairs: &[(f64, f64)]) -> Option<Difference> {
     let differences: Vec<f64> =
         pairs.iter().filter(|(_, y)| *y > 0.0).map(|(x, y)| (x - y) / y * 100.0).collect();
     let pct = estimate(&differences)?;
@@ -77,7 +77,7 @@ pub fn paired(pairs: &[(f64, f64)]) -> Option<Difference> {
 
 /// Returns by how much `x` exceeds `y` where they were measured apart from each other: the median of the
 /// differences of each from each.
-pub fn unpaired(x: &[f64], y: &[f64]) -> Option<Difference> {
+pub(crate) fn unpaired(x: &[f64], y: &[f64]) -> Option<Difference> {
     let all = x.iter().flat_map(|x| y.iter().filter(|y| **y > 0.0).map(move |y| (x - y) / y * 100.0));
     let all = sorted(all);
     let ranks = RankSums::new(x.len(), y.len());
@@ -90,7 +90,7 @@ pub fn unpaired(x: &[f64], y: &[f64]) -> Option<Difference> {
 
 /// Judges differences together by Holm's rule (*Scandinavian Journal of Statistics* 6, 1979): all that it calls
 /// significant are so at once with probability 0.95.
-pub fn correct_for_number<'a>(differences: impl Iterator<Item = &'a mut Difference>) {
+pub(crate) fn correct_for_number<'a>(differences: impl Iterator<Item = &'a mut Difference>) {
     let mut differences: Vec<&mut Difference> = differences.filter(|d| d.significant.is_some()).collect();
     differences.sort_by(|x, y| x.p.total_cmp(&y.p));
     let count = differences.len();
@@ -103,7 +103,7 @@ pub fn correct_for_number<'a>(differences: impl Iterator<Item = &'a mut Differen
 
 /// Returns the blocks (`paired`), or runs of each, at least that can make one of so many comparisons significant,
 /// Holm's correction included.
-pub fn runs_for(comparisons: usize, paired: bool) -> usize {
+pub(crate) fn runs_for(comparisons: usize, paired: bool) -> usize {
     let least_p = |n| 2.0 * if paired { binomial_below(n, 1) } else { RankSums::new(n, n).below(1) };
     (1..).find(|&n| least_p(n) * comparisons as f64 <= LEVEL).unwrap_or(usize::MAX)
 }
@@ -118,14 +118,14 @@ impl Difference {
 
     /// The difference that this comparison could just have told from none, in percent: the longer part of its
     /// interval. None where there are too few values to say.
-    pub fn least_seen_pct(&self) -> Option<f64> {
+    pub(crate) fn least_seen_pct(&self) -> Option<f64> {
         let Estimate { median, low, high, .. } = self.pct;
         self.significant.map(|_| (median - low).max(high - median))
     }
 
     /// About how many blocks would tell a difference of so many percent from none: intervals shrink with the root
     /// of their number.
-    pub fn blocks_to_see(&self, pct: f64) -> Option<usize> {
+    pub(crate) fn blocks_to_see(&self, pct: f64) -> Option<usize> {
         let times = (self.least_seen_pct()? / pct).powi(2);
         Some((self.pct.n as f64 * times).ceil() as usize)
     }
@@ -211,7 +211,7 @@ fn normal_below(z: f64) -> f64 {
 
 /// How well a straight line through the points explains them: the share of the variance of `y` that
 /// it takes away (R²), and its slope. None where a line says nothing.
-pub fn line(points: &[(f64, f64)]) -> Option<LineFit> {
+pub(crate) fn line(points: &[(f64, f64)]) -> Option<LineFit> {
     let n = points.len() as f64;
     if points.len() < 3 {
         return None;
@@ -224,7 +224,7 @@ pub fn line(points: &[(f64, f64)]) -> Option<LineFit> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct LineFit {
+pub(crate) struct LineFit {
     pub slope: f64,
     pub r_squared: f64,
 }

@@ -25,7 +25,7 @@ struct SummaryVerdict {
 }
 
 /// The summary as JSON, with a line end.
-pub fn json(studies: &[Study], problems: &[Problem]) -> serde_json::Result<String> {
+pub(crate) fn json(studies: &[Study], problems: &[Problem]) -> serde_json::Result<String> {
     let verdicts = studies
         .iter()
         .flat_map(|study| study.places.iter().map(move |place| (study, place)))

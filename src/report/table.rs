@@ -14,7 +14,7 @@ const LINE: LineStyle = LineStyle::none().fill('─').junction('─');
 /// Lines around the rows, none between them: a place may have a dozen.
 const STYLE: TableStyle = TableStyle::new().top_border(LINE).header_separator(LINE).bottom_border(LINE);
 
-pub fn text(studies: &[Study]) -> String {
+pub(crate) fn text(studies: &[Study]) -> String {
     let mut text = String::new();
     for study in studies {
         let _ = writeln!(text, "{}\n", study.title);

@@ -14,7 +14,7 @@ use crate::units::LinkId;
 
 /// How much of a run is drawn.
 #[derive(Clone, Copy, Debug)]
-pub struct Detail {
+pub(crate) struct Detail {
     /// The most steps of time, and bars a link.
     pub most: usize,
     /// Whether bars say which segments they are.
@@ -33,7 +33,7 @@ struct TimelineStep {
 }
 
 /// The timeline as markup; of a run that sent no request, or got nothing for it, what happened in words.
-pub fn markup(run: &LoggedRun, detail: Detail) -> String {
+pub(crate) fn markup(run: &LoggedRun, detail: Detail) -> String {
     let first_ms = run.first_request_ms();
     let length_s = first_ms.map_or(0.0, |first_ms| (last_ms(run, first_ms) - first_ms) / 1e3);
     let Some(first_ms) = first_ms.filter(|_| length_s > 0.0) else {

@@ -11,7 +11,7 @@ use crate::log::schema::Fault;
 use crate::units::LinkId;
 
 /// Returns the verdict on the runs of a condition.
-pub fn verdict(place: &ConditionResults) -> Vec<String> {
+pub(crate) fn verdict(place: &ConditionResults) -> Vec<String> {
     let mut said = Vec::new();
     if let Some(best) = place.best {
         said.push(winner(place, &place.cells[best]));
@@ -120,7 +120,7 @@ fn faulty(place: &ConditionResults) -> Option<String> {
 }
 
 /// A fault, and what was done about it.
-pub fn fault(fault: &Fault) -> String {
+pub(crate) fn fault(fault: &Fault) -> String {
     format!("{}; {}", what(fault), fault.action)
 }
 
@@ -219,7 +219,7 @@ fn reason(place: &ConditionResults, split: &Split, throughput: &MedianThroughput
 }
 
 /// Where the time of a single run went, beyond its summary.
-pub fn explain(run: &LoggedRun) -> Vec<String> {
+pub(crate) fn explain(run: &LoggedRun) -> Vec<String> {
     let Some(end) = &run.end else {
         let mut said = vec![format!("The run never ended; {} segments came.", run.segments.len())];
         said.extend(faults(run));
@@ -342,19 +342,19 @@ fn digits(value: f64) -> usize {
 }
 
 /// A time in seconds; a dash for what is none.
-pub fn seconds(ms: f64) -> String {
+pub(crate) fn seconds(ms: f64) -> String {
     if !ms.is_finite() {
         return "–".into();
     }
     format!("{:.*} s", digits(ms / 1e3), ms / 1e3)
 }
 
-pub fn mbit(kbit: f64) -> String {
+pub(crate) fn mbit(kbit: f64) -> String {
     short(kbit / 1e3)
 }
 
 /// A number with about three digits; a dash for what is none, as a ratio of zeros.
-pub fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     if !value.is_finite() {
         return "–".into();
     }

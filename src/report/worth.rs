@@ -14,7 +14,7 @@ const ADVISED: usize = 10;
 const WANTED_PCT: f64 = 1.0;
 
 /// Whether a difference is significant, by itself and with Holm's correction for all of its condition.
-pub fn judged(by: &Difference) -> &'static str {
+pub(crate) fn judged(by: &Difference) -> &'static str {
     match (by.significant, by.significant_of_all) {
         (Some(true), Some(false)) => "significant alone",
         (Some(true), _) => "significant",
@@ -24,7 +24,7 @@ pub fn judged(by: &Difference) -> &'static str {
 }
 
 /// Says which differences from the best the runs of a condition can tell from none.
-pub fn power(place: &ConditionResults) -> Option<String> {
+pub(crate) fn power(place: &ConditionResults) -> Option<String> {
     let compared = || place.cells.iter().filter_map(|cell| cell.against_best.as_ref());
     let comparisons = compared().count();
     let next = compared().min_by(|x, y| x.pct.median.total_cmp(&y.pct.median))?;
@@ -54,7 +54,7 @@ pub fn power(place: &ConditionResults) -> Option<String> {
 }
 
 /// Says how many runs of each a difference has, and how many it needs beside the others of its condition.
-pub fn too_few(by: &Difference, comparisons: usize) -> String {
+pub(crate) fn too_few(by: &Difference, comparisons: usize) -> String {
     let (runs, needed) = (by.pct.n, stats::runs_for(comparisons, by.paired));
     let runs = if runs == 1 { "one run of each is".into() } else { format!("{runs} runs of each are") };
     format!("{runs} too few, {needed} are needed")
@@ -65,7 +65,7 @@ fn counted(comparisons: usize) -> String {
 }
 
 /// Says by how much all runs of a condition may be off in the same way.
-pub fn systematic(place: &ConditionResults) -> Option<String> {
+pub(crate) fn systematic(place: &ConditionResults) -> Option<String> {
     let runs = || place.cells.iter().flat_map(EntrantResults::all_runs);
     let mut said = Vec::new();
     if let Some(late_ms) = stats::median(runs().filter_map(lateness_ms)) {

@@ -37,7 +37,7 @@ const TO_SPARE: f64 = 0.25;
 
 /// How media is cut into segments, and when its player starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MediaTimeline {
+pub(crate) struct MediaTimeline {
     /// How long a segment plays.
     pub segment: Duration,
     /// How many segments the player waits for.
@@ -56,7 +56,7 @@ impl Default for MediaTimeline {
 
 /// A player in the middle of the media, as far as the scheduler sees it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Playhead {
+pub(crate) struct Playhead {
     /// The number of complete files from the first on.
     ready: usize,
     /// The time (s) at which segment 0 began to play, moved by the stalls.

@@ -14,7 +14,7 @@ const STEADY_S: f64 = 0.25;
 const LEAST_BURST_BYTES: f64 = 64.0 * 1024.0;
 
 #[derive(Clone, Debug)]
-pub struct Ewma {
+pub(crate) struct Ewma {
     /// The time constant τ: bytes of that age count 1/e as much.
     tau: Duration,
     bytes: f64,
@@ -25,12 +25,12 @@ pub struct Ewma {
 
 impl Ewma {
     /// A mean with this time constant.
-    pub fn over(tau: Duration) -> Ewma {
+    pub(crate) fn over(tau: Duration) -> Ewma {
         Ewma { tau, bytes: 0.0, busy_s: 0.0, since: None }
     }
 
     /// `bytes` of payload came in one read.
-    pub fn received(&mut self, now: Duration, bytes: u64) {
+    pub(crate) fn received(&mut self, now: Duration, bytes: u64) {
         // The bytes before the first read of a stretch are unknown, so it only starts the clock.
         if let Some(since) = self.since.replace(now) {
             let age_s = now.saturating_sub(since).as_secs_f64();
@@ -42,18 +42,18 @@ impl Ewma {
     }
 
     /// Nothing is due: what follows is a new stretch.
-    pub fn idle(&mut self) {
+    pub(crate) fn idle(&mut self) {
         self.since = None;
     }
 
     /// Whether the mean is over enough time to say what the link carries, not what one burst did.
-    pub fn is_steady(&self) -> bool {
+    pub(crate) fn is_steady(&self) -> bool {
         self.busy_s >= STEADY_S
     }
 
     /// Bytes per second, once enough has been seen. `due` is when the first byte of an answer should
     /// have come at the latest, where none has: what passes after it counts as silence.
-    pub fn bytes_per_s(&self, now: Duration, due: Option<Duration>) -> Option<f64> {
+    pub(crate) fn bytes_per_s(&self, now: Duration, due: Option<Duration>) -> Option<f64> {
         let silent_s = self.since.or(due).map_or(0.0, |since| now.saturating_sub(since).as_secs_f64());
         if self.busy_s < LEAST_S {
             return None;
@@ -64,7 +64,7 @@ impl Ewma {
     }
 
     /// Returns the bytes per second of the busy time, however short, and `None` below 64 KB.
-    pub fn burst(&self) -> Option<f64> {
+    pub(crate) fn burst(&self) -> Option<f64> {
         (self.busy_s > 0.0 && self.bytes >= LEAST_BURST_BYTES).then(|| self.bytes / self.busy_s)
     }
 }

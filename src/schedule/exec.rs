@@ -22,7 +22,7 @@ const MOST_LISTED: usize = 100;
 const LONGEST_IDLE: Duration = Duration::from_secs(10);
 
 /// Carries lines to a program and back.
-pub trait Adviser: Send + Debug {
+pub(crate) trait Adviser: Send + Debug {
     /// Returns the answer to a line.
     ///
     /// # Errors
@@ -32,7 +32,7 @@ pub trait Adviser: Send + Debug {
 
 /// A file, as the first line names it.
 #[derive(Clone, Debug, Serialize)]
-pub struct AdvisedFile<'a> {
+pub(crate) struct AdvisedFile<'a> {
     pub name: &'a str,
     /// `None` where the server does not tell.
     pub bytes: Option<u64>,
@@ -41,7 +41,7 @@ pub struct AdvisedFile<'a> {
 /// A line for the program.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum Question<'a> {
+pub(crate) enum Question<'a> {
     /// The files, before the first request. The answer may be any line.
     Start { files: Vec<AdvisedFile<'a>> },
     /// `link` has room.
@@ -57,7 +57,7 @@ pub enum Question<'a> {
 
 /// The state of a link.
 #[derive(Debug, Serialize)]
-pub struct AdvisedLink {
+pub(crate) struct AdvisedLink {
     /// It has a connection.
     up: bool,
     /// The least round trip seen.
@@ -71,7 +71,7 @@ pub struct AdvisedLink {
 
 /// Bytes of a file that no link was asked for.
 #[derive(Debug, Serialize)]
-pub struct WaitingPart {
+pub(crate) struct WaitingPart {
     file: usize,
     from: u64,
     /// One past the last byte; `None` for the end of a file of unknown size.
@@ -89,12 +89,12 @@ struct AdviserAnswer {
 
 impl Scheduler {
     /// Sets the program that decides under `exec`.
-    pub fn set_adviser(&mut self, adviser: Box<dyn Adviser>) {
+    pub(crate) fn set_adviser(&mut self, adviser: Box<dyn Adviser>) {
         self.adviser = Some(adviser);
     }
 
     /// Returns, once, why the program's advice can be followed no longer.
-    pub fn take_advice_failure(&mut self) -> Option<String> {
+    pub(crate) fn take_advice_failure(&mut self) -> Option<String> {
         self.advice_failure.take()
     }
 
@@ -194,7 +194,7 @@ impl Scheduler {
 
 /// The program's decision.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Advice {
+pub(crate) enum Advice {
     /// A part of that which waits at a place.
     Part(usize, PartRequest),
     Wait(Duration),

@@ -19,12 +19,12 @@ const FIRST_WINDOW_BYTES: u64 = 14_480;
 /// A mean over less time is no rate.
 const LEAST_MEAN_S: f64 = 0.25;
 /// How long a silent link may be silent before it counts as stalled, at least.
-pub const LEAST_STALL: Duration = Duration::from_secs(1);
+pub(crate) const LEAST_STALL: Duration = Duration::from_secs(1);
 
 /// How long what came is looked back at, for a link that is slow.
-pub const SLOW_WINDOW: Duration = Duration::from_secs(5);
+pub(crate) const SLOW_WINDOW: Duration = Duration::from_secs(5);
 /// The same where a link is known to carry more, and the other link may bring the rest at once.
-pub const SHORT_SLOW_WINDOW: Duration = Duration::from_millis(1500);
+pub(crate) const SHORT_SLOW_WINDOW: Duration = Duration::from_millis(1500);
 /// No link is slow above this rate and a tenth of its own best one, bytes/s: the slowest links in use
 /// (EDGE) carry 30 000. Of a link that is shaped to less than ten times this, a tenth of its rate counts.
 const SLOW_BYTES_PER_S: f64 = 8000.0;
@@ -33,7 +33,7 @@ const MARK_EVERY: Duration = Duration::from_millis(100);
 
 /// A request on its way, or being answered.
 #[derive(Clone, Debug)]
-pub struct OutstandingRequest {
+pub(crate) struct OutstandingRequest {
     /// The requested part; `to` shrinks when the other link steals its end.
     pub part: PartRequest,
     /// Only this link may fetch it.
@@ -50,13 +50,13 @@ pub struct OutstandingRequest {
 
 impl OutstandingRequest {
     /// Returns the outstanding bytes that are useful.
-    pub fn useful_outstanding(&self, sizes: &Sizes) -> u64 {
+    pub(crate) fn useful_outstanding(&self, sizes: &Sizes) -> u64 {
         let from = self.at.max(self.part.from);
         if self.cancelled { 0 } else { sizes.estimate(&PartRequest { from, ..self.part }) }
     }
 
     /// Returns the outstanding bytes, useful or not.
-    pub fn outstanding(&self, sizes: &Sizes) -> u64 {
+    pub(crate) fn outstanding(&self, sizes: &Sizes) -> u64 {
         self.ends.map_or_else(
             || sizes.estimate(&PartRequest { from: self.at, to: None, ..self.part }),
             |ends| ends.saturating_sub(self.at),
@@ -66,7 +66,7 @@ impl OutstandingRequest {
 
 /// One link's side of a schedule.
 #[derive(Clone, Debug)]
-pub struct LinkState {
+pub(crate) struct LinkState {
     /// It has a connection.
     pub up: bool,
     pub dead: bool,
@@ -133,7 +133,7 @@ impl Default for LinkState {
 }
 
 impl LinkState {
-    pub fn opened(&mut self, now: Duration, rtt: Duration) {
+    pub(crate) fn opened(&mut self, now: Duration, rtt: Duration) {
         self.up = true;
         self.rtt = rtt;
         self.last_byte = now;
@@ -141,7 +141,7 @@ impl LinkState {
         (self.due_since, self.unbroken_since) = (now, now);
     }
 
-    pub fn ask(&mut self, part: PartRequest, own: bool, now: Duration) {
+    pub(crate) fn ask(&mut self, part: PartRequest, own: bool, now: Duration) {
         if self.asked.is_empty() {
             self.last_byte = now;
             (self.due_since, self.unbroken_since) = (now, now);
@@ -159,7 +159,7 @@ impl LinkState {
     }
 
     /// `bytes` of payload came in one read.
-    pub fn received(&mut self, now: Duration, bytes: u64) {
+    pub(crate) fn received(&mut self, now: Duration, bytes: u64) {
         if self.pauses(now) {
             self.active_since = now;
         }
@@ -189,7 +189,7 @@ impl LinkState {
     }
 
     /// The connection is gone, and with it what was asked for, which is returned.
-    pub fn closed(&mut self) -> VecDeque<OutstandingRequest> {
+    pub(crate) fn closed(&mut self) -> VecDeque<OutstandingRequest> {
         self.up = false;
         self.idle();
         std::mem::take(&mut self.asked)
@@ -201,12 +201,12 @@ impl LinkState {
     }
 
     /// Returns its rate over the last second or so, in bytes per second; `None` while that is unknown.
-    pub fn rate(&self, now: Duration) -> Option<f64> {
+    pub(crate) fn rate(&self, now: Duration) -> Option<f64> {
         self.mean_rate.bytes_per_s(now, self.overdue(now))
     }
 
     /// Returns the same, or the rate over the last tenth of a second where that is more.
-    pub fn latest_rate(&self, now: Duration) -> Option<f64> {
+    pub(crate) fn latest_rate(&self, now: Duration) -> Option<f64> {
         let latest = self.latest.bytes_per_s(now, self.overdue(now)).unwrap_or_default();
         Some(self.rate(now)?.max(latest))
     }
@@ -219,39 +219,39 @@ impl LinkState {
 
     /// The mean from the first byte to the last, in bytes per second: what is known of a link whose answers
     /// each come in one read.
-    pub fn mean_rate(&self) -> Option<f64> {
+    pub(crate) fn mean_rate(&self) -> Option<f64> {
         let span_s = self.last_rx.saturating_sub(self.first_byte?).as_secs_f64();
         (span_s >= LEAST_MEAN_S).then(|| self.brought as f64 / span_s)
     }
 
     /// The bandwidth-delay product of the best rate seen, bytes.
-    pub fn best_in_flight(&self) -> f64 {
+    pub(crate) fn best_in_flight(&self) -> f64 {
         self.best_rate * self.rtt.as_secs_f64()
     }
 
     /// Returns the most bytes that TCP's slow start brings in the next round trip: ten segments, and as many
     /// again as have come.
-    pub fn next_window(&self) -> f64 {
+    pub(crate) fn next_window(&self) -> f64 {
         (FIRST_WINDOW_BYTES + self.brought) as f64
     }
 
     /// Returns the payload that came, useful or not (bytes).
-    pub fn received_bytes(&self) -> u64 {
+    pub(crate) fn received_bytes(&self) -> u64 {
         self.brought
     }
 
     /// Bytes asked for that are to come and wanted.
-    pub fn useful_outstanding(&self, sizes: &Sizes) -> u64 {
+    pub(crate) fn useful_outstanding(&self, sizes: &Sizes) -> u64 {
         self.asked.iter().map(|asked| asked.useful_outstanding(sizes)).sum()
     }
 
     /// Bytes asked for that are to come, wanted or not: what a further request has to wait for.
-    pub fn outstanding(&self, sizes: &Sizes) -> u64 {
+    pub(crate) fn outstanding(&self, sizes: &Sizes) -> u64 {
         self.asked.iter().map(|asked| asked.outstanding(sizes)).sum()
     }
 
     /// Whether another request may go out, as far as the connection and the user's choice go.
-    pub fn may_pipeline(&self, pipeline: Pipeline) -> bool {
+    pub(crate) fn may_pipeline(&self, pipeline: Pipeline) -> bool {
         match pipeline {
             _ if self.asked.is_empty() => true,
             _ if !self.keeps_alive => false,
@@ -261,7 +261,7 @@ impl LinkState {
     }
 
     /// From when on silence is a stall; `None` where nothing is due.
-    pub fn stalls_at(&self) -> Option<Duration> {
+    pub(crate) fn stalls_at(&self) -> Option<Duration> {
         (self.up && !self.asked.is_empty()).then(|| self.last_byte + self.stall_timeout())
     }
 
@@ -272,12 +272,12 @@ impl LinkState {
     }
 
     /// Notes that its server got on.
-    pub fn progressed(&mut self, now: Duration) {
+    pub(crate) fn progressed(&mut self, now: Duration) {
         (self.new_bytes, self.last_progress) = (0, now);
     }
 
     /// `bytes` of what came are new. Returns whether, together with earlier ones, they are progress: `least`.
-    pub fn brought_new(&mut self, now: Duration, bytes: u64, least: u64) -> bool {
+    pub(crate) fn brought_new(&mut self, now: Duration, bytes: u64, least: u64) -> bool {
         self.new_bytes += bytes;
         let progress = self.new_bytes >= least;
         if progress {
@@ -287,12 +287,12 @@ impl LinkState {
     }
 
     /// Returns the rate above which it is never slow, bytes/s.
-    pub fn trickle_rate(&self) -> f64 {
+    pub(crate) fn trickle_rate(&self) -> f64 {
         SLOW_BYTES_PER_S.min(self.shaped_rate / 10.0)
     }
 
     /// Returns whether all that it was asked for came, sooner than a rate can be told.
-    pub fn is_done_at_once(&self) -> bool {
+    pub(crate) fn is_done_at_once(&self) -> bool {
         self.brought > 0 && self.asked.is_empty()
     }
 
@@ -300,7 +300,7 @@ impl LinkState {
     /// nature is not: where it brings more than [`LinkState::trickle_rate`], it must also bring less than a tenth of what it
     /// once carried. Nor is one from which nothing comes at all: that is silence. `at_once` judges one that
     /// carried more by a shorter time.
-    pub fn is_slow(&self, least_bytes_per_s: f64, at_once: bool, now: Duration) -> bool {
+    pub(crate) fn is_slow(&self, least_bytes_per_s: f64, at_once: bool, now: Duration) -> bool {
         let least = least_bytes_per_s.min(self.trickle_rate().max(self.best_rate / 10.0));
         let (window, since) = match at_once && self.best_rate >= 10.0 * least {
             true => (SHORT_SLOW_WINDOW.max(4 * self.rtt).min(SLOW_WINDOW), self.unbroken_since),
@@ -313,7 +313,7 @@ impl LinkState {
     }
 
     /// How long it may be silent while something is due.
-    pub fn stall_timeout(&self) -> Duration {
+    pub(crate) fn stall_timeout(&self) -> Duration {
         LEAST_STALL.max(4 * self.rtt)
     }
 
@@ -323,7 +323,7 @@ impl LinkState {
     }
 
     /// Since when it has brought what was due, or had nothing due; `None` where it pauses or is away.
-    pub fn active_since(&self, now: Duration) -> Option<Duration> {
+    pub(crate) fn active_since(&self, now: Duration) -> Option<Duration> {
         (self.up && (self.asked.is_empty() || !self.pauses(now))).then_some(self.active_since)
     }
 }

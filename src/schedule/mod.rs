@@ -16,7 +16,7 @@ pub(crate) mod deadline;
 pub(crate) mod dems;
 pub(crate) mod ecf;
 pub(crate) mod ewma;
-pub mod exec;
+pub(crate) mod exec;
 pub(crate) mod greedy;
 pub(crate) mod link_state;
 pub(crate) mod min_rtt;
@@ -36,16 +36,16 @@ use std::time::Duration;
 use crate::units::LinkId;
 use deadline::Playhead;
 use exec::{Advice, Adviser};
-pub use link_state::LEAST_STALL;
+pub(crate) use link_state::LEAST_STALL;
 use link_state::LinkState;
-pub use pipeline::Pipeline;
-pub use policy::{HELP, Schedule};
+pub(crate) use pipeline::Pipeline;
+pub(crate) use policy::{HELP, Schedule};
 use pool::{PartPool, Sizes};
-pub use ranges::Ranges;
+pub(crate) use ranges::Ranges;
 
 /// Bytes of one segment to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartRequest {
+pub(crate) struct PartRequest {
     /// Place in the list of segments, from 0.
     pub segment: usize,
     /// The first byte wanted.
@@ -55,14 +55,14 @@ pub struct PartRequest {
 }
 
 impl PartRequest {
-    pub fn whole(segment: usize) -> PartRequest {
+    pub(crate) fn whole(segment: usize) -> PartRequest {
         PartRequest { segment, from: 0, to: None }
     }
 }
 
 /// The next step of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub(crate) enum Next {
     Request(PartRequest),
     /// Wait for an event, or until this time where there is one.
     Wait(Option<Duration>),
@@ -74,7 +74,7 @@ pub enum Next {
 
 /// The work that a link without a connection can expect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outlook {
+pub(crate) enum Outlook {
     Work,
     /// The other link may give something back.
     Perhaps,
@@ -83,7 +83,7 @@ pub enum Outlook {
 
 /// Bytes that come, told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub(crate) struct Claim {
     /// Where in the file they begin.
     pub at: u64,
     /// The number of bytes that are on file already.
@@ -94,7 +94,7 @@ pub struct Claim {
 
 /// The state of a schedule in the middle of a run.
 #[derive(Debug)]
-pub struct Scheduler {
+pub(crate) struct Scheduler {
     plan: Schedule,
     /// The link of each segment; `None` where the link with room takes it.
     owners: Vec<Option<LinkId>>,
@@ -129,7 +129,7 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// A scheduler for as many files as there are `sizes`, which are `None` where not known.
-    pub fn new(schedule: &Schedule, pipeline: Pipeline, sizes: Vec<Option<u64>>) -> Scheduler {
+    pub(crate) fn new(schedule: &Schedule, pipeline: Pipeline, sizes: Vec<Option<u64>>) -> Scheduler {
         let segments = sizes.len();
         let owners = schedule.owners(&sizes);
         let sizes = Sizes::new(sizes);
@@ -163,27 +163,27 @@ impl Scheduler {
 
     /// Returns the number of events so far after which a link that waits may find work, or need not wait any
     /// longer. A caller that sees it grow asks [`Scheduler::next`] for the links that wait.
-    pub fn changes(&self) -> u64 {
+    pub(crate) fn changes(&self) -> u64 {
         self.changes
     }
 
     /// Sets the share of the other link's rate below which a link counts as slow; 0 for no such share.
-    pub fn set_least_share(&mut self, share: f64) {
+    pub(crate) fn set_least_share(&mut self, share: f64) {
         self.least_share = share;
     }
 
     /// `link` is shaped to this rate, bytes/s; `None` where it is not shaped.
-    pub fn set_shaped_rate(&mut self, link: LinkId, rate: Option<f64>) {
+    pub(crate) fn set_shaped_rate(&mut self, link: LinkId, rate: Option<f64>) {
         self.link_state(link).shaped_rate = rate.unwrap_or(f64::INFINITY);
     }
 
     /// Whether it decides by the files' sizes, so that it is to be told them.
-    pub fn needs_sizes(&self) -> bool {
+    pub(crate) fn needs_sizes(&self) -> bool {
         self.plan.divides_files()
     }
 
     /// The sizes of files, as far as they have become known; one that is known already stays.
-    pub fn learn_sizes(&mut self, sizes: &[Option<u64>]) {
+    pub(crate) fn learn_sizes(&mut self, sizes: &[Option<u64>]) {
         for (segment, size) in sizes.iter().enumerate() {
             size.iter().for_each(|&size| self.sizes.learn(segment, size));
         }
@@ -191,17 +191,17 @@ impl Scheduler {
     }
 
     /// `link` has a connection, with this round trip (least seen so far).
-    pub fn opened(&mut self, link: LinkId, now: Duration, rtt: Duration) {
+    pub(crate) fn opened(&mut self, link: LinkId, now: Duration, rtt: Duration) {
         self.link_state(link).opened(now, rtt);
     }
 
     /// Whether the server of `link` keeps a connection open after the first answer on it.
-    pub fn keeps_alive(&mut self, link: LinkId, keeps_alive: bool) {
+    pub(crate) fn keeps_alive(&mut self, link: LinkId, keeps_alive: bool) {
         self.link_state(link).keeps_alive = keeps_alive;
     }
 
     /// Returns the next step of `link`, which has a connection.
-    pub fn next(&mut self, link: LinkId, now: Duration) -> Next {
+    pub(crate) fn next(&mut self, link: LinkId, now: Duration) -> Next {
         if self.is_done() {
             return Next::Done;
         }
@@ -253,7 +253,7 @@ impl Scheduler {
 
     /// The answer that is due on `link` begins with byte `from` of a file of `total` bytes, and its
     /// body is `length` bytes long, as far as the head says.
-    pub fn head(&mut self, link: LinkId, from: u64, length: Option<u64>, total: Option<u64>) {
+    pub(crate) fn head(&mut self, link: LinkId, from: u64, length: Option<u64>, total: Option<u64>) {
         let Some(asked) = self.link_states[link.index()].asked.front_mut() else { return };
         if let Some(total) = total.filter(|_| !asked.cancelled) {
             self.sizes.learn(asked.part.segment, total);
@@ -271,18 +271,18 @@ impl Scheduler {
     }
 
     /// The server of `link` is not to be asked for ranges any more: it does not answer with them.
-    pub fn sends_whole(&mut self, link: LinkId) {
+    pub(crate) fn sends_whole(&mut self, link: LinkId) {
         self.link_state(link).ranges = false;
     }
 
     /// Whether the server of `link` may be asked for ranges.
-    pub fn ranges(&self, link: LinkId) -> bool {
+    pub(crate) fn ranges(&self, link: LinkId) -> bool {
         self.link_states[link.index()].ranges
     }
 
     /// Of the next `bytes` that came on `link`: how many are there already, and how many after those
     /// are new. Both together may be less than `bytes`; then ask again for the rest.
-    pub fn claim(&mut self, link: LinkId, bytes: u64) -> Claim {
+    pub(crate) fn claim(&mut self, link: LinkId, bytes: u64) -> Claim {
         let Some(asked) = self.link_states[link.index()].asked.front_mut() else {
             return Claim { at: 0, stale: bytes, fresh: 0 };
         };
@@ -301,12 +301,12 @@ impl Scheduler {
     }
 
     /// One read brought `bytes` of payload on `link`.
-    pub fn received(&mut self, link: LinkId, now: Duration, bytes: u64) {
+    pub(crate) fn received(&mut self, link: LinkId, now: Duration, bytes: u64) {
         self.link_state(link).received(now, bytes);
     }
 
     /// Ends the current answer on `link`. Its missing bytes go back to the pool.
-    pub fn ended(&mut self, link: LinkId) {
+    pub(crate) fn ended(&mut self, link: LinkId) {
         let Some(asked) = self.link_state(link).asked.pop_front() else { return };
         if asked.part.to.is_none() && !asked.cancelled {
             self.sizes.learn(asked.part.segment, asked.at);
@@ -315,14 +315,14 @@ impl Scheduler {
     }
 
     /// The answer under way on `link` is over, and nothing of it was of use.
-    pub fn passed_over(&mut self, link: LinkId) {
+    pub(crate) fn passed_over(&mut self, link: LinkId) {
         if let Some(asked) = self.link_state(link).asked.pop_front() {
             self.put_back(link, &asked);
         }
     }
 
     /// `link` lost its connection: what it still owed is to be fetched still.
-    pub fn lost(&mut self, link: LinkId) {
+    pub(crate) fn lost(&mut self, link: LinkId) {
         self.changes += 1;
         let asked = self.link_state(link).closed();
         for asked in asked.iter().rev() {
@@ -359,7 +359,7 @@ impl Scheduler {
     }
 
     /// Whether the server of `link` may be asked for a segment.
-    pub fn may_bring(&self, link: LinkId, segment: usize) -> bool {
+    pub(crate) fn may_bring(&self, link: LinkId, segment: usize) -> bool {
         let fixed_to_other = self.owners[segment].is_some_and(|owner| owner != link);
         let excluded = self.excluded[link.index()].contains(&segment);
         !(fixed_to_other || excluded || self.link_states[link.index()].dead)
@@ -368,7 +368,7 @@ impl Scheduler {
     /// The server of `link` cannot bring a segment: it is not asked for it again, and what it still
     /// sends of it is of no use. Returns whether the other server may bring it. If not, the segment is
     /// abandoned, and the others are fetched.
-    pub fn exclude(&mut self, link: LinkId, segment: usize) -> bool {
+    pub(crate) fn exclude(&mut self, link: LinkId, segment: usize) -> bool {
         if self.complete[segment] || self.abandoned.contains(&segment) {
             return self.complete[segment];
         }
@@ -387,12 +387,12 @@ impl Scheduler {
     }
 
     /// The server of `link` may be asked for a segment again.
-    pub fn readmit(&mut self, link: LinkId, segment: usize) {
+    pub(crate) fn readmit(&mut self, link: LinkId, segment: usize) {
         self.excluded[link.index()].remove(&segment);
     }
 
     /// Gives a segment up: it is fetched from nowhere.
-    pub fn abandon(&mut self, segment: usize) {
+    pub(crate) fn abandon(&mut self, segment: usize) {
         self.pool.retain(|part| part.segment != segment, &self.sizes);
         for asked in self.link_states.iter_mut().flat_map(|state| &mut state.asked) {
             asked.cancelled |= asked.part.segment == segment;
@@ -403,18 +403,18 @@ impl Scheduler {
     }
 
     /// Returns the segments that no link can bring.
-    pub fn abandoned(&self) -> &BTreeSet<usize> {
+    pub(crate) fn abandoned(&self) -> &BTreeSet<usize> {
         &self.abandoned
     }
 
     /// An answer with a segment broke off: the segment is asked for again after all others.
-    pub fn defer(&mut self, segment: usize) {
+    pub(crate) fn defer(&mut self, segment: usize) {
         self.deferred.insert(segment);
         self.pool.move_last(segment, &self.sizes);
     }
 
     /// A segment is on disk under its name.
-    pub fn completed(&mut self, segment: usize) {
+    pub(crate) fn completed(&mut self, segment: usize) {
         if !std::mem::replace(&mut self.complete[segment], true) {
             self.completed += 1;
             self.open.remove(&segment);
@@ -423,7 +423,7 @@ impl Scheduler {
     }
 
     /// Whether every byte of a segment has come.
-    pub fn is_whole(&self, segment: usize) -> bool {
+    pub(crate) fn is_whole(&self, segment: usize) -> bool {
         let Some(size) = self.sizes.of(segment) else { return false };
         let covered = self.open.get(&segment).map_or(0, |have| have.covered_from(0));
         self.complete[segment] || covered >= size
@@ -431,7 +431,7 @@ impl Scheduler {
 
     /// Returns the received ranges of an incomplete segment, without those of outstanding requests on the
     /// link `but`, whose last bytes may not be written yet.
-    pub fn settled(&self, segment: usize, but: LinkId) -> Ranges {
+    pub(crate) fn settled(&self, segment: usize, but: LinkId) -> Ranges {
         let mut settled = self.open.get(&segment).cloned().unwrap_or_default();
         for asked in self.link_states[but.index()].asked.iter().filter(|asked| asked.part.segment == segment)
         {
@@ -446,7 +446,7 @@ impl Scheduler {
     }
 
     /// An earlier run has left these segments whole (without ranges) or in part. With their sizes.
-    pub fn resume(&mut self, left: Vec<(usize, u64, Option<Ranges>)>) {
+    pub(crate) fn resume(&mut self, left: Vec<(usize, u64, Option<Ranges>)>) {
         for (segment, size, _) in &left {
             self.sizes.learn(*segment, *size);
         }
@@ -467,7 +467,7 @@ impl Scheduler {
 
     /// Discards the received ranges of a segment, which is fetched again whole, by `only` where that is
     /// given. Outstanding answers for it no longer count.
-    pub fn restart(&mut self, segment: usize, only: Option<LinkId>) {
+    pub(crate) fn restart(&mut self, segment: usize, only: Option<LinkId>) {
         self.open.remove(&segment);
         self.sizes.forget(segment);
         self.pool.retain(|part| part.segment != segment, &self.sizes);
@@ -481,7 +481,7 @@ impl Scheduler {
 
     /// Discards the received ranges of the segment that is being answered on `link`; the answer brings all of
     /// it anew.
-    pub fn begins_anew(&mut self, link: LinkId) {
+    pub(crate) fn begins_anew(&mut self, link: LinkId) {
         let Some(segment) = self.link_state(link).asked.front().map(|asked| asked.part.segment) else {
             return;
         };
@@ -494,12 +494,12 @@ impl Scheduler {
         }
     }
 
-    pub fn is_complete(&self, segment: usize) -> bool {
+    pub(crate) fn is_complete(&self, segment: usize) -> bool {
         self.complete[segment]
     }
 
     /// Returns the work that `link` can expect, without a request.
-    pub fn outlook(&mut self, link: LinkId) -> Outlook {
+    pub(crate) fn outlook(&mut self, link: LinkId) -> Outlook {
         self.prune(link);
         if self.is_done() {
             Outlook::Nothing
@@ -514,7 +514,7 @@ impl Scheduler {
 
     /// `link` has been given up. Returns whether the rest can still be fetched, but for segments that
     /// the other server cannot bring, which are abandoned.
-    pub fn give_up(&mut self, link: LinkId) -> bool {
+    pub(crate) fn give_up(&mut self, link: LinkId) -> bool {
         self.link_state(link).dead = true;
         self.changes += 1;
         let other = link.other();
@@ -536,29 +536,29 @@ impl Scheduler {
     }
 
     /// Whether `link` has a connection.
-    pub fn is_up(&self, link: LinkId) -> bool {
+    pub(crate) fn is_up(&self, link: LinkId) -> bool {
         self.link_states[link.index()].up
     }
 
     /// Returns true if one link may do the work of the other, so that a server that is away need not end the
     /// run, and may come back.
-    pub fn outlives_a_link(&self) -> bool {
+    pub(crate) fn outlives_a_link(&self) -> bool {
         self.is_adaptive()
     }
 
     /// When `link` is to be asked about with [`Scheduler::is_stalled`] if nothing comes before.
-    pub fn stalls_at(&self, link: LinkId) -> Option<Duration> {
+    pub(crate) fn stalls_at(&self, link: LinkId) -> Option<Duration> {
         self.link_states[link.index()].stalls_at().filter(|_| self.is_adaptive())
     }
 
     /// Since when nothing has come on `link` although something is due; `None` where nothing is.
-    pub fn silent_since(&self, link: LinkId) -> Option<Duration> {
+    pub(crate) fn silent_since(&self, link: LinkId) -> Option<Duration> {
         let state = &self.link_states[link.index()];
         (state.up && !state.asked.is_empty()).then_some(state.last_byte)
     }
 
     /// The first segment that is due on `link`, the next byte of it, and how many are wanted.
-    pub fn due(&self, link: LinkId) -> Option<(usize, u64, u64)> {
+    pub(crate) fn due(&self, link: LinkId) -> Option<(usize, u64, u64)> {
         let first = self.link_states[link.index()].asked.front()?;
         Some((first.part.segment, first.at, first.useful_outstanding(&self.sizes)))
     }
@@ -566,7 +566,7 @@ impl Scheduler {
     /// Whether nothing has come on `link` for the longer of 1 s and 4 round trips although something
     /// was due, while the other link moved or had nothing to wait for. Silence on both at once is an
     /// outage, which is not the fault of this connection.
-    pub fn is_stalled(&self, link: LinkId, now: Duration) -> bool {
+    pub(crate) fn is_stalled(&self, link: LinkId, now: Duration) -> bool {
         let stall_timeout = self.link_states[link.index()].stall_timeout();
         let active_since = self.link_states[link.other().index()].active_since(now);
         self.stalls_at(link).zip(active_since).is_some_and(|(at, since)| now >= at.max(since + stall_timeout))
@@ -575,7 +575,7 @@ impl Scheduler {
     /// Returns the new bytes that are progress of the server of `link`, before which it counts as silent: what
     /// its link brings in 1 s at 8 kB/s, or at a tenth of the rate that it is shaped to. Without a least share,
     /// any byte is.
-    pub fn least_progress(&self, link: LinkId) -> u64 {
+    pub(crate) fn least_progress(&self, link: LinkId) -> u64 {
         match self.least_share > 0.0 {
             true => (self.link_states[link.index()].trickle_rate() as u64).max(1),
             false => 1,
@@ -583,25 +583,25 @@ impl Scheduler {
     }
 
     /// `bytes` of what came on `link` are new. Returns whether its server got on.
-    pub fn brought_new(&mut self, link: LinkId, now: Duration, bytes: u64) -> bool {
+    pub(crate) fn brought_new(&mut self, link: LinkId, now: Duration, bytes: u64) -> bool {
         let least = self.least_progress(link);
         self.link_state(link).brought_new(now, bytes, least)
     }
 
     /// The server of `link` got on, however few bytes came: a file is whole.
-    pub fn progressed(&mut self, link: LinkId, now: Duration) {
+    pub(crate) fn progressed(&mut self, link: LinkId, now: Duration) {
         self.link_state(link).progressed(now);
     }
 
     /// When the server of `link` last got on.
-    pub fn last_progress(&self, link: LinkId) -> Duration {
+    pub(crate) fn last_progress(&self, link: LinkId) -> Duration {
         self.link_states[link.index()].last_progress
     }
 
     /// Whether `link` brings what is due so slowly that its answer counts as a silent one: for 5 s less
     /// than the least share of what the other link carries, or carried when it last carried anything. Where rates decide and the link carried more
     /// before, 1.5 s (4 round trips on a long way) are enough.
-    pub fn is_slow(&self, link: LinkId, now: Duration) -> bool {
+    pub(crate) fn is_slow(&self, link: LinkId, now: Duration) -> bool {
         let other = &self.link_states[link.other().index()];
         let at_once = || other.is_done_at_once().then_some(f64::INFINITY);
         let theirs = other.rate(now).or_else(|| other.mean_rate()).or_else(at_once);
@@ -611,7 +611,7 @@ impl Scheduler {
     }
 
     /// The size of a segment, where it is known.
-    pub fn size(&self, segment: usize) -> Option<u64> {
+    pub(crate) fn size(&self, segment: usize) -> Option<u64> {
         self.sizes.of(segment)
     }
 
@@ -620,7 +620,7 @@ impl Scheduler {
     }
 
     /// Whether every segment is complete or abandoned.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.completed + self.abandoned.len() == self.sizes.count()
     }
 

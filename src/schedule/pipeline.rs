@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// How many requests a connection has in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pipeline {
+pub(crate) enum Pipeline {
     /// As many as [`ahead`](super::ahead) says: two round trips + 150 ms of bytes, with exceptions.
     Auto,
     Depth(usize),

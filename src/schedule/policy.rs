@@ -10,7 +10,7 @@ use crate::units::LinkId;
 
 /// The user's choice of a schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Schedule {
+pub(crate) enum Schedule {
     /// `a` files from server a, then `b` from server b, and so on through the list.
     Ratio { a: u32, b: u32 },
     /// Files dealt out so that both links end together if they carry these rates.
@@ -32,7 +32,7 @@ pub enum Schedule {
 }
 
 /// The schedules, as the command line explains them.
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 adaptive (splits the bytes so that both links finish together), inorder (for playback: segments in the order of their \
 deadlines; see --segment-duration and --startup), greedy (the link with room takes the next file), ratio=NA:NB (NA \
 files from server a, the next NB from server b, and so on), rates=KBIT_A:KBIT_B (deals the files so that both links \
@@ -41,27 +41,27 @@ decides, by lines of JSON)";
 
 impl Schedule {
     /// Returns true if it goes by the links' rates, and moves work from one link to the other.
-    pub fn is_adaptive(&self) -> bool {
+    pub(crate) fn is_adaptive(&self) -> bool {
         matches!(self, Schedule::Adaptive | Schedule::Inorder(_))
     }
 
     /// Returns true if it gives each file to one link before the run.
-    pub fn is_fixed(&self) -> bool {
+    pub(crate) fn is_fixed(&self) -> bool {
         matches!(self, Schedule::Ratio { .. } | Schedule::Rates { .. })
     }
 
     /// Returns true if it needs the files' sizes before the run.
-    pub fn needs_sizes(&self) -> bool {
+    pub(crate) fn needs_sizes(&self) -> bool {
         matches!(self, Schedule::Rates { .. } | Schedule::Exec(_))
     }
 
     /// Returns true if it may ask for parts of files, and is told the sizes while the transfer begins.
-    pub fn divides_files(&self) -> bool {
+    pub(crate) fn divides_files(&self) -> bool {
         self.is_adaptive() || matches!(self, Schedule::MinRtt | Schedule::Ecf | Schedule::Dems)
     }
 
     /// The one link that may fetch each segment, where only one may. Sizes are in bytes, as far as known.
-    pub fn owners(&self, sizes: &[Option<u64>]) -> Vec<Option<LinkId>> {
+    pub(crate) fn owners(&self, sizes: &[Option<u64>]) -> Vec<Option<LinkId>> {
         match *self {
             Schedule::Ratio { a, b } => {
                 (0..sizes.len()).map(|segment| Some(ratio::owner(a, b, segment))).collect()
@@ -75,7 +75,7 @@ impl Schedule {
 
     /// Returns the same for segments of this duration, a player that waits for `startup` of them, and
     /// `init_segments` init segments.
-    pub fn for_playback(self, segment: Duration, startup: u64, init_segments: usize) -> Schedule {
+    pub(crate) fn for_playback(self, segment: Duration, startup: u64, init_segments: usize) -> Schedule {
         match self {
             Schedule::Inorder(_) => {
                 let startup = usize::try_from(startup).unwrap_or(usize::MAX / 2);

@@ -2,13 +2,13 @@
 
 /// Ranges `[from, to)`, ascending, with gaps between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ranges {
+pub(crate) struct Ranges {
     ranges: Vec<(u64, u64)>,
 }
 
 impl Ranges {
     /// Adds `[from, to)`; what is there already stays.
-    pub fn insert(&mut self, from: u64, to: u64) {
+    pub(crate) fn insert(&mut self, from: u64, to: u64) {
         if from >= to {
             return;
         }
@@ -23,7 +23,7 @@ impl Ranges {
     }
 
     /// How many bytes from `at` on are in the set without a gap.
-    pub fn covered_from(&self, at: u64) -> u64 {
+    pub(crate) fn covered_from(&self, at: u64) -> u64 {
         let next = self.ranges.partition_point(|range| range.1 <= at);
         self.ranges.get(next).filter(|range| range.0 <= at).map_or(0, |range| range.1 - at)
     }
@@ -35,7 +35,7 @@ impl Ranges {
     }
 
     /// Of `most` bytes from `at` on: how many are in the set first, and how many are not after them.
-    pub fn split(&self, at: u64, most: u64) -> (u64, u64) {
+    pub(crate) fn split(&self, at: u64, most: u64) -> (u64, u64) {
         let had = self.covered_from(at).min(most);
         let at = at + had;
         let left = most - had;
@@ -44,7 +44,7 @@ impl Ranges {
     }
 
     /// Returns the gaps of the set in `[from, to)`. Without `to`, the last gap has no end.
-    pub fn gaps(&self, from: u64, to: Option<u64>) -> Vec<(u64, Option<u64>)> {
+    pub(crate) fn gaps(&self, from: u64, to: Option<u64>) -> Vec<(u64, Option<u64>)> {
         let mut gaps = Vec::new();
         let mut at = from;
         for &(low, high) in &self.ranges {
@@ -62,7 +62,7 @@ impl Ranges {
         gaps
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.ranges.iter().copied()
     }
 }

@@ -15,7 +15,7 @@ use crate::units::LinkId;
 
 /// Assigns each segment to the link that would finish it first, after the segments it already has. An unknown
 /// size counts as the mean of the known ones. One of the rates is above 0; only their ratio matters.
-pub fn owners(a_kbit: u32, b_kbit: u32, sizes: &[Option<u64>]) -> Vec<LinkId> {
+pub(crate) fn owners(a_kbit: u32, b_kbit: u32, sizes: &[Option<u64>]) -> Vec<LinkId> {
     let known: Vec<u64> = sizes.iter().copied().flatten().collect();
     let mean = known.iter().sum::<u64>() as f64 / known.len().max(1) as f64;
     let mean = if mean > 0.0 { mean } else { 1.0 };

@@ -4,7 +4,7 @@
 use crate::units::LinkId;
 
 /// Returns the link whose turn a segment is; one of `a` and `b` is above 0.
-pub fn owner(a: u32, b: u32, segment: usize) -> LinkId {
+pub(crate) fn owner(a: u32, b: u32, segment: usize) -> LinkId {
     let turn = a as usize + b as usize;
     if segment % turn < a as usize { LinkId::A } else { LinkId::B }
 }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use crate::http::head::RequestHead;
 use crate::log::schema::{Event, Log, Request, ServeEnd};
 
-pub struct AccessLog {
+pub(crate) struct AccessLog {
     log: Arc<Log>,
     requests: AtomicU64,
     bytes: AtomicU64,
@@ -23,7 +23,7 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    pub fn start(log: Arc<Log>) -> Arc<AccessLog> {
+    pub(crate) fn start(log: Arc<Log>) -> Arc<AccessLog> {
         Arc::new(AccessLog {
             log,
             requests: AtomicU64::new(0),
@@ -33,7 +33,7 @@ impl AccessLog {
         })
     }
 
-    pub fn write(&self, event: Event) {
+    pub(crate) fn write(&self, event: Event) {
         let written = self.log.write(event);
         let lost = written.is_err() || self.log.dropped() > 0;
         if !lost || self.warned.swap(true, Relaxed) {
@@ -54,7 +54,7 @@ impl AccessLog {
     }
 
     /// Writes the last record and waits for the log to be written, but not for ever.
-    pub fn end(&self, reason: &str, cut_connections: u64) {
+    pub(crate) fn end(&self, reason: &str, cut_connections: u64) {
         self.write(Event::ServeEnd(ServeEnd {
             reason: reason.to_string(),
             requests: self.requests.load(Relaxed),
@@ -67,7 +67,7 @@ impl AccessLog {
 }
 
 /// The state of a connection that others than its own task see.
-pub struct ConnectionLog {
+pub(crate) struct ConnectionLog {
     pub peer: SocketAddr,
     /// Counts connections from 1.
     pub number: u64,
@@ -83,7 +83,7 @@ pub struct ConnectionLog {
 }
 
 impl ConnectionLog {
-    pub fn new(peer: SocketAddr, number: u64, access_log: Arc<AccessLog>) -> ConnectionLog {
+    pub(crate) fn new(peer: SocketAddr, number: u64, access_log: Arc<AccessLog>) -> ConnectionLog {
         ConnectionLog {
             peer,
             number,
@@ -95,13 +95,13 @@ impl ConnectionLog {
         }
     }
 
-    pub fn idle_since(&self) -> Instant {
+    pub(crate) fn idle_since(&self) -> Instant {
         *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins the record of a request. `quiet` ones leave none: a health check every few seconds would be
     /// most of a log. A request that could not be read has no head.
-    pub fn begin(self: &Arc<ConnectionLog>, head: Option<&RequestHead>, quiet: bool) -> RequestLog {
+    pub(crate) fn begin(self: &Arc<ConnectionLog>, head: Option<&RequestHead>, quiet: bool) -> RequestLog {
         self.busy.store(true, Relaxed);
         let text = |field: fn(&RequestHead) -> &String| head.map(field).cloned().unwrap_or_default();
         RequestLog {
@@ -129,7 +129,7 @@ impl ConnectionLog {
 }
 
 /// One request from its head to the last byte of its answer; its record is written when it is dropped.
-pub struct RequestLog {
+pub(crate) struct RequestLog {
     connection: Arc<ConnectionLog>,
     started: Instant,
     /// Its status is 0 while there is no answer.
@@ -143,17 +143,17 @@ pub struct RequestLog {
 
 impl RequestLog {
     /// Notes the answer: its status, and how long its head and its body are to be.
-    pub fn answered(&mut self, status: u16, head_bytes: u64, body_bytes: u64) {
+    pub(crate) fn answered(&mut self, status: u16, head_bytes: u64, body_bytes: u64) {
         self.record.status = status;
         (self.head_bytes, self.body_bytes) = (head_bytes, body_bytes);
     }
 
     /// Notes bytes of the request's own body.
-    pub fn received(&mut self, bytes: u64) {
+    pub(crate) fn received(&mut self, bytes: u64) {
         self.record.received_bytes += bytes;
     }
 
-    pub fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 }

@@ -13,7 +13,7 @@ const REPORT_EVERY: Duration = Duration::from_millis(100);
 
 /// The reports on one connection's sending.
 #[derive(Default)]
-pub struct Congestion {
+pub(crate) struct Congestion {
     reported: Option<Instant>,
 }
 
@@ -22,7 +22,7 @@ impl Congestion {
     ///
     /// # Errors
     /// The value that refuses the choice.
-    pub fn obey(&mut self, socket: &TcpStream, asked: Option<&str>) -> Result<Option<String>, String> {
+    pub(crate) fn obey(&mut self, socket: &TcpStream, asked: Option<&str>) -> Result<Option<String>, String> {
         let Some(asked) = asked else { return Ok(None) };
         let choice = sender_report::asked(asked);
         if let Some(name) = choice.filter(|name| tcp::congestion_control(socket).as_deref() != Some(name)) {

@@ -34,14 +34,14 @@ const LINGER_BYTES: usize = 64 << 20;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// The state that all connections share.
-pub struct ServerState {
+pub(crate) struct ServerState {
     pub table: Catalog,
     pub limits: Limits,
 }
 
 /// Serves one connection until it ends. When `stop` turns true, it finishes the answer in flight and answers
 /// nothing more.
-pub async fn serve(
+pub(crate) async fn serve(
     tcp: TcpStream,
     connection: Arc<ConnectionLog>,
     shared: Arc<ServerState>,
@@ -317,7 +317,7 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Turns a connection away: there are too many.
-pub async fn refuse(mut tcp: TcpStream, limit: Duration, stop: watch::Receiver<bool>) {
+pub(crate) async fn refuse(mut tcp: TcpStream, limit: Duration, stop: watch::Receiver<bool>) {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n\
         Content-Type: text/plain; charset=utf-8\r\nContent-Length: 41\r\n\r\n\
         the server is busy: ask again in a while\n";

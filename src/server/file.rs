@@ -165,7 +165,7 @@ fn changed(path: &Path) -> io::Error {
 }
 
 /// Whether the system refused a file for want of descriptors or memory, which may pass.
-pub fn is_shortage(error: &io::Error) -> bool {
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN))
 }
 

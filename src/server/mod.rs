@@ -7,7 +7,7 @@
 //! Nothing here shapes traffic or knows the client.
 
 pub(crate) mod access_log;
-pub mod catalog;
+pub(crate) mod catalog;
 pub(crate) mod congestion;
 pub(crate) mod connection;
 pub(crate) mod file;

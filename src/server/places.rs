@@ -13,26 +13,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::access_log::ConnectionLog;
 
-pub struct Places {
+pub(crate) struct Places {
     limit: usize,
     per_address: usize,
     taken: Mutex<HashMap<u64, Arc<ConnectionLog>>>,
 }
 
 /// A place in use; free again when this is dropped.
-pub struct ConnectionPlace {
+pub(crate) struct ConnectionPlace {
     places: Arc<Places>,
     number: u64,
 }
 
 impl Places {
-    pub fn new(limit: usize) -> Arc<Places> {
+    pub(crate) fn new(limit: usize) -> Arc<Places> {
         Arc::new(Places { limit, per_address: limit - limit / 4, taken: Mutex::default() })
     }
 
     /// Takes a place for a connection, if need be that of an idle one, which is told to close.
     /// Returns nothing where every connection that could make room is busy.
-    pub fn take(self: &Arc<Places>, connection: Arc<ConnectionLog>) -> Option<ConnectionPlace> {
+    pub(crate) fn take(self: &Arc<Places>, connection: Arc<ConnectionLog>) -> Option<ConnectionPlace> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let address = connection.peer.ip().to_canonical();
         let of_address = taken.values().filter(|other| other.peer.ip().to_canonical() == address).count();
@@ -47,7 +47,7 @@ impl Places {
     }
 
     /// Tells one idle connection to close, for its descriptors.
-    pub fn make_room(&self) {
+    pub(crate) fn make_room(&self) {
         close_idle(&mut self.taken.lock().unwrap_or_else(PoisonError::into_inner), None);
     }
 }

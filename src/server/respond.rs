@@ -16,7 +16,7 @@ use crate::http::target::{Target, percent_decoded, target};
 const RETRY_AFTER_S: u32 = 1;
 
 /// The resource that a request names.
-pub enum Resource<'a> {
+pub(crate) enum Resource<'a> {
     Entry(&'a CatalogEntry),
     Health,
     Sink,
@@ -28,7 +28,7 @@ pub enum Resource<'a> {
 }
 
 /// An answer, ready to be sent.
-pub struct Answer<'a> {
+pub(crate) struct Answer<'a> {
     pub status: u16,
     /// Header lines, each with its end.
     lines: String,
@@ -37,7 +37,7 @@ pub struct Answer<'a> {
     pub closes: bool,
 }
 
-pub enum Body<'a> {
+pub(crate) enum Body<'a> {
     Empty,
     Text(String),
     Memory(&'a [u8]),
@@ -46,7 +46,7 @@ pub enum Body<'a> {
 }
 
 impl Body<'_> {
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         match self {
             Body::Empty => 0,
             Body::Text(text) => text.len() as u64,
@@ -62,13 +62,13 @@ impl<'a> Answer<'a> {
     }
 
     /// An answer of one line of text.
-    pub fn plain(status: u16, line: &str) -> Answer<'a> {
+    pub(crate) fn plain(status: u16, line: &str) -> Answer<'a> {
         Answer::new(status)
             .header("Content-Type", "text/plain; charset=utf-8")
             .body(Body::Text(format!("{line}\n")))
     }
 
-    pub fn header(mut self, name: &str, value: impl Display) -> Answer<'a> {
+    pub(crate) fn header(mut self, name: &str, value: impl Display) -> Answer<'a> {
         // Writing to a String cannot fail.
         let _ = write!(self.lines, "{name}: {value}\r\n");
         self
@@ -83,12 +83,12 @@ impl<'a> Answer<'a> {
         self.header("Content-Length", bytes)
     }
 
-    pub fn closing(self) -> Answer<'a> {
+    pub(crate) fn closing(self) -> Answer<'a> {
         Answer { closes: true, ..self }
     }
 
     /// Renders the head of the answer to a request of HTTP/1.`minor_version`.
-    pub fn head(&self, minor_version: u8) -> String {
+    pub(crate) fn head(&self, minor_version: u8) -> String {
         let connection = match (self.closes, minor_version) {
             (true, _) => "Connection: close\r\n",
             (false, 0) => "Connection: keep-alive\r\n",
@@ -126,7 +126,7 @@ fn reason(status: u16) -> &'static str {
 }
 
 /// Finds what a request is about. The query is ignored.
-pub fn resource<'a>(table: &'a Catalog, request: &RequestHead) -> Resource<'a> {
+pub(crate) fn resource<'a>(table: &'a Catalog, request: &RequestHead) -> Resource<'a> {
     if request.minor_version > 0 && request.hosts != 1 {
         return Resource::Bad("an HTTP/1.1 request has exactly one Host header");
     }
@@ -153,7 +153,7 @@ pub fn resource<'a>(table: &'a Catalog, request: &RequestHead) -> Resource<'a> {
 }
 
 /// The answer to GET or HEAD of a file or of the list of digests.
-pub fn entry<'a>(entry: &'a CatalogEntry, request: &RequestHead) -> Answer<'a> {
+pub(crate) fn entry<'a>(entry: &'a CatalogEntry, request: &RequestHead) -> Answer<'a> {
     let tagged = |status| Answer::new(status).header("ETag", &entry.etag).header("Accept-Ranges", "bytes");
     let etag = entry.etag.as_str();
     if request.if_match.as_deref().is_some_and(|tags| !names_etag(tags, etag, false)) {
@@ -213,7 +213,7 @@ fn body(entry: &CatalogEntry, from: u64, to: u64) -> io::Result<Body<'_>> {
 }
 
 /// The answers about anything but a file.
-pub fn other<'a>(resource: &Resource) -> Answer<'a> {
+pub(crate) fn other<'a>(resource: &Resource) -> Answer<'a> {
     match resource {
         Resource::Health => Answer::plain(200, "ok"),
         Resource::NotAllowed(allow) => Answer::plain(405, "this takes other methods").header("Allow", allow),
@@ -226,7 +226,7 @@ pub fn other<'a>(resource: &Resource) -> Answer<'a> {
 
 /// How a `PUT /sink` went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sunk {
+pub(crate) enum Sunk {
     Whole,
     TooLarge,
     TooSlow,
@@ -235,7 +235,7 @@ pub enum Sunk {
 
 /// The answer to `PUT /sink` of `bytes`, which took `elapsed_ms`. Where not all was read, the connection
 /// cannot be used again.
-pub fn sink<'a>(outcome: Sunk, bytes: u64, elapsed_ms: f64) -> Answer<'a> {
+pub(crate) fn sink<'a>(outcome: Sunk, bytes: u64, elapsed_ms: f64) -> Answer<'a> {
     let status = match outcome {
         Sunk::Whole => 200,
         Sunk::TooLarge => 413,

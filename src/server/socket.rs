@@ -27,7 +27,7 @@ const STRETCH_BYTES: u64 = 1 << 20;
 /// How much of a file is read at once on file systems without sendfile.
 const PIECE_BYTES: u64 = 64 * 1024;
 
-pub struct Socket {
+pub(crate) struct Socket {
     tcp: TcpStream,
     peer: SocketAddr,
     limits: Limits,
@@ -39,7 +39,7 @@ pub struct Socket {
 
 /// The event that a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
+pub(crate) enum Wait {
     Request,
     /// The rest of a head that began at this time.
     Head(Instant),
@@ -48,16 +48,16 @@ pub enum Wait {
 }
 
 impl Socket {
-    pub fn new(tcp: TcpStream, peer: SocketAddr, limits: Limits) -> Socket {
+    pub(crate) fn new(tcp: TcpStream, peer: SocketAddr, limits: Limits) -> Socket {
         let timer = Box::pin(sleep_until(Instant::now() + limits.idle));
         Socket { tcp, peer, limits, unacknowledged: 0, timer }
     }
 
-    pub fn tcp(&self) -> &TcpStream {
+    pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
 
-    pub fn into_inner(self) -> TcpStream {
+    pub(crate) fn into_inner(self) -> TcpStream {
         self.tcp
     }
 
@@ -66,7 +66,7 @@ impl Socket {
     ///
     /// # Errors
     /// `TimedOut` after the time that the wait is allowed, or that of the system.
-    pub async fn read(&mut self, into: &mut Vec<u8>, wait: Wait) -> io::Result<usize> {
+    pub(crate) async fn read(&mut self, into: &mut Vec<u8>, wait: Wait) -> io::Result<usize> {
         loop {
             match self.tcp.try_read_buf(into) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.ready(wait).await?,
@@ -77,7 +77,12 @@ impl Socket {
 
     /// Writes all of `bytes`, and adds to `taken` what the kernel has of them. `more` says that more
     /// follows, to share packets with it.
-    pub async fn write_all(&mut self, mut bytes: &[u8], more: bool, taken: &mut u64) -> io::Result<()> {
+    pub(crate) async fn write_all(
+        &mut self,
+        mut bytes: &[u8],
+        more: bool,
+        taken: &mut u64,
+    ) -> io::Result<()> {
         let flags = libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
         while !bytes.is_empty() {
             let tcp = &self.tcp;
@@ -101,7 +106,7 @@ impl Socket {
     ///
     /// # Errors
     /// Also when the file is not any more what it was when it was opened; then its last bytes are not sent.
-    pub async fn send_file(
+    pub(crate) async fn send_file(
         &mut self,
         file: &OpenFile,
         mut at: u64,
@@ -202,7 +207,7 @@ impl Socket {
 }
 
 /// Bytes written to a socket that the peer has not acknowledged yet (tcp(7), `SIOCOUTQ`).
-pub fn unacknowledged(tcp: &TcpStream) -> u32 {
+pub(crate) fn unacknowledged(tcp: &TcpStream) -> u32 {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the descriptor is open while `tcp` is borrowed, and the request writes one int.
     let result = unsafe { libc::ioctl(tcp.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };

@@ -13,7 +13,7 @@ use crate::units::{Direction, LinkId};
 
 /// A trace that is being played.
 #[derive(Clone, Debug)]
-pub struct FollowedTrace {
+pub(crate) struct FollowedTrace {
     pub link: LinkId,
     pub direction: Direction,
     pub trace: Arc<Trace>,
@@ -48,29 +48,34 @@ pub struct StartedStep {
 }
 
 impl FollowedTrace {
-    pub fn new(link: LinkId, direction: Direction, trace: &Arc<Trace>, began: Instant) -> FollowedTrace {
+    pub(crate) fn new(
+        link: LinkId,
+        direction: Direction,
+        trace: &Arc<Trace>,
+        began: Instant,
+    ) -> FollowedTrace {
         FollowedTrace { link, direction, trace: Arc::clone(trace), began, next: 0, ended: false }
     }
 
     /// Returns the step in force at a time.
-    pub fn step(&self, now: Instant) -> TraceStep {
+    pub(crate) fn step(&self, now: Instant) -> TraceStep {
         self.trace.at(now.saturating_duration_since(self.began).as_nanos() as Nanos).step
     }
 
     /// Puts the trace and its rate of a moment into a row.
-    pub fn show(&self, row: &mut ActiveShaping, now: Instant) {
+    pub(crate) fn show(&self, row: &mut ActiveShaping, now: Instant) {
         row.trace = Some(self.trace.file().to_string());
         row.counters.rate_kbit = Some(self.step(now).rate.kbit());
     }
 
     /// A shape as it is in force at a time, but for its rate, which stays the profile's own.
-    pub fn shape(&self, shape: &Shape, now: Instant) -> Shape {
+    pub(crate) fn shape(&self, shape: &Shape, now: Instant) -> Shape {
         Shape { rate: shape.rate, trace: None, ..shape.during(&self.step(now)) }
     }
 
     /// The steps that have begun since the last call. `done` are those that took effect, where that is
     /// known; in the model they do so by themselves, in time.
-    pub fn take_steps(&mut self, now: Instant, done: Option<&[AppliedStep]>) -> Vec<StartedStep> {
+    pub(crate) fn take_steps(&mut self, now: Instant, done: Option<&[AppliedStep]>) -> Vec<StartedStep> {
         let elapsed = now.saturating_duration_since(self.began).as_nanos() as Nanos;
         let ours = |done: &&AppliedStep| (done.link, done.direction) == (self.link, self.direction);
         let mut steps = Vec::new();
@@ -99,7 +104,7 @@ impl FollowedTrace {
     }
 
     /// Says once that a trace that is played once is over.
-    pub fn take_end(&mut self, now: Instant) -> Option<String> {
+    pub(crate) fn take_end(&mut self, now: Instant) -> Option<String> {
         let length = Duration::from_nanos(self.trace.length());
         if self.ended || self.trace.looped() || now < self.began + length {
             return None;
@@ -116,7 +121,7 @@ impl FollowedTrace {
 }
 
 /// The fault of a step that came too late, or not at all.
-pub fn lateness_fault(started: &StartedStep) -> Option<String> {
+pub(crate) fn lateness_fault(started: &StartedStep) -> Option<String> {
     let (direction, rate) = (started.direction, started.step.rate);
     match (started.late, started.lasts) {
         (None, _) => Some(format!(

@@ -24,7 +24,7 @@ const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// Fails unless `dev` is a lab's own: a veth whose other end is in another network namespace, in a
 /// network namespace that is not the machine's.
-pub fn check_interface(dev: &str) -> Result<()> {
+pub(crate) fn check_interface(dev: &str) -> Result<()> {
     let interface = read::interface(dev).with_context(|| format!("cannot examine the interface {dev}"))?;
     judge_interface(dev, &interface)?;
     if !is_own_namespace() {
@@ -50,7 +50,7 @@ fn judge_interface(dev: &str, interface: &Value) -> Result<()> {
 
 /// Whether this process is in a network namespace that a lab made: another than that of process 1,
 /// or a container of the lab's image, whose process 1 is its own.
-pub fn is_own_namespace() -> bool {
+pub(crate) fn is_own_namespace() -> bool {
     // The files below /proc/PID/net are a namespace's own, so their inodes tell namespaces apart.
     // /proc/1/ns/net would be plainer, but may be read only with all of process 1's privileges.
     let of =
@@ -65,18 +65,18 @@ pub fn is_own_namespace() -> bool {
 }
 
 /// Whether this process may change the network: CAP_NET_ADMIN, number 12, is in its effective set.
-pub fn has_net_admin() -> bool {
+pub(crate) fn has_net_admin() -> bool {
     effective_capabilities().is_some_and(|set| set & (1 << 12) != 0)
 }
 
 /// The effective capabilities, a bit each, as capget(2) tells them: it needs no descriptor, so it works
 /// where none is left.
-pub fn effective_capabilities() -> Option<u64> {
+pub(crate) fn effective_capabilities() -> Option<u64> {
     let all = capabilities(None).ok()?;
     Some(all.effective.bits())
 }
 
-pub fn check_privilege() -> Result<()> {
+pub(crate) fn check_privilege() -> Result<()> {
     if has_net_admin() {
         return Ok(());
     }
@@ -87,7 +87,7 @@ pub fn check_privilege() -> Result<()> {
 }
 
 /// Fails unless tc and ip can be started.
-pub fn check_tools() -> Result<()> {
+pub(crate) fn check_tools() -> Result<()> {
     for tool in [Tool::Tc, Tool::Ip] {
         run::output(tool, &["-V"]).context("cannot shape links")?;
     }
@@ -96,7 +96,7 @@ pub fn check_tools() -> Result<()> {
 
 /// Held by the one process that shapes in this network namespace.
 #[derive(Debug)]
-pub struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
@@ -108,7 +108,7 @@ const LOCK: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
 ///
 /// # Errors
 /// Another process holds it, or this one lacks NET_ADMIN.
-pub fn lock() -> Result<Lock> {
+pub(crate) fn lock() -> Result<Lock> {
     let file = File::open(LOCK).with_context(|| format!("cannot take the lab's lock on {LOCK}"))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Lock { _file: file }),

@@ -35,7 +35,7 @@ impl Feature {
 
 /// Whether a feature is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FeatureSupport {
+pub(crate) enum FeatureSupport {
     /// It works, and how that is known.
     Yes(&'static str),
     /// It does not, with what was said when it was tried.
@@ -49,7 +49,7 @@ const TRIED: &str = "tried";
 
 /// Judges each of the features. One that worked is not tried again: a change in the middle of a run must not
 /// wait for a trial. One that was missing is, since it may have been loaded since.
-pub fn features(
+pub(crate) fn features(
     needed: impl IntoIterator<Item = &'static Feature>,
 ) -> Vec<(&'static Feature, FeatureSupport)> {
     let needed: Vec<_> = needed.into_iter().collect();
@@ -76,7 +76,7 @@ fn judge(needed: &[&'static Feature]) -> Vec<(&'static Feature, FeatureSupport)>
 ///
 /// # Errors
 /// A feature cannot be tried.
-pub fn missing(needed: &'static [Feature]) -> Result<Vec<&'static Feature>> {
+pub(crate) fn missing(needed: &'static [Feature]) -> Result<Vec<&'static Feature>> {
     let mut missing = Vec::new();
     for (feature, verdict) in features(needed) {
         match verdict {
@@ -165,7 +165,7 @@ fn by_files(feature: &Feature, why: &str) -> FeatureSupport {
 const SEED_SINCE: (u32, u32) = (6, 6);
 
 /// Whether netem can be given a seed here.
-pub fn can_seed() -> bool {
+pub(crate) fn can_seed() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
     *CAN.get_or_init(|| {
         kernel_can_seed(&kernel()) && run::output(Tool::Tc, &["-V"]).is_ok_and(|text| tc_can_seed(&text))
@@ -173,17 +173,17 @@ pub fn can_seed() -> bool {
 }
 
 /// Whether an iproute2 that says this of its version hands over a seed.
-pub fn tc_can_seed(version_text: &str) -> bool {
+pub(crate) fn tc_can_seed(version_text: &str) -> bool {
     iproute_version(version_text).is_some_and(|version| version >= SEED_SINCE)
 }
 
 /// Whether a kernel of this release heeds it.
-pub fn kernel_can_seed(release: &str) -> bool {
+pub(crate) fn kernel_can_seed(release: &str) -> bool {
     major_and_minor(release).is_some_and(|version| version >= SEED_SINCE)
 }
 
 /// The kernel's release, as `uname -r` prints it; empty where it is not told.
-pub fn kernel() -> String {
+pub(crate) fn kernel() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_string()
 }
 
@@ -193,7 +193,7 @@ fn iproute_version(text: &str) -> Option<(u32, u32)> {
 }
 
 /// The first two numbers of "6.1.0-18-amd64" or "v2.20.3".
-pub fn major_and_minor(version: &str) -> Option<(u32, u32)> {
+pub(crate) fn major_and_minor(version: &str) -> Option<(u32, u32)> {
     let numbers = version.trim_start_matches('v').split(|c: char| !c.is_ascii_digit());
     let mut numbers = numbers.map_while(|part| part.parse().ok());
     Some((numbers.next()?, numbers.next()?))

@@ -5,15 +5,15 @@
 //! blocks; callers on tokio's pool wrap it. `config` says what a link is like, [`guard`] where shaping is
 //! allowed, [`kernel_support`] what the kernel can do.
 
-pub mod active_shaping;
-pub mod active_trace;
+pub(crate) mod active_shaping;
+pub(crate) mod active_trace;
 pub mod backend;
-pub mod control;
-pub mod guard;
-pub mod kernel_support;
-pub mod netem;
-pub mod setup;
-pub mod userspace;
+pub(crate) mod control;
+pub(crate) mod guard;
+pub(crate) mod kernel_support;
+pub(crate) mod netem;
+pub(crate) mod setup;
+pub(crate) mod userspace;
 
 use std::time::Instant;
 

@@ -14,7 +14,7 @@ use crate::units::{LinkId, seed};
 
 /// The options that each command has that shapes links.
 #[derive(Clone, Debug, clap::Args)]
-pub struct LinkOptions {
+pub(crate) struct LinkOptions {
     /// Profile of the link to server a: a name or a .toml file; without one the link is not shaped
     #[arg(long, env = "TWINLINK_LINK_A", value_name = "PROFILE")]
     pub link_a: Option<String>,
@@ -34,7 +34,7 @@ pub struct LinkOptions {
 
 impl LinkOptions {
     /// Returns true if they say how the links are, even that nothing shapes them.
-    pub fn are_given(&self) -> bool {
+    pub(crate) fn are_given(&self) -> bool {
         let named = [&self.link_a, &self.link_b, &self.channel].iter().any(|name| name.is_some());
         named || self.backend == BackendChoice::None
     }
@@ -43,7 +43,7 @@ impl LinkOptions {
     ///
     /// # Errors
     /// One of them is not found or invalid, or the script changes a link that cannot be changed.
-    pub fn load(&self, script: Option<&Path>) -> Result<LinkSetup> {
+    pub(crate) fn load(&self, script: Option<&Path>) -> Result<LinkSetup> {
         let channel = self.channel.as_deref().map(ChannelConfig::load).transpose()?;
         let profiles = channel::profiles(channel.as_ref(), [self.link_a.as_deref(), self.link_b.as_deref()])?;
         let script = script.map(Script::load).transpose()?;
@@ -62,7 +62,7 @@ impl LinkOptions {
 
 /// How the links are to be shaped. Bad profiles are errors before anything is touched.
 #[derive(Clone, Debug)]
-pub struct LinkSetup {
+pub(crate) struct LinkSetup {
     pub profiles: [Option<Profile>; 2],
     pub channel: Option<ChannelConfig>,
     /// The changes during the run.
@@ -71,12 +71,12 @@ pub struct LinkSetup {
 
 impl LinkSetup {
     /// Returns true if a link is to be shaped.
-    pub fn shapes(&self) -> bool {
+    pub(crate) fn shapes(&self) -> bool {
         self.profiles.iter().any(Option::is_some)
     }
 
     /// Returns the profiles' names.
-    pub fn names(&self) -> [Option<String>; 2] {
+    pub(crate) fn names(&self) -> [Option<String>; 2] {
         self.profiles.each_ref().map(|profile| profile.as_ref().map(|profile| profile.name.clone()))
     }
 
@@ -84,7 +84,7 @@ impl LinkSetup {
     ///
     /// # Errors
     /// `server` fails for one of them.
-    pub fn requests(&self, server: impl Fn(LinkId) -> Result<IpAddr>) -> Result<Vec<ShapingRequest>> {
+    pub(crate) fn requests(&self, server: impl Fn(LinkId) -> Result<IpAddr>) -> Result<Vec<ShapingRequest>> {
         let shaped = LinkId::BOTH.into_iter().zip(&self.profiles);
         let shaped = shaped.filter_map(|(link, profile)| Some((link, profile.clone()?)));
         shaped.map(|(link, profile)| Ok(ShapingRequest { link, server: server(link)?, profile })).collect()

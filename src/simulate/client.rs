@@ -9,7 +9,7 @@ use crate::units::LinkId;
 use crate::units::Nanos;
 
 /// The head of an answer of twinlink's server, bytes.
-pub const ANSWER_HEAD_BYTES: u64 = 470;
+pub(crate) const ANSWER_HEAD_BYTES: u64 = 470;
 /// A request of the whole of a file, and of a part of one, bytes.
 const REQUEST_BYTES: u64 = 115;
 const RANGE_REQUEST_BYTES: u64 = 175;
@@ -41,7 +41,7 @@ enum SimulatedState {
 
 /// One link's side.
 #[derive(Clone, Debug)]
-pub struct Side {
+pub(crate) struct Side {
     asked: VecDeque<SimulatedRequest>,
     state: SimulatedState,
     /// When to ask the scheduler again though nothing came.
@@ -53,7 +53,7 @@ pub struct Side {
 
 /// The next action of a link on the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum LinkAction {
+pub(crate) enum LinkAction {
     /// A request of so many bytes, and the bytes of its answer.
     Ask(u64, u64),
     /// Closes the connection; packets in flight are lost.
@@ -63,7 +63,7 @@ pub enum LinkAction {
 }
 
 #[derive(Debug)]
-pub struct Client<'a> {
+pub(crate) struct Client<'a> {
     scheduler: Scheduler,
     sizes: &'a [u64],
     pub sides: [Side; 2],
@@ -82,7 +82,12 @@ fn nanos(time: Duration) -> Nanos {
 
 impl<'a> Client<'a> {
     /// A client with an open connection to each server.
-    pub fn new(schedule: &Schedule, pipeline: Pipeline, sizes: &'a [u64], rtt: [Nanos; 2]) -> Client<'a> {
+    pub(crate) fn new(
+        schedule: &Schedule,
+        pipeline: Pipeline,
+        sizes: &'a [u64],
+        rtt: [Nanos; 2],
+    ) -> Client<'a> {
         let known = |size: &u64| schedule.needs_sizes().then_some(*size);
         let mut scheduler = Scheduler::new(schedule, pipeline, sizes.iter().map(known).collect());
         for link in LinkId::BOTH {
@@ -100,28 +105,28 @@ impl<'a> Client<'a> {
     }
 
     /// Whether it asks for the files' sizes while the transfer begins.
-    pub fn needs_sizes(&self) -> bool {
+    pub(crate) fn needs_sizes(&self) -> bool {
         self.scheduler.needs_sizes()
     }
 
     /// The files' sizes have become known.
-    pub fn learn_sizes(&mut self) {
+    pub(crate) fn learn_sizes(&mut self) {
         let sizes: Vec<Option<u64>> = self.sizes.iter().copied().map(Some).collect();
         self.scheduler.learn_sizes(&sizes);
     }
 
     /// Whether every file is complete.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.sides.iter().map(|side| side.files).sum::<u64>() == self.sizes.len() as u64
     }
 
     /// When to ask a link for its next action though nothing came.
-    pub fn next(&self, link: LinkId) -> Nanos {
+    pub(crate) fn next(&self, link: LinkId) -> Nanos {
         self.sides[link.index()].wake
     }
 
     /// Returns the next action of a link, if any; the caller asks again until there is none.
-    pub fn next_action(&mut self, link: LinkId, now: Nanos) -> Option<LinkAction> {
+    pub(crate) fn next_action(&mut self, link: LinkId, now: Nanos) -> Option<LinkAction> {
         let side = &mut self.sides[link.index()];
         side.wake = Nanos::MAX;
         match side.state {
@@ -179,13 +184,13 @@ impl<'a> Client<'a> {
     }
 
     /// The new connection is open; its handshake took `rtt`.
-    pub fn opened(&mut self, link: LinkId, now: Nanos, rtt: Nanos) {
+    pub(crate) fn opened(&mut self, link: LinkId, now: Nanos, rtt: Nanos) {
         self.sides[link.index()].state = SimulatedState::Open;
         self.scheduler.opened(link, clock(now), clock(rtt));
     }
 
     /// `bytes` of answers came.
-    pub fn received(&mut self, link: LinkId, now: Nanos, mut bytes: u64) {
+    pub(crate) fn received(&mut self, link: LinkId, now: Nanos, mut bytes: u64) {
         let mut payload = 0;
         while let Some(asked) = self.sides[link.index()].asked.front_mut() {
             let head = asked.head_left.min(bytes);

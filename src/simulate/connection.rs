@@ -18,7 +18,7 @@ const SYN_TIMEOUT: Nanos = 1_000_000_000;
 
 /// The content of a packet.
 #[derive(Clone, Copy, Debug)]
-pub enum Content {
+pub(crate) enum Content {
     Syn,
     /// Data, if any, and the acknowledgement for its receiver.
     Segment {
@@ -31,7 +31,7 @@ pub enum Content {
 
 /// A packet of a connection.
 #[derive(Clone, Copy, Debug)]
-pub struct TcpPacket {
+pub(crate) struct TcpPacket {
     /// Which of the run's connections, and how often that was opened before.
     pub connection: usize,
     pub generation: u32,
@@ -42,7 +42,7 @@ pub struct TcpPacket {
 
 impl TcpPacket {
     /// Bytes as Ethernet frame.
-    pub fn frame(&self) -> u32 {
+    pub(crate) fn frame(&self) -> u32 {
         match self.content {
             Content::Syn => SYN_BYTES,
             Content::Segment { bytes, .. } => HEADER_BYTES + u32::from(bytes),
@@ -52,7 +52,7 @@ impl TcpPacket {
 
 /// One end.
 #[derive(Clone, Debug)]
-pub struct ConnectionEnd {
+pub(crate) struct ConnectionEnd {
     pub sender: Sender,
     receiver: Receiver,
     /// The latest sending time that an acknowledgement echoed.
@@ -69,7 +69,7 @@ enum SenderState {
 
 /// The parameters of a link's connections.
 #[derive(Clone, Copy, Debug)]
-pub struct ConnectionConfig {
+pub(crate) struct ConnectionConfig {
     pub server: Control,
     /// Sockets begin with BBR, and are paced from then on whatever is chosen.
     pub paced: bool,
@@ -77,7 +77,7 @@ pub struct ConnectionConfig {
 }
 
 #[derive(Clone, Debug)]
-pub struct TcpConnection {
+pub(crate) struct TcpConnection {
     pub link: LinkId,
     pub generation: u32,
     config: ConnectionConfig,
@@ -92,8 +92,8 @@ pub struct TcpConnection {
 }
 
 /// The client's end among [`TcpConnection::ends`], and the server's.
-pub const CLIENT: usize = 0;
-pub const SERVER: usize = 1;
+pub(crate) const CLIENT: usize = 0;
+pub(crate) const SERVER: usize = 1;
 
 impl ConnectionEnd {
     fn new(control: Control, config: ConnectionConfig, seed: u64, now: Nanos, rtt: Nanos) -> ConnectionEnd {
@@ -107,7 +107,7 @@ impl ConnectionEnd {
 }
 
 impl TcpConnection {
-    pub fn closed(link: LinkId, config: ConnectionConfig) -> TcpConnection {
+    pub(crate) fn closed(link: LinkId, config: ConnectionConfig) -> TcpConnection {
         let ends = [CLIENT, SERVER].map(|_| ConnectionEnd::new(config.server, config, config.seed, 0, 1));
         TcpConnection {
             link,
@@ -123,7 +123,7 @@ impl TcpConnection {
     }
 
     /// Opens at once, with a handshake that took `rtt`.
-    pub fn establish(&mut self, now: Nanos, rtt: Nanos) {
+    pub(crate) fn establish(&mut self, now: Nanos, rtt: Nanos) {
         let config = self.config;
         let seed = config.seed.wrapping_add(u64::from(self.generation) << 32);
         // The client sends so little that its congestion control does not matter.
@@ -133,13 +133,13 @@ impl TcpConnection {
     }
 
     /// Begins to open.
-    pub fn open(&mut self, now: Nanos) {
+    pub(crate) fn open(&mut self, now: Nanos) {
         self.began = now;
         self.state = SenderState::Opening(now, SYN_TIMEOUT);
     }
 
     /// Forgets the connection; its packets in flight are ignored.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.generation += 1;
         self.requests.clear();
         (self.asked, self.read) = (0, 0);
@@ -147,14 +147,14 @@ impl TcpConnection {
     }
 
     /// The client asks for something whose answer has so many bytes.
-    pub fn ask(&mut self, now: Nanos, request: u64, answer: u64) {
+    pub(crate) fn ask(&mut self, now: Nanos, request: u64, answer: u64) {
         self.asked += request;
         self.requests.push_back((self.asked, answer));
         self.ends[CLIENT].sender.offer(now, request);
     }
 
     /// When something happens though nothing comes.
-    pub fn next(&self) -> Nanos {
+    pub(crate) fn next(&self) -> Nanos {
         match self.state {
             SenderState::Closed => Nanos::MAX,
             SenderState::Opening(at, _) => at,
@@ -167,7 +167,7 @@ impl TcpConnection {
     }
 
     /// Plays timers that are over.
-    pub fn on_time(&mut self, now: Nanos, send: &mut impl FnMut(TcpPacket)) {
+    pub(crate) fn on_time(&mut self, now: Nanos, send: &mut impl FnMut(TcpPacket)) {
         match self.state {
             SenderState::Closed => {}
             SenderState::Opening(at, wait) if at <= now => {
@@ -197,7 +197,7 @@ impl TcpConnection {
     }
 
     /// Sends what one end may send now.
-    pub fn send(&mut self, now: Nanos, end: usize, send: &mut impl FnMut(TcpPacket)) {
+    pub(crate) fn send(&mut self, now: Nanos, end: usize, send: &mut impl FnMut(TcpPacket)) {
         if self.state != SenderState::Open {
             return;
         }
@@ -212,7 +212,12 @@ impl TcpConnection {
 
     /// Takes a packet that arrived. The caller then calls [`TcpConnection::send`] once for all packets that
     /// arrived together, so that one acknowledgement covers them.
-    pub fn take(&mut self, now: Nanos, packet: &TcpPacket, send: &mut impl FnMut(TcpPacket)) -> ClientEvent {
+    pub(crate) fn take(
+        &mut self,
+        now: Nanos,
+        packet: &TcpPacket,
+        send: &mut impl FnMut(TcpPacket),
+    ) -> ClientEvent {
         if packet.generation != self.generation {
             return ClientEvent::Bytes(0);
         }
@@ -262,7 +267,7 @@ impl TcpConnection {
 
 /// The event at the client that a packet caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientEvent {
+pub(crate) enum ClientEvent {
     Bytes(u64),
     /// The connection is open; its handshake took so long.
     Open(Nanos),

@@ -8,7 +8,7 @@
 pub(crate) mod client;
 pub(crate) mod connection;
 pub(crate) mod lookup;
-pub mod predict;
+pub(crate) mod predict;
 pub(crate) mod receiver;
 pub(crate) mod run;
 pub(crate) mod sender;
@@ -21,18 +21,18 @@ use crate::manifest;
 use crate::manifest::folder;
 use crate::segments::Set;
 use crate::units::ByteCount;
-pub use predict::{Prediction, Setup, predict};
-pub use sender::control::Control;
+pub(crate) use predict::{Prediction, Setup, predict};
+pub(crate) use sender::control::Control;
 
 /// Returns the congestion control of this machine's kernel; CUBIC, most kernels' default, where it is unknown
 /// or has no model.
-pub fn kernels_choice() -> Control {
+pub(crate) fn kernels_choice() -> Control {
     let name = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
     name.trim().parse().unwrap_or(Control::Cubic)
 }
 
 /// The sizes of the files of a folder, or of the built-in sample, in the order of the list.
-pub fn sizes(data: Option<&Path>, pattern: Option<&str>) -> Result<Vec<u64>> {
+pub(crate) fn sizes(data: Option<&Path>, pattern: Option<&str>) -> Result<Vec<u64>> {
     let all: Vec<(String, u64)> = match data {
         Some(data) => {
             let mut found = folder::list(data)?;

@@ -21,7 +21,7 @@ use crate::units::PerLink;
 
 /// The input of a prediction.
 #[derive(Clone, Copy, Debug)]
-pub struct Setup<'a> {
+pub(crate) struct Setup<'a> {
     /// By [`LinkId::index`]; of a link on the channel, the profile of the channel file.
     pub profiles: &'a [Option<Profile>; 2],
     pub channel: Option<&'a ChannelConfig>,
@@ -41,7 +41,7 @@ pub struct Setup<'a> {
 
 /// A predicted run.
 #[derive(Clone, Debug, Serialize)]
-pub struct Prediction {
+pub(crate) struct Prediction {
     /// From the first request to the last byte; of several seeds, the median's.
     pub elapsed_ms: f64,
     /// The least and the most of the seeds that were played.
@@ -62,7 +62,7 @@ pub struct Prediction {
 
 /// The part of the payload that one link brings.
 #[derive(Clone, Debug, Serialize)]
-pub struct Share {
+pub(crate) struct Share {
     pub bytes: u64,
     pub files: u64,
     pub share_pct: f64,
@@ -78,7 +78,11 @@ const ALIKE: f64 = 0.02;
 /// after it, as long as `goes_on` says yes, and returns the median's. `None` where a link has no rate or
 /// loses it, where the files can never all arrive, where a program decides, or where not even one run came to its
 /// end.
-pub fn predict(setup: &Setup, seeds: usize, goes_on: &(impl Fn() -> bool + Sync)) -> Option<Prediction> {
+pub(crate) fn predict(
+    setup: &Setup,
+    seeds: usize,
+    goes_on: &(impl Fn() -> bool + Sync),
+) -> Option<Prediction> {
     if let Schedule::Exec(_) = setup.schedule {
         return None;
     }

@@ -4,7 +4,7 @@ use super::sender::MSS;
 use crate::units::Nanos;
 
 /// Blocks in an acknowledgement: three fit beside the timestamps (RFC 2018).
-pub const BLOCKS: usize = 3;
+pub(crate) const BLOCKS: usize = 3;
 /// A lone segment is acknowledged after this time.
 const DELAYED_ACK: Nanos = 40_000_000;
 /// The number of acknowledgements of a new connection that are not delayed.
@@ -20,7 +20,7 @@ const GREATEST_WINDOW: u64 = 16 << 20;
 
 /// Segments that came ahead of others: numbers, and where the last one ends in the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Block {
+pub(crate) struct Block {
     pub from: u32,
     pub to: u32,
     end: u64,
@@ -28,7 +28,7 @@ pub struct Block {
 
 /// An acknowledgement.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Acknowledgement {
+pub(crate) struct Acknowledgement {
     /// The first segment that has not come.
     pub next: u32,
     pub blocks: [Block; BLOCKS],
@@ -41,7 +41,7 @@ pub struct Acknowledgement {
 }
 
 #[derive(Clone, Debug)]
-pub struct Receiver {
+pub(crate) struct Receiver {
     next: u32,
     /// Bytes in order.
     pub received: u64,
@@ -76,7 +76,7 @@ struct Autotune {
 }
 
 impl Receiver {
-    pub fn new() -> Receiver {
+    pub(crate) fn new() -> Receiver {
         Receiver {
             next: 0,
             received: 0,
@@ -106,7 +106,7 @@ impl Receiver {
 
     /// Takes a segment of `bytes` in that ends at `end` of the stream and was sent at `sent`, in answer to
     /// something that was sent at `answers`.
-    pub fn take(
+    pub(crate) fn take(
         &mut self,
         now: Nanos,
         number: u32,
@@ -152,7 +152,7 @@ impl Receiver {
     }
 
     /// Notes an acknowledgement without data that was sent at `sent`.
-    pub fn hear(&mut self, sent: Nanos) {
+    pub(crate) fn hear(&mut self, sent: Nanos) {
         self.echo = sent;
     }
 
@@ -187,23 +187,23 @@ impl Receiver {
     }
 
     /// When an acknowledgement is due though nothing comes.
-    pub fn next(&self) -> Nanos {
+    pub(crate) fn next(&self) -> Nanos {
         self.delayed_until.min(self.shared_until)
     }
 
-    pub fn on_time(&mut self, now: Nanos) {
+    pub(crate) fn on_time(&mut self, now: Nanos) {
         if self.delayed_until <= now {
             self.interactive = false;
         }
         self.due |= self.next() <= now;
     }
 
-    pub fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         self.due
     }
 
     /// Returns the acknowledgement to send now; `with_data` if it travels with new data.
-    pub fn acknowledge(&mut self, now: Nanos, with_data: bool) -> Acknowledgement {
+    pub(crate) fn acknowledge(&mut self, now: Nanos, with_data: bool) -> Acknowledgement {
         if with_data {
             self.interactive |= self.last_rx.is_some_and(|last_rx| now - last_rx < DELAYED_ACK);
         }

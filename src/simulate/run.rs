@@ -14,7 +14,7 @@ use crate::units::{Direction, LinkId};
 
 /// A link becomes another.
 #[derive(Clone, Copy, Debug)]
-pub struct LinkChange<'a> {
+pub(crate) struct LinkChange<'a> {
     pub at: Nanos,
     pub link: LinkId,
     pub profile: &'a Profile,
@@ -75,7 +75,7 @@ const LOOKUP: usize = 2;
 const CONNECTIONS: usize = LOOKUP + 1;
 
 /// The whole of it.
-pub struct SimulatedRun<'a> {
+pub(crate) struct SimulatedRun<'a> {
     network: SimulatedNetwork,
     /// By link, and the one on which sizes are looked up.
     connections: Vec<TcpConnection>,
@@ -88,7 +88,7 @@ pub struct SimulatedRun<'a> {
 impl<'a> SimulatedRun<'a> {
     /// A run that begins with these profiles, each link's connection open with its idle round trip.
     /// `changes` are in the order of their times.
-    pub fn new(
+    pub(crate) fn new(
         mut emulator: Emulator,
         profiles: [&Profile; 2],
         mut changes: Vec<LinkChange<'a>>,
@@ -111,7 +111,7 @@ impl<'a> SimulatedRun<'a> {
     }
 
     /// Has the sizes of so many files looked up on a connection of its own to server a.
-    pub fn look_up(&mut self, files: usize, config: ConnectionConfig) {
+    pub(crate) fn look_up(&mut self, files: usize, config: ConnectionConfig) {
         let mut connection = TcpConnection::closed(LinkId::A, config);
         connection.open(0);
         self.connections.push(connection);
@@ -120,7 +120,7 @@ impl<'a> SimulatedRun<'a> {
 
     /// Plays until every file is complete. Returns the time of the last byte; none where what is missing
     /// never comes, or where `goes_on` says no, which is asked now and then.
-    pub fn play(&mut self, goes_on: &impl Fn() -> bool) -> Option<Nanos> {
+    pub(crate) fn play(&mut self, goes_on: &impl Fn() -> bool) -> Option<Nanos> {
         for link in LinkId::BOTH {
             self.ask(link);
         }

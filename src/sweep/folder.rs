@@ -20,7 +20,7 @@ const RUNS: &str = "runs";
 
 /// A folder that an experiment is being done in.
 #[derive(Debug)]
-pub struct ExperimentFolder {
+pub(crate) struct ExperimentFolder {
     pub dir: PathBuf,
     /// Its name, under which the experiment's records stand.
     pub name: String,
@@ -31,7 +31,7 @@ pub struct ExperimentFolder {
 
 /// The results of earlier calls.
 #[derive(Clone, Debug, Default)]
-pub struct CompletedRuns {
+pub(crate) struct CompletedRuns {
     /// Cells that ended well.
     pub complete: Vec<Cell>,
     pub measured: Vec<Throughput>,
@@ -42,7 +42,7 @@ impl ExperimentFolder {
     ///
     /// # Errors
     /// It cannot be made or written, or exists.
-    pub fn create(results: &Path, name: String, experiment: &Experiment) -> Result<ExperimentFolder> {
+    pub(crate) fn create(results: &Path, name: String, experiment: &Experiment) -> Result<ExperimentFolder> {
         let dir = results::new_folder(results, &name)?;
         let mut copy = dir.create_new(COPY)?;
         copy.write_all(experiment.text.as_bytes())
@@ -61,7 +61,11 @@ impl ExperimentFolder {
     ///
     /// # Errors
     /// There is none, or it holds another experiment.
-    pub fn find(results: &Path, dir: Option<&Path>, experiment: &Experiment) -> Result<ExperimentFolder> {
+    pub(crate) fn find(
+        results: &Path,
+        dir: Option<&Path>,
+        experiment: &Experiment,
+    ) -> Result<ExperimentFolder> {
         let dir = match dir {
             Some(dir) => {
                 let copy = dir.join(COPY);
@@ -89,12 +93,12 @@ impl ExperimentFolder {
     }
 
     /// Opens the experiment's own log to add to it.
-    pub fn log(&self) -> Result<File> {
+    pub(crate) fn log(&self) -> Result<File> {
         results::Folder::open(&self.dir)?.append(LOG)
     }
 
     /// Makes a folder for a run.
-    pub fn new_run(&self, run: &str) -> Result<results::Folder> {
+    pub(crate) fn new_run(&self, run: &str) -> Result<results::Folder> {
         let runs = results::Folder::open(&self.dir)?.child(RUNS.as_ref())?;
         runs.new_child(run.as_ref())
     }

@@ -4,7 +4,7 @@
 //! already, [`run`] does it by way of the client or of a program in its place, in the same process, and
 //! [`progress`] says how far it is. Nothing here moves a packet or evaluates a result.
 
-pub mod experiment;
+pub(crate) mod experiment;
 pub(crate) mod folder;
 pub(crate) mod outlook;
 pub(crate) mod plan;
@@ -29,7 +29,7 @@ use folder::ExperimentFolder;
 use outlook::{Effort, Predictions, Seconds};
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct SweepArgs {
+pub(crate) struct SweepArgs {
     /// A .toml file, or the name of an experiment in ./experiments or built in: course-quick, rtt and others
     #[arg(value_name = "EXPERIMENT")]
     pub experiment: PathBuf,
@@ -65,7 +65,7 @@ pub struct SweepArgs {
 /// The experiment, from the command line to the exit code.
 ///
 /// `predict` gives each run its `predicted_ms`; `afterwards` is told the experiment's folder, however the experiment went.
-pub fn main(args: SweepArgs, predict: Predict, afterwards: impl FnOnce(&Path)) -> Result<()> {
+pub(crate) fn main(args: SweepArgs, predict: Predict, afterwards: impl FnOnce(&Path)) -> Result<()> {
     if args.dry_run {
         let experiment = Experiment::find(&args.experiment)?;
         print(&dry_run(&experiment, args.data.as_deref())?)?;
@@ -92,7 +92,7 @@ pub fn main(args: SweepArgs, predict: Predict, afterwards: impl FnOnce(&Path)) -
 ///
 /// # Errors
 /// The experiment is not found or invalid, or a program is not there.
-pub fn check(args: &SweepArgs) -> Result<Experiment> {
+pub(crate) fn check(args: &SweepArgs) -> Result<Experiment> {
     let experiment = Experiment::find(&args.experiment)?;
     entrant::check_programs(&experiment.entrants, &experiment.folder)?;
     Ok(experiment)

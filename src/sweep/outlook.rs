@@ -19,7 +19,7 @@ use crate::text::duration;
 
 /// How much work predictions may be.
 #[derive(Clone, Copy, Debug)]
-pub struct Effort {
+pub(crate) struct Effort {
     /// Seeds that are played where losses decide.
     pub seeds: usize,
     /// Kinds that are not predicted by then are left out.
@@ -28,9 +28,9 @@ pub struct Effort {
 
 impl Effort {
     /// Of a dry run, which does nothing else.
-    pub const THOROUGH: Effort = Effort { seeds: 5, longest: None };
+    pub(crate) const THOROUGH: Effort = Effort { seeds: 5, longest: None };
     /// Of an experiment that is about to begin.
-    pub const BRIEF: Effort = Effort { seeds: 1, longest: Some(Duration::from_secs(1)) };
+    pub(crate) const BRIEF: Effort = Effort { seeds: 1, longest: Some(Duration::from_secs(1)) };
 }
 
 /// The key of cells with equal predictions: condition, channel, schedule, pipeline and congestion control.
@@ -43,14 +43,14 @@ fn kind(cell: &Cell) -> Kind {
 
 /// How long a cell's transfer takes, s.
 #[derive(Clone, Copy, Debug)]
-pub struct Seconds {
+pub(crate) struct Seconds {
     pub median: f64,
     /// The least and the most, where losses decide.
     pub between: Option<(f64, f64)>,
 }
 
 /// Predictions, each made once: repetitions are predicted alike.
-pub struct Predictions<'a> {
+pub(crate) struct Predictions<'a> {
     experiment: &'a Experiment,
     sizes: Vec<u64>,
     known: HashMap<Kind, Option<Seconds>>,
@@ -59,7 +59,7 @@ pub struct Predictions<'a> {
 impl<'a> Predictions<'a> {
     /// Predicts every kind of these cells for files of these sizes, on all cores, and calls `tell` with how many
     /// are done and how many there are.
-    pub fn new(
+    pub(crate) fn new(
         experiment: &'a Experiment,
         sizes: Vec<u64>,
         cells: &[Cell],
@@ -100,7 +100,7 @@ impl<'a> Predictions<'a> {
     }
 
     /// Returns the predicted time of a cell's transfer; `None` where a link has no rate, or a program runs.
-    pub fn seconds(&self, cell: &Cell) -> Option<Seconds> {
+    pub(crate) fn seconds(&self, cell: &Cell) -> Option<Seconds> {
         *self.known.get(&kind(cell))?
     }
 
@@ -143,7 +143,7 @@ impl<'a> Predictions<'a> {
 
     /// Returns how long these steps take by all that is known; `None` where a link has no rate, or nothing was
     /// predicted. Programs, and kinds that were not predicted in time, count as the mean of the others.
-    pub fn expected(&self, steps: &[PlanStep]) -> Option<ExpectedTime> {
+    pub(crate) fn expected(&self, steps: &[PlanStep]) -> Option<ExpectedTime> {
         let known: Vec<f64> =
             self.known.values().map(|seconds| Some((*seconds)?.median)).collect::<Option<_>>()?;
         let mean_s = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
@@ -180,7 +180,7 @@ fn longest_rtt_s(asked: &LinkSetup) -> f64 {
 
 /// How long an experiment takes, by what takes it, s.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ExpectedTime {
+pub(crate) struct ExpectedTime {
     pub transfers_s: f64,
     pub probes_s: f64,
     pub throughputs_s: f64,
@@ -188,7 +188,7 @@ pub struct ExpectedTime {
 }
 
 impl ExpectedTime {
-    pub fn all_s(&self) -> f64 {
+    pub(crate) fn all_s(&self) -> f64 {
         self.transfers_s + self.probes_s + self.throughputs_s + self.setups_s
     }
 }

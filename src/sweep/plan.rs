@@ -12,7 +12,7 @@ use crate::log::schema::{Cell, Throughput};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
-pub enum PlanStep {
+pub(crate) enum PlanStep {
     /// Measure what the links of this cell's condition carry, before the first run under it in a block.
     Measure(Cell),
     Run(Cell),
@@ -20,14 +20,14 @@ pub enum PlanStep {
 
 impl PlanStep {
     /// Returns the cell that it does, or prepares for.
-    pub fn cell(&self) -> &Cell {
+    pub(crate) fn cell(&self) -> &Cell {
         let (PlanStep::Measure(cell) | PlanStep::Run(cell)) = self;
         cell
     }
 }
 
 /// All runs of an experiment, in their order.
-pub fn order(experiment: &Experiment) -> Vec<Cell> {
+pub(crate) fn order(experiment: &Experiment) -> Vec<Cell> {
     let mut cells = Vec::new();
     for block in 0..experiment.repetitions {
         let mut of_block = experiment.block(block);
@@ -53,7 +53,7 @@ fn shuffle(cells: &mut [Cell], seed: u64, block: u64) {
 }
 
 /// Returns the remaining steps where `complete` cells have been done and `measured` conditions measured.
-pub fn steps(experiment: &Experiment, complete: &[Cell], measured: &[Throughput]) -> Vec<PlanStep> {
+pub(crate) fn steps(experiment: &Experiment, complete: &[Cell], measured: &[Throughput]) -> Vec<PlanStep> {
     let mut steps = Vec::new();
     let mut known: Vec<_> =
         measured.iter().map(|m| (m.block, m.condition.clone(), m.channel.clone())).collect();

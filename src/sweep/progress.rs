@@ -9,7 +9,7 @@ use crate::log::schema::{Cell, CellEnd};
 use crate::text::{duration, visible};
 
 /// Whether a person is looking.
-pub fn on_terminal() -> bool {
+pub(crate) fn on_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
@@ -20,7 +20,7 @@ fn time_left(elapsed: Duration, done: u64, left: u64) -> Option<Duration> {
 }
 
 /// The bar.
-pub struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     began: Instant,
     /// Runs that were complete before.
@@ -31,7 +31,7 @@ pub struct Progress {
 
 impl Progress {
     /// A bar for an experiment of `cells` runs of which `done` are complete; hidden where nobody looks.
-    pub fn new(cells: u64, done: u64, expected: Option<Duration>) -> Progress {
+    pub(crate) fn new(cells: u64, done: u64, expected: Option<Duration>) -> Progress {
         let target =
             if on_terminal() { ProgressDrawTarget::stderr_with_hz(4) } else { ProgressDrawTarget::hidden() };
         let style = ProgressStyle::with_template("[{bar:30}] {pos}/{len} runs  {msg}")
@@ -42,7 +42,7 @@ impl Progress {
     }
 
     /// Shows the current step.
-    pub fn now(&self, what: &str, cell: &Cell) {
+    pub(crate) fn now(&self, what: &str, cell: &Cell) {
         let done = self.bar.position();
         let left = self.bar.length().unwrap_or_default().saturating_sub(done);
         let left = time_left(self.began.elapsed(), done - self.before, left)
@@ -53,27 +53,27 @@ impl Progress {
     }
 
     /// Prints a line above the bar.
-    pub fn say(&self, line: &str) {
+    pub(crate) fn say(&self, line: &str) {
         self.bar.println(visible(line));
     }
 
     /// A run is over.
-    pub fn ended(&self, end: &CellEnd) {
+    pub(crate) fn ended(&self, end: &CellEnd) {
         let (cell, outcome) = (&end.cell, &end.summary);
         self.say(&format!("{:>4}  {} ({}): {outcome}", cell.index, cell.condition, cell.channel));
         self.bar.inc(1);
     }
 
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }
 
 /// How many kinds of runs are predicted, on stderr; hidden where nobody looks.
-pub struct Predicting(ProgressBar);
+pub(crate) struct Predicting(ProgressBar);
 
 impl Predicting {
-    pub fn new() -> Predicting {
+    pub(crate) fn new() -> Predicting {
         let target = ProgressDrawTarget::stderr_with_hz(10);
         let style = ProgressStyle::with_template("[{bar:30}] {pos}/{len} kinds of runs predicted")
             .unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -81,12 +81,12 @@ impl Predicting {
         Predicting(ProgressBar::with_draw_target(None, target).with_style(style))
     }
 
-    pub fn done(&self, done: usize, all: usize) {
+    pub(crate) fn done(&self, done: usize, all: usize) {
         self.0.set_length(all as u64);
         self.0.set_position(done as u64);
     }
 
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.0.finish_and_clear();
     }
 }

@@ -69,7 +69,7 @@ enum Then {
 ///
 /// # Errors
 /// The experiment's own log, or that of a run, cannot be written. How the runs went is in the record.
-pub async fn all(
+pub(crate) async fn all(
     args: &SweepArgs,
     experiment: &Experiment,
     folder: &ExperimentFolder,

@@ -3,8 +3,8 @@
 //!
 //! Clauses are those of IEEE Std 802.11-2020. Times are in nanoseconds, sizes in bytes.
 
-pub mod access;
+pub(crate) mod access;
 pub mod exchange;
-pub mod least;
-pub mod phy;
+pub(crate) mod least;
+pub(crate) mod phy;
 pub mod saturation;

@@ -9,16 +9,16 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
-pub const TWINLINK: &str = env!("CARGO_BIN_EXE_twinlink");
+pub(crate) const TWINLINK: &str = env!("CARGO_BIN_EXE_twinlink");
 
 /// A `twinlink server` that ends when it is dropped.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     pub address: String,
 }
 
 impl Server {
-    pub fn start(data: &Path) -> Server {
+    pub(crate) fn start(data: &Path) -> Server {
         let mut child = Command::new(TWINLINK)
             .args(["server", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
@@ -36,7 +36,7 @@ impl Server {
         Server { child, address }
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -49,7 +49,7 @@ impl Drop for Server {
 }
 
 /// Writes `count` segments of about `mean` each.
-pub fn segments(dir: &Path, count: u32, mean: &str) {
+pub(crate) fn segments(dir: &Path, count: u32, mean: &str) {
     let output = Command::new(TWINLINK)
         .args(["segments", "--count", &count.to_string(), "--mean-size", mean])
         .arg(dir)
@@ -59,7 +59,7 @@ pub fn segments(dir: &Path, count: u32, mean: &str) {
 }
 
 /// Runs `twinlink client`, with a control socket of its own.
-pub fn client(args: &[&str]) -> Output {
+pub(crate) fn client(args: &[&str]) -> Output {
     let socket = tempfile::tempdir().expect("a folder for the socket");
     Command::new(TWINLINK)
         .arg("client")
@@ -71,12 +71,12 @@ pub fn client(args: &[&str]) -> Output {
         .expect("twinlink runs")
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// The records on a client's stdout.
-pub fn records(output: &Output) -> Vec<Value> {
+pub(crate) fn records(output: &Output) -> Vec<Value> {
     output
         .stdout
         .split(|&byte| byte == b'\n')
@@ -85,19 +85,19 @@ pub fn records(output: &Output) -> Vec<Value> {
         .collect()
 }
 
-pub fn of_event<'a>(records: &'a [Value], event: &str) -> Vec<&'a Value> {
+pub(crate) fn of_event<'a>(records: &'a [Value], event: &str) -> Vec<&'a Value> {
     records.iter().filter(|record| record["event"] == event).map(|record| &record["data"]).collect()
 }
 
 /// The one `run_end` of a run, which must be its last record.
-pub fn run_end(records: &[Value]) -> &Value {
+pub(crate) fn run_end(records: &[Value]) -> &Value {
     let last = records.last().expect("there are records");
     assert_eq!(last["event"], "run_end", "the last record is {last}");
     &last["data"]
 }
 
 /// A server that does with each connection what `behave` does, on a thread, until the test ends.
-pub fn odd_server(behave: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> SocketAddr {
+pub(crate) fn odd_server(behave: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address");
     let behave = std::sync::Arc::new(behave);
@@ -111,7 +111,7 @@ pub fn odd_server(behave: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> 
 }
 
 /// Reads one request head from a connection; `None` at its end.
-pub fn read_request(stream: &mut TcpStream) -> Option<String> {
+pub(crate) fn read_request(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -124,7 +124,7 @@ pub fn read_request(stream: &mut TcpStream) -> Option<String> {
 }
 
 /// The path of a request, and the first byte that it asks for.
-pub fn asked_for(request: &str) -> (String, Option<usize>) {
+pub(crate) fn asked_for(request: &str) -> (String, Option<usize>) {
     let path = request.split(' ').nth(1).unwrap_or_default().to_string();
     let from = request
         .lines()
@@ -133,7 +133,7 @@ pub fn asked_for(request: &str) -> (String, Option<usize>) {
     (path, from)
 }
 
-pub fn answer(stream: &mut impl Write, head: &str, body: &[u8]) {
+pub(crate) fn answer(stream: &mut impl Write, head: &str, body: &[u8]) {
     let _ = stream.write_all(format!("{head}\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes());
     let _ = stream.write_all(body);
 }

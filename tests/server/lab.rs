@@ -17,9 +17,9 @@ use twinlink::log::schema::{Event, Log, Record, Request, ServeEnd, Stdout, creat
 use twinlink::server::{Catalog, Limits, run};
 
 /// Far beyond what anything here takes: a test that waits this long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-pub struct Lab {
+pub(crate) struct Lab {
     pub address: SocketAddr,
     pub dir: TempDir,
     stop: oneshot::Sender<()>,
@@ -27,7 +27,7 @@ pub struct Lab {
 }
 
 /// Bytes without a pattern that a mistake in an offset could hide behind.
-pub fn content(len: usize, seed: u8) -> Vec<u8> {
+pub(crate) fn content(len: usize, seed: u8) -> Vec<u8> {
     let mut state = u32::from(seed) + 1;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -37,11 +37,11 @@ pub fn content(len: usize, seed: u8) -> Vec<u8> {
 }
 
 impl Lab {
-    pub async fn start(files: &[(&str, &[u8])]) -> Lab {
+    pub(crate) async fn start(files: &[(&str, &[u8])]) -> Lab {
         Lab::with_limits(files, Limits::default()).await
     }
 
-    pub async fn with_limits(files: &[(&str, &[u8])], limits: Limits) -> Lab {
+    pub(crate) async fn with_limits(files: &[(&str, &[u8])], limits: Limits) -> Lab {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("data")).unwrap();
         for (name, content) in files {
@@ -61,52 +61,52 @@ impl Lab {
         Lab { address, dir, stop, server }
     }
 
-    pub fn file(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn file(&self, name: &str) -> std::path::PathBuf {
         self.dir.path().join("data").join(name)
     }
 
-    pub async fn connect(&self) -> Client {
+    pub(crate) async fn connect(&self) -> Client {
         Client { tcp: TcpStream::connect(self.address).await.unwrap(), ahead: Vec::new() }
     }
 
     /// A client whose kernel takes little ahead, so that an answer of some megabytes cannot hide in
     /// buffers.
-    pub async fn connect_narrow(&self, buffer: u32) -> Client {
+    pub(crate) async fn connect_narrow(&self, buffer: u32) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(buffer).unwrap();
         Client { tcp: socket.connect(self.address).await.unwrap(), ahead: Vec::new() }
     }
 
     /// One GET on a connection of its own, with further header lines.
-    pub async fn get(&self, target: &str, headers: &[&str]) -> Answer {
+    pub(crate) async fn get(&self, target: &str, headers: &[&str]) -> Answer {
         self.ask("GET", target, headers).await
     }
 
-    pub async fn ask(&self, method: &str, target: &str, headers: &[&str]) -> Answer {
+    pub(crate) async fn ask(&self, method: &str, target: &str, headers: &[&str]) -> Answer {
         let mut client = self.connect().await;
         client.send(&request(method, target, headers)).await;
         client.answer(method).await
     }
 
     /// Tells the server to end without waiting for it.
-    pub fn tell_to_end(self) -> Ending {
+    pub(crate) fn tell_to_end(self) -> Ending {
         self.stop.send(()).unwrap();
         Ending { server: self.server, dir: self.dir }
     }
 
     /// Ends the server and returns its log.
-    pub async fn end(self) -> Vec<Event> {
+    pub(crate) async fn end(self) -> Vec<Event> {
         self.tell_to_end().log().await
     }
 }
 
-pub struct Ending {
+pub(crate) struct Ending {
     server: JoinHandle<anyhow::Result<()>>,
     dir: TempDir,
 }
 
 impl Ending {
-    pub async fn log(self) -> Vec<Event> {
+    pub(crate) async fn log(self) -> Vec<Event> {
         let ended = timeout(PATIENCE, self.server).await.expect("the server does not end");
         ended.unwrap().unwrap();
         read_log(&self.dir.path().join("log.jsonl"))
@@ -118,7 +118,7 @@ fn read_log(path: &Path) -> Vec<Event> {
     text.lines().map(|line| serde_json::from_str::<Record>(line).expect(line).event).collect()
 }
 
-pub fn requests(log: &[Event]) -> Vec<&Request> {
+pub(crate) fn requests(log: &[Event]) -> Vec<&Request> {
     let requests = log.iter().filter_map(|event| match event {
         Event::Request(request) => Some(request),
         _ => None,
@@ -126,30 +126,30 @@ pub fn requests(log: &[Event]) -> Vec<&Request> {
     requests.collect()
 }
 
-pub fn serve_end(log: &[Event]) -> &ServeEnd {
+pub(crate) fn serve_end(log: &[Event]) -> &ServeEnd {
     match log.last() {
         Some(Event::ServeEnd(end)) => end,
         other => panic!("the last record is {other:?}"),
     }
 }
 
-pub fn request(method: &str, target: &str, headers: &[&str]) -> String {
+pub(crate) fn request(method: &str, target: &str, headers: &[&str]) -> String {
     let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
     format!("{method} {target} HTTP/1.1\r\nHost: lab\r\n{headers}\r\n")
 }
 
-pub fn sha256_hex(bytes: &[u8]) -> String {
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub struct Client {
+pub(crate) struct Client {
     pub tcp: TcpStream,
     /// Bytes that came after the last answer.
     ahead: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub version: String,
     pub status: u16,
     /// Names in lower case, in the order of arrival.
@@ -158,7 +158,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut found = self.headers.iter().filter(|(header, _)| header == name);
         let first = found.next();
         assert!(found.next().is_none(), "{name} is there twice");
@@ -167,18 +167,18 @@ impl Answer {
 }
 
 impl Client {
-    pub async fn send(&mut self, text: impl AsRef<[u8]>) {
+    pub(crate) async fn send(&mut self, text: impl AsRef<[u8]>) {
         self.tcp.write_all(text.as_ref()).await.unwrap();
     }
 
     /// The same connection again, to send on it while answers are read.
-    pub fn twin(&self) -> TcpStream {
+    pub(crate) fn twin(&self) -> TcpStream {
         let socket = self.tcp.as_fd().try_clone_to_owned().unwrap();
         TcpStream::from_std(socket.into()).unwrap()
     }
 
     /// Reads one answer, which must have a length unless it can have no body.
-    pub async fn answer(&mut self, method: &str) -> Answer {
+    pub(crate) async fn answer(&mut self, method: &str) -> Answer {
         let mut answer = self.head().await;
         let bodiless = method == "HEAD" || answer.status == 304 || answer.status < 200;
         let len = answer.header("content-length").map_or(0, |len| len.parse().unwrap());
@@ -190,7 +190,7 @@ impl Client {
         answer
     }
 
-    pub async fn head(&mut self) -> Answer {
+    pub(crate) async fn head(&mut self) -> Answer {
         let end = loop {
             if let Some(end) = self.ahead.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
                 break end;
@@ -213,7 +213,7 @@ impl Client {
     }
 
     /// Whether the connection has ended and all that came has been read.
-    pub async fn is_at_end(&mut self) -> bool {
+    pub(crate) async fn is_at_end(&mut self) -> bool {
         self.ahead.is_empty() && self.read_more().await == 0
     }
 
@@ -224,7 +224,7 @@ impl Client {
 
     /// Reads to the end of the connection, whether it is closed or reset, and returns how many bytes
     /// came.
-    pub async fn drain(&mut self) -> usize {
+    pub(crate) async fn drain(&mut self) -> usize {
         while self.read_more().await > 0 {}
         std::mem::take(&mut self.ahead).len()
     }

@@ -12,7 +12,7 @@ use crate::shape::setup::LinkSetup;
 const FIRST_WINDOW: f64 = 10.0;
 
 /// Idle round trip of a link, s.
-pub fn rtt_s(profile: &Profile) -> f64 {
+pub(crate) fn rtt_s(profile: &Profile) -> f64 {
     profile.down.delay.0.as_secs_f64() + profile.up.delay.0.as_secs_f64()
 }
 
@@ -40,7 +40,7 @@ fn round_trips_s(profile: Option<&Profile>) -> f64 {
 }
 
 /// Time that a probe of both links takes before a run, s.
-pub fn probe_s(asked: &LinkSetup) -> f64 {
+pub(crate) fn probe_s(asked: &LinkSetup) -> f64 {
     let [a, b] = asked.profiles.each_ref().map(|profile| {
         let profile = profile.as_ref();
         let both_ways = bulk_s(profile, |p| &p.down, None) + bulk_s(profile, |p| &p.up, None);
@@ -54,7 +54,7 @@ pub fn probe_s(asked: &LinkSetup) -> f64 {
 }
 
 /// Time that measuring what each link carries takes, alone and together, for `span` each, s.
-pub fn throughput_s(asked: &LinkSetup, span: Duration) -> f64 {
+pub(crate) fn throughput_s(asked: &LinkSetup, span: Duration) -> f64 {
     let [a, b] = asked.profiles.each_ref().map(|p| bulk_s(p.as_ref(), |p| &p.down, Some(span)));
     a + b + a.max(b)
 }

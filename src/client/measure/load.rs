@@ -28,7 +28,7 @@ const AHEAD_BYTES: u64 = 8 << 20;
 const DEEPEST: u64 = 256;
 
 /// A server that sends the files one after another, for as long as it is asked to.
-pub struct LoadSource<'a> {
+pub(crate) struct LoadSource<'a> {
     pub origin: &'a Origin,
     pub paths: &'a [String],
     pub keeps_alive: bool,
@@ -38,7 +38,7 @@ pub struct LoadSource<'a> {
 
 /// Bytes and bodies that have come so far.
 #[derive(Default)]
-pub struct Received {
+pub(crate) struct Received {
     pub body_bytes: AtomicU64,
     pub head_bytes: AtomicU64,
     /// Payload of a full segment, as negotiated; 0 while there was no connection.
@@ -46,19 +46,19 @@ pub struct Received {
 }
 
 impl Received {
-    pub fn body(&self) -> u64 {
+    pub(crate) fn body(&self) -> u64 {
         self.body_bytes.load(Ordering::Relaxed)
     }
 
     /// All that TCP has delivered: bodies and heads.
-    pub fn all(&self) -> u64 {
+    pub(crate) fn all(&self) -> u64 {
         self.body() + self.head_bytes.load(Ordering::Relaxed)
     }
 }
 
 impl LoadSource<'_> {
     /// Receives until it is dropped; returns only when the server cannot be used.
-    pub async fn pull(&self, received: &Received, give_up: Duration) -> anyhow::Error {
+    pub(crate) async fn pull(&self, received: &Received, give_up: Duration) -> anyhow::Error {
         let mut next = self.paths.iter().cycle();
         // A server that is silent or breaks off while several requests are under way may have dropped all
         // but the first.
@@ -202,7 +202,7 @@ fn note_mss(stream: &impl AsRawFd, mss: &AtomicU64) {
 
 /// Bytes sent and acknowledged so far.
 #[derive(Default)]
-pub struct Sent {
+pub(crate) struct Sent {
     pub acked_bytes: AtomicU64,
     pub mss_bytes: AtomicU64,
 }
@@ -218,7 +218,7 @@ const GLANCE: Duration = Duration::from_millis(2);
 ///
 /// # Errors
 /// It cannot be reached.
-pub async fn open_sink(origin: &Origin, give_up: Duration) -> Result<Option<PipelinedConnection>> {
+pub(crate) async fn open_sink(origin: &Origin, give_up: Duration) -> Result<Option<PipelinedConnection>> {
     let mut pipeline = PipelinedConnection::new(origin.connect(give_up).await?);
     let request = format!("PUT /sink HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", origin.host);
     pipeline.queue(request.as_bytes());
@@ -235,7 +235,7 @@ pub async fn open_sink(origin: &Origin, give_up: Duration) -> Result<Option<Pipe
 ///
 /// # Errors
 /// The connection broke, or the server took less than all.
-pub async fn push(
+pub(crate) async fn push(
     mut pipeline: PipelinedConnection,
     origin: &Origin,
     window_bytes: Option<u64>,

@@ -15,13 +15,13 @@ const PACKETS: f64 = 200.0;
 const LONGEST_S: f64 = 60.0;
 
 /// How often a transfer is looked at.
-pub const GLANCE: std::time::Duration = std::time::Duration::from_millis(5);
+pub(crate) const GLANCE: std::time::Duration = std::time::Duration::from_millis(5);
 /// Payload of a full segment, where it is not known better.
-pub const SEGMENT_BYTES: f64 = 1448.0;
+pub(crate) const SEGMENT_BYTES: f64 = 1448.0;
 
 /// Measures a transfer's goodput from when it has found its rate.
 #[derive(Clone, Debug)]
-pub struct Meter {
+pub(crate) struct Meter {
     round_s: f64,
     window_s: f64,
     mss_bytes: f64,
@@ -36,7 +36,7 @@ pub struct Meter {
 impl Meter {
     /// For a link with this idle round trip (s). The window is at least 1 s, 10 round trips and 200
     /// full segments long.
-    pub fn new(rtt_s: f64, mss_bytes: f64) -> Meter {
+    pub(crate) fn new(rtt_s: f64, mss_bytes: f64) -> Meter {
         Meter {
             round_s: rtt_s.max(0.05),
             window_s: (10.0 * rtt_s).max(1.0),
@@ -50,31 +50,31 @@ impl Meter {
     }
 
     /// The same with a window that is at least so long.
-    pub fn lasting(rtt_s: f64, mss_bytes: f64, least_s: f64) -> Meter {
+    pub(crate) fn lasting(rtt_s: f64, mss_bytes: f64, least_s: f64) -> Meter {
         let meter = Meter::new(rtt_s, mss_bytes);
         Meter { window_s: (10.0 * rtt_s).max(least_s), ..meter }
     }
 
     /// How long it takes from when the transfer has grown to this rate (bytes per second), s.
-    pub fn expected_s(&self, rate: f64) -> f64 {
+    pub(crate) fn expected_s(&self, rate: f64) -> f64 {
         let round_s = self.round_s.max((10.0 * self.mss_bytes / rate).min(2.0));
         let window_s = self.window_s.max((PACKETS * self.mss_bytes / rate).min(LONGEST_S));
         f64::from(1 + FLAT_ROUNDS) * round_s + window_s
     }
 
     /// Whether the transfer had stopped growing when its window began.
-    pub fn settled(&self) -> bool {
+    pub(crate) fn settled(&self) -> bool {
         self.flat >= FLAT_ROUNDS
     }
 
     /// When (s) the window began that counts, if it has.
-    pub fn steady_from_s(&self) -> Option<f64> {
+    pub(crate) fn steady_from_s(&self) -> Option<f64> {
         self.steady.map(|(from_s, _)| from_s)
     }
 
     /// Takes note of all the bytes that have come up to now, which is counted from the first request.
     /// Gives the rate of the window (bytes per second) once it is over.
-    pub fn note(&mut self, now_s: f64, bytes: u64) -> Option<f64> {
+    pub(crate) fn note(&mut self, now_s: f64, bytes: u64) -> Option<f64> {
         if let Some((from_s, from)) = self.steady {
             let (span_s, come) = (now_s - from_s, (bytes - from) as f64);
             let enough = come >= PACKETS * self.mss_bytes || span_s >= LONGEST_S;
@@ -105,7 +105,7 @@ impl Meter {
 /// A reading of one direction's shaper: asked for and answered at these times (s), in which the bytes were
 /// counted, and how late packets left since the reading before it.
 #[derive(Clone, Copy, Debug)]
-pub struct ShaperReading {
+pub(crate) struct ShaperReading {
     pub asked_s: f64,
     pub answered_s: f64,
     /// That have passed so far.
@@ -147,23 +147,23 @@ impl Nominal {
 /// Counts the bytes that a shaper let go over a whole measurement, when they leave the shaper: at the
 /// receiver a lost packet makes those behind it readable all at once.
 #[derive(Clone, Debug)]
-pub struct Passed {
+pub(crate) struct Passed {
     nominal: Nominal,
     readings: Vec<ShaperReading>,
 }
 
 impl Passed {
-    pub fn new(row: &ActiveShaping, other: Option<&ActiveShaping>) -> Passed {
+    pub(crate) fn new(row: &ActiveShaping, other: Option<&ActiveShaping>) -> Passed {
         Passed { nominal: Nominal::of(row, other), readings: Vec::new() }
     }
 
-    pub fn note(&mut self, reading: ShaperReading) {
+    pub(crate) fn note(&mut self, reading: ShaperReading) {
         self.readings.push(reading);
     }
 
     /// The rate (kbit/s) between two times (s), never above what the link can have carried; `None` where
     /// it was read too seldom.
-    pub fn rate_kbit(&self, from_s: f64, to_s: f64) -> Option<f64> {
+    pub(crate) fn rate_kbit(&self, from_s: f64, to_s: f64) -> Option<f64> {
         let within = |reading: &&ShaperReading| reading.asked_s >= from_s && reading.answered_s <= to_s;
         let readings: Vec<ShaperReading> = self.readings.iter().filter(within).copied().collect();
         let (&[first, second, ..], Some(&last)) = (&readings[..], readings.last()) else { return None };
@@ -178,7 +178,7 @@ impl Passed {
 /// × (delay + jitter). Bytes beyond that wait for the bottleneck. They count once this has lasted for as long
 /// as the delay line: before, departures may be of an idle time.
 #[derive(Clone, Debug)]
-pub struct Backlog {
+pub(crate) struct Backlog {
     line_s: f64,
     line_bytes: f64,
     busy_since: Option<f64>,
@@ -190,7 +190,7 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    pub fn new(row: &ActiveShaping, other: Option<&ActiveShaping>) -> Backlog {
+    pub(crate) fn new(row: &ActiveShaping, other: Option<&ActiveShaping>) -> Backlog {
         let line_s = row.delay_line_ms * 1e-3;
         // Some more, so that a bottleneck seldom runs empty between two readings.
         let spare_bytes = (row.shape.rate.bytes_per_s() * 5e-3).max(2.0 * FRAME as f64);
@@ -199,7 +199,7 @@ impl Backlog {
         Backlog { line_s, line_bytes, busy_since: None, nominal, run: Vec::new(), bytes: 0.0, seconds: 0.0 }
     }
 
-    pub fn note(&mut self, reading: ShaperReading, queue_bytes: u64) {
+    pub(crate) fn note(&mut self, reading: ShaperReading, queue_bytes: u64) {
         if queue_bytes as f64 <= self.line_bytes {
             self.end_run();
             return;
@@ -223,7 +223,7 @@ impl Backlog {
 
     /// The rate in kbit/s; `None` where the bottleneck was busy for too short a time: 0.3 s or 50 full
     /// frames.
-    pub fn rate_kbit(&mut self) -> Option<f64> {
+    pub(crate) fn rate_kbit(&mut self) -> Option<f64> {
         self.end_run();
         let enough = self.seconds >= 0.3 && self.bytes >= (50 * FRAME) as f64;
         enough.then(|| self.nominal.rate_kbit(self.bytes, self.seconds))

@@ -4,11 +4,11 @@
 //! The recipe. [`meter`] finds the steady part of a transfer, [`verdict`] compares (both pure),
 //! [`self::load`] moves the bytes, [`probe`] is `twinlink link probe`. It shapes nothing itself.
 
-pub mod expected;
-pub mod load;
-pub mod meter;
-pub mod reconciliation;
-pub mod throughput;
+pub(crate) mod expected;
+pub(crate) mod load;
+pub(crate) mod meter;
+pub(crate) mod reconciliation;
+pub(crate) mod throughput;
 pub(crate) mod verdict;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +33,7 @@ use verdict::RoundTrips;
 
 /// Whether links are measured before a run, and what a failed verdict does to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum When {
+pub(crate) enum When {
     #[default]
     Off,
     /// A link that is not what its profile says ends the run.
@@ -43,7 +43,7 @@ pub enum When {
 }
 
 /// Reads the links in force and their counters, a row per link and direction.
-pub type Rows = Arc<dyn Fn() -> Result<Vec<ActiveShaping>> + Send + Sync>;
+pub(crate) type Rows = Arc<dyn Fn() -> Result<Vec<ActiveShaping>> + Send + Sync>;
 
 /// Every how many looks at a transfer the shaper is looked at.
 const GLANCES_PER_READING: u32 = 4;
@@ -56,7 +56,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 const LEAST_WINDOW: f64 = 4.0;
 
 /// Both links, ready to be measured.
-pub struct Prober {
+pub(crate) struct Prober {
     pub origins: PerLink<Origin>,
     /// Whether each server keeps connections open between answers.
     pub keeps_alive: PerLink<bool>,
@@ -71,7 +71,7 @@ pub struct Prober {
 
 /// By how much this machine was behind its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ProbeLateness {
+pub(crate) struct ProbeLateness {
     /// The most by which a packet left the shaper late (ms); `None` where the backend does not say.
     pub packets_ms: Option<f64>,
     /// The most by which this program woke up late (ms).
@@ -104,7 +104,7 @@ struct BulkResult {
 }
 
 impl Prober {
-    pub fn new(
+    pub(crate) fn new(
         origins: PerLink<Origin>,
         capabilities: &PerLink<ServerCapabilities>,
         paths: Vec<String>,
@@ -120,7 +120,7 @@ impl Prober {
     ///
     /// # Errors
     /// A server or the shaper does not answer. A link that is not as it should be is no error.
-    pub async fn measure(&self) -> Result<Vec<Probe>> {
+    pub(crate) async fn measure(&self) -> Result<Vec<Probe>> {
         let on_channel = self.rows().await?.iter().any(|row| row.airtimes.is_some());
         let [a, b] = LinkId::BOTH;
         let (a, b) = if on_channel {

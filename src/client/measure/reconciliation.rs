@@ -23,7 +23,7 @@ const SPURIOUS: f64 = 0.01;
 
 /// One link's counts over a transfer, on the way down.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Bodies and heads that the application received, thrown away or not.
     pub received_bytes: u64,
     /// Frames that left the shaper.
@@ -43,7 +43,7 @@ pub struct Counts {
     pub connections: u64,
 }
 
-pub fn reconcile(counts: &Counts) -> Reconciled {
+pub(crate) fn reconcile(counts: &Counts) -> Reconciled {
     let headers = if counts.ipv6 { HEADERS.1 } else { HEADERS.0 };
     let payload = counts.shaper_bytes as i64 - (headers * counts.shaper_packets) as i64;
     let unexplained = payload - counts.received_bytes as i64;

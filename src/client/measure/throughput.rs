@@ -31,7 +31,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// Goodput of each link, kbit/s.
 #[derive(Clone, Debug)]
-pub struct MeasuredThroughput {
+pub(crate) struct MeasuredThroughput {
     /// While the other link rests.
     pub alone_kbit: PerLink<f64>,
     /// While both are busy.
@@ -44,7 +44,7 @@ pub struct MeasuredThroughput {
 ///
 /// # Errors
 /// A server cannot be reached or sends nothing, the links cannot be shaped or cleared, or a signal.
-pub async fn measure(
+pub(crate) async fn measure(
     config: &RunConfig,
     setup: LinkSetup,
     span: Duration,

@@ -8,9 +8,9 @@ use super::ProbeLateness;
 use crate::config::profile::{Distribution, Loss, Shape};
 
 /// By how much a rate may be off its profile's.
-pub const RATE_TOLERANCE: f64 = 0.05;
+pub(crate) const RATE_TOLERANCE: f64 = 0.05;
 /// By how much a round trip may be, as a share and in ms: the larger counts.
-pub const RTT_TOLERANCE: (f64, f64) = (0.03, 1.0);
+pub(crate) const RTT_TOLERANCE: (f64, f64) = (0.03, 1.0);
 /// A SYN with its options as an Ethernet frame, bytes; its answer has the same.
 const SYN_FRAME: u64 = 74;
 /// ln(2 / 0.0001): a loss outside its interval is a one in ten thousand event on an honest link.
@@ -18,10 +18,10 @@ const LOG_DOUBT: f64 = 9.903_487_552_536_127;
 
 /// Idle round trips of a link, in ms.
 #[derive(Clone, Debug, Default)]
-pub struct RoundTrips(pub Vec<f64>);
+pub(crate) struct RoundTrips(pub Vec<f64>);
 
 impl RoundTrips {
-    pub fn median_ms(&self) -> Option<f64> {
+    pub(crate) fn median_ms(&self) -> Option<f64> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         let middle = sorted.len() / 2;
@@ -38,7 +38,7 @@ impl RoundTrips {
 /// A median of n scatters by 1 / (2 f √n), where f is the density there: 1.2533 j / √n for a normal
 /// spread of σ = j, j / √n for a uniform one of ± j; four times that is allowed for on each side. The packets of a handshake may
 /// take their own time at the rates, which not every backend charges an idle link.
-pub fn rtt_expected_ms(down: &Shape, up: &Shape, count: usize) -> (f64, f64) {
+pub(crate) fn rtt_expected_ms(down: &Shape, up: &Shape, count: usize) -> (f64, f64) {
     let expected = down.delay.ms() + up.delay.ms();
     let jitter = down.jitter.ms().hypot(up.jitter.ms());
     let uniform = |shape: &Shape| matches!(shape.distribution, None | Some(Distribution::Uniform));
@@ -49,7 +49,7 @@ pub fn rtt_expected_ms(down: &Shape, up: &Shape, count: usize) -> (f64, f64) {
 }
 
 /// Whether TCP over a link measures the link: nothing is lost, overtaken, doubled or damaged.
-pub fn tcp_fills(shape: &Shape) -> bool {
+pub(crate) fn tcp_fills(shape: &Shape) -> bool {
     [shape.loss.mean(), shape.reorder, shape.duplicate, shape.corrupt].iter().all(|share| share.is_zero())
 }
 
@@ -58,7 +58,7 @@ pub fn tcp_fills(shape: &Shape) -> bool {
 /// Bernstein's inequality: |X − nπ| ≤ Lb/3 + √((Lb/3)² + 2Lv). For losses in bursts the variance of n π(1 − π)
 /// grows by (1 + ρ) / (1 − ρ), where ρ = 1 − p − r is what one packet's state says of the next's, and
 /// the largest single step b by as much.
-pub fn loss_fits(loss: Loss, lost: u64, packets: u64) -> bool {
+pub(crate) fn loss_fits(loss: Loss, lost: u64, packets: u64) -> bool {
     let share = loss.mean().probability();
     let burst = match loss {
         Loss::Random(_) => 1.0,
@@ -75,23 +75,23 @@ pub fn loss_fits(loss: Loss, lost: u64, packets: u64) -> bool {
 }
 
 /// One compared quantity: in words, and whether it is within its tolerance.
-pub struct Compared {
+pub(crate) struct Compared {
     pub words: String,
     pub ok: bool,
 }
 
-pub fn compare_rtt(found_ms: f64, expected_ms: f64, tolerance_ms: f64) -> Compared {
+pub(crate) fn compare_rtt(found_ms: f64, expected_ms: f64, tolerance_ms: f64) -> Compared {
     let ok = (found_ms - expected_ms).abs() <= tolerance_ms;
     Compared { words: format!("round trip {found_ms:.1} ms of {expected_ms:.1} ± {tolerance_ms:.1}"), ok }
 }
 
-pub fn compare_rate(found_kbit: f64, expected_kbit: f64) -> Compared {
+pub(crate) fn compare_rate(found_kbit: f64, expected_kbit: f64) -> Compared {
     let ok = (found_kbit - expected_kbit).abs() <= RATE_TOLERANCE * expected_kbit;
     let (found, expected) = (found_kbit / 1e3, expected_kbit / 1e3);
     Compared { words: format!("rate {found:.3} of {expected:.3} Mbit/s"), ok }
 }
 
-pub fn compare_loss(loss: Loss, lost: u64, packets: u64) -> Compared {
+pub(crate) fn compare_loss(loss: Loss, lost: u64, packets: u64) -> Compared {
     let expected = loss.mean().percent();
     Compared {
         words: format!("{lost} of {packets} packets lost at {expected:.3} %"),
@@ -100,7 +100,7 @@ pub fn compare_loss(loss: Loss, lost: u64, packets: u64) -> Compared {
 }
 
 /// Bytes that went past the shaper.
-pub fn beside(bytes: u64) -> Compared {
+pub(crate) fn beside(bytes: u64) -> Compared {
     Compared { words: format!("{bytes} bytes came that the shaper did not let pass"), ok: false }
 }
 
@@ -122,7 +122,7 @@ fn reason(late: ProbeLateness) -> String {
 
 /// Whether all of what could be compared fits, and one sentence for people. A bad verdict says first
 /// whether the machine was busy or the link is wrong.
-pub fn sum_up(compared: &[Compared], notes: &[String], late: ProbeLateness) -> (Option<bool>, String) {
+pub(crate) fn sum_up(compared: &[Compared], notes: &[String], late: ProbeLateness) -> (Option<bool>, String) {
     let ok = (!compared.is_empty()).then(|| compared.iter().all(|each| each.ok));
     let why = (ok == Some(false)).then(|| reason(late));
     let outside =

@@ -47,7 +47,7 @@ type Second = Pin<Box<dyn Future<Output = Arc<TcpStream>> + Send>>;
 
 /// How a link's work came to its end.
 #[derive(Debug, PartialEq, Eq)]
-pub enum LinkEnd {
+pub(crate) enum LinkEnd {
     /// There is nothing left for it.
     Finished,
     /// It was given up, and the other link goes on.
@@ -97,7 +97,7 @@ struct Connection {
 }
 
 /// One link's side of a run.
-pub struct Fetcher {
+pub(crate) struct Fetcher {
     transfer: Arc<Transfer>,
     origin: Origin,
     other: Origin,
@@ -118,7 +118,7 @@ pub struct Fetcher {
 
 impl Fetcher {
     /// Work on the link to `origin`, which said `capabilities` of itself, beside that to `other`.
-    pub fn new(
+    pub(crate) fn new(
         transfer: Arc<Transfer>,
         origin: Origin,
         other: Origin,
@@ -143,7 +143,7 @@ impl Fetcher {
     }
 
     /// Works until there is nothing left for this link, beginning on an open connection.
-    pub async fn run(mut self, open: Arc<TcpStream>) -> Result<LinkEnd, Failure> {
+    pub(crate) async fn run(mut self, open: Arc<TcpStream>) -> Result<LinkEnd, Failure> {
         let mut ready = Some(open);
         let mut backoff = FIRST_BACKOFF;
         self.last_progress = running::now();

@@ -10,7 +10,7 @@ const S: u128 = 1_000_000_000;
 /// How long the only row of a file lasts.
 const LONE_ROW: Nanos = S as Nanos;
 
-pub struct Builder {
+pub(crate) struct Builder {
     /// The first row's time; steps count from it.
     origin: Option<Nanos>,
     /// The last row, and how long the one before it lasted.
@@ -92,7 +92,7 @@ impl Bins {
 
 impl Builder {
     /// Keeps rows as they are, or averages over steps of that length.
-    pub fn new(step: Option<Nanos>) -> Builder {
+    pub(crate) fn new(step: Option<Nanos>) -> Builder {
         let bins = step.map(|step| Bins { step, bins: Vec::new() });
         Builder {
             origin: None,
@@ -105,12 +105,12 @@ impl Builder {
         }
     }
 
-    pub fn averaging(step: Nanos) -> Builder {
+    pub(crate) fn averaging(step: Nanos) -> Builder {
         Builder::new(Some(step))
     }
 
     /// Adds bits that may pass at a time.
-    pub fn add(&mut self, at: Nanos, bits: u64) -> Result<(), String> {
+    pub(crate) fn add(&mut self, at: Nanos, bits: u64) -> Result<(), String> {
         let Some(bins) = &mut self.bins else { return Ok(()) };
         bins.bin(at)?.work += u128::from(bits) * S;
         self.rows += 1;
@@ -118,7 +118,7 @@ impl Builder {
     }
 
     /// Adds a row, which holds until the next one.
-    pub fn push(&mut self, row: TraceStep) -> Result<(), String> {
+    pub(crate) fn push(&mut self, row: TraceStep) -> Result<(), String> {
         let origin = *self.origin.get_or_insert(row.at);
         let seconds = |ns: Nanos| ns as f64 / 1e9;
         let late =
@@ -140,7 +140,7 @@ impl Builder {
     }
 
     /// The same, where of rows with one time the last counts.
-    pub fn push_or_replace(&mut self, row: TraceStep) -> Result<(), String> {
+    pub(crate) fn push_or_replace(&mut self, row: TraceStep) -> Result<(), String> {
         let same = self.origin.zip(self.last).is_some_and(|(origin, last)| row.at == origin + last.at);
         if same {
             self.last = self.last.map(|last| TraceStep { at: last.at, ..row });
@@ -171,7 +171,7 @@ impl Builder {
     }
 
     /// Ends with the last row, which lasts as long as the one before it.
-    pub fn end(mut self) -> Result<Steps, String> {
+    pub(crate) fn end(mut self) -> Result<Steps, String> {
         let Some(last) = self.last else { return Err("it is empty: write one step at least".into()) };
         let length = last.at + self.lasted;
         self.close(&last, length)?;
@@ -179,7 +179,7 @@ impl Builder {
     }
 
     /// Ends at a time.
-    pub fn finish(self, length: Nanos) -> Result<Steps, String> {
+    pub(crate) fn finish(self, length: Nanos) -> Result<Steps, String> {
         let (steps, length) = match self.bins {
             Some(bins) => bins.into_steps(length),
             None => (self.steps, length),

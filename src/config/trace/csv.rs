@@ -11,7 +11,11 @@ use crate::units::{Delay, Percent, Rate};
 
 const S: Nanos = 1_000_000_000;
 
-pub fn read<R: BufRead>(header: &str, lines: Lines<R>, step: Option<Nanos>) -> Result<ParsedTrace, String> {
+pub(crate) fn read<R: BufRead>(
+    header: &str,
+    lines: Lines<R>,
+    step: Option<Nanos>,
+) -> Result<ParsedTrace, String> {
     let names: Vec<String> = cells(header).map(|name| name.trim_matches('"').to_string()).collect();
     let place = |wanted: &str| names.iter().position(|name| name.eq_ignore_ascii_case(wanted));
     if let (Some(down), Some(up)) = (place("DL_bitrate"), place("UL_bitrate")) {

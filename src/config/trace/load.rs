@@ -16,7 +16,7 @@ use crate::units::{Delay, LinkId, PerLink};
 /// The table `[trace]` of a profile.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TraceTable {
+pub(crate) struct TraceTable {
     /// Path of the file, from the profile's folder.
     file: Option<String>,
     /// The traces of both links, measured at the same place and time.
@@ -62,13 +62,13 @@ fn yes() -> bool {
 
 /// The traces of a link's two directions.
 #[derive(Clone, Debug, Default)]
-pub struct Pair {
+pub(crate) struct Pair {
     pub down: Option<Trace>,
     pub up: Option<Trace>,
 }
 
 /// The largest file that is read, in bytes. Days of mahimahi's milliseconds fit.
-pub const LARGEST: u64 = 100_000_000;
+pub(crate) const LARGEST: u64 = 100_000_000;
 
 macro_rules! built_in {
     ($($name:literal),* $(,)?) => {
@@ -77,7 +77,7 @@ macro_rules! built_in {
 }
 
 /// Name and text of every trace in `netem/traces`, for the profiles that are built in.
-pub const BUILT_IN: &[(&str, &str)] = built_in![
+pub(crate) const BUILT_IN: &[(&str, &str)] = built_in![
     "wifi-walk.csv",
     "lte-driving.csv",
     "lte-handover.csv",
@@ -90,7 +90,7 @@ impl TraceTable {
     ///
     /// # Errors
     /// A file that cannot be read or is too large, or the line in it that makes no trace.
-    pub fn load(&self, folder: Option<&Path>, link: LinkId) -> Result<Pair> {
+    pub(crate) fn load(&self, folder: Option<&Path>, link: LinkId) -> Result<Pair> {
         if let Some(step) = self.step.filter(|step| step.0.as_nanos() < u128::from(SHORTEST_STEP)) {
             bail!("trace.step: {step} is too fine: at least 10ms");
         }

@@ -6,8 +6,8 @@
 
 pub(crate) mod build;
 pub(crate) mod csv;
-pub mod load;
-pub mod read;
+pub(crate) mod load;
+pub(crate) mod read;
 
 use serde::{Deserialize, Serialize};
 

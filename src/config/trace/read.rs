@@ -15,7 +15,7 @@ use crate::units::{Delay, Percent, Rate};
 /// How a trace file is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub(crate) enum Format {
     /// Told by the first line that is no comment.
     #[default]
     Auto,
@@ -30,7 +30,7 @@ pub enum Format {
 /// The unit of the rates of pairs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(try_from = "String")]
-pub enum TraceUnit {
+pub(crate) enum TraceUnit {
     Bit,
     Kbit,
     #[default]
@@ -84,7 +84,7 @@ impl TraceUnit {
 
 /// The steps of one direction, and where they end.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Steps {
+pub(crate) struct Steps {
     pub steps: Vec<TraceStep>,
     pub length: Nanos,
     /// The file's own time of the first row.
@@ -96,7 +96,7 @@ pub struct Steps {
 
 /// The content of a trace file.
 #[derive(Clone, Debug, PartialEq)]
-pub enum ParsedTrace {
+pub(crate) enum ParsedTrace {
     /// One rate, for whichever direction the profile says.
     One(Steps),
     /// A rate for each direction.
@@ -118,14 +118,14 @@ const S: Nanos = 1_000_000_000;
 const LATEST_S: f64 = 604_800.0;
 
 /// The lines of a file that say something, with their numbers.
-pub struct Lines<R> {
+pub(crate) struct Lines<R> {
     from: R,
     number: u64,
 }
 
 impl<R: BufRead> Lines<R> {
     /// The next line that is neither empty nor a comment.
-    pub fn line(&mut self) -> Result<Option<String>, String> {
+    pub(crate) fn line(&mut self) -> Result<Option<String>, String> {
         loop {
             let mut line = Vec::new();
             let mut bounded = std::io::Read::take(&mut self.from, LONGEST_LINE);
@@ -147,7 +147,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    pub fn problem(&self, what: impl std::fmt::Display) -> String {
+    pub(crate) fn problem(&self, what: impl std::fmt::Display) -> String {
         format!("line {}: {what}", self.number)
     }
 }
@@ -156,7 +156,7 @@ impl<R: BufRead> Lines<R> {
 ///
 /// # Errors
 /// The line and what is wrong with it.
-pub fn read(
+pub(crate) fn read(
     from: impl BufRead,
     format: Format,
     step: Option<Nanos>,
@@ -260,7 +260,7 @@ fn pairs<R: BufRead>(
 }
 
 /// A number that is neither negative nor out of this world.
-pub fn number(text: &str, what: &str) -> Result<f64, String> {
+pub(crate) fn number(text: &str, what: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value < 0.0 => Err(format!("\"{text}\" is negative: {what} is 0 or more")),
         Ok(value) if value.is_finite() => Ok(value),
@@ -268,7 +268,7 @@ pub fn number(text: &str, what: &str) -> Result<f64, String> {
     }
 }
 
-pub fn seconds(text: &str) -> Result<Nanos, String> {
+pub(crate) fn seconds(text: &str) -> Result<Nanos, String> {
     let value = number(text, "a time in seconds")?;
     // A clock's time counts from long ago; only what passes since the first line matters.
     if value > LATEST_S && value < 1e9 || value > 1e10 {
@@ -278,7 +278,7 @@ pub fn seconds(text: &str) -> Result<Nanos, String> {
 }
 
 /// Returns a rate in bit/s. A rate below the slowest of a profile counts as an outage.
-pub fn rate_of(bits: f64) -> Result<Rate, String> {
+pub(crate) fn rate_of(bits: f64) -> Result<Rate, String> {
     let (least, most) = super::RATES;
     if bits > most as f64 {
         return Err(format!(
@@ -290,7 +290,7 @@ pub fn rate_of(bits: f64) -> Result<Rate, String> {
     Ok(Rate::from_bits_per_s(if bits < least { 0 } else { bits }))
 }
 
-pub fn delay_of(text: &str) -> Result<Delay, String> {
+pub(crate) fn delay_of(text: &str) -> Result<Delay, String> {
     let delay: Delay = text.parse()?;
     if delay.0 > Duration::from_secs(60) {
         return Err(format!("a delay of {delay} is out of range: at most 60s"));
@@ -298,7 +298,7 @@ pub fn delay_of(text: &str) -> Result<Delay, String> {
     Ok(delay)
 }
 
-pub fn loss_of(text: &str) -> Result<Percent, String> {
+pub(crate) fn loss_of(text: &str) -> Result<Percent, String> {
     let loss: Percent = text.parse()?;
     if loss.percent() >= 100.0 {
         return Err(format!("a loss of {loss} lets nothing pass: write an outage as a rate of 0"));
@@ -308,7 +308,7 @@ pub fn loss_of(text: &str) -> Result<Percent, String> {
 
 /// A value for an error, quoted where it looks like a number with a unit. Other text is not shown: the
 /// file may be no trace at all, and hold what nobody should read in a log.
-pub fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || "+-.,:_% ".contains(c));
     let is_value = text.len() <= 24 && unit.len() <= 5 && unit.len() < text.len();
     if is_value && unit.chars().all(|c| c.is_ascii_alphabetic()) {
@@ -319,7 +319,7 @@ pub fn shown(text: &str) -> String {
 }
 
 impl Steps {
-    pub fn into_trace(self, file: &str, looped: bool) -> Result<Trace, String> {
+    pub(crate) fn into_trace(self, file: &str, looped: bool) -> Result<Trace, String> {
         Trace::new(file.to_string(), looped, self.steps, self.length)
     }
 }

@@ -48,7 +48,7 @@ fn what_makes_no_trace_is_refused() {
 }
 
 /// Any trace that is valid.
-pub fn any_trace() -> impl Strategy<Value = Trace> {
+pub(super) fn any_trace() -> impl Strategy<Value = Trace> {
     let rate = prop_oneof![1 => Just(0u64), 4 => 8_000u64..200_000_000];
     let step =
         (10_000_000u64..2_000_000_000, rate, prop::option::of(0u64..50), prop::option::of(0.0..20.0f64));

@@ -19,7 +19,7 @@ use crate::units::LinkId;
 /// A command's request to a running client.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
-pub enum ControlRequest {
+pub(crate) enum ControlRequest {
     /// Give a link this profile, in place.
     Set {
         link: LinkId,
@@ -37,7 +37,7 @@ impl ControlRequest {
     ///
     /// # Errors
     /// A value is invalid; the text names it.
-    pub fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         match self {
             ControlRequest::Set { profile, .. } => profile.check(),
             ControlRequest::Show | ControlRequest::Clear { .. } => Ok(()),
@@ -47,7 +47,7 @@ impl ControlRequest {
 
 /// The client's reply.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Reply {
+pub(crate) struct Reply {
     pub ok: bool,
     /// The links in force after the request, a row per link and direction.
     #[serde(default)]
@@ -57,24 +57,24 @@ pub struct Reply {
 }
 
 impl Reply {
-    pub fn done(links: Vec<ActiveShaping>) -> Reply {
+    pub(crate) fn done(links: Vec<ActiveShaping>) -> Reply {
         Reply { ok: true, links, error: None }
     }
 
-    pub fn failed(error: &anyhow::Error) -> Reply {
+    pub(crate) fn failed(error: &anyhow::Error) -> Reply {
         Reply { ok: false, links: Vec::new(), error: Some(format!("{error:#}")) }
     }
 }
 
 /// The longest request or answer, so that neither side can be filled up. A profile carries its trace's
 /// steps.
-pub const LONGEST: u64 = 4 * 1024 * 1024;
+pub(crate) const LONGEST: u64 = 4 * 1024 * 1024;
 
 /// How long to wait for an answer: `tc` takes seconds for a change on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where a running client listens: `$TWINLINK_CONTROL`, else `/run/twinlink/control.sock`.
-pub fn path() -> PathBuf {
+pub(crate) fn path() -> PathBuf {
     std::env::var_os("TWINLINK_CONTROL").map_or("/run/twinlink/control.sock".into(), PathBuf::from)
 }
 
@@ -82,7 +82,7 @@ pub fn path() -> PathBuf {
 ///
 /// # Errors
 /// It belongs to another user.
-pub fn check_owner(path: &Path) -> Result<()> {
+pub(crate) fn check_owner(path: &Path) -> Result<()> {
     let Ok(there) = path.symlink_metadata() else { return Ok(()) };
     ensure!(
         [0, rustix::process::geteuid().as_raw()].contains(&there.uid()),
@@ -97,7 +97,7 @@ pub fn check_owner(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// It was there but did not answer as it should, or its answer is a refusal.
-pub fn ask(request: &ControlRequest) -> Result<Option<Vec<ActiveShaping>>> {
+pub(crate) fn ask(request: &ControlRequest) -> Result<Option<Vec<ActiveShaping>>> {
     ask_at(&path(), request)
 }
 
@@ -105,7 +105,7 @@ pub fn ask(request: &ControlRequest) -> Result<Option<Vec<ActiveShaping>>> {
 ///
 /// # Errors
 /// As those of [`ask`].
-pub fn ask_at(path: &Path, request: &ControlRequest) -> Result<Option<Vec<ActiveShaping>>> {
+pub(crate) fn ask_at(path: &Path, request: &ControlRequest) -> Result<Option<Vec<ActiveShaping>>> {
     let shown = path.display().to_string();
     check_owner(path).context("cannot reach the running client")?;
     let stream = match UnixStream::connect(path) {

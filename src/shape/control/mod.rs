@@ -1,4 +1,4 @@
 //! The control socket: one process of a lab shapes, and the others ask it.
 
-pub mod client;
-pub mod server;
+pub(crate) mod client;
+pub(crate) mod server;

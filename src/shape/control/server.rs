@@ -21,14 +21,14 @@ use crate::shape::active_shaping::ActiveShaping;
 const PEER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Listens until it is dropped, then removes the socket.
-pub struct ControlServer {
+pub(crate) struct ControlServer {
     path: PathBuf,
     listener: UnixListener,
 }
 
 impl ControlServer {
     /// Opens the socket. One that a killed process left behind is replaced; a live one is an error.
-    pub fn open() -> Result<ControlServer> {
+    pub(crate) fn open() -> Result<ControlServer> {
         let path = client::path();
         // One of another user may leave whoever connects waiting.
         client::check_owner(&path).context("cannot listen for changes of links")?;
@@ -51,7 +51,7 @@ impl ControlServer {
 
     /// Answers requests, one connection at a time; never ends by itself. `act` does what is asked and
     /// tells what is in force then; it may block.
-    pub async fn serve<A>(self, act: A)
+    pub(crate) async fn serve<A>(self, act: A)
     where
         A: Fn(ControlRequest) -> Result<Vec<ActiveShaping>> + Send + Sync + 'static,
     {

@@ -14,7 +14,7 @@ use crate::units::Direction;
 const NEEDED: &str = "the netem backend needs it: use a kernel that has it, or NFQUEUE (--backend userspace)";
 
 /// All that this backend needs; netem itself, the last, not for a rate and a queue.
-pub static FEATURES: [Feature; 4] = [
+pub(crate) static FEATURES: [Feature; 4] = [
     Feature {
         name: "ifb",
         modules: &["ifb"],
@@ -61,7 +61,7 @@ fn tc(line: String) -> Result<()> {
 ///
 /// # Errors
 /// A shared channel, a trace that is too fine for tbf, or a kernel that lacks something.
-pub fn check(requests: &[ShapingRequest], on_channel: bool) -> Result<Fit, Refusal> {
+pub(crate) fn check(requests: &[ShapingRequest], on_channel: bool) -> Result<Fit, Refusal> {
     if on_channel {
         let error = anyhow!("cannot do a shared channel with netem: use --backend auto or userspace");
         return Err(Refusal { why: "a shared channel is modelled in userspace".into(), error });
@@ -133,7 +133,7 @@ fn difference(profile: &Profile) -> Option<&'static str> {
 }
 
 /// Adds what to do about it to an error that a kernel without the module gives.
-pub fn explain(error: anyhow::Error) -> anyhow::Error {
+pub(crate) fn explain(error: anyhow::Error) -> anyhow::Error {
     let text = format!("{error:#}");
     let unknown =
         ["qdisc kind is unknown", "Unknown device type", "No such file or directory", "not supported"]

@@ -12,7 +12,7 @@ use crate::shape::netem::tc::run::Tool;
 use crate::units::{Direction, LinkId};
 
 /// Every lane of the lab that exists in this network namespace, whoever made it, read from the kernel.
-pub fn in_force() -> Result<Vec<NetemDirection>> {
+pub(crate) fn in_force() -> Result<Vec<NetemDirection>> {
     let devices = read::devices()?;
     if devices.is_empty() {
         return Ok(Vec::new());
@@ -35,7 +35,7 @@ pub fn in_force() -> Result<Vec<NetemDirection>> {
 
 /// Removes what a process left that was killed: its devices, and filters at the lab's preferences that
 /// lead nowhere. The caller holds the lock, so no owner of a device can be alive.
-pub fn repair(devs: &[String]) -> Result<usize> {
+pub(crate) fn repair(devs: &[String]) -> Result<usize> {
     let dead: Vec<Device> = read::devices()?;
     remove_devices(&dead)?;
     let trials: Vec<String> = read::trials()?.iter().map(|name| render::remove_ifb(name)).collect();

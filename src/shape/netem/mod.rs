@@ -5,8 +5,8 @@
 
 pub(crate) mod check;
 pub(crate) mod cleanup;
-pub mod tc;
-pub mod trace_player;
+pub(crate) mod tc;
+pub(crate) mod trace_player;
 
 use std::time::Instant;
 
@@ -32,7 +32,7 @@ use cleanup::{in_force, remove_devices, repair};
 
 /// One direction of a link that is in force.
 #[derive(Clone, Debug)]
-pub struct NetemDirection {
+pub(crate) struct NetemDirection {
     pub place: DeviceDirection,
     pub alias: Alias,
     pub shape: Shape,
@@ -68,7 +68,7 @@ const NAME: &str = "netem";
 
 /// The links that the kernel's qdiscs carry for this process.
 #[derive(Default)]
-pub struct Netem {
+pub(crate) struct Netem {
     /// Of everything random, where the kernel heeds one.
     seed: u64,
     lanes: Vec<NetemDirection>,
@@ -160,7 +160,7 @@ impl Backend for Netem {
 }
 
 impl Netem {
-    pub fn new(seed: u64) -> Netem {
+    pub(crate) fn new(seed: u64) -> Netem {
         Netem { seed, ..Netem::default() }
     }
 
@@ -290,7 +290,13 @@ fn lane(request: &ShapingRequest, direction: Direction, why: &str) -> Result<Net
     Ok(NetemDirection { place, alias, shape, child, why, report: serde_json::Value::Null })
 }
 
-pub fn alias(place: &DeviceDirection, shape: &Shape, profile: &str, pid: u32, own_clsact: bool) -> Alias {
+pub(crate) fn alias(
+    place: &DeviceDirection,
+    shape: &Shape,
+    profile: &str,
+    pid: u32,
+    own_clsact: bool,
+) -> Alias {
     let (dev, server) = (place.dev.clone(), place.server.clone());
     Alias { pid, dev, server, own_clsact, lossy: shape.can_lose(), profile: profile.to_string() }
 }

@@ -22,7 +22,7 @@ use crate::units::{Direction, LinkId};
 
 /// One direction of a link whose trace is played.
 #[derive(Clone, Debug)]
-pub struct Track {
+pub(crate) struct Track {
     pub link: LinkId,
     pub direction: Direction,
     pub ifb: String,
@@ -70,14 +70,14 @@ impl PlayerState {
 }
 
 /// The thread that plays; it ends when this is dropped. The qdiscs then stay as they are.
-pub struct TracePlayer {
+pub(crate) struct TracePlayer {
     shared: Arc<PlayerState>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl TracePlayer {
     /// Plays these tracks; those that began before go on where they are by now.
-    pub fn start(tracks: Vec<Track>) -> Result<TracePlayer> {
+    pub(crate) fn start(tracks: Vec<Track>) -> Result<TracePlayer> {
         let shared = Arc::new(PlayerState::default());
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("traces".into()).spawn(move || {
@@ -89,19 +89,19 @@ impl TracePlayer {
     }
 
     /// The steps that have taken effect since the last call.
-    pub fn take_done(&self) -> Vec<AppliedStep> {
+    pub(crate) fn take_done(&self) -> Vec<AppliedStep> {
         std::mem::take(&mut self.shared.state().done)
     }
 
     /// Ends, and tells the steps that have taken effect since the last call.
-    pub fn finish(self) -> Vec<AppliedStep> {
+    pub(crate) fn finish(self) -> Vec<AppliedStep> {
         let shared = Arc::clone(&self.shared);
         drop(self);
         std::mem::take(&mut shared.state().done)
     }
 
     /// Why nothing is played any more, if that is so.
-    pub fn failed(&self) -> Option<String> {
+    pub(crate) fn failed(&self) -> Option<String> {
         self.shared.state().failure.clone()
     }
 }
@@ -189,7 +189,7 @@ fn apply(running: &mut Running, moment: &Moment, sessions: &mut [Option<Session>
 /// Makes a tbf look at its queue. Its timer still counts by the old rate after a change: what waited
 /// through an outage would wait on until a packet comes. This one has nothing in it and no way to
 /// travel: an ifb drops what was not redirected to it.
-pub fn wake(ifb: &str) -> std::io::Result<()> {
+pub(crate) fn wake(ifb: &str) -> std::io::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     // SAFETY: the name lives through the call, and its length is what is said.
     let bound = unsafe {

@@ -1,7 +1,7 @@
 //! The userspace backend: this process holds the packets of its links. They are [`self::nfqueue`]'s;
 //! `emulate` says when each departs.
 
-pub mod nfqueue;
+pub(crate) mod nfqueue;
 
 use std::time::Instant;
 
@@ -26,7 +26,7 @@ static FEATURES: [Feature; 1] = [Feature {
 }];
 
 /// The links held in userspace; costs nothing while there are none.
-pub struct UserspaceLinks {
+pub(crate) struct UserspaceLinks {
     packets: Option<Userspace>,
     /// Each with the reason why it is held here, by link.
     links: Vec<(ShapingRequest, String)>,
@@ -135,7 +135,7 @@ impl Backend for UserspaceLinks {
 }
 
 impl UserspaceLinks {
-    pub fn new(channel: Option<&ChannelConfig>, seed: u64) -> UserspaceLinks {
+    pub(crate) fn new(channel: Option<&ChannelConfig>, seed: u64) -> UserspaceLinks {
         let channel = channel.cloned();
         UserspaceLinks { packets: None, links: Vec::new(), channel, seed, faults: Vec::new() }
     }

@@ -7,7 +7,7 @@ use crate::units::Nanos;
 
 impl Sender {
     /// Takes an acknowledgement.
-    pub fn acked(&mut self, now: Nanos, ack: &Acknowledgement) {
+    pub(crate) fn acked(&mut self, now: Nanos, ack: &Acknowledgement) {
         self.room_until = self.room_until.max(ack.window_end);
         let mut sum = Sum { prior_in_flight: self.in_flight(), next: self.next_number(), ..Sum::default() };
         let (prior_delivered, prior_lost) = (self.delivered, self.lost_total);

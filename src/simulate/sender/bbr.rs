@@ -11,11 +11,11 @@ use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
 /// 2 / ln 2: the least gain that doubles the rate each round trip (draft, 4.3.1.1).
-pub const STARTUP_GAIN: f64 = 2.0 / std::f64::consts::LN_2;
+pub(crate) const STARTUP_GAIN: f64 = 2.0 / std::f64::consts::LN_2;
 /// Empties in one round trip the queue that the start has made (draft, 4.3.2).
 const DRAIN_GAIN: f64 = 1.0 / STARTUP_GAIN;
 /// One round trip to probe, one to drain, six to cruise (draft, 4.3.3.2).
-pub const CYCLE: [f64; 8] = [1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
+pub(crate) const CYCLE: [f64; 8] = [1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
 /// Room for acknowledgements that are delayed or bunch (draft, 4.2.3.2).
 const WINDOW_GAIN: f64 = 2.0;
 /// Paces this much below the estimate, as Linux does, so that no queue builds up.
@@ -42,7 +42,7 @@ fn paced(rate: f64, gain: f64) -> f64 {
 }
 
 /// Returns the pacing rate (bytes/s) of a new connection with this RTT.
-pub fn first_pacing_rate(rtt: Nanos) -> f64 {
+pub(crate) fn first_pacing_rate(rtt: Nanos) -> f64 {
     paced(f64::from(FIRST_WINDOW) / rtt.max(1_000_000) as f64, STARTUP_GAIN)
 }
 
@@ -55,7 +55,7 @@ enum Mode {
 }
 
 #[derive(Clone, Debug)]
-pub struct Bbr {
+pub(crate) struct Bbr {
     mode: Mode,
     /// Segments / ns, with the round of each; the greatest first, each later one less.
     rates: VecDeque<(u64, f64)>,
@@ -107,7 +107,7 @@ struct Policer {
 
 impl Bbr {
     /// Starts with the round trip of the handshake.
-    pub fn new(seed: u64, rtt: Nanos) -> Bbr {
+    pub(crate) fn new(seed: u64, rtt: Nanos) -> Bbr {
         Bbr {
             mode: Mode::Startup,
             rates: VecDeque::with_capacity(16),
@@ -136,7 +136,7 @@ impl Bbr {
     }
 
     /// Bytes a second.
-    pub fn pacing_rate(&self) -> f64 {
+    pub(crate) fn pacing_rate(&self) -> f64 {
         self.pacing_rate
     }
 
@@ -149,7 +149,7 @@ impl Bbr {
     }
 
     /// The least segments that go out at once.
-    pub fn burst(&self) -> u32 {
+    pub(crate) fn burst(&self) -> u32 {
         if self.pacing_rate < 150_000.0 { 1 } else { 2 }
     }
 
@@ -174,25 +174,25 @@ impl Bbr {
         self.with_room(self.product(rate, gain))
     }
 
-    pub fn save_window(&mut self, window: u32) {
+    pub(crate) fn save_window(&mut self, window: u32) {
         let saved = self.before < ControlState::Recovery && self.mode != Mode::ProbeRtt;
         self.prior_window = if saved { window } else { self.prior_window.max(window) };
     }
 
-    pub fn timed_out(&mut self) {
+    pub(crate) fn timed_out(&mut self) {
         self.before = ControlState::Loss;
         self.full_rate = 0.0;
         self.round_start = true;
     }
 
-    pub fn undone(&mut self) {
+    pub(crate) fn undone(&mut self) {
         self.full_rate = 0.0;
         self.full_rounds = 0;
         self.policer = Policer::default();
     }
 
     /// Sending begins again after the server had nothing to send.
-    pub fn restarts(&mut self, now: Nanos) {
+    pub(crate) fn restarts(&mut self, now: Nanos) {
         self.idle_restart = true;
         (self.ahead.epoch, self.ahead.acked) = (now, 0.0);
         if self.mode == Mode::ProbeBandwidth {
@@ -208,7 +208,7 @@ impl Bbr {
     }
 
     /// Decides window and pacing after an acknowledgement.
-    pub fn acked(&mut self, ack: &Ack, window: &mut Window) {
+    pub(crate) fn acked(&mut self, ack: &Ack, window: &mut Window) {
         self.learn_rate(ack);
         self.learn_ahead(ack, window.segments);
         self.move_cycle(ack);
@@ -358,7 +358,7 @@ impl Bbr {
     }
 
     /// Whether what is sent counts as limited by the sender: the window is small to measure the round trip.
-    pub fn probes_rtt(&self) -> bool {
+    pub(crate) fn probes_rtt(&self) -> bool {
         self.mode == Mode::ProbeRtt
     }
 

@@ -10,7 +10,7 @@ use crate::units::Nanos;
 
 /// How a server sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Control {
+pub(crate) enum Control {
     Reno,
     Cubic,
     Bbr,
@@ -40,7 +40,7 @@ impl FromStr for Control {
 
 /// Where a sender is with its losses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ControlState {
+pub(crate) enum ControlState {
     Open,
     /// Segments came out of order, or may be lost.
     Disorder,
@@ -54,7 +54,7 @@ pub enum ControlState {
 
 /// The congestion window, in segments.
 #[derive(Clone, Copy, Debug)]
-pub struct Window {
+pub(crate) struct Window {
     pub segments: u32,
     pub ssthresh: u32,
     /// Acknowledged segments that count towards the next growth in congestion avoidance.
@@ -64,19 +64,19 @@ pub struct Window {
 }
 
 /// The window that a connection starts with (RFC 6928).
-pub const FIRST_WINDOW: u32 = 10;
+pub(crate) const FIRST_WINDOW: u32 = 10;
 
 impl Window {
-    pub fn new() -> Window {
+    pub(crate) fn new() -> Window {
         Window { segments: FIRST_WINDOW, ssthresh: u32::MAX, counted: 0, limits: false }
     }
 
-    pub fn in_slow_start(&self) -> bool {
+    pub(crate) fn in_slow_start(&self) -> bool {
         self.segments < self.ssthresh
     }
 
     /// Grows by a segment for each that was acknowledged, up to the threshold; returns those left over.
-    pub fn slow_start(&mut self, acked: u32) -> u32 {
+    pub(crate) fn slow_start(&mut self, acked: u32) -> u32 {
         let grown = self.segments.saturating_add(acked).min(self.ssthresh);
         let left = acked - (grown - self.segments);
         self.segments = grown;
@@ -84,7 +84,7 @@ impl Window {
     }
 
     /// Grows by a segment for every `per` that were acknowledged.
-    pub fn avoid_congestion(&mut self, per: u32, acked: u32) {
+    pub(crate) fn avoid_congestion(&mut self, per: u32, acked: u32) {
         if self.counted >= per {
             self.counted = 0;
             self.segments += 1;
@@ -100,7 +100,7 @@ impl Window {
 /// The rate at which segments were delivered, over the time since one that has now come was sent
 /// (Cheng et al., draft-cheng-iccrg-delivery-rate-estimation).
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RateSample {
+pub(crate) struct RateSample {
     pub prior_delivered: u64,
     pub delivered: u64,
     pub interval: Nanos,
@@ -110,7 +110,7 @@ pub struct RateSample {
 
 /// One acknowledgement, as a congestion control sees it.
 #[derive(Clone, Copy, Debug)]
-pub struct Ack {
+pub(crate) struct Ack {
     pub now: Nanos,
     pub rtt: Option<Nanos>,
     /// Segments that were newly found to have come, in order or not.
@@ -130,14 +130,14 @@ pub struct Ack {
 
 /// A congestion control with its state.
 #[derive(Clone, Debug)]
-pub enum Algorithm {
+pub(crate) enum Algorithm {
     Reno,
     Cubic(Cubic),
     Bbr(Box<Bbr>),
 }
 
 impl Algorithm {
-    pub fn new(control: Control, seed: u64, rtt: Nanos) -> Algorithm {
+    pub(crate) fn new(control: Control, seed: u64, rtt: Nanos) -> Algorithm {
         match control {
             Control::Reno => Algorithm::Reno,
             Control::Cubic => Algorithm::Cubic(Cubic::default()),
@@ -146,7 +146,7 @@ impl Algorithm {
     }
 
     /// Whether it decides the window by itself, through losses too.
-    pub fn bbr(&mut self) -> Option<&mut Bbr> {
+    pub(crate) fn bbr(&mut self) -> Option<&mut Bbr> {
         match self {
             Algorithm::Bbr(bbr) => Some(bbr),
             _ => None,
@@ -154,7 +154,7 @@ impl Algorithm {
     }
 
     /// The slow-start threshold after a loss.
-    pub fn after_loss(&mut self, window: &Window) -> u32 {
+    pub(crate) fn after_loss(&mut self, window: &Window) -> u32 {
         match self {
             Algorithm::Reno => reno::after_loss(window.segments),
             Algorithm::Cubic(cubic) => cubic.after_loss(window.segments),
@@ -166,7 +166,7 @@ impl Algorithm {
     }
 
     /// The time-out was over.
-    pub fn timed_out(&mut self) {
+    pub(crate) fn timed_out(&mut self) {
         match self {
             Algorithm::Reno => {}
             Algorithm::Cubic(cubic) => cubic.reset(),
@@ -175,14 +175,21 @@ impl Algorithm {
     }
 
     /// A round trip was measured; all before the first of `acked` have come, those before the second are sent.
-    pub fn measured(&mut self, now: Nanos, rtt: Nanos, acked: (u32, u32), paced: bool, window: &mut Window) {
+    pub(crate) fn measured(
+        &mut self,
+        now: Nanos,
+        rtt: Nanos,
+        acked: (u32, u32),
+        paced: bool,
+        window: &mut Window,
+    ) {
         if let Algorithm::Cubic(cubic) = self {
             cubic.measured(now, rtt, acked, paced, window);
         }
     }
 
     /// Lets the window grow.
-    pub fn grow(&mut self, now: Nanos, acked: u32, window: &mut Window) {
+    pub(crate) fn grow(&mut self, now: Nanos, acked: u32, window: &mut Window) {
         match self {
             Algorithm::Reno => reno::grow(acked, window),
             Algorithm::Cubic(cubic) => cubic.grow(now, acked, window),
@@ -191,7 +198,7 @@ impl Algorithm {
     }
 
     /// Sending begins again after nothing was in flight since `last_sent`.
-    pub fn restarts(&mut self, now: Nanos, last_sent: Nanos, app_limited: bool) {
+    pub(crate) fn restarts(&mut self, now: Nanos, last_sent: Nanos, app_limited: bool) {
         match self {
             Algorithm::Reno => {}
             Algorithm::Cubic(cubic) => cubic.restarts(now, last_sent),
@@ -201,7 +208,7 @@ impl Algorithm {
     }
 
     /// The loss was none: the window is what it was.
-    pub fn undone(&mut self, window: u32, prior: u32) -> u32 {
+    pub(crate) fn undone(&mut self, window: u32, prior: u32) -> u32 {
         if let Algorithm::Bbr(bbr) = self {
             bbr.undone();
             return window;

@@ -23,7 +23,7 @@ const LEAST_SAMPLES: u32 = 8;
 const DELAY_BOUNDS: (Nanos, Nanos) = (4_000_000, 16_000_000);
 
 #[derive(Clone, Debug, Default)]
-pub struct Cubic {
+pub(crate) struct Cubic {
     last_max: u32,
     last_window: u32,
     last_time: Nanos,
@@ -52,11 +52,11 @@ struct HyStart {
 }
 
 impl Cubic {
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         *self = Cubic::default();
     }
 
-    pub fn after_loss(&mut self, window: u32) -> u32 {
+    pub(crate) fn after_loss(&mut self, window: u32) -> u32 {
         self.epoch = None;
         // Fast convergence (RFC 9438, 4.7).
         let shrinks = window < self.last_max;
@@ -64,7 +64,7 @@ impl Cubic {
         ((f64::from(window) * BETA) as u32).max(2)
     }
 
-    pub fn restarts(&mut self, now: Nanos, last_sent: Nanos) {
+    pub(crate) fn restarts(&mut self, now: Nanos, last_sent: Nanos) {
         if let Some(epoch) = self.epoch.as_mut().filter(|_| now > last_sent) {
             *epoch = (*epoch + (now - last_sent)).min(now);
         }
@@ -72,7 +72,14 @@ impl Cubic {
 
     /// A round trip was measured; all before the first of `acked` have come, those before the second are
     /// sent.
-    pub fn measured(&mut self, now: Nanos, rtt: Nanos, acked: (u32, u32), paced: bool, window: &mut Window) {
+    pub(crate) fn measured(
+        &mut self,
+        now: Nanos,
+        rtt: Nanos,
+        acked: (u32, u32),
+        paced: bool,
+        window: &mut Window,
+    ) {
         // A sample right after a recovery includes its waiting time.
         if self.epoch.is_some_and(|epoch| now - epoch < 1_000_000_000) {
             return;
@@ -86,7 +93,7 @@ impl Cubic {
         }
     }
 
-    pub fn grow(&mut self, now: Nanos, acked: u32, window: &mut Window) {
+    pub(crate) fn grow(&mut self, now: Nanos, acked: u32, window: &mut Window) {
         if !window.limits {
             return;
         }

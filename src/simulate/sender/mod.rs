@@ -6,7 +6,7 @@
 
 pub(crate) mod acknowledgement;
 pub(crate) mod bbr;
-pub mod control;
+pub(crate) mod control;
 pub(crate) mod cubic;
 pub(crate) mod losses;
 pub(crate) mod recovery;
@@ -25,7 +25,7 @@ use control::{Algorithm, Control, ControlState, Window};
 use rtt::Rtt;
 
 /// Payload of a full segment at MTU 1500 with TCP's timestamps, bytes.
-pub const MSS: u64 = 1448;
+pub(crate) const MSS: u64 = 1448;
 /// Linux's timers for losses are no shorter: two ticks of 250 Hz.
 const LEAST_TIMER: Nanos = 8_000_000;
 
@@ -53,7 +53,7 @@ struct Sent {
 
 /// A segment to put on the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
+pub(crate) struct Segment {
     pub number: u32,
     /// Where it ends in the stream.
     pub end: u64,
@@ -73,7 +73,7 @@ enum Timer {
 }
 
 #[derive(Clone, Debug)]
-pub struct Sender {
+pub(crate) struct Sender {
     algorithm: Algorithm,
     /// Bytes a second at which segments may go out; none where nothing paces them.
     pacing_rate: Option<f64>,
@@ -155,7 +155,7 @@ struct Usage {
 impl Sender {
     /// A sender on a connection whose handshake took `rtt`. BBR is paced in any case; so are the others
     /// on a socket that began with BBR.
-    pub fn new(control: Control, paced: bool, seed: u64, now: Nanos, rtt: Nanos) -> Sender {
+    pub(crate) fn new(control: Control, paced: bool, seed: u64, now: Nanos, rtt: Nanos) -> Sender {
         let paced = paced || control == Control::Bbr;
         Sender {
             algorithm: Algorithm::new(control, seed, rtt),
@@ -196,7 +196,7 @@ impl Sender {
     }
 
     /// There are `bytes` more to send.
-    pub fn offer(&mut self, now: Nanos, bytes: u64) {
+    pub(crate) fn offer(&mut self, now: Nanos, bytes: u64) {
         if self.segments.is_empty() && self.sent == self.offered {
             let idle = now.saturating_sub(self.last_sent);
             if self.delivered > 0 {
@@ -224,17 +224,17 @@ impl Sender {
         self.first + self.segments.len() as u32
     }
 
-    pub fn in_flight(&self) -> u32 {
+    pub(crate) fn in_flight(&self) -> u32 {
         self.segments.len() as u32 - self.sacked - self.lost + self.again
     }
 
     #[cfg(test)]
-    pub fn window(&self) -> u32 {
+    pub(crate) fn window(&self) -> u32 {
         self.window.segments
     }
 
     /// When to call [`Sender::next_segment`] though nothing comes: pacing holds something back.
-    pub fn paced_until(&self) -> Nanos {
+    pub(crate) fn paced_until(&self) -> Nanos {
         if self.burst_left == 0 && self.has_something() { self.paced_until } else { Nanos::MAX }
     }
 
@@ -249,7 +249,7 @@ impl Sender {
     }
 
     /// The next segment to go out now, if one may.
-    pub fn next_segment(&mut self, now: Nanos) -> Option<Segment> {
+    pub(crate) fn next_segment(&mut self, now: Nanos) -> Option<Segment> {
         if self.in_flight() >= self.window.segments {
             self.note_usage(true);
             return None;

@@ -3,11 +3,11 @@
 
 use super::control::Window;
 
-pub fn after_loss(window: u32) -> u32 {
+pub(crate) fn after_loss(window: u32) -> u32 {
     (window / 2).max(2)
 }
 
-pub fn grow(acked: u32, window: &mut Window) {
+pub(crate) fn grow(acked: u32, window: &mut Window) {
     if !window.limits {
         return;
     }

@@ -4,11 +4,11 @@
 use crate::units::Nanos;
 
 /// The least time that the time-out leaves beyond the round trip.
-pub const LEAST_RTO: Nanos = 200_000_000;
+pub(crate) const LEAST_RTO: Nanos = 200_000_000;
 const LONGEST_RTO: Nanos = 120_000_000_000;
 
 #[derive(Clone, Debug)]
-pub struct Rtt {
+pub(crate) struct Rtt {
     pub smoothed: Nanos,
     /// Four times the mean deviation, over a round trip its greatest.
     variance: Nanos,
@@ -22,7 +22,7 @@ pub struct Rtt {
 
 impl Rtt {
     /// Starts with the round trip of the handshake.
-    pub fn new(first: Nanos) -> Rtt {
+    pub(crate) fn new(first: Nanos) -> Rtt {
         Rtt {
             smoothed: first,
             variance: (2 * first).max(LEAST_RTO),
@@ -36,7 +36,7 @@ impl Rtt {
 
     /// A segment that was sent once took `rtt`; all before `acked` have come, and those before `next`
     /// are sent.
-    pub fn measured(&mut self, rtt: Nanos, acked: u32, next: u32) {
+    pub(crate) fn measured(&mut self, rtt: Nanos, acked: u32, next: u32) {
         let off = rtt as i64 - self.smoothed as i64;
         self.smoothed = (self.smoothed as i64 + off / 8).max(1) as Nanos;
         // Linux counts a deviation that a shorter round trip makes an eighth.
@@ -59,11 +59,11 @@ impl Rtt {
         self.backoff = 0;
     }
 
-    pub fn timeout(&self) -> Nanos {
+    pub(crate) fn timeout(&self) -> Nanos {
         ((self.smoothed + self.variance) << self.backoff.min(12)).min(LONGEST_RTO)
     }
 
-    pub fn back_off(&mut self) {
+    pub(crate) fn back_off(&mut self) {
         self.backoff += 1;
     }
 }

@@ -26,7 +26,7 @@ impl Sender {
     }
 
     /// The timer is over.
-    pub fn on_time(&mut self, now: Nanos) -> Option<Segment> {
+    pub(crate) fn on_time(&mut self, now: Nanos) -> Option<Segment> {
         if now < self.timer_at {
             return None;
         }

@@ -13,14 +13,14 @@ use crate::schedule::Schedule;
 use crate::units::Delay;
 
 /// How a schedule is written whose rates are those that the links were measured to have alone.
-pub const RATES_ALONE: &str = "rates=alone";
+pub(crate) const RATES_ALONE: &str = "rates=alone";
 /// How long a program may run where nothing is said.
 const TIME_LIMIT: Delay = Delay::from_millis(600_000);
 const LONGEST_NAME_BYTES: usize = 60;
 
 /// An entrant: compared with the others of its experiment under every condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entrant {
+pub(crate) enum Entrant {
     Schedule(Schedule),
     /// The oracle: rates measured on each link alone, in the same block and condition.
     RatesAlone,
@@ -30,7 +30,7 @@ pub enum Entrant {
 /// A program in the client's place.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ProgramEntry {
+pub(crate) struct ProgramEntry {
     pub name: String,
     /// A line for `sh`, as `twinlink run -- sh -c LINE`.
     pub command: String,
@@ -67,7 +67,7 @@ impl ProgramEntry {
     ///
     /// # Errors
     /// One of them is empty, or the name is a schedule's or not fit for a table.
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let name = program_name(&self.name).map_err(|problem| anyhow!(problem))?;
         ensure!(
             !self.time_limit.is_zero(),
@@ -78,7 +78,7 @@ impl ProgramEntry {
     }
 
     /// Returns the command as a list of words.
-    pub fn words(&self) -> Vec<String> {
+    pub(crate) fn words(&self) -> Vec<String> {
         ["sh", "-c", &self.command].map(String::from).to_vec()
     }
 
@@ -98,7 +98,7 @@ impl ProgramEntry {
 ///
 /// # Errors
 /// It is a schedule's, or not fit for a table.
-pub fn program_name(name: &str) -> Result<String, String> {
+pub(crate) fn program_name(name: &str) -> Result<String, String> {
     if name.trim().is_empty() || name.len() > LONGEST_NAME_BYTES || name.contains(char::is_control) {
         return Err(format!(
             "the program's name \"{}\" is empty, longer than {LONGEST_NAME_BYTES} bytes, or has control characters",
@@ -115,7 +115,7 @@ pub fn program_name(name: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// One is not there; the error names all of them.
-pub fn check_programs(entrants: &[Entrant], folder: &Path) -> Result<()> {
+pub(crate) fn check_programs(entrants: &[Entrant], folder: &Path) -> Result<()> {
     let needs: BTreeSet<&str> = entrants.iter().flat_map(Entrant::needs).collect();
     if needs.is_empty() {
         return Ok(());
@@ -158,7 +158,7 @@ impl Entrant {
 ///
 /// # Errors
 /// There is none, one is invalid, or two have one name.
-pub fn read(schedules: &[String], programs: Vec<ProgramEntry>) -> Result<Vec<Entrant>> {
+pub(crate) fn read(schedules: &[String], programs: Vec<ProgramEntry>) -> Result<Vec<Entrant>> {
     ensure!(
         !schedules.is_empty() || !programs.is_empty(),
         "schedules is empty, and there is no [[program]]: name one schedule or program at least"

@@ -15,7 +15,7 @@ macro_rules! built_in {
 }
 
 /// Name and text of every experiment in `experiments`.
-pub const BUILT_IN: &[(&str, &str)] = built_in![
+pub(crate) const BUILT_IN: &[(&str, &str)] = built_in![
     "aria2-style",
     "course-quick",
     "course-scenario-1",
@@ -34,7 +34,7 @@ impl Experiment {
     ///
     /// # Errors
     /// Nothing of that name, a file that cannot be read, or one whose text is not valid.
-    pub fn find(wanted: &Path) -> Result<Experiment> {
+    pub(crate) fn find(wanted: &Path) -> Result<Experiment> {
         let (text, source) = EXPERIMENTS.find(wanted, &[PathBuf::from("experiments")])?;
         let path = match &source {
             FileSource::BuiltIn => wanted,

@@ -17,7 +17,7 @@ use crate::units::{Delay, LinkId, Rate};
 /// directions.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Changed {
+pub(crate) struct Changed {
     profile: String,
     rate: Option<Rate>,
     /// One way.
@@ -29,7 +29,7 @@ pub struct Changed {
 
 /// The same, which may also be written as the profile's name alone.
 #[derive(Clone, Debug)]
-pub struct LinkChoice(Changed);
+pub(crate) struct LinkChoice(Changed);
 
 // By hand: an untagged enum would answer every mistake with "did not match any variant".
 impl<'de> Deserialize<'de> for LinkChoice {
@@ -57,7 +57,7 @@ impl<'de> Deserialize<'de> for LinkChoice {
 /// A change of a link in the middle of a run.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TimedChange {
+pub(crate) struct TimedChange {
     after: Delay,
     link: String,
     profile: LinkChoice,
@@ -70,7 +70,7 @@ pub struct TimedChange {
 /// # Errors
 /// Nothing is named, something that is named cannot be loaded, or a link on the channel has a
 /// profile too.
-pub fn load(
+pub(crate) fn load(
     channel: Option<&str>,
     independent: bool,
     links: [Option<LinkChoice>; 2],

@@ -4,7 +4,7 @@
 //! conditions × programs, each of them done once in every repetition. Reads the profiles and channels that it names, so that
 //! a wrong one is known before the first run; opens no socket and shapes nothing.
 
-pub mod entrant;
+pub(crate) mod entrant;
 pub(crate) mod find;
 pub(crate) mod links;
 
@@ -35,7 +35,7 @@ const MOST_REPETITIONS: u64 = 1000;
 
 /// A validated experiment.
 #[derive(Clone, Debug)]
-pub struct Experiment {
+pub(crate) struct Experiment {
     /// The file's name without `.toml`.
     pub name: String,
     pub description: Option<String>,
@@ -64,14 +64,14 @@ pub struct Experiment {
 
 /// One condition of the links.
 #[derive(Clone, Debug)]
-pub struct Condition {
+pub(crate) struct Condition {
     pub name: String,
     pub asked: LinkSetup,
 }
 
 impl Condition {
     /// "shared" where both links are on one channel, else "independent".
-    pub fn channel(&self) -> &'static str {
+    pub(crate) fn channel(&self) -> &'static str {
         let shared =
             self.asked.channel.as_ref().is_some_and(|channel| channel.links.iter().all(Option::is_some));
         if shared { "shared" } else { "independent" }
@@ -132,7 +132,7 @@ impl Experiment {
     ///
     /// # Errors
     /// Unknown keys, profiles and channels, empty or repeated entries, and values out of range.
-    pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Experiment> {
+    pub(crate) fn parse(name: &str, text: &str, folder: &Path) -> Result<Experiment> {
         let file: ExperimentFile = file::parse(text)?;
         crate::units::check_seed(file.seed).map_err(|error| anyhow!(error))?;
         crate::units::check_seed(file.seed.saturating_add(file.repetitions))
@@ -215,7 +215,7 @@ impl Experiment {
     }
 
     /// How many runs this is.
-    pub fn cells(&self) -> u64 {
+    pub(crate) fn cells(&self) -> u64 {
         let ways = |entrant| self.settings(entrant).len() as u64;
         let of_condition: u64 = self.entrants.iter().map(ways).sum();
         [self.conditions.len() as u64, of_condition].into_iter().fold(self.repetitions, u64::saturating_mul)
@@ -234,7 +234,7 @@ impl Experiment {
     }
 
     /// The records of one repetition's cells in the order of the file, their index still open.
-    pub fn block(&self, block: u64) -> Vec<Cell> {
+    pub(crate) fn block(&self, block: u64) -> Vec<Cell> {
         let mut cells = Vec::new();
         for condition in &self.conditions {
             for entrant in &self.entrants {
@@ -256,12 +256,12 @@ impl Experiment {
     }
 
     /// The entrant whose cell of this experiment this is.
-    pub fn entrant_of(&self, cell: &Cell) -> Option<&Entrant> {
+    pub(crate) fn entrant_of(&self, cell: &Cell) -> Option<&Entrant> {
         self.entrants.iter().find(|entrant| entrant.to_string() == cell.schedule)
     }
 
     /// The condition that a cell of this experiment is under.
-    pub fn condition_of(&self, cell: &Cell) -> Option<&Condition> {
+    pub(crate) fn condition_of(&self, cell: &Cell) -> Option<&Condition> {
         self.conditions.iter().find(|c| c.name == cell.condition && c.channel() == cell.channel)
     }
 }

@@ -4,8 +4,8 @@
 //! reports; [`stats`] reads counters without starting either; a [`session`] is a tc that stays for lines that
 //! are due later. The callers decide when to do what.
 
-pub mod read;
-pub mod render;
-pub mod run;
-pub mod session;
-pub mod stats;
+pub(crate) mod read;
+pub(crate) mod render;
+pub(crate) mod run;
+pub(crate) mod session;
+pub(crate) mod stats;

@@ -13,13 +13,13 @@ use crate::units::{Delay, Direction, LinkId, Percent, Rate};
 
 /// The qdiscs of one ifb.
 #[derive(Clone, Debug, Default)]
-pub struct Qdiscs {
+pub(crate) struct Qdiscs {
     pub tbf: Option<Value>,
     pub netem: Option<Value>,
 }
 
 /// The qdiscs of every ifb of the lab, by device name: one call.
-pub fn qdiscs() -> Result<BTreeMap<String, Qdiscs>> {
+pub(crate) fn qdiscs() -> Result<BTreeMap<String, Qdiscs>> {
     Ok(sort(&run::json(Tool::Tc, &["-j", "qdisc", "show"])?))
 }
 
@@ -41,23 +41,23 @@ fn sort(list: &Value) -> BTreeMap<String, Qdiscs> {
 }
 
 impl Qdiscs {
-    pub fn child(&self) -> Child {
+    pub(crate) fn child(&self) -> Child {
         if self.netem.is_some() { Child::Netem } else { Child::Fifo }
     }
 
     /// Returns the kernel's report for the log: both qdiscs as tc prints them, without counters.
-    pub fn report(&self) -> Value {
+    pub(crate) fn report(&self) -> Value {
         let options = |qdisc: &Option<Value>| qdisc.as_ref().map(|q| q["options"].clone());
         serde_json::json!({ "tbf": options(&self.tbf), "netem": options(&self.netem) })
     }
 
-    pub fn rate(&self) -> Option<Rate> {
+    pub(crate) fn rate(&self) -> Option<Rate> {
         let bytes = self.tbf.as_ref()?["options"]["rate"].as_u64()?;
         Some(Rate::from_bits_per_s(bytes * 8))
     }
 
     /// The shape that is in force, as far as the kernel tells: a distribution's name it does not.
-    pub fn shape(&self) -> Option<Shape> {
+    pub(crate) fn shape(&self) -> Option<Shape> {
         let rate = self.rate()?;
         let netem = self.netem.as_ref().map_or(&Value::Null, |netem| &netem["options"]);
         let seconds = |value: &Value| {
@@ -100,7 +100,7 @@ impl Qdiscs {
     }
 
     /// Compares the shape in force with the requested one, and returns the first difference, if any.
-    pub fn differs_from(&self, asked: &Shape, child: Child) -> Option<String> {
+    pub(crate) fn differs_from(&self, asked: &Shape, child: Child) -> Option<String> {
         let Some(shape) = self.shape() else { return Some("no tbf".into()) };
         if self.child() != child {
             return Some(format!("tbf's child is {:?}, not {child:?}", self.child()));
@@ -164,7 +164,7 @@ fn netem_difference(shape: &Shape, asked: &Shape) -> Option<String> {
 
 /// The content of an ifb's alias, for later processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Alias {
+pub(crate) struct Alias {
     /// The process that made it.
     pub pid: u32,
     pub dev: String,
@@ -179,7 +179,7 @@ pub struct Alias {
 
 impl Alias {
     /// The text is at most 255 bytes, which is what an alias holds, and has no quotes in it.
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let clsact = if self.own_clsact { "own" } else { "found" };
         let lossy = if self.lossy { "yes" } else { "no" };
         let profile: String = self
@@ -194,7 +194,7 @@ impl Alias {
         )
     }
 
-    pub fn parse(text: &str) -> Option<Alias> {
+    pub(crate) fn parse(text: &str) -> Option<Alias> {
         let fields: BTreeMap<&str, &str> =
             text.strip_prefix("twinlink ")?.split(' ').filter_map(|field| field.split_once('=')).collect();
         Some(Alias {
@@ -211,7 +211,7 @@ impl Alias {
 
 /// A device of the lab that exists.
 #[derive(Clone, Debug)]
-pub struct Device {
+pub(crate) struct Device {
     pub name: String,
     pub link: LinkId,
     pub direction: Direction,
@@ -220,7 +220,7 @@ pub struct Device {
 }
 
 /// The lab's devices in this network namespace.
-pub fn devices() -> Result<Vec<Device>> {
+pub(crate) fn devices() -> Result<Vec<Device>> {
     let list = run::json(Tool::Ip, &["-d", "-j", "link", "show", "type", "ifb"])?;
     let found = list.as_array().into_iter().flatten().filter_map(|device| {
         let name = device["ifname"].as_str()?;
@@ -232,7 +232,7 @@ pub fn devices() -> Result<Vec<Device>> {
 }
 
 /// The names of devices that are neither a link's nor any use: trials that were killed.
-pub fn trials() -> Result<Vec<String>> {
+pub(crate) fn trials() -> Result<Vec<String>> {
     let list = run::json(Tool::Ip, &["-j", "link", "show", "type", "ifb"])?;
     let names = list.as_array().into_iter().flatten().filter_map(|device| device["ifname"].as_str());
     Ok(names.filter(|name| name.starts_with(render::TRIAL_PREFIX)).map(String::from).collect())
@@ -240,14 +240,14 @@ pub fn trials() -> Result<Vec<String>> {
 
 /// A filter at one of an interface's two hooks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filter {
+pub(crate) struct Filter {
     pub pref: u32,
     /// The device that it redirects to, if it redirects.
     pub to: Option<String>,
 }
 
 /// The filters at a hook, one entry a preference.
-pub fn filters(dev: &str, direction: Direction) -> Result<Vec<Filter>> {
+pub(crate) fn filters(dev: &str, direction: Direction) -> Result<Vec<Filter>> {
     let list = run::json(Tool::Tc, &["-j", "filter", "show", "dev", dev, render::hook(direction)])?;
     let mut found: BTreeMap<u32, Option<String>> = BTreeMap::new();
     for filter in list.as_array().into_iter().flatten() {
@@ -264,7 +264,7 @@ pub fn filters(dev: &str, direction: Direction) -> Result<Vec<Filter>> {
 }
 
 /// Returns the qdisc at an interface's ingress: "clsact", "ingress", or none.
-pub fn ingress_kind(dev: &str) -> Result<Option<String>> {
+pub(crate) fn ingress_kind(dev: &str) -> Result<Option<String>> {
     let list = run::json(Tool::Tc, &["-j", "qdisc", "show", "dev", dev])?;
     let found = list.as_array().into_iter().flatten().find_map(|qdisc| {
         let kind = qdisc["kind"].as_str()?;
@@ -274,12 +274,12 @@ pub fn ingress_kind(dev: &str) -> Result<Option<String>> {
 }
 
 /// Returns whether nothing filters at an interface's clsact, in either direction.
-pub fn has_no_filter(dev: &str) -> Result<bool> {
+pub(crate) fn has_no_filter(dev: &str) -> Result<bool> {
     Ok(filters(dev, Direction::Down)?.is_empty() && filters(dev, Direction::Up)?.is_empty())
 }
 
 /// The interface that packets to an address leave by.
-pub fn route_dev(server: std::net::IpAddr) -> Result<String> {
+pub(crate) fn route_dev(server: std::net::IpAddr) -> Result<String> {
     let route = run::json(Tool::Ip, &["-j", "route", "get", &server.to_canonical().to_string()])
         .with_context(|| format!("cannot find the interface that leads to {server}"))?;
     route[0]["dev"]
@@ -289,7 +289,7 @@ pub fn route_dev(server: std::net::IpAddr) -> Result<String> {
 }
 
 /// Returns `ip`'s description of an interface.
-pub fn interface(dev: &str) -> Result<Value> {
+pub(crate) fn interface(dev: &str) -> Result<Value> {
     let list = run::json(Tool::Ip, &["-d", "-j", "link", "show", "dev", dev])?;
     Ok(list[0].clone())
 }

@@ -13,7 +13,7 @@ use crate::units::{Direction, LinkId, Rate};
 
 /// One direction of a link, as far as its packets and its device are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceDirection {
+pub(crate) struct DeviceDirection {
     pub link: LinkId,
     pub direction: Direction,
     /// The interface that leads to the server.
@@ -24,7 +24,7 @@ pub struct DeviceDirection {
 }
 
 impl DeviceDirection {
-    pub fn new(link: LinkId, direction: Direction, dev: &str, server: IpAddr) -> DeviceDirection {
+    pub(crate) fn new(link: LinkId, direction: Direction, dev: &str, server: IpAddr) -> DeviceDirection {
         // An IPv4 server on an IPv6 socket is still sent IPv4 packets.
         let server = server.to_canonical();
         DeviceDirection {
@@ -37,7 +37,7 @@ impl DeviceDirection {
     }
 
     /// The name of the device that carries this direction.
-    pub fn ifb(&self) -> String {
+    pub(crate) fn ifb(&self) -> String {
         ifb(self.link, self.direction)
     }
 
@@ -46,18 +46,18 @@ impl DeviceDirection {
     }
 }
 
-pub fn ifb(link: LinkId, direction: Direction) -> String {
+pub(crate) fn ifb(link: LinkId, direction: Direction) -> String {
     format!("{IFB_PREFIX}{link}-{direction}")
 }
 
 /// The prefix of all the lab's devices.
-pub const IFB_PREFIX: &str = "twl-";
+pub(crate) const IFB_PREFIX: &str = "twl-";
 
 /// The prefix of the devices for trials of the kernel; a process id follows.
-pub const TRIAL_PREFIX: &str = "twl-p";
+pub(crate) const TRIAL_PREFIX: &str = "twl-p";
 
 /// The link and direction that an ifb's name stands for.
-pub fn ifb_meaning(name: &str) -> Option<(LinkId, Direction)> {
+pub(crate) fn ifb_meaning(name: &str) -> Option<(LinkId, Direction)> {
     LinkId::BOTH
         .into_iter()
         .flat_map(|link| Direction::BOTH.map(|direction| (link, direction)))
@@ -65,7 +65,7 @@ pub fn ifb_meaning(name: &str) -> Option<(LinkId, Direction)> {
 }
 
 /// Where packets of a direction are caught.
-pub fn hook(direction: Direction) -> &'static str {
+pub(crate) fn hook(direction: Direction) -> &'static str {
     match direction {
         Direction::Down => "ingress",
         Direction::Up => "egress",
@@ -74,13 +74,13 @@ pub fn hook(direction: Direction) -> &'static str {
 
 /// The preference of a direction's filter: high, so that others come first, and another at each hook,
 /// since the kernel lists u32 filters of both hooks together where they are equal.
-pub fn pref(link: LinkId, direction: Direction) -> u32 {
+pub(crate) fn pref(link: LinkId, direction: Direction) -> u32 {
     44551 + 2 * link.index() as u32 + direction as u32
 }
 
 /// The qdisc below tbf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Child {
+pub(crate) enum Child {
     /// tbf's own fifo, bounded in bytes: enough for a rate and a queue, on any kernel.
     Fifo,
     Netem,
@@ -88,7 +88,7 @@ pub enum Child {
 
 impl Child {
     /// Returns the child that a shape needs when it is set up anew.
-    pub fn needed_by(shape: &Shape) -> Child {
+    pub(crate) fn needed_by(shape: &Shape) -> Child {
         if shape.is_rate_only() { Child::Fifo } else { Child::Netem }
     }
 }
@@ -100,7 +100,7 @@ impl Child {
 /// passes uncut, so 3 000 keeps packets at wire size. Random loss, reordering, duplication and corruption
 /// need packets at wire size, so for these the small bucket holds up to 160 Mbit/s, where it still lasts 150
 /// µs.
-pub fn burst_bytes(shape: &Shape) -> u64 {
+pub(crate) fn burst_bytes(shape: &Shape) -> u64 {
     let by_chance = [shape.loss.mean(), shape.reorder, shape.duplicate, shape.corrupt];
     if by_chance.iter().any(|share| !share.is_zero()) && shape.rate.bits_per_s() <= 160_000_000 {
         return 3_000;
@@ -109,7 +109,7 @@ pub fn burst_bytes(shape: &Shape) -> u64 {
 }
 
 /// The bytes that tbf's own fifo holds: the queue at the rate, and never less than one frame.
-pub fn fifo_limit_bytes(shape: &Shape) -> u64 {
+pub(crate) fn fifo_limit_bytes(shape: &Shape) -> u64 {
     // tbf keeps its limit in 32 bits.
     shape.queue_bytes().min(u64::from(u32::MAX))
 }
@@ -117,20 +117,20 @@ pub fn fifo_limit_bytes(shape: &Shape) -> u64 {
 /// The packets that netem holds. It delays before the bottleneck and its limit is the only one that
 /// binds, so it must hold the delay line and the queue: greatest rate × (delay + queue) in full frames.
 /// Smaller packets fill it sooner than the profile's queue ([`crate::shape::netem::difference`]).
-pub fn netem_limit_packets(shape: &Shape) -> u64 {
+pub(crate) fn netem_limit_packets(shape: &Shape) -> u64 {
     shape.held_packets()
 }
 
 /// netem's own rate, far above the bottleneck's: with a rate netem never lets a packet depart before
 /// the one ahead of it, and so jitter and live changes of the delay keep the order.
-pub fn netem_rate(shape: &Shape) -> &'static str {
+pub(crate) fn netem_rate(shape: &Shape) -> &'static str {
     if shape.greatest_rate().bits_per_s() <= 1_000_000_000 { "10gbit" } else { "100gbit" }
 }
 
 /// Lines for `ip -batch` that make a direction's device. The alias comes before anything that could
 /// send packets there, so that whatever exists can be told to be the lab's. An MTU below IPv6's least
 /// keeps the kernel's own IPv6 from sending through the device; redirected packets do not heed it.
-pub fn make_ifb(place: &DeviceDirection, alias: &str) -> Vec<String> {
+pub(crate) fn make_ifb(place: &DeviceDirection, alias: &str) -> Vec<String> {
     let ifb = place.ifb();
     vec![
         format!("link add dev {ifb} mtu 1279 type ifb"),
@@ -139,24 +139,24 @@ pub fn make_ifb(place: &DeviceDirection, alias: &str) -> Vec<String> {
     ]
 }
 
-pub fn set_alias(ifb: &str, alias: &str) -> String {
+pub(crate) fn set_alias(ifb: &str, alias: &str) -> String {
     format!("link set dev {ifb} alias \"{alias}\"")
 }
 
-pub fn remove_ifb(ifb: &str) -> String {
+pub(crate) fn remove_ifb(ifb: &str) -> String {
     format!("link del dev {ifb}")
 }
 
-pub fn add_clsact(dev: &str) -> String {
+pub(crate) fn add_clsact(dev: &str) -> String {
     format!("qdisc add dev {dev} clsact")
 }
 
-pub fn remove_clsact(dev: &str) -> String {
+pub(crate) fn remove_clsact(dev: &str) -> String {
     format!("qdisc del dev {dev} clsact")
 }
 
 /// The filter that sends a direction's packets to its ifb.
-pub fn redirect(place: &DeviceDirection) -> String {
+pub(crate) fn redirect(place: &DeviceDirection) -> String {
     let (protocol, family, prefix) = if place.ipv6 { ("ipv6", "ip6", 128) } else { ("ip", "ip", 32) };
     let side = match place.direction {
         Direction::Down => "src",
@@ -173,13 +173,13 @@ pub fn redirect(place: &DeviceDirection) -> String {
     )
 }
 
-pub fn remove_redirect(dev: &str, link: LinkId, direction: Direction) -> String {
+pub(crate) fn remove_redirect(dev: &str, link: LinkId, direction: Direction) -> String {
     format!("filter del dev {dev} {} pref {}", hook(direction), pref(link, direction))
 }
 
 /// The root of an ifb. `verb` is add or change; change keeps the child and what is queued, but
 /// refills the bucket.
-pub fn tbf(verb: &str, ifb: &str, shape: &Shape) -> String {
+pub(crate) fn tbf(verb: &str, ifb: &str, shape: &Shape) -> String {
     format!(
         "qdisc {verb} dev {ifb} root handle 1: tbf rate {} burst {} limit {}",
         shape.rate,
@@ -196,7 +196,7 @@ const OUTAGE: (&str, u64) = ("1kbit", 1_600);
 /// A change refills the bucket, which under load lets `burst` bytes pass that the rate does not know
 /// of, but for the half packet on average that was in it. The rate is lower by as much, so that a busy
 /// link carries the trace's bytes. An outage is a rate at which nothing that matters passes.
-pub fn tbf_step(ifb: &str, nominal: &Shape, rate: Rate, lasts_s: f64) -> String {
+pub(crate) fn tbf_step(ifb: &str, nominal: &Shape, rate: Rate, lasts_s: f64) -> String {
     let limit = fifo_limit_bytes(nominal);
     let line = |rate: &str, burst: u64| {
         format!("qdisc change dev {ifb} root handle 1: tbf rate {rate} burst {burst} limit {limit}")
@@ -211,19 +211,19 @@ pub fn tbf_step(ifb: &str, nominal: &Shape, rate: Rate, lasts_s: f64) -> String 
 }
 
 /// Whether tbf's bucket is small beside what a step carries, so that its refill can be made up for.
-pub fn can_step(nominal: &Shape, rate: Rate, lasts_s: f64) -> bool {
+pub(crate) fn can_step(nominal: &Shape, rate: Rate, lasts_s: f64) -> bool {
     let burst = burst_bytes(&Shape { rate, ..nominal.clone() });
     trace::is_outage(rate) || burst as f64 * 4.0 <= rate.bytes_per_s() * lasts_s
 }
 
 /// netem while a step of a trace is in force. Its limit stays: a lower one would not evict.
-pub fn netem_step(ifb: &str, nominal: &Shape, step: &TraceStep, seed: Option<u64>) -> String {
+pub(crate) fn netem_step(ifb: &str, nominal: &Shape, step: &TraceStep, seed: Option<u64>) -> String {
     let shape = Shape { rate: nominal.rate, ..nominal.during(step) };
     netem_limited("change", ifb, &shape, netem_limit_packets(nominal), seed)
 }
 
 /// tbf's child.
-pub fn netem(verb: &str, ifb: &str, shape: &Shape, seed: Option<u64>) -> String {
+pub(crate) fn netem(verb: &str, ifb: &str, shape: &Shape, seed: Option<u64>) -> String {
     netem_limited(verb, ifb, shape, netem_limit_packets(shape), seed)
 }
 
@@ -260,7 +260,7 @@ fn netem_limited(verb: &str, ifb: &str, shape: &Shape, limit: u64, seed: Option<
 }
 
 /// The qdiscs of a new ifb.
-pub fn set_up(place: &DeviceDirection, shape: &Shape, child: Child, seed: Option<u64>) -> Vec<String> {
+pub(crate) fn set_up(place: &DeviceDirection, shape: &Shape, child: Child, seed: Option<u64>) -> Vec<String> {
     let ifb = place.ifb();
     let mut lines = vec![tbf("add", &ifb, shape)];
     if child == Child::Netem {
@@ -272,7 +272,13 @@ pub fn set_up(place: &DeviceDirection, shape: &Shape, child: Child, seed: Option
 /// Returns the lines that turn one shape into another in place, and the child afterwards.
 ///
 /// Queued packets stay, with one exception: netem taking the fifo's place drops those of the fifo.
-pub fn change(ifb: &str, from: &Shape, child: Child, to: &Shape, seed: Option<u64>) -> (Vec<String>, Child) {
+pub(crate) fn change(
+    ifb: &str,
+    from: &Shape,
+    child: Child,
+    to: &Shape,
+    seed: Option<u64>,
+) -> (Vec<String>, Child) {
     let mut lines = Vec::new();
     let fifo_differs = child == Child::Fifo && fifo_limit_bytes(from) != fifo_limit_bytes(to);
     if from.rate != to.rate || fifo_differs {
@@ -292,7 +298,7 @@ pub fn change(ifb: &str, from: &Shape, child: Child, to: &Shape, seed: Option<u6
 }
 
 /// The seed of one direction: each has its own stream, and the same run has the same ones.
-pub fn seed_of(seed: u64, link: LinkId, direction: Direction) -> u64 {
+pub(crate) fn seed_of(seed: u64, link: LinkId, direction: Direction) -> u64 {
     seed.wrapping_mul(4).wrapping_add(link.index() as u64 * 2 + direction as u64)
 }
 

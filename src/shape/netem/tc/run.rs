@@ -7,13 +7,13 @@ use anyhow::{Context, Result, bail};
 
 /// A program that talks to the kernel's network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tool {
+pub(crate) enum Tool {
     Tc,
     Ip,
 }
 
 impl Tool {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Tool::Tc => "tc",
             Tool::Ip => "ip",
@@ -28,13 +28,13 @@ impl Tool {
 }
 
 /// Where the programs are looked for: a user's PATH often lacks the folders that they live in.
-pub fn path() -> String {
+pub(crate) fn path() -> String {
     let path = std::env::var("PATH").unwrap_or_default();
     format!("{path}:/usr/local/sbin:/usr/sbin:/sbin")
 }
 
 /// Runs one command and returns its stdout.
-pub fn output(tool: Tool, args: &[&str]) -> Result<String> {
+pub(crate) fn output(tool: Tool, args: &[&str]) -> Result<String> {
     let what = format!("{} {}", tool.name(), args.join(" "));
     let output = tool.command().args(args).stdin(Stdio::null()).output().map_err(|e| start(tool, e))?;
     if !output.status.success() {
@@ -44,7 +44,7 @@ pub fn output(tool: Tool, args: &[&str]) -> Result<String> {
 }
 
 /// Runs one command and parses what it prints as JSON. Nothing at all is an empty list.
-pub fn json(tool: Tool, args: &[&str]) -> Result<serde_json::Value> {
+pub(crate) fn json(tool: Tool, args: &[&str]) -> Result<serde_json::Value> {
     let text = output(tool, args)?;
     if text.trim().is_empty() {
         return Ok(serde_json::Value::Array(Vec::new()));
@@ -54,7 +54,7 @@ pub fn json(tool: Tool, args: &[&str]) -> Result<serde_json::Value> {
 }
 
 /// Runs lines in order and stops at the first that fails, which the error names.
-pub fn batch(tool: Tool, lines: &[String]) -> Result<()> {
+pub(crate) fn batch(tool: Tool, lines: &[String]) -> Result<()> {
     // netem's uniform distribution is a table that iproute2 does not ship, so lines that name it
     // run with a folder of ours in the place of its own.
     for lines in lines.chunk_by(|one, other| needs_table(one) == needs_table(other)) {
@@ -77,7 +77,7 @@ pub fn batch(tool: Tool, lines: &[String]) -> Result<()> {
 }
 
 /// A program that finds its distributions in a folder of ours, where there is one.
-pub fn command_with(tool: Tool, tables: Option<&tempfile::TempDir>) -> Command {
+pub(crate) fn command_with(tool: Tool, tables: Option<&tempfile::TempDir>) -> Command {
     let mut command = tool.command();
     if let Some(tables) = tables {
         command.env("TC_LIB_DIR", tables.path());
@@ -86,12 +86,12 @@ pub fn command_with(tool: Tool, tables: Option<&tempfile::TempDir>) -> Command {
 }
 
 /// Whether a line names the uniform distribution, and so a table that iproute2 does not ship.
-pub fn needs_table(line: &str) -> bool {
+pub(crate) fn needs_table(line: &str) -> bool {
     line.contains(" distribution uniform")
 }
 
 /// A folder with `uniform.dist`: 4096 values from -1 to 1, as netem scales them (8192 is 1).
-pub fn tables() -> Result<tempfile::TempDir> {
+pub(crate) fn tables() -> Result<tempfile::TempDir> {
     let dir =
         tempfile::tempdir().context("cannot make a temporary folder for netem's uniform distribution")?;
     let values: Vec<String> = (-8192..8192).step_by(4).map(|value| value.to_string()).collect();
@@ -101,7 +101,7 @@ pub fn tables() -> Result<tempfile::TempDir> {
     Ok(dir)
 }
 
-pub fn start(tool: Tool, error: std::io::Error) -> anyhow::Error {
+pub(crate) fn start(tool: Tool, error: std::io::Error) -> anyhow::Error {
     let name = tool.name();
     if error.kind() == ErrorKind::NotFound {
         return anyhow::anyhow!("{name} not found: install the package iproute2 (the lab's image has it)");

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::run::{self, Tool};
 
-pub struct Session {
+pub(crate) struct Session {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
@@ -18,7 +18,7 @@ pub struct Session {
 
 impl Session {
     /// Starts `tc`. `uniform` gives it the table of the uniform distribution, in the place of its own.
-    pub fn start(uniform: bool) -> Result<Session> {
+    pub(crate) fn start(uniform: bool) -> Result<Session> {
         let tables = uniform.then(run::tables).transpose()?;
         let mut command = run::command_with(Tool::Tc, tables.as_ref());
         command.args(["-j", "-batch", "-"]);
@@ -33,7 +33,7 @@ impl Session {
     ///
     /// # Errors
     /// With what tc said; it has then ended.
-    pub fn run(&mut self, dev: &str, lines: &[String]) -> Result<()> {
+    pub(crate) fn run(&mut self, dev: &str, lines: &[String]) -> Result<()> {
         // A change prints nothing; the question behind it is answered when it is done.
         let text = format!("{}\nqdisc show dev {dev}\n", lines.join("\n"));
         let sent = self.stdin.write_all(text.as_bytes()).and_then(|()| self.stdin.flush());

@@ -18,7 +18,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 /// The counters of one device: what left it is its root's, what it dropped is counted at the root or
 /// at the child.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
+pub(crate) struct Stats {
     pub packets: u64,
     pub bytes: u64,
     pub queue_packets: u64,
@@ -27,7 +27,7 @@ pub struct Stats {
 }
 
 /// The index of a network device in this namespace; `None` where there is no such device.
-pub fn index_of(dev: &str) -> Option<i32> {
+pub(crate) fn index_of(dev: &str) -> Option<i32> {
     let name = CString::new(dev).ok()?;
     // SAFETY: `name` is a C string that outlives the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
@@ -38,7 +38,7 @@ pub fn index_of(dev: &str) -> Option<i32> {
 ///
 /// # Errors
 /// When the kernel does not answer a dump of its qdiscs.
-pub fn read() -> Result<HashMap<i32, Stats>> {
+pub(crate) fn read() -> Result<HashMap<i32, Stats>> {
     let mut by_device = HashMap::new();
     for message in dump().context("cannot read the counters of the qdiscs from the kernel")? {
         let entry: &mut Stats = by_device.entry(message.header.index).or_default();
@@ -52,7 +52,7 @@ pub fn read() -> Result<HashMap<i32, Stats>> {
 ///
 /// # Errors
 /// When /proc/self/net/dev cannot be read.
-pub fn packet_bytes() -> Result<HashMap<String, f64>> {
+pub(crate) fn packet_bytes() -> Result<HashMap<String, f64>> {
     let text = std::fs::read_to_string("/proc/self/net/dev").context("cannot read /proc/self/net/dev")?;
     Ok(parse_packet_bytes(&text))
 }

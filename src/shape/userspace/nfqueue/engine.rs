@@ -20,7 +20,7 @@ use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
 /// The owner's commands to the thread. Each is answered when it is done.
-pub enum EngineCommand {
+pub(crate) enum EngineCommand {
     Set(LinkId, Box<Profile>, Sender<()>),
     /// Play the link's traces; the answer is when they began.
     Play(LinkId, Box<Profile>, Sender<Instant>),
@@ -31,7 +31,7 @@ pub enum EngineCommand {
 
 /// The thread's counts.
 #[derive(Clone, Debug, Default)]
-pub struct EngineReading {
+pub(crate) struct EngineReading {
     /// By [`index_of`]; none for a way that is not modelled.
     pub tallies: [Option<Tally>; 4],
     /// Since the last reading.
@@ -57,7 +57,7 @@ struct Tap {
     last: u32,
 }
 
-pub struct Engine {
+pub(crate) struct Engine {
     socket: NetlinkSocket,
     emulator: Emulator,
     taps: [Tap; 4],
@@ -99,7 +99,7 @@ fn hurry() {
 }
 
 impl Engine {
-    pub fn new(
+    pub(crate) fn new(
         socket: NetlinkSocket,
         emulator: Emulator,
         commands: Receiver<EngineCommand>,
@@ -112,7 +112,7 @@ impl Engine {
     ///
     /// # Errors
     /// The kernel's, where it can no longer receive or give verdicts.
-    pub fn run(mut self) -> Result<()> {
+    pub(crate) fn run(mut self) -> Result<()> {
         hurry();
         loop {
             self.rest();
@@ -355,7 +355,7 @@ fn corrupt(mut packet: Box<[u8]>, place: u64) -> Box<[u8]> {
 }
 
 /// How long the owner waits for an answer of the thread before it takes it for dead.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ const BUCKETS: usize = 64 * 8;
 
 /// Lateness since the last reading, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct LatenessSummary {
+pub(crate) struct LatenessSummary {
     pub p50_ms: f64,
     pub p99_ms: f64,
     pub max_ms: f64,
@@ -16,7 +16,7 @@ pub struct LatenessSummary {
 }
 
 #[derive(Clone, Debug)]
-pub struct Lateness {
+pub(crate) struct Lateness {
     counts: Box<[u32; BUCKETS]>,
     packets: u64,
     max: Nanos,
@@ -42,14 +42,14 @@ fn top(bucket: usize) -> Nanos {
 }
 
 impl Lateness {
-    pub fn record(&mut self, late: Nanos) {
+    pub(crate) fn record(&mut self, late: Nanos) {
         self.counts[bucket(late)] += 1;
         self.packets += 1;
         self.max = self.max.max(late);
     }
 
     /// Sums up what was recorded since the last call, and starts afresh.
-    pub fn take(&mut self) -> LatenessSummary {
+    pub(crate) fn take(&mut self) -> LatenessSummary {
         let ms = |late: Nanos| late as f64 / 1e6;
         let summary = LatenessSummary {
             p50_ms: ms(self.quantile(0.50)),

@@ -29,10 +29,10 @@ use crate::shape::active_shaping::StationLoad;
 use crate::shape::backend::ShapingRequest;
 use crate::units::{Direction, LinkId};
 use engine::{Engine, EngineCommand, EngineReading, PATIENCE};
-pub use lateness::LatenessSummary as Lateness;
+pub(crate) use lateness::LatenessSummary as Lateness;
 use queues::{KernelQueue, bind, kernel_queues, open_socket};
 use rules::Tapped;
-pub use rules::{attempt, version as iptables_version};
+pub(crate) use rules::{attempt, version as iptables_version};
 
 /// The first of four queue numbers, after the lab's port. They belong to a network namespace.
 const FIRST_QUEUE: u16 = 4450;
@@ -44,7 +44,7 @@ const RECEIVE_BUFFER: usize = 64 << 20;
 const SMALL_BUFFER: usize = 4 << 20;
 
 /// Frames per second, over all ways, that two cores were measured to carry; see docs/backends.md.
-pub const MEASURED_FRAMES_PER_S: f64 = 370_000.0;
+pub(crate) const MEASURED_FRAMES_PER_S: f64 = 370_000.0;
 
 /// A departure that is later than this is a fault: the link is then the thread's, not the profile's.
 const OVERLOAD_MS: f64 = 20.0;
@@ -59,7 +59,7 @@ fn way_of(queue: u16) -> Option<Way> {
 }
 
 /// Returns the keys of a profile that this backend cannot do; empty if it can do all of it.
-pub fn refusals(profile: &Profile) -> Vec<String> {
+pub(crate) fn refusals(profile: &Profile) -> Vec<String> {
     let mut refusals = Vec::new();
     for (direction, shape) in [(Direction::Down, &profile.down), (Direction::Up, &profile.up)] {
         if !shape.duplicate.is_zero() {
@@ -80,7 +80,7 @@ pub fn refusals(profile: &Profile) -> Vec<String> {
 /// A warning where links together ask for more than was measured to work. Counted is what comes down at its
 /// fastest, × 1.5: every second segment is acknowledged on the way up. That is a download, as it was measured;
 /// an upload beside it would come on top.
-pub fn beyond_measured(profiles: &[&Profile]) -> Option<String> {
+pub(crate) fn beyond_measured(profiles: &[&Profile]) -> Option<String> {
     let frames = |shape: &Shape| shape.greatest_rate().bytes_per_s() / crate::config::profile::FRAME as f64;
     let total: f64 = profiles.iter().map(|profile| frames(&profile.down) * 1.5).sum();
     (total > MEASURED_FRAMES_PER_S).then(|| {
@@ -95,7 +95,7 @@ pub fn beyond_measured(profiles: &[&Profile]) -> Option<String> {
 ///
 /// # Errors
 /// Another process holds the queues, or the rules cannot be removed.
-pub fn repair() -> Result<bool> {
+pub(crate) fn repair() -> Result<bool> {
     if let Some(row) = held_queue() {
         bail!("{}", queues::taken(row));
     }
@@ -103,7 +103,7 @@ pub fn repair() -> Result<bool> {
 }
 
 /// Whether rules stand that hand packets to nobody.
-pub fn has_left_rules() -> bool {
+pub(crate) fn has_left_rules() -> bool {
     held_queue().is_none() && rules::any()
 }
 
@@ -114,7 +114,7 @@ fn held_queue() -> Option<KernelQueue> {
 
 /// Counts of one direction.
 #[derive(Clone, Copy, Debug)]
-pub struct QueueCounts {
+pub(crate) struct QueueCounts {
     pub way: Way,
     pub tally: crate::emulate::link::Tally,
     pub lateness: Lateness,
@@ -123,7 +123,7 @@ pub struct QueueCounts {
 }
 
 /// Owns the thread, the queues and the rules.
-pub struct Userspace {
+pub(crate) struct Userspace {
     commands: Sender<EngineCommand>,
     wake: Arc<OwnedFd>,
     thread: Option<JoinHandle<Result<()>>>,
@@ -141,7 +141,7 @@ impl Userspace {
     /// # Errors
     /// Another program on the queues, no NFQUEUE, no iptables, no privilege, or a profile with
     /// something that this backend cannot do.
-    pub fn start(
+    pub(crate) fn start(
         requests: &[ShapingRequest],
         channel: Option<&ChannelConfig>,
         seed: u64,
@@ -180,7 +180,7 @@ impl Userspace {
     ///
     /// # Errors
     /// As for [`Userspace::start`]; the links are then as they were.
-    pub fn set(&mut self, requests: &[ShapingRequest]) -> Result<()> {
+    pub(crate) fn set(&mut self, requests: &[ShapingRequest]) -> Result<()> {
         requests.iter().try_for_each(|request| check(&request.profile))?;
         for request in requests {
             let profile = Box::new(request.profile.clone());
@@ -203,13 +203,13 @@ impl Userspace {
     ///
     /// # Errors
     /// The thread has ended; with its reason.
-    pub fn play(&mut self, request: &ShapingRequest) -> Result<Instant> {
+    pub(crate) fn play(&mut self, request: &ShapingRequest) -> Result<Instant> {
         let profile = Box::new(request.profile.clone());
         self.ask(|began| EngineCommand::Play(request.link, profile, began))
     }
 
     /// Takes the shaping of a link away, and releases what it holds.
-    pub fn clear_link(&mut self, link: LinkId) -> Result<()> {
+    pub(crate) fn clear_link(&mut self, link: LinkId) -> Result<()> {
         let links: Vec<Tapped> = self.links.iter().copied().filter(|tapped| tapped.link != link).collect();
         if links.len() == self.links.len() {
             return Ok(());
@@ -233,7 +233,7 @@ impl Userspace {
     ///
     /// # Errors
     /// The thread has ended; with its reason.
-    pub fn read(&mut self) -> Result<(Vec<QueueCounts>, Vec<StationLoad>)> {
+    pub(crate) fn read(&mut self) -> Result<(Vec<QueueCounts>, Vec<StationLoad>)> {
         let reading: EngineReading = self.ask(EngineCommand::Read)?;
         let kernel = kernel_queues();
         let mut counts = Vec::new();
@@ -317,7 +317,7 @@ impl Drop for Userspace {
 }
 
 /// The faults that a reading shows: what the kernel dropped, and departures that came far too late.
-pub fn overload(counts: &[QueueCounts]) -> Vec<(Way, String)> {
+pub(crate) fn overload(counts: &[QueueCounts]) -> Vec<(Way, String)> {
     let mut faults = Vec::new();
     for row in counts {
         if row.kernel_dropped > 0 {
@@ -341,7 +341,7 @@ pub fn overload(counts: &[QueueCounts]) -> Vec<(Way, String)> {
 }
 
 /// Fails where this backend cannot do all of a profile.
-pub fn check(profile: &Profile) -> Result<()> {
+pub(crate) fn check(profile: &Profile) -> Result<()> {
     let refusals = refusals(profile);
     if refusals.is_empty() {
         return Ok(());

@@ -16,13 +16,13 @@ const BATCH: usize = 64;
 const METADATA: usize = 512;
 
 /// The bytes copied of each packet that stays unchanged: only its length matters.
-pub const COPY_LITTLE: u32 = 16;
+pub(crate) const COPY_LITTLE: u32 = 16;
 
 /// How much is gathered at most; a system call takes no more than the socket's send buffer.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
 
 /// The whole packet, for packets that may be corrupted.
-pub const COPY_ALL: u32 = 0xffff;
+pub(crate) const COPY_ALL: u32 = 0xffff;
 
 const ALIGN: usize = 4;
 
@@ -32,7 +32,7 @@ fn aligned(len: usize) -> usize {
 
 /// A packet that waits for its verdict.
 #[derive(Debug)]
-pub struct Queued<'a> {
+pub(crate) struct Queued<'a> {
     pub queue: u16,
     pub id: u32,
     /// The length of the IP packet, whatever was copied of it.
@@ -109,7 +109,7 @@ impl SendBuffer {
 
 /// The socket, bound to any number of queues.
 #[derive(Debug)]
-pub struct NetlinkSocket {
+pub(crate) struct NetlinkSocket {
     fd: OwnedFd,
     send_buffer: SendBuffer,
     receive_buffer: Vec<u8>,
@@ -118,7 +118,7 @@ pub struct NetlinkSocket {
 }
 
 impl NetlinkSocket {
-    pub fn open() -> io::Result<NetlinkSocket> {
+    pub(crate) fn open() -> io::Result<NetlinkSocket> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: a plain system call; the descriptor it returns is owned from here on.
         let fd = unsafe {
@@ -143,7 +143,7 @@ impl NetlinkSocket {
     }
 
     /// Asks for a receive buffer of this size, and gives the one that it got.
-    pub fn set_receive_buffer(&self, bytes: usize) -> io::Result<usize> {
+    pub(crate) fn set_receive_buffer(&self, bytes: usize) -> io::Result<usize> {
         let asked = bytes as libc::c_int;
         if self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, asked).is_err() {
             self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUF, asked)?;
@@ -176,7 +176,7 @@ impl NetlinkSocket {
     /// # Errors
     /// EPERM where another program has it, or the privilege is missing; EINVAL where the kernel has
     /// no such queues.
-    pub fn bind(&mut self, queue: u16, max_len: u32) -> io::Result<()> {
+    pub(crate) fn bind(&mut self, queue: u16, max_len: u32) -> io::Result<()> {
         self.send_buffer.begin(libc::NFQNL_MSG_CONFIG, libc::NLM_F_ACK, queue);
         self.send_buffer.attribute(libc::NFQA_CFG_CMD, &[libc::NFQNL_CFG_CMD_BIND as u8, 0, 0, 0]);
         self.send_buffer.attribute(libc::NFQA_CFG_QUEUE_MAXLEN, &max_len.to_be_bytes());
@@ -188,7 +188,7 @@ impl NetlinkSocket {
 
     /// Says how much of each packet is copied from now on. Packets may come meanwhile, so no answer
     /// is asked for; the kernel cannot refuse the number.
-    pub fn copy(&mut self, queue: u16, bytes: u32) -> io::Result<()> {
+    pub(crate) fn copy(&mut self, queue: u16, bytes: u32) -> io::Result<()> {
         self.make_room(bytes);
         self.send_buffer.begin(libc::NFQNL_MSG_CONFIG, 0, queue);
         self.send_buffer.attribute(libc::NFQA_CFG_PARAMS, &copy_params(bytes));
@@ -213,7 +213,7 @@ impl NetlinkSocket {
     }
 
     /// Receives what is there, at most one batch, and gives how much it was.
-    pub fn receive(&mut self, mut each: impl FnMut(Queued)) -> io::Result<usize> {
+    pub(crate) fn receive(&mut self, mut each: impl FnMut(Queued)) -> io::Result<usize> {
         // SAFETY: all-zero is a valid value for these C structures, and the buffers that they are
         // pointed at live through the call and do not overlap.
         let (received, messages) = unsafe {
@@ -249,21 +249,21 @@ impl NetlinkSocket {
     }
 
     /// Releases one packet. Verdicts are gathered until [`NetlinkSocket::flush`].
-    pub fn accept(&mut self, queue: u16, id: u32) -> io::Result<()> {
+    pub(crate) fn accept(&mut self, queue: u16, id: u32) -> io::Result<()> {
         self.verdict(libc::NFQNL_MSG_VERDICT, queue, id, libc::NF_ACCEPT, None)
     }
 
     /// Releases all packets of a queue up to this id that have had no verdict.
-    pub fn accept_up_to(&mut self, queue: u16, id: u32) -> io::Result<()> {
+    pub(crate) fn accept_up_to(&mut self, queue: u16, id: u32) -> io::Result<()> {
         self.verdict(libc::NFQNL_MSG_VERDICT_BATCH, queue, id, libc::NF_ACCEPT, None)
     }
 
     /// Releases one packet with other bytes. Its checksums are left as they are in there.
-    pub fn accept_changed(&mut self, queue: u16, id: u32, payload: &[u8]) -> io::Result<()> {
+    pub(crate) fn accept_changed(&mut self, queue: u16, id: u32, payload: &[u8]) -> io::Result<()> {
         self.verdict(libc::NFQNL_MSG_VERDICT, queue, id, libc::NF_ACCEPT, Some(payload))
     }
 
-    pub fn drop_packet(&mut self, queue: u16, id: u32) -> io::Result<()> {
+    pub(crate) fn drop_packet(&mut self, queue: u16, id: u32) -> io::Result<()> {
         self.verdict(libc::NFQNL_MSG_VERDICT, queue, id, libc::NF_DROP, None)
     }
 
@@ -288,7 +288,7 @@ impl NetlinkSocket {
     }
 
     /// Sends what has been gathered; the kernel acts on it before this returns.
-    pub fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         if self.send_buffer.bytes.is_empty() {
             return Ok(());
         }
@@ -323,7 +323,7 @@ fn copy_params(bytes: u32) -> [u8; 5] {
 }
 
 /// A C call's result: negative means that errno says why.
-pub fn check(result: i32) -> io::Result<i32> {
+pub(crate) fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 

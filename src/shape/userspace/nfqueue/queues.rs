@@ -7,12 +7,12 @@ use super::netlink::NetlinkSocket;
 /// Longer than any backlog: the model drops long before, by its own limit, and says so.
 const QUEUE_LENGTH: u32 = 1_000_000;
 
-pub fn open_socket() -> Result<NetlinkSocket> {
+pub(crate) fn open_socket() -> Result<NetlinkSocket> {
     NetlinkSocket::open().context("cannot open a netlink socket for packets (nfnetlink)")
 }
 
 /// Returns the error for a queue that another program has.
-pub fn taken(row: KernelQueue) -> String {
+pub(crate) fn taken(row: KernelQueue) -> String {
     format!(
         "cannot use the packet queue {}: another program (netlink port {}) has it in this network \
          namespace: end it; /proc/net/netfilter/nfnetlink_queue lists who has which",
@@ -21,7 +21,7 @@ pub fn taken(row: KernelQueue) -> String {
 }
 
 /// Binds a queue, and says in words why it cannot.
-pub fn bind(socket: &mut NetlinkSocket, queue: u16) -> Result<()> {
+pub(crate) fn bind(socket: &mut NetlinkSocket, queue: u16) -> Result<()> {
     let Err(error) = socket.bind(queue, QUEUE_LENGTH) else { return Ok(()) };
     if let Some(row) = kernel_queues().into_iter().find(|row| row.queue == queue) {
         bail!("{}", taken(row));
@@ -39,7 +39,7 @@ pub fn bind(socket: &mut NetlinkSocket, queue: u16) -> Result<()> {
 
 /// A line of the kernel's list of queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KernelQueue {
+pub(crate) struct KernelQueue {
     pub queue: u16,
     /// The netlink port of its owner.
     pub owner: u32,
@@ -47,7 +47,7 @@ pub struct KernelQueue {
     pub dropped: u64,
 }
 
-pub fn kernel_queues() -> Vec<KernelQueue> {
+pub(crate) fn kernel_queues() -> Vec<KernelQueue> {
     let text = std::fs::read_to_string("/proc/self/net/netfilter/nfnetlink_queue").unwrap_or_default();
     parse_kernel_queues(&text)
 }

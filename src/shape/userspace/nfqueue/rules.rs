@@ -21,14 +21,14 @@ const CHAINS: [(&str, &str, Direction); 2] =
 
 /// A link whose packets are handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tapped {
+pub(crate) struct Tapped {
     pub link: LinkId,
     pub server: IpAddr,
 }
 
 /// The two address families, each with programs of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub(crate) enum Family {
     V4,
     V6,
 }
@@ -61,14 +61,14 @@ fn holds_nothing(program: &str) -> bool {
 
 /// Our rules in the raw table: the jumps to each chain, and the chains that exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Present {
+pub(crate) struct Present {
     jumps: [usize; 2],
     chains: [bool; 2],
 }
 
 impl Present {
     /// Reads what `iptables -t raw -S` prints.
-    pub fn parse(rules: &str) -> Present {
+    pub(crate) fn parse(rules: &str) -> Present {
         let mut present = Present::default();
         for (index, (hook, chain, _)) in CHAINS.iter().enumerate() {
             present.chains[index] = rules.lines().any(|line| line.trim() == format!("-N {chain}"));
@@ -78,13 +78,13 @@ impl Present {
         present
     }
 
-    pub fn anything(&self) -> bool {
+    pub(crate) fn anything(&self) -> bool {
         *self != Present::default()
     }
 }
 
 /// Renders what makes the rules be those of `links`, whatever was there of ours; no links: none.
-pub fn render(present: Present, family: Family, links: &[Tapped]) -> String {
+pub(crate) fn render(present: Present, family: Family, links: &[Tapped]) -> String {
     let links: Vec<&Tapped> = links.iter().filter(|link| Family::of(link.server) == family).collect();
     let mut text = String::from("*raw\n");
     for (index, (hook, chain, _)) in CHAINS.iter().enumerate() {
@@ -160,7 +160,7 @@ fn present(program: &str) -> Result<Present> {
 ///
 /// # Errors
 /// Rules that are there and cannot be removed.
-pub fn remove_all() -> Result<bool> {
+pub(crate) fn remove_all() -> Result<bool> {
     let mut found = false;
     for family in Family::BOTH {
         for program in family.programs().into_iter().filter(|program| !holds_nothing(program)) {
@@ -187,7 +187,7 @@ fn restore(program: &str, text: &str) -> Result<()> {
 ///
 /// # Errors
 /// No iptables, no NFQUEUE target in the kernel, or no privilege; with what to do about it.
-pub fn apply(links: &[Tapped]) -> Result<()> {
+pub(crate) fn apply(links: &[Tapped]) -> Result<()> {
     for family in Family::BOTH {
         if links.iter().any(|link| Family::of(link.server) == family) {
             install(family, links)?;
@@ -199,7 +199,7 @@ pub fn apply(links: &[Tapped]) -> Result<()> {
 }
 
 /// Whether any of our rules stand, whoever put them there.
-pub fn any() -> bool {
+pub(crate) fn any() -> bool {
     Family::BOTH.into_iter().any(|family| with_rules(family).is_some())
 }
 
@@ -218,7 +218,7 @@ fn install(family: Family, links: &[Tapped]) -> Result<()> {
 }
 
 /// Returns the version that the first installed program prints.
-pub fn version() -> Option<String> {
+pub(crate) fn version() -> Option<String> {
     Family::V4.programs().into_iter().find_map(|program| run(program, &["-V"], "").ok())
 }
 
@@ -226,7 +226,7 @@ pub fn version() -> Option<String> {
 ///
 /// # Errors
 /// As for [`apply`].
-pub fn attempt(chain: &str) -> Result<()> {
+pub(crate) fn attempt(chain: &str) -> Result<()> {
     first_that_can(Family::V4, &[], |program| {
         let iptables = |args: &[&str]| run(program, &[&["-w", "-t", "raw"], args].concat(), "");
         iptables(&["-N", chain])?;
