@@ -20,6 +20,7 @@ use crate::results::page_for_people;
 
 use crate::commands::simulate::predicted_ms;
 use crate::commands::{init, manifest, run};
+use crate::shape::setup::LinkOptions;
 use crate::text::{explained, print, tell, visible, visible_json};
 use crate::{doctor, lab, report, segments, server, sweep};
 
@@ -97,10 +98,7 @@ impl Command {
             Command::Sweep(args) => return run_sweep(args),
             Command::Init(args) => init::main(args),
             Command::Simulate(mut args) => {
-                let links = &mut args.client.links;
-                if !links.are_given() {
-                    [links.link_a, links.link_b] = lab::DEFAULT_LINKS.map(|link| Some(link.into()));
-                }
+                or_default_links(&mut args.client.links);
                 crate::commands::simulate::main(args)
             }
             Command::Completions { shell } => completions(shell),
@@ -137,11 +135,7 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
         let line = std::iter::once("twinlink".into()).chain(arguments);
         match Cli::try_parse_from(spell_out_probe(line)).map(|cli| cli.command) {
             Ok(Command::Client(mut client)) => {
-                if !client.links.are_given() {
-                    let [a, b] = lab::DEFAULT_LINKS;
-                    args.command.extend(["--link-a", a, "--link-b", b].map(OsString::from));
-                    (client.links.link_a, client.links.link_b) = (Some(a.into()), Some(b.into()));
-                }
+                args.command.extend(or_default_links(&mut client.links));
                 client.load_links()?;
                 give_up = Some(client.give_up.0);
                 if client.results.is_none() && client.log.is_none() {
@@ -156,16 +150,13 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
 }
 
 /// Runs a program between the links of the lab that this process is in; elsewhere in a lab of its own.
-fn run_program(args: run::ProgramArgs) -> Result<ExitCode> {
+fn run_program(mut args: run::ProgramArgs) -> Result<ExitCode> {
     args.load_links()?;
     if lab::is_served(&args.server_a, &args.server_b) {
         return run::main(args, leave_report).map(|()| ExitCode::SUCCESS);
     }
     let mut command = this_command()?;
-    if !args.links.are_given() {
-        let [a, b] = lab::DEFAULT_LINKS;
-        command.splice(2..2, ["--link-a", a, "--link-b", b].map(OsString::from));
-    }
+    command.splice(2..2, or_default_links(&mut args.links));
     lab::main(lab::LabArgs::of_command(command), None)
 }
 
@@ -176,6 +167,16 @@ fn run_sweep(args: sweep::SweepArgs) -> Result<ExitCode> {
     }
     sweep::check(&args)?;
     lab::main(lab::LabArgs::of_command(this_command()?), None)
+}
+
+/// Gives links of which nothing is said the lab's profiles. Returns the options that say the same.
+fn or_default_links(links: &mut LinkOptions) -> Vec<OsString> {
+    if links.are_given() {
+        return Vec::new();
+    }
+    let [a, b] = lab::DEFAULT_LINKS;
+    (links.link_a, links.link_b) = (Some(a.into()), Some(b.into()));
+    ["--link-a", a, "--link-b", b].map(OsString::from).to_vec()
 }
 
 /// The command line of this process, with the program's full path.

@@ -1,5 +1,5 @@
-//! The threads of a role, and the signals that end it. tokio panics where the system refuses a thread or a descriptor while its
-//! runtime starts, so both are tried first, and a refusal is an error with its cause.
+//! The threads of a role, and the signals that end it. tokio panics where the system refuses a thread or a
+//! descriptor while its runtime starts, so both are tried first, and a refusal is an error with its cause.
 
 use std::fs::File;
 use std::io;

@@ -170,7 +170,7 @@ fn airtime_fairness_undoes_the_anomaly_on_the_way_down_from_the_access_point() {
     let slow = L / (ratio * (FAST + BEFORE) + SLOW + BEFORE);
     for (fair, expected) in [("turns", [turns, turns]), ("airtime", [ratio * slow, slow])] {
         let text = channel_file(&format!("fair = \"{fair}\""), A54, A6, None);
-        // What goes up to servers that are stations is what the access point sends down to them.
+        // The access point sends down to servers that are stations all that goes up to them.
         let both = saturate(&mut shared(&text), &[A_UP, (LinkId::B, Direction::Up)], 30);
         close(both[0], expected[0], 0.02, fair);
         close(both[1], expected[1], 0.02, fair);

@@ -193,7 +193,7 @@ fn namespaces_of(processes: &[i32]) -> BTreeSet<PathBuf> {
     all.difference(&links("self")).cloned().collect()
 }
 
-/// What a lab could have left on the machine: interfaces, named namespaces and, as root, rules.
+/// Returns the kinds of things that a lab could leave on the machine: interfaces, named namespaces and, as root, rules.
 fn network_of_the_machine() -> Vec<String> {
     let names = |dir: &str| {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
