@@ -41,7 +41,7 @@ test-user:
 test-root: build
 	@tests/setup/packages.sh root peers compose browser
 	@echo "== tests that need other programs"
-	@cargo test --locked --test from_video -- --ignored
+	@cargo test --locked --test loopback from_video:: -- --ignored
 	@echo "== tests that need root: network namespaces and docker compose"
 	@tests/run.sh tests/root
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The shared channel on real packets: stations that always have something to send get what ns-3 and its
-# documents give (tests/wifi-truth.csv), and a link between two stations what its two crossings leave.
+# documents give (tests/loopback/wifi-truth.csv), and a link between two stations what its two crossings leave.
 # Runs alone: it measures rates.
 . "$(dirname "$0")/../lib.sh"
 needs_root
@@ -53,7 +53,7 @@ channel() {
 }
 
 for row in $ROWS; do
-    IFS=, read -r _ standard rates ampdu txop each sum _ < <(grep "^$row," "$ROOT/tests/wifi-truth.csv")
+    IFS=, read -r _ standard rates ampdu txop each sum _ < <(grep "^$row," "$ROOT/tests/loopback/wifi-truth.csv")
     channel "$standard" "$rates" "$ampdu" "$txop" >"$WORK/channel.toml"
     read -r a b <<<"$(flood "$WORK/channel.toml" "$([ "${rates% *}" = "$rates" ] && echo a || echo ab)")"
     if [ -z "$b" ]; then

@@ -7,8 +7,8 @@ if [ -z "${TWINLINK_NS_CLIENT:-}" ]; then
     needs_root
     needs_binary
     # Built outside, where cargo finds what it needs.
-    schema_test=$(cd "$ROOT" && cargo test --quiet --locked --test client --no-run --message-format=json |
-        jq -r 'select(.executable != null and .target.name == "client") | .executable')
+    schema_test=$(cd "$ROOT" && cargo test --quiet --locked --test loopback --no-run --message-format=json |
+        jq -r 'select(.executable != null and .target.name == "loopback") | .executable')
     export SCHEMA_TEST=$schema_test
 fi
 . "$(dirname "$0")/../link-lib.sh"
@@ -58,7 +58,7 @@ eventually 20 curl -sf -o /dev/null "http://$CLIENT:4480/SHA256SUMS"
 expect "faults about a server that takes no congestion control" "$(records fault "$logs/other.jsonl" | grep -c 'cannot be told')" -eq 1
 
 echo "== the published schema"
-LOGS=$logs "$SCHEMA_TEST" --ignored --exact logs_of_a_lab_are_what_the_published_schema_says | tee "$WORK/schema.out"
+LOGS=$logs "$SCHEMA_TEST" --ignored --exact client::logs_of_a_lab_are_what_the_published_schema_says | tee "$WORK/schema.out"
 grep -q '1 passed' "$WORK/schema.out" || fail "the schema was not tried"
 
 echo "== at a terminal"

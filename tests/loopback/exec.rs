@@ -1,10 +1,8 @@
 //! `--schedule exec=PROGRAM` against our own servers on loopback: programs that decide, and such as fail at it.
 
-mod common;
-
 use std::process::{Command, Output, Stdio};
 
-use common::{Server, TWINLINK, of_event, records, segments, stderr};
+use crate::support::{Server, TWINLINK, of_event, records, segments, stderr};
 use serde_json::Value;
 
 struct Bench {

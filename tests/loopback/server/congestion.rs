@@ -1,6 +1,6 @@
 //! `Twinlink-Sender`: the server's report on its TCP, and the choice of its congestion control.
 
-use crate::lab::{Answer, Lab, content, request};
+use super::lab::{Answer, Lab, content, request};
 
 /// A number of a report.
 fn number(answer: &Answer, key: &str) -> Option<u64> {

@@ -1,8 +1,6 @@
 //! The client against servers that answer wrongly, beside one that answers well: a table of answers, and
 //! what must come of each. Every run has to end, with every file that the good server can bring.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use common::{TWINLINK, odd_server, of_event, read_request, records, run_end, stderr};
+use crate::support::{TWINLINK, odd_server, of_event, read_request, records, run_end, stderr};
 use sha2::{Digest, Sha256};
 
 const FILES: usize = 8;

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 use twinlink::server::Limits;
 
-use crate::lab::{Lab, PATIENCE, content, request, requests, serve_end};
+use super::lab::{Lab, PATIENCE, content, request, requests, serve_end};
 
 const SHORT: Duration = Duration::from_millis(200);
 

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-use crate::lab::{Lab, content, request, requests, serve_end, sha256_hex};
+use super::lab::{Lab, content, request, requests, serve_end, sha256_hex};
 
 #[tokio::test]
 async fn a_file_comes_whole_with_all_that_is_promised() {

@@ -1,7 +1,5 @@
 //! The client against our own servers and against odd ones, as a user would run it.
 
-mod common;
-
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
@@ -11,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{
+use crate::support::{
     Server, TWINLINK, answer, asked_for, client, odd_server, of_event, read_request, records, run_end,
     segments, stderr,
 };
@@ -659,7 +657,7 @@ fn an_interrupted_run_says_so_in_its_log() {
 
 fn published_schema() -> jsonschema::Validator {
     let schema: serde_json::Value =
-        serde_json::from_str(include_str!("../docs/log.schema.json")).expect("the schema is JSON");
+        serde_json::from_str(include_str!("../../docs/log.schema.json")).expect("the schema is JSON");
     jsonschema::validator_for(&schema).expect("the schema is a schema")
 }
 

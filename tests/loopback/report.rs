@@ -1,8 +1,6 @@
 //! `twinlink report` on logs that tests/report-logs.py makes up: what it finds, what it names, and
 //! that it touches no log.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -273,11 +271,11 @@ fn a_log_of_a_hundred_thousand_segments_gives_a_small_page() {
 #[test]
 fn a_run_leaves_its_page_beside_its_log() {
     let data = TempDir::new().unwrap();
-    common::segments(data.path(), 5, "5KB");
-    let (a, b) = (common::Server::start(data.path()), common::Server::start(data.path()));
+    crate::support::segments(data.path(), 5, "5KB");
+    let (a, b) = (crate::support::Server::start(data.path()), crate::support::Server::start(data.path()));
     let results = TempDir::new().unwrap();
     let results_arg = results.path().to_str().unwrap();
-    let output = common::client(&["--results", results_arg, &a.address, &b.address]);
+    let output = crate::support::client(&["--results", results_arg, &a.address, &b.address]);
     assert!(output.status.success(), "{}", stderr(&output));
     let folder = fs::read_dir(results.path()).unwrap().next().unwrap().unwrap().path();
     let page = fs::read_to_string(folder.join("report.html")).unwrap();
@@ -291,8 +289,14 @@ fn a_run_leaves_its_page_beside_its_log() {
 fn a_run_that_could_not_begin_leaves_a_page_that_says_so() {
     let results = TempDir::new().unwrap();
     let results_arg = results.path().to_str().unwrap();
-    let output =
-        common::client(&["--results", results_arg, "--give-up", "100ms", "127.0.0.1:1", "127.0.0.1:1"]);
+    let output = crate::support::client(&[
+        "--results",
+        results_arg,
+        "--give-up",
+        "100ms",
+        "127.0.0.1:1",
+        "127.0.0.1:1",
+    ]);
     assert_eq!(output.status.code(), Some(1));
     let folder = fs::read_dir(results.path()).unwrap().next().unwrap().unwrap().path();
     let page = fs::read_to_string(folder.join("report.html")).unwrap();

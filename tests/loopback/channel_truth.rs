@@ -1,7 +1,7 @@
 //! The shared channel against other models of 802.11: the figures of `wifi-truth.csv`, which say where they are
 //! from, beside the closed form and the emulator in virtual time.
 //!
-//! The errors stand in `docs/limitations.md`; `UPDATE_DOCS=1 cargo test --test channel_truth` writes them there.
+//! The errors stand in `docs/limitations.md`; `UPDATE_DOCS=1 cargo test --test loopback channel_truth` writes them there.
 
 use std::path::Path;
 
@@ -236,6 +236,6 @@ fn hold_in_docs(table: &str) {
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, format!("{before}{begin}{table}{end}{after}")).unwrap();
     } else {
-        assert_eq!(inside, table, "run UPDATE_DOCS=1 cargo test --test channel_truth");
+        assert_eq!(inside, table, "run UPDATE_DOCS=1 cargo test --test loopback channel_truth");
     }
 }

@@ -1,13 +1,13 @@
 //! An experiment against our own servers on loopback, as a user would run it, with links left unshaped.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Server, TWINLINK, asked_for, odd_server, of_event, read_request, records, segments, stderr};
+use crate::support::{
+    Server, TWINLINK, asked_for, odd_server, of_event, read_request, records, segments, stderr,
+};
 use serde_json::Value;
 
 const TWO_BY_TWO: &str = "repetitions = 2\nprobe = \"off\"\nschedules = [\"greedy\", \"ratio=1:2\"]\nthroughput = \"500ms\"\n\
@@ -123,7 +123,7 @@ fn a_failed_cell_is_recorded_the_sweep_goes_on_and_resume_repeats_only_that() {
     // This one has nothing, which fails only those that ask it for something.
     let empty = odd_server(|_, mut stream| {
         while read_request(&mut stream).is_some() {
-            common::answer(&mut stream, "HTTP/1.1 404 Not Found", b"");
+            crate::support::answer(&mut stream, "HTTP/1.1 404 Not Found", b"");
         }
     });
     let output = bench.sweep(&bench.a.address, &empty.to_string(), &[]).output().unwrap();
@@ -174,7 +174,7 @@ fn an_interrupted_sweep_closes_its_records_and_resume_does_the_rest() {
     let stuck = odd_server(move |_, mut stream| {
         while let Some(request) = read_request(&mut stream) {
             match asked_for(&request).0.as_str() {
-                "/SHA256SUMS" => common::answer(&mut stream, "HTTP/1.1 404 Not Found", b""),
+                "/SHA256SUMS" => crate::support::answer(&mut stream, "HTTP/1.1 404 Not Found", b""),
                 _ => asked.send(()).unwrap(),
             }
         }
@@ -246,7 +246,7 @@ fn program_is_an_entrant_beside_the_schedules() {
     let page = fs::read_to_string(folder.join("report.html")).unwrap();
     assert!(page.contains("copies") && page.contains("greedy, pipeline 2"));
     let again = bench.run(&["--resume"]);
-    assert_eq!(of_event(&common::records(&again), "sweep_start")[0]["skipped"], 6);
+    assert_eq!(of_event(&crate::support::records(&again), "sweep_start")[0]["skipped"], 6);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use twinlink::server::Limits;
 
-use crate::lab::{Client, Lab, PATIENCE, content, request, requests};
+use super::lab::{Client, Lab, PATIENCE, content, request, requests};
 
 const SHORT: Duration = Duration::from_millis(200);
 const AFTER: &str = "GET /healthz HTTP/1.1\r\nHost: lab\r\n\r\n";
