@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 
 use crate::config::file;
+use crate::config::trace::build::{ParsedTrace, Steps};
 use crate::config::trace::load::LARGEST;
-use crate::config::trace::read::{self, Format, ParsedTrace, Steps, TraceUnit};
+use crate::config::trace::read::{self, Format, TraceUnit};
 use crate::config::trace::{Trace, is_outage};
 use crate::text::print;
 use crate::units::Nanos;

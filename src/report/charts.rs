@@ -3,11 +3,11 @@
 
 use std::fmt::Write;
 
-use super::compare::{ConditionResults, EntrantResults, Study};
+use super::model::{ConditionResults, EntrantResults, Study};
+use super::numbers::{seconds, short};
 use super::plot::{escape, stacked};
 use super::sheet::Sheet;
 use super::stats;
-use super::words::{seconds, short};
 use super::worth;
 use crate::units::LinkId;
 

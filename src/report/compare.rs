@@ -6,155 +6,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
-
 use super::load::Loaded;
+use super::model::{
+    CompleteRun, ConditionResults, EntrantResults, MedianThroughput, Reason, Study, difference,
+};
 use super::run::{Group, LoggedRun, SweepFile};
-use super::split::{self, Split};
-use super::stats::{self, Difference, Estimate};
+use super::split;
+use super::stats;
 use super::words;
 use crate::log::outcome::Outcome;
-use crate::log::schema::{PerLink, RunEnd};
+use crate::log::schema::PerLink;
 use crate::units::{Direction, LinkId};
-
-/// An experiment, or runs that lay beside each other.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Study<'a> {
-    pub title: String,
-    #[serde(skip)]
-    pub group: &'a Group,
-    /// The labels of all cells, in the order of the tables.
-    pub labels: Vec<String>,
-    pub places: Vec<ConditionResults<'a>>,
-    /// Faults of the experiment outside its runs.
-    pub faults: Vec<String>,
-}
-
-/// One condition of the links.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct ConditionResults<'a> {
-    pub condition: String,
-    /// "shared" or "independent".
-    pub channel: String,
-    pub cells: Vec<EntrantResults<'a>>,
-    /// Index of the cell with the least median time.
-    pub best: Option<usize>,
-    /// The throughput of each link alone and beside the other, where it was measured.
-    pub throughput: Option<MedianThroughput>,
-    /// The best ratio against the ratio of the measured throughputs.
-    pub split: Option<Split>,
-}
-
-/// Medians over the blocks, kbit/s of payload.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct MedianThroughput {
-    /// "alone": each while the other rested; "probe": the probes before the runs.
-    pub source: &'static str,
-    pub alone_kbit: PerLink<f64>,
-    pub together_kbit: Option<PerLink<f64>>,
-    pub n: usize,
-}
-
-/// A schedule under one condition, with its repetitions.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct EntrantResults<'a> {
-    pub label: String,
-    pub schedule: String,
-    pub pipeline: String,
-    pub congestion: Option<String>,
-    #[serde(skip)]
-    pub runs: Vec<CompleteRun<'a>>,
-    /// Runs that ended without every file, or never.
-    #[serde(skip)]
-    pub failed: Vec<&'a LoggedRun>,
-    pub failures: usize,
-    /// Runs that fetched everything but met faults meanwhile, and so say nothing of their profile.
-    #[serde(skip)]
-    pub faulty: Vec<&'a LoggedRun>,
-    pub left_out: usize,
-    /// Why these failed, the most frequent reason first.
-    pub reasons: Vec<Reason>,
-    pub elapsed_ms: Option<Estimate>,
-    pub bound_ms: Option<f64>,
-    pub efficiency: Option<f64>,
-    pub predicted_ms: Option<f64>,
-    /// Share of the bytes that link a brought, in percent.
-    pub share_a_pct: Option<f64>,
-    /// By how much its time is more than that of the best cell; null for the best itself.
-    pub against_best: Option<Difference>,
-}
-
-/// An end of runs that did not fetch everything.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Reason {
-    pub exit: String,
-    /// Of the first of them.
-    pub summary: String,
-    pub runs: usize,
-}
-
-/// A run that fetched everything.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CompleteRun<'a> {
-    pub run: &'a LoggedRun,
-    pub end: &'a RunEnd,
-    pub elapsed_ms: f64,
-    pub block: Option<u64>,
-}
-
-impl ConditionResults<'_> {
-    pub(crate) fn name(&self) -> String {
-        let shared = if self.channel == "shared" { ", shared channel" } else { "" };
-        format!("{}{shared}", self.condition)
-    }
-
-    pub(crate) fn cell(&self, label: &str) -> Option<&EntrantResults<'_>> {
-        self.cells.iter().find(|cell| cell.label == label)
-    }
-}
-
-impl<'a> EntrantResults<'a> {
-    /// The median of what the runs' ends say; of those that say it.
-    pub(crate) fn median(&self, of: impl Fn(&RunEnd) -> Option<f64>) -> Option<f64> {
-        stats::median(self.runs.iter().filter_map(|done| of(done.end)))
-    }
-
-    /// The run whose time is nearest to the median: the one to look at. Where none was complete, the
-    /// one that came furthest.
-    pub(crate) fn representative(&self) -> Option<&'a LoggedRun> {
-        let Some(middle) = self.elapsed_ms.map(|estimate| estimate.median) else {
-            let apart = self.failed.iter().chain(&self.faulty);
-            return apart.max_by_key(|run| run.segments.len()).copied();
-        };
-        let far = |done: &&CompleteRun| (done.elapsed_ms - middle).abs();
-        self.runs.iter().min_by(|x, y| far(x).total_cmp(&far(y))).map(|done| done.run)
-    }
-
-    /// Returns true for a program of the user's, which fetched in the client's place.
-    pub(crate) fn is_program(&self) -> bool {
-        self.all_runs().any(|run| run.end.as_ref().is_some_and(|end| end.program.is_some()))
-    }
-
-    pub(crate) fn all_runs(&self) -> impl Iterator<Item = &'a LoggedRun> {
-        let apart = self.failed.iter().chain(&self.faulty).copied();
-        self.runs.iter().map(|done| done.run).chain(apart)
-    }
-}
-
-/// How much longer the cell `x` takes than `y`: block by block where both ran in the same blocks.
-pub(crate) fn difference(x: &EntrantResults, y: &EntrantResults) -> Option<Difference> {
-    let by_block = |cell: &EntrantResults| -> BTreeMap<u64, f64> {
-        cell.runs.iter().filter_map(|done| Some((done.block?, done.elapsed_ms))).collect()
-    };
-    let (bx, by) = (by_block(x), by_block(y));
-    let pairs: Vec<(f64, f64)> = bx.iter().filter_map(|(block, x)| Some((*x, *by.get(block)?))).collect();
-    if !pairs.is_empty() {
-        return stats::paired(&pairs);
-    }
-    let times =
-        |cell: &EntrantResults| -> Vec<f64> { cell.runs.iter().map(|done| done.elapsed_ms).collect() };
-    stats::unpaired(&times(x), &times(y))
-}
 
 /// Compares everything that was loaded. Runs that met faults are counted apart unless they are asked
 /// for; a single run stands for itself.

@@ -4,14 +4,15 @@
 use std::fmt::Write;
 
 use super::charts;
-use super::compare::{ConditionResults, EntrantResults, Study};
 use super::load::{Loaded, Problem};
+use super::model::{ConditionResults, EntrantResults, Study};
+use super::numbers::{mbit, seconds, short};
 use super::plot::escape;
 use super::run::LoggedRun;
 use super::setting;
 use super::sheet::Sheet;
 use super::timeline::{self, Detail};
-use super::words::{self, mbit, seconds, short};
+use super::words;
 use crate::log::outcome::Outcome;
 
 const STYLE: &str = include_str!("page.css");

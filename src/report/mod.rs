@@ -1,6 +1,6 @@
 //! `twinlink report`: from logs to a verdict in words, a page, tables and a summary.
 //!
-//! Its stages are files of their own: [`load`] reads logs into [`run`]s, [`compare`] puts runs into cells and says
+//! Its stages are files of their own: [`load`] reads logs into [`run`]s, [`compare`] puts runs into cells of the [`model`] and says
 //! which is best ([`stats`], [`split`]), [`words`] says it in sentences and [`worth`] what it is worth; [`table`], [`csv`], [`summary`]
 //! and [`html`] (with [`charts`], [`timeline`], [`setting`], [`sheet`] and [`plot`]) render, each one thing. It knows neither the client nor the links: logs are the
 //! contract. A report is derived, so making it again replaces it; logs are never touched.
@@ -10,6 +10,8 @@ pub(crate) mod compare;
 pub(crate) mod csv;
 pub(crate) mod html;
 pub(crate) mod load;
+pub(crate) mod model;
+pub(crate) mod numbers;
 pub(crate) mod plot;
 pub(crate) mod run;
 pub(crate) mod setting;
@@ -84,7 +86,7 @@ fn folder_of(path: &Path) -> PathBuf {
     if path.is_dir() { path.into() } else { path.parent().unwrap_or(Path::new("")).into() }
 }
 
-fn write(loaded: &Loaded, studies: &[compare::Study], out: &Path) -> Result<()> {
+fn write(loaded: &Loaded, studies: &[model::Study], out: &Path) -> Result<()> {
     let folder = Folder::make(out)?;
     let tables = folder.child(TABLES.as_ref())?;
     csv::write(loaded, &tables)?;

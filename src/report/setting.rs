@@ -5,11 +5,11 @@ use std::fmt::Write;
 
 use super::compare;
 use super::load::Loaded;
+use super::numbers::{mbit, short};
 use super::plot::escape;
 use super::run::LoggedRun;
 use super::sheet::Sheet;
 use super::stats;
-use super::words::{mbit, short};
 use crate::log::schema::{Link, Probe, RunStart};
 use crate::units::{Direction, LinkId};
 

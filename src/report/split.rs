@@ -1,46 +1,8 @@
 //! The course's second question: does the ratio of the links' throughputs name the best ratio of
 //! files, what does it cost to believe so, and why do they part? Pure.
 
-use serde::Serialize;
-
-use super::compare;
-use super::compare::{EntrantResults, MedianThroughput};
+use super::model::{EntrantResults, Exact, MedianThroughput, Split, difference};
 use super::stats;
-use super::stats::{Difference, LineFit};
-
-/// The best ratio that was tried, against the one that the throughputs name.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Split {
-    /// Throughput of link a over that of link b.
-    pub throughput_ratio: f64,
-    /// The share of files from link a that it asks for, and that `named` gives, in percent.
-    pub wanted_a_pct: f64,
-    pub named_a_pct: f64,
-    /// The ratio tried that is nearest to it (by logarithm), as a schedule.
-    pub named: String,
-    /// The ratio tried with the least median time.
-    pub best: String,
-    /// How much longer `named` takes than `best`; null where they are the same.
-    pub regret: Option<Difference>,
-    /// The oracle: the schedule in fixed proportion to the measured rates, where it was run, against `best`.
-    pub exact: Option<Exact>,
-    /// Time (ms) as a straight line over the share of files from link a (percent).
-    pub line: Option<LineFit>,
-    /// Whether a ratio that leaves one link out was among them.
-    pub end_tried: bool,
-    /// The throughput of both together over the better one alone: 1 where they share one resource, more where
-    /// they add up. Null where it was not measured.
-    pub adds_up: Option<f64>,
-    /// How much later than the other a link ended in the runs of `named`, ms; positive: link a was last.
-    pub a_ends_later_ms: Option<f64>,
-}
-
-/// A schedule whose split is computed from throughputs, not picked from a list.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Exact {
-    pub schedule: String,
-    pub regret: Difference,
-}
 
 /// The share of files that a schedule with fixed numbers takes from link a, 0 to 1.
 pub(crate) fn share_a(schedule: &str) -> Option<f64> {
@@ -77,11 +39,12 @@ pub(crate) fn split(cells: &[EntrantResults], throughput: Option<&MedianThroughp
         named_a_pct: named_share * 100.0,
         named: named.label.clone(),
         best: best.label.clone(),
-        regret: if named.label == best.label { None } else { compare::difference(named, best) },
+        regret: if named.label == best.label { None } else { difference(named, best) },
         // Rates that somebody typed were not measured.
-        exact: cells.iter().find(|cell| cell.schedule == "rates=alone" && same(cell)).and_then(|cell| {
-            Some(Exact { schedule: cell.label.clone(), regret: compare::difference(cell, best)? })
-        }),
+        exact: cells
+            .iter()
+            .find(|cell| cell.schedule == "rates=alone" && same(cell))
+            .and_then(|cell| Some(Exact { schedule: cell.label.clone(), regret: difference(cell, best)? })),
         line: stats::line(&points),
         end_tried: alike.iter().any(|(share, _, _)| *share == 0.0 || *share == 1.0),
         adds_up,

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::compare::Study;
 use super::load::Problem;
+use super::model::Study;
 use super::words;
 
 #[derive(Serialize)]

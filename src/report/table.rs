@@ -6,7 +6,7 @@ use comfy_table::{
     Attribute, Cell as TableCell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle,
 };
 
-use super::compare::{ConditionResults, EntrantResults, Study};
+use super::model::{ConditionResults, EntrantResults, Study};
 use super::words;
 use super::worth;
 

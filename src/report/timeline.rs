@@ -6,9 +6,10 @@
 
 use std::fmt::Write;
 
+use super::numbers::{mbit, seconds, short};
 use super::plot::{Panel, escape};
 use super::run::{LoggedRun, drops};
-use super::words::{self, mbit, seconds, short};
+use super::words;
 use crate::log::schema::{Counters, Part, Sample};
 use crate::units::LinkId;
 

@@ -1,9 +1,10 @@
 //! The verdict in words, from what was compared. Pure: the same sentences go to the terminal, the page
 //! and the summary.
 
-use super::compare::{ConditionResults, EntrantResults, MedianThroughput};
+use super::model::Split;
+use super::model::{ConditionResults, EntrantResults, MedianThroughput};
+use super::numbers::{digits, mbit, seconds, short};
 use super::run::{LoggedRun, drops};
-use super::split::Split;
 use super::stats::{Difference, Estimate};
 use super::worth::{self, judged};
 use crate::log::outcome::Outcome;
@@ -330,44 +331,6 @@ fn span(by: &Difference) -> String {
     if n < 2 { format!("{median:.1} %") } else { format!("{median:.1} % ({low:.1} to {high:.1})") }
 }
 
-/// Three digits that mean something.
-fn digits(value: f64) -> usize {
-    if value.abs() >= 100.0 {
-        1
-    } else if value.abs() >= 10.0 {
-        2
-    } else {
-        3
-    }
-}
-
-/// A time in seconds; a dash for what is none.
-pub(crate) fn seconds(ms: f64) -> String {
-    if !ms.is_finite() {
-        return "–".into();
-    }
-    format!("{:.*} s", digits(ms / 1e3), ms / 1e3)
-}
-
-pub(crate) fn mbit(kbit: f64) -> String {
-    short(kbit / 1e3)
-}
-
-/// A number with about three digits; a dash for what is none, as a ratio of zeros.
-pub(crate) fn short(value: f64) -> String {
-    if !value.is_finite() {
-        return "–".into();
-    }
-    let digits = if value.abs() >= 100.0 {
-        0
-    } else if value.abs() >= 10.0 {
-        1
-    } else {
-        2
-    };
-    format!("{value:.digits$}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -423,11 +386,5 @@ mod tests {
         assert!(capped.contains("other than the channel caps a station"), "{capped}");
         let apart = ratio(&place("independent"), &split(1.5, 0.5), &throughput(60e3));
         assert!(apart.contains("that is link b, 0.500 s after the other: it carried less"), "{apart}");
-    }
-
-    #[test]
-    fn numbers_have_the_digits_that_mean_something() {
-        assert_eq!([seconds(9253.0), seconds(123_456.0), seconds(12.3)], ["9.253 s", "123.5 s", "0.012 s"]);
-        assert_eq!([mbit(57_981.0), short(150.2), short(2.664)], ["58.0", "150", "2.66"]);
     }
 }

@@ -1,10 +1,10 @@
 //! Says what a result is worth: the differences that its runs can tell, the correction for the number of
 //! comparisons, and the systematic errors, which no repetition takes away. Pure.
 
-use super::compare::{ConditionResults, EntrantResults};
+use super::model::{ConditionResults, EntrantResults};
+use super::numbers::short;
 use super::run::LoggedRun;
 use super::stats::{self, Difference};
-use super::words::short;
 use crate::log::schema::Probe;
 
 /// How many runs of each an experiment should have.

@@ -1,8 +1,9 @@
 //! A receiver: puts segments in order, acknowledges them as Linux does, and opens its window. Pure.
 
-use super::sender::MSS;
 use crate::units::Nanos;
 
+/// Payload of a full segment at MTU 1500 with TCP's timestamps, bytes.
+pub(crate) const MSS: u64 = 1448;
 /// Blocks in an acknowledgement: three fit beside the timestamps (RFC 2018).
 pub(crate) const BLOCKS: usize = 3;
 /// A lone segment is acknowledged after this time.

@@ -4,7 +4,7 @@
 //! with a TXOP limit as many as fit, a SIFS apart.
 
 use super::access::{Access, AccessCategory};
-use super::phy::{Phy, Standard, Timing};
+use super::phy::{ACK, Phy, Standard, Timing};
 use crate::units::{Nanos, Percent};
 
 /// The header that Ethernet puts before an IP packet; 802.11 carries it as addresses and LLC/SNAP.
@@ -20,7 +20,6 @@ pub(super) const DELIMITER: u64 = 4;
 /// Control frames with their FCS: 9.3.1.2 to 9.3.1.4 and 9.3.1.6 to 9.3.1.8, with the compressed block ack.
 const RTS: u64 = 20;
 const CTS: u64 = 14;
-pub(super) const ACK: u64 = 14;
 const CF_END: u64 = 20;
 const BLOCK_ACK_REQUEST: u64 = 24;
 const BLOCK_ACK: u64 = 32;

@@ -7,6 +7,9 @@ use crate::units::{Nanos, Rate};
 /// Nanoseconds in a microsecond.
 pub(super) const US: Nanos = 1_000;
 
+/// An ACK with its FCS, bytes (9.3.1.4).
+pub(super) const ACK: u64 = 14;
+
 /// An amendment of 802.11, which names its PHY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standard {
@@ -288,7 +291,7 @@ impl Phy {
             sifs,
             assessment: if dsss { 15 * US } else { 4 * US },
             reply_start: self.control().preamble(),
-            after_error: sifs + self.lowest_control_frame(super::exchange::ACK),
+            after_error: sifs + self.lowest_control_frame(ACK),
             cw_min: if dsss { 31 } else { 15 },
         }
     }

@@ -1,7 +1,6 @@
 //! Gathers the rows of a trace file into steps: as they are, or averaged over steps of one length.
 
-use super::read::Steps;
-use super::{MOST_STEPS, SHORTEST_STEP, TraceStep, too_many};
+use super::{MOST_STEPS, SHORTEST_STEP, Trace, TraceStep, too_many};
 use crate::units::Nanos;
 use crate::units::{Delay, Percent, Rate};
 
@@ -9,6 +8,35 @@ const S: u128 = 1_000_000_000;
 
 /// How long the only row of a file lasts.
 const LONE_ROW: Nanos = S as Nanos;
+
+/// The steps of one direction, and where they end.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Steps {
+    pub steps: Vec<TraceStep>,
+    pub length: Nanos,
+    /// The file's own time of the first row.
+    pub began: Nanos,
+    /// The number of rows, and the longest time between two of them: since the first row, and how long.
+    pub rows: u64,
+    pub longest_gap: (Nanos, Nanos),
+}
+
+/// The content of a trace file.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ParsedTrace {
+    /// One rate, for whichever direction the profile says.
+    One(Steps),
+    /// A rate for each direction.
+    Both { down: Steps, up: Steps },
+    /// A rate for each link.
+    Links { a: Steps, b: Steps },
+}
+
+impl Steps {
+    pub(crate) fn into_trace(self, file: &str, looped: bool) -> Result<Trace, String> {
+        Trace::new(file.to_string(), looped, self.steps, self.length)
+    }
+}
 
 pub(crate) struct Builder {
     /// The first row's time; steps count from it.

@@ -4,8 +4,8 @@
 use std::io::BufRead;
 
 use super::TraceStep;
-use super::build::Builder;
-use super::read::{Lines, ParsedTrace, delay_of, loss_of, number, rate_of, seconds, shown};
+use super::build::{Builder, ParsedTrace};
+use super::line::{Lines, delay_of, loss_of, number, rate_of, seconds, shown};
 use crate::units::Nanos;
 use crate::units::{Delay, Percent, Rate};
 

@@ -7,8 +7,9 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
+use super::build::{ParsedTrace, Steps};
 use super::read;
-use super::read::{Format, ParsedTrace, Steps, TraceUnit};
+use super::read::{Format, TraceUnit};
 use super::{SHORTEST_STEP, Trace};
 use crate::config::file;
 use crate::units::{Delay, LinkId, PerLink};

@@ -6,6 +6,7 @@
 
 pub(crate) mod build;
 pub(crate) mod csv;
+pub(crate) mod line;
 pub(crate) mod load;
 pub(crate) mod read;
 

@@ -4,6 +4,9 @@ use proptest::prelude::*;
 
 use crate::config::trace::MOST_STEPS;
 use crate::config::trace::read::*;
+use crate::units::{Delay, Percent};
+
+const S: Nanos = 1_000_000_000;
 
 fn one(text: &str, step: Option<Nanos>) -> Steps {
     match read(text.as_bytes(), Format::Auto, step, TraceUnit::Mbit).unwrap() {

@@ -1,8 +1,10 @@
 //! Processes an acknowledgement: the segments that arrived, the RTT, and the new window.
 
-use super::control::{Ack, Algorithm, ControlState, RateSample};
-use super::{MSS, Sender, Sent, Timer};
+use super::control::Algorithm;
+use super::window::{Ack, ControlState, RateSample};
+use super::{Sender, Sent, Timer};
 use crate::simulate::receiver::Acknowledgement;
+use crate::simulate::receiver::MSS;
 use crate::units::Nanos;
 
 impl Sender {

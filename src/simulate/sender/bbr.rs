@@ -4,9 +4,9 @@
 
 use std::collections::VecDeque;
 
-use super::MSS;
-use super::control::{Ack, ControlState, FIRST_WINDOW, RateSample, Window};
+use super::window::{Ack, ControlState, FIRST_WINDOW, RateSample, Window};
 use crate::emulate::rng::{Purpose, Stream};
+use crate::simulate::receiver::MSS;
 use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 

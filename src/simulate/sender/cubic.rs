@@ -1,7 +1,7 @@
 //! CUBIC (RFC 9438) with HyStart (Ha and Rhee, "Taming the elephants: New TCP slow start", 2011), with
 //! the constants that Linux has.
 
-use super::control::Window;
+use super::window::Window;
 use crate::units::Nanos;
 
 /// C of the window curve, segments / s³ (RFC 9438, 5.1).

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::control::ControlState;
+use super::window::ControlState;
 use super::{LEAST_TIMER, Sender, Timer};
 use crate::units::Nanos;
 

@@ -15,17 +15,17 @@ pub(crate) mod rtt;
 #[cfg(test)]
 mod tests;
 pub(crate) mod timers;
+pub(crate) mod window;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use super::receiver::BLOCKS;
+use super::receiver::{BLOCKS, MSS};
 use crate::units::Nanos;
-use control::{Algorithm, Control, ControlState, Window};
+use control::{Algorithm, Control};
 use rtt::Rtt;
+use window::{ControlState, Window};
 
-/// Payload of a full segment at MTU 1500 with TCP's timestamps, bytes.
-pub(crate) const MSS: u64 = 1448;
 /// Linux's timers for losses are no shorter: two ticks of 250 Hz.
 const LEAST_TIMER: Nanos = 8_000_000;
 
@@ -214,7 +214,7 @@ impl Sender {
         }
         let halves = (idle / self.rtt.timeout()).min(31) as u32;
         let ssthresh = self.window.ssthresh.max(self.window.segments / 4 * 3);
-        let restart = control::FIRST_WINDOW.min(self.window.segments);
+        let restart = window::FIRST_WINDOW.min(self.window.segments);
         self.window.ssthresh = ssthresh;
         self.window.segments = (self.window.segments >> halves).max(restart);
         self.usage.full_at = self.last_sent + idle;
@@ -387,7 +387,7 @@ impl Sender {
         if self.last_sent.saturating_sub(usage.full_at) >= self.rtt.timeout()
             && self.state == ControlState::Open
         {
-            let used = usage.used.max(control::FIRST_WINDOW);
+            let used = usage.used.max(window::FIRST_WINDOW);
             (usage.used, usage.full_at) = (0, self.last_sent);
             if used < self.window.segments && self.algorithm.bbr().is_none() {
                 self.window.ssthresh = self.window.ssthresh.max(self.window.segments / 4 * 3);

@@ -2,7 +2,7 @@
 //! spurious (RFC 4015, RFC 5682).
 
 use super::acknowledgement::Sum;
-use super::control::ControlState;
+use super::window::ControlState;
 use super::{Recovery, Sender};
 use crate::simulate::receiver::Acknowledgement;
 use crate::units::Nanos;

@@ -1,7 +1,7 @@
 //! Reno (RFC 5681): the window doubles in slow start, grows by a segment a round trip afterwards, and
 //! halves at a loss.
 
-use super::control::Window;
+use super::window::Window;
 
 pub(crate) fn after_loss(window: u32) -> u32 {
     (window / 2).max(2)

@@ -2,8 +2,8 @@
 //! (RFC 6298).
 
 use super::acknowledgement::Sum;
-use super::control::ControlState;
 use super::rtt::LEAST_RTO;
+use super::window::ControlState;
 use super::{LEAST_TIMER, Recovery, Segment, Sender, Timer};
 use crate::simulate::receiver::Acknowledgement;
 use crate::units::Nanos;
