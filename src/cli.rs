@@ -98,7 +98,7 @@ impl Command {
             Command::Sweep(args) => return run_sweep(args),
             Command::Init(args) => init::main(args),
             Command::Simulate(mut args) => {
-                or_default_links(&mut args.client.links);
+                or_default_links(&mut args.run.links);
                 crate::commands::simulate::main(args)
             }
             Command::Completions { shell } => completions(shell),
@@ -135,9 +135,9 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
         let line = std::iter::once("twinlink".into()).chain(arguments);
         match Cli::try_parse_from(spell_out_probe(line)).map(|cli| cli.command) {
             Ok(Command::Client(mut client)) => {
-                args.command.extend(or_default_links(&mut client.links));
-                client.load_links()?;
-                give_up = Some(client.give_up.0);
+                args.command.extend(or_default_links(&mut client.run.links));
+                client.run.load_links()?;
+                give_up = Some(client.live.give_up.0);
                 if client.results.is_none() && client.log.is_none() {
                     args.command.extend(["--results".into(), "results".into()]);
                 }
@@ -151,12 +151,12 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
 
 /// Runs a program between the links of the lab that this process is in; elsewhere in a lab of its own.
 fn run_program(mut args: run::ProgramArgs) -> Result<ExitCode> {
-    args.load_links()?;
+    args.run.load_links()?;
     if lab::is_served(&args.server_a, &args.server_b) {
         return run::main(args, leave_report).map(|()| ExitCode::SUCCESS);
     }
     let mut command = this_command()?;
-    command.splice(2..2, or_default_links(&mut args.links));
+    command.splice(2..2, or_default_links(&mut args.run.links));
     lab::main(lab::LabArgs::of_command(command), None)
 }
 

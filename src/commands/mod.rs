@@ -6,6 +6,7 @@ pub(crate) mod hold;
 pub(crate) mod init;
 pub(crate) mod link;
 pub(crate) mod manifest;
+pub(crate) mod options;
 pub(crate) mod probe;
 pub(crate) mod run;
 pub(crate) mod simulate;

@@ -3,23 +3,21 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::client::ClientArgs;
-use crate::client::config::RunConfig;
+use super::options::{RunOptions, ScheduleOptions};
 use crate::client::finish::PastRun;
 use crate::schedule::Schedule;
 use crate::simulate::{Control, Prediction, Setup, kernels_choice, predict, sizes};
 use crate::text::{print, visible_json};
 
-/// The client's options, and those of a simulation. Servers are not taken.
 #[derive(Clone, Debug, clap::Args)]
-#[group(skip)]
-#[command(mut_arg("servers", |servers| servers.required(false).hide(true)))]
 pub(crate) struct SimulateArgs {
     #[command(flatten)]
-    pub client: ClientArgs,
+    pub run: RunOptions,
+    #[command(flatten)]
+    pub schedule: ScheduleOptions,
     /// Folder whose files are fetched, for their sizes; without it the built-in sample's
     #[arg(long, env = "TWINLINK_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -37,12 +35,9 @@ const SEEDS: usize = 9;
 /// # Errors
 /// An option is invalid, or a link has no rate.
 pub(crate) fn main(args: SimulateArgs) -> Result<()> {
-    if let Some(server) = args.client.servers.first() {
-        bail!("a simulation needs no servers: leave {server} out, and say --data DIR for the files' sizes");
-    }
-    let asked = args.client.load_links()?;
-    let sizes = sizes(args.data.as_deref(), args.client.files.as_deref())?;
-    let congestion = match &args.client.congestion {
+    let asked = args.run.load_links()?;
+    let sizes = sizes(args.data.as_deref(), args.run.files.as_deref())?;
+    let congestion = match &args.schedule.congestion {
         Some(name) => name.parse().map_err(anyhow::Error::msg)?,
         None => kernels_choice(),
     };
@@ -52,21 +47,21 @@ pub(crate) fn main(args: SimulateArgs) -> Result<()> {
             "link {id} has no rate, so there is nothing to predict: give it a profile with --link-{id}"
         );
     }
-    let config = RunConfig::from(args.client.clone());
-    let schedule = config.schedule_of([]);
+    let chosen = args.schedule.schedule.clone();
+    let schedule = chosen.for_playback(args.run.segment_duration.0, args.run.startup, 0);
     let setup = Setup {
         profiles: &asked.profiles,
         channel: asked.channel.as_ref(),
         changes: asked.script.as_ref().map_or(&[], |script| &script.changes),
         schedule: &schedule,
-        pipeline: config.pipeline,
+        pipeline: args.schedule.pipeline,
         sizes: &sizes,
         congestion: [congestion; 2],
         kernel: kernels_choice(),
-        seed: config.seed,
+        seed: args.run.links.seed,
     };
     ensure!(
-        !matches!(config.schedule, Schedule::Exec(_)),
+        !matches!(args.schedule.schedule, Schedule::Exec(_)),
         "cannot simulate a program's decisions; run them between the links with twinlink lab"
     );
     let prediction = predict(&setup, SEEDS, &|| true).context(
@@ -130,8 +125,8 @@ fn text(args: &SimulateArgs, congestion: Control, prediction: &Prediction) -> St
     };
     format!(
         "{} with pipeline {} and {congestion}: {} files ({:.1} MB) in {:.3} s{between}; the bound is {:.3} s, efficiency {:.3}\n{}",
-        args.client.schedule,
-        args.client.pipeline,
+        args.schedule.schedule,
+        args.schedule.pipeline,
         prediction.files,
         prediction.bytes as f64 / 1e6,
         prediction.elapsed_ms / 1e3,

@@ -16,19 +16,19 @@ use crate::units::{LinkId, seed};
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct LinkOptions {
     /// Profile of the link to server a: a name or a .toml file; without one the link is not shaped
-    #[arg(long, env = "TWINLINK_LINK_A", value_name = "PROFILE")]
+    #[arg(long, env = "TWINLINK_LINK_A", help_heading = "Links", value_name = "PROFILE")]
     pub link_a: Option<String>,
     /// Profile of the link to server b
-    #[arg(long, env = "TWINLINK_LINK_B", value_name = "PROFILE")]
+    #[arg(long, env = "TWINLINK_LINK_B", help_heading = "Links", value_name = "PROFILE")]
     pub link_b: Option<String>,
     /// A wireless channel that both links share, by name or as a .toml file; they need no profile then
-    #[arg(long, env = "TWINLINK_CHANNEL", value_name = "CHANNEL")]
+    #[arg(long, env = "TWINLINK_CHANNEL", help_heading = "Links", value_name = "CHANNEL")]
     pub channel: Option<String>,
     /// Backend that shapes the links
-    #[arg(long, env = "TWINLINK_BACKEND", default_value = "auto")]
+    #[arg(long, env = "TWINLINK_BACKEND", help_heading = "Links", default_value = "auto")]
     pub backend: BackendChoice,
     /// Seed of everything random in the links, at most 2^53
-    #[arg(long, env = "TWINLINK_SEED", default_value_t = 1, value_parser = seed, allow_hyphen_values = true)]
+    #[arg(long, env = "TWINLINK_SEED", help_heading = "Links", default_value_t = 1, value_parser = seed, allow_hyphen_values = true)]
     pub seed: u64,
 }
 
