@@ -11,7 +11,7 @@ use crate::shape::setup::{LinkOptions, LinkSetup};
 use crate::tcp;
 use crate::units::Delay;
 
-/// What is fetched, over which links: of every run, also a simulated one.
+/// The files and the links of a run, also of a simulated one.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct RunOptions {
     #[command(flatten)]
@@ -42,7 +42,7 @@ impl RunOptions {
     }
 }
 
-/// How the client divides the files between its links: of a run and of its simulation.
+/// The division of the files between the links, in a run and in its simulation.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ScheduleOptions {
     #[arg(long, env = "TWINLINK_SCHEDULE", default_value = "adaptive", help = schedule::HELP, help_heading = "Schedule")]
@@ -64,7 +64,7 @@ pub(crate) struct ScheduleOptions {
     pub congestion: Option<String>,
 }
 
-/// Of a run that takes place: with servers that may be away, and a log.
+/// Options of a run that takes place, with servers that may be away, and a log.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct LiveOptions {
     /// How long a server may be away before it is given up
