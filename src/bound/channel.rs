@@ -211,6 +211,7 @@ mod tests {
     use crate::bound::link::{ShaperFacts, Stage, path};
     use crate::bound::{Capacity, TcpSegments, bounds_s};
     use crate::emulate::emulator::Emulator;
+    use crate::emulate::link::ArrivingPacket;
     use crate::units::Direction;
     use proptest::prelude::*;
 
@@ -290,7 +291,7 @@ mod tests {
             for link in LinkId::BOTH {
                 // Enough for whole aggregates, and no more than the queue takes.
                 while waiting[link.index()] < 200 {
-                    emulator.arrive(now, (link, Direction::Down), sent, 1514).unwrap();
+                    emulator.arrive(now, (link, Direction::Down), ArrivingPacket::plain(sent, 1514)).unwrap();
                     (sent, waiting[link.index()]) = (sent + 1, waiting[link.index()] + 1);
                 }
             }
@@ -303,7 +304,7 @@ mod tests {
                     waiting[link.index()] -= 1;
                     heard[link.index()] += 1;
                     if heard[link.index()] % 2 == 0 {
-                        emulator.arrive(now, (link, Direction::Up), sent, 66).unwrap();
+                        emulator.arrive(now, (link, Direction::Up), ArrivingPacket::plain(sent, 66)).unwrap();
                         sent += 1;
                     }
                 }

@@ -8,6 +8,7 @@ use crate::bound::link::*;
 use crate::config::profile::Profile;
 use crate::config::trace::{Trace, TraceStep};
 use crate::emulate::emulator::Emulator;
+use crate::emulate::link::ArrivingPacket;
 use crate::units::{Direction, LinkId, Rate};
 
 const FIRST_REQUEST: u64 = 1_000_000_000;
@@ -73,7 +74,7 @@ fn fastest(links: [TestCourse; 2], bytes: f64, seed: u64) -> f64 {
         emulator.set(now, link, profile);
         emulator.play(now, link, profile);
         for id in 0..(bytes / 1448.0) as u32 + 2 {
-            emulator.arrive(now, (link, Direction::Down), id, 1514).unwrap();
+            emulator.arrive(now, (link, Direction::Down), ArrivingPacket::plain(id, 1514)).unwrap();
         }
     }
     let mut come = 0.0;

@@ -9,6 +9,26 @@ use crate::config::profile::Shape;
 use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
+/// A packet as it comes to a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArrivingPacket {
+    /// The caller's number of the packet.
+    pub id: u32,
+    /// As Ethernet frame.
+    pub bytes: u32,
+    /// The same for all packets of a connection's direction: where each flow has a queue this one chooses it.
+    pub flow: u32,
+    /// Whether its sender understands marks (RFC 3168).
+    pub ect: bool,
+}
+
+impl ArrivingPacket {
+    /// A packet of the flow 0, whose sender understands no marks.
+    pub fn plain(id: u32, bytes: u32) -> ArrivingPacket {
+        ArrivingPacket { id, bytes, flow: 0, ect: false }
+    }
+}
+
 /// A packet that departs now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Departure {
@@ -19,6 +39,8 @@ pub struct Departure {
     pub at: Nanos,
     /// A random number that chooses the bit to flip, where the packet is corrupted.
     pub corrupt: Option<u64>,
+    /// Whether the queue marked it, in place of dropping it.
+    pub marked: bool,
 }
 
 /// Where a direction's packets spend their delay.
@@ -36,12 +58,16 @@ pub enum DelayStage<'a> {
 /// A packet's random numbers for this direction's line, and for the other direction's behind it.
 pub(crate) type Draws = (Draw, Option<Draw>);
 
-/// A packet that has been given its place in the bottleneck.
+/// A packet between its arrival and its departure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packet {
-    id: u32,
+    pub id: u32,
     pub bytes: u32,
-    /// Leaves the bottleneck.
+    pub flow: u32,
+    pub ect: bool,
+    pub marked: bool,
+    pub arrived: Nanos,
+    /// Leaves the bottleneck; nobody knows while a queue waits that chooses whom it serves.
     pub out: Nanos,
     /// Leaves this direction's delay line, wherever that is.
     through: Nanos,
@@ -52,8 +78,10 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
-    pub(crate) fn new(id: u32, bytes: u32, out: Nanos, draws: Draws, corrupt: Option<u64>) -> Packet {
-        Packet { id, bytes, out, through: out, due: out, draws, corrupt }
+    pub(crate) fn new(packet: ArrivingPacket, arrived: Nanos, draws: Draws, corrupt: Option<u64>) -> Packet {
+        let ArrivingPacket { id, bytes, flow, ect } = packet;
+        let (out, through, due) = (arrived, arrived, arrived);
+        Packet { id, bytes, flow, ect, marked: false, arrived, out, through, due, draws, corrupt }
     }
 }
 
@@ -148,7 +176,8 @@ impl EgressQueue {
             return None;
         }
         let packet = self.packets.pop_front()?;
-        Some(Departure { id: packet.id, bytes: packet.bytes, at: packet.due, corrupt: packet.corrupt })
+        let Packet { id, bytes, due, corrupt, marked, .. } = packet;
+        Some(Departure { id, bytes, at: due, corrupt, marked })
     }
 
     /// Changes the lines for packets that have not entered them yet, and returns these in order; the caller

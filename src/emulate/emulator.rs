@@ -2,7 +2,7 @@
 //! gives the time, which must not run backwards.
 
 use super::channel::SharedChannel;
-use super::link::{Cause, DelayStage, Departure, LinkModel, Tally};
+use super::link::{ArrivingPacket, Cause, DelayStage, Departure, LinkModel, Tally};
 use crate::config::channel::ChannelConfig;
 use crate::config::profile::Profile;
 use crate::units::Nanos;
@@ -75,17 +75,16 @@ impl Emulator {
         }
     }
 
-    /// Takes a packet of `bytes` (as Ethernet frame) in. A way that is not modelled lets it depart
-    /// at once.
+    /// Takes a packet in. A way that is not modelled lets it depart at once.
     ///
     /// # Errors
     /// The cause, where the packet is dropped.
-    pub(crate) fn arrive(&mut self, now: Nanos, way: Way, id: u32, bytes: u32) -> Result<Arrived, Cause> {
+    pub(crate) fn arrive(&mut self, now: Nanos, way: Way, packet: ArrivingPacket) -> Result<Arrived, Cause> {
         if let Some(channel) = self.on_channel(way.0) {
-            return channel.arrive(now, way, id, bytes).map(|()| Arrived::Held);
+            return channel.arrive(now, way, packet.id, packet.bytes).map(|()| Arrived::Held);
         }
         match &mut self.own[index_of(way)] {
-            Some(model) => model.arrive(now, id, bytes).map(|_| Arrived::Held),
+            Some(model) => model.take_in(now, packet).map(|_| Arrived::Held),
             None => Ok(Arrived::NotModelled),
         }
     }
@@ -97,13 +96,14 @@ impl Emulator {
 
     /// When something happens next that makes a packet depart or moves it on.
     pub(crate) fn next_event(&self) -> Option<Nanos> {
-        let own = self.own.iter().flatten().filter_map(LinkModel::next_departure).min();
+        let own = self.own.iter().flatten().filter_map(LinkModel::next_event).min();
         let channel = self.channel.as_ref().and_then(SharedChannel::next_event);
         own.into_iter().chain(channel).min()
     }
 
     /// Plays everything up to now; [`Emulator::take_due`] then gives what departs.
     pub(crate) fn advance(&mut self, now: Nanos) {
+        self.own.iter_mut().flatten().for_each(|model| model.advance(now));
         if let Some(channel) = &mut self.channel {
             channel.advance(now);
         }
@@ -118,7 +118,11 @@ impl Emulator {
 
     /// Hands out the packets that were lost after they were taken in.
     pub(crate) fn take_lost(&mut self) -> impl Iterator<Item = (LinkId, Direction, u32)> + '_ {
-        self.channel.as_mut().into_iter().flat_map(SharedChannel::take_lost)
+        let own = WAYS.into_iter().zip(&mut self.own).flat_map(|((link, direction), model)| {
+            let lost = model.iter_mut().flat_map(LinkModel::take_lost);
+            lost.map(move |id| (link, direction, id))
+        });
+        own.chain(self.channel.iter_mut().flat_map(SharedChannel::take_lost))
     }
 
     /// Takes a link's model away, and forgets what it held. A link on the channel stays there.

@@ -5,16 +5,16 @@
 //!
 //! 1. **Loss** comes first: a lost packet takes neither queue nor rate.
 //! 2. **Queue.** A packet is dropped where those that wait at the bottleneck fill the queue, counted in
-//!    bytes, or in packets where the profile says packets. The delay line has no limit. With [`CoDel`] a packet is
-//!    dropped also where it would wait too long for too long.
+//!    bytes, or in packets where the profile says packets. The delay line has no limit. A [`ManagedQueue`] drops
+//!    or marks also what has waited too long for too long, and may serve one packet before another.
 //! 3. **Bottleneck**, then 4. **delay line** with jitter; see [`super::delay_line`].
 //!
 //! It duplicates no packets: no backend that holds a kernel's packets can.
 
-use super::codel::CoDel;
 use super::delay_line::Bottleneck;
-pub use super::egress_queue::{DelayStage, Departure};
+pub use super::egress_queue::{ArrivingPacket, DelayStage, Departure};
 use super::egress_queue::{EgressQueue, Packet};
+use super::managed_queue::ManagedQueue;
 use super::rng::{LossProcess, Purpose, Stream};
 use super::service_rate::{ActiveTrace, ServiceRate};
 use crate::config::profile::{Loss, Queue, Shape};
@@ -36,6 +36,8 @@ pub struct Tally {
     pub bytes: u64,
     pub dropped_loss: u64,
     pub dropped_queue: u64,
+    /// Packets that the queue marked, in place of dropping them.
+    pub marked: u64,
     /// Held now, delay line included.
     pub held_packets: u64,
     pub held_bytes: u64,
@@ -81,7 +83,12 @@ pub struct LinkModel {
     corrupt: Percent,
     corrupt_stream: Stream,
     limit: Limit,
-    codel: Option<CoDel>,
+    /// Where packets wait whose turn is chosen as they are served.
+    managed: Option<ManagedQueue>,
+    /// When the last packet came.
+    came: Nanos,
+    /// Packets that were dropped after they were taken in, and that the caller has not taken yet.
+    lost: Vec<Packet>,
     tally: Tally,
 }
 
@@ -95,17 +102,30 @@ impl LinkModel {
             corrupt: shape.corrupt,
             corrupt_stream: Stream::new(seed, link, direction, Purpose::Corrupt),
             limit: Limit::of(shape),
-            codel: CoDel::of(shape, None),
+            managed: ManagedQueue::of(shape),
+            came: 0,
+            lost: Vec::new(),
             tally: Tally::default(),
         }
     }
 
-    /// Takes a packet of `bytes` (as Ethernet frame) in, and says when it will depart if nothing
-    /// changes.
+    /// Takes a packet of `bytes` (as Ethernet frame) in, as [`LinkModel::take_in`] does.
+    ///
+    /// # Errors
+    /// The cause, where the packet is dropped.
+    pub fn arrive(&mut self, now: Nanos, id: u32, bytes: u32) -> Result<Nanos, Cause> {
+        self.take_in(now, ArrivingPacket::plain(id, bytes))
+    }
+
+    /// Takes a packet in, and says when it will depart if nothing changes; [`Nanos::MAX`] where a queue chooses
+    /// whom it serves, and may drop the packet yet ([`LinkModel::take_lost`]).
     ///
     /// # Errors
     /// The cause, where the packet is dropped; the model has then forgotten it.
-    pub fn arrive(&mut self, now: Nanos, id: u32, bytes: u32) -> Result<Nanos, Cause> {
+    pub fn take_in(&mut self, now: Nanos, incoming: ArrivingPacket) -> Result<Nanos, Cause> {
+        let bytes = incoming.bytes;
+        self.advance(now);
+        self.came = now;
         if let Some(loss) = self.loss_trace.as_ref().and_then(|trace| trace.at(now).0.loss) {
             self.loss.change(Loss::Random(loss));
         }
@@ -118,31 +138,68 @@ impl LinkModel {
             self.tally.dropped_loss += 1;
             return Err(Cause::Loss);
         }
-        let waiting = self.bottleneck.waiting(now);
-        let begins = self.bottleneck.begins(now);
-        let full = !self.limit.has_room(waiting, bytes);
-        if full || self.codel.as_mut().is_some_and(|codel| codel.drops(now, begins, waiting.1)) {
-            self.tally.dropped_queue += 1;
-            return Err(Cause::QueueFull);
-        }
-        let out = self.bottleneck.pass(now, bytes);
-        let due = self.egress_queue.file(Packet::new(id, bytes, out, draws, corrupted.then_some(place)));
-        self.tally.held_packets_max = self.tally.held_packets_max.max(self.egress_queue.inside(now));
+        let mut packet = Packet::new(incoming, now, draws, corrupted.then_some(place));
+        let due = if let Some(queue) = &mut self.managed {
+            let lost = self.lost.len();
+            queue.push(packet, &mut self.lost);
+            self.tally.dropped_queue += (self.lost.len() - lost) as u64;
+            if self.lost.pop_if(|last| last.id == packet.id).is_some() {
+                return Err(Cause::QueueFull);
+            }
+            self.advance(now);
+            Nanos::MAX
+        } else {
+            if !self.limit.has_room(self.bottleneck.waiting(now), bytes) {
+                self.tally.dropped_queue += 1;
+                return Err(Cause::QueueFull);
+            }
+            packet.out = self.bottleneck.pass(now, bytes);
+            self.egress_queue.file(packet)
+        };
+        let held = self.egress_queue.inside(now) + self.in_queue().0;
+        self.tally.held_packets_max = self.tally.held_packets_max.max(held);
         Ok(due)
+    }
+
+    /// When the queue chooses its next packet.
+    fn next_service(&self) -> Option<Nanos> {
+        self.managed.as_ref().filter(|queue| queue.waiting().0 > 0).map(|_| self.bottleneck.begins(self.came))
+    }
+
+    /// Serves what the queue chooses up to now.
+    pub fn advance(&mut self, now: Nanos) {
+        while let Some(at) = self.next_service().filter(|&at| at <= now)
+            && let Some(queue) = &mut self.managed
+        {
+            let lost = self.lost.len();
+            let served = queue.serve(at, &mut self.lost);
+            self.tally.dropped_queue += (self.lost.len() - lost) as u64;
+            if let Some(mut packet) = served {
+                self.tally.marked += u64::from(packet.marked);
+                packet.out = self.bottleneck.pass(at, packet.bytes);
+                self.egress_queue.file(packet);
+            }
+        }
+    }
+
+    /// Hands out the packets that were dropped after they were taken in.
+    pub fn take_lost(&mut self) -> impl Iterator<Item = u32> + '_ {
+        self.lost.drain(..).map(|packet| packet.id)
     }
 
     /// Whether packets leave in the order in which they came.
     pub fn keeps_order(&self) -> bool {
-        self.egress_queue.keeps_order()
+        self.egress_queue.keeps_order() && self.managed.as_ref().is_none_or(ManagedQueue::keeps_order)
     }
 
-    /// When the next packet departs.
-    pub fn next_departure(&self) -> Option<Nanos> {
-        self.egress_queue.next_departure()
+    /// When something happens next: a packet departs, or the queue chooses one.
+    pub fn next_event(&self) -> Option<Nanos> {
+        self.egress_queue.next_departure().into_iter().chain(self.next_service()).min()
     }
 
     /// Hands out the next packet whose time has come.
     pub fn take_due(&mut self, now: Nanos) -> Option<Departure> {
+        self.advance(now);
         let departure = self.egress_queue.take_due(now)?;
         self.tally.packets += 1;
         self.tally.bytes += u64::from(departure.bytes);
@@ -162,6 +219,7 @@ impl LinkModel {
     }
 
     fn put(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>, began: Option<Nanos>) {
+        self.advance(now);
         let active_trace =
             shape.trace.as_ref().zip(began).map(|(trace, began)| ActiveTrace::new(trace, began));
         self.loss.reshape(shape);
@@ -169,25 +227,44 @@ impl LinkModel {
             active_trace.clone().filter(|_| shape.trace.as_ref().is_some_and(|t| t.changes_loss()));
         self.corrupt = shape.corrupt;
         self.limit = Limit::of(shape);
-        self.codel = CoDel::of(shape, self.codel.take());
-        let waiting = self.egress_queue.change(now, shape, other, began);
+        let mut waiting = self.egress_queue.change(now, shape, other, began);
+        let next = waiting.first().map(|packet| packet.out).or(self.next_service());
         let service_rate = active_trace.map_or(ServiceRate::Steady(shape.rate), ServiceRate::Played);
-        self.bottleneck.change(now, service_rate, waiting.first().map(|packet| packet.out));
+        self.bottleneck.change(now, service_rate, next);
+        let (managed, homeless) = ManagedQueue::change(self.managed.take(), shape);
+        self.managed = managed;
+        waiting.extend(homeless);
         for mut packet in waiting {
-            packet.out = self.bottleneck.pass(now, packet.bytes);
-            self.egress_queue.file(packet);
+            if let Some(queue) = &mut self.managed {
+                queue.insert(packet);
+            } else {
+                packet.out = self.bottleneck.pass(now, packet.bytes);
+                self.egress_queue.file(packet);
+            }
         }
+        self.advance(now);
+    }
+
+    /// The packets that wait in a queue which chooses whom it serves, and their bytes.
+    fn in_queue(&self) -> (u64, u64) {
+        self.managed.as_ref().map_or((0, 0), ManagedQueue::waiting)
     }
 
     /// Counts so far, and what is held now.
     pub fn tally(&mut self, now: Nanos) -> Tally {
-        let (waiting_packets, waiting_bytes) = self.bottleneck.waiting(now);
-        let (held_packets, held_bytes) = (self.egress_queue.inside(now), self.egress_queue.bytes_inside(now));
-        Tally { held_packets, held_bytes, waiting_packets, waiting_bytes, ..self.tally }
+        self.advance(now);
+        let (in_queue, waiting) = (self.in_queue(), self.bottleneck.waiting(now));
+        Tally {
+            held_packets: self.egress_queue.inside(now) + in_queue.0,
+            held_bytes: self.egress_queue.bytes_inside(now) + in_queue.1,
+            waiting_packets: waiting.0 + in_queue.0,
+            waiting_bytes: waiting.1 + in_queue.1,
+            ..self.tally
+        }
     }
 
     /// How many packets have not departed yet.
     pub fn held(&self) -> usize {
-        self.egress_queue.held()
+        self.egress_queue.held() + self.in_queue().0 as usize
     }
 }

@@ -6,5 +6,6 @@ pub(crate) mod delay_line;
 pub(crate) mod egress_queue;
 pub(crate) mod emulator;
 pub mod link;
+pub(crate) mod managed_queue;
 pub mod rng;
 pub(crate) mod service_rate;

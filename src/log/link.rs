@@ -1,7 +1,7 @@
 //! Records of links, made from what the shaper tells of them.
 
 use super::schema::{Airtime, Link, LinkShape, LinkTrace};
-use crate::config::profile::{Loss, Queue, Shape};
+use crate::config::profile::{Loss, Shape};
 use crate::shape::active_shaping::{ActiveShaping, StationLoad};
 use crate::shape::active_trace::StartedStep;
 use crate::units::{Direction, LinkId};
@@ -73,7 +73,7 @@ impl From<&Shape> for LinkShape {
             loss_pct: shape.loss.mean().percent(),
             loss_model: loss_model.map(str::to_string),
             queue_ms: shape.queue_time().as_secs_f64() * 1e3,
-            queue_kind: if matches!(shape.queue, Queue::CoDel(_)) { "codel" } else { "droptail" }.into(),
+            queue_kind: shape.queue.kind().into(),
             reorder_pct: shape.reorder.percent(),
             duplicate_pct: shape.duplicate.percent(),
             corrupt_pct: shape.corrupt.percent(),

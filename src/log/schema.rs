@@ -173,7 +173,7 @@ pub struct LinkShape {
     pub loss_model: Option<String>,
     /// The time that a full queue takes to drain at the rate.
     pub queue_ms: f64,
-    /// "droptail", or "codel", which drops before it is full.
+    /// "droptail", or "codel" or "fq_codel", which drop before they are full.
     pub queue_kind: String,
     pub reorder_pct: f64,
     pub duplicate_pct: f64,

@@ -57,6 +57,9 @@ pub struct Counters {
     pub dropped_queue: u64,
     /// Dropped by the loss model; null where the backend counts all drops as one.
     pub dropped_loss: Option<u64>,
+    /// Marked by the queue (ECN), in place of being dropped.
+    #[serde(default)]
+    pub marked: u64,
     /// Held now, the delay line included: the kernel counts both together.
     pub queue_packets: u64,
     pub queue_bytes: u64,

@@ -9,6 +9,7 @@ use super::connection::{CLIENT, ClientEvent, ConnectionConfig, SERVER, TcpConnec
 use super::lookup::Lookup;
 use crate::config::profile::Profile;
 use crate::emulate::emulator::{Arrived, Emulator, WAYS, Way};
+use crate::emulate::link::ArrivingPacket;
 use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
@@ -60,9 +61,11 @@ struct SimulatedNetwork {
 impl SimulatedNetwork {
     fn send(&mut self, now: Nanos, link: LinkId, connection: usize, packet: TcpPacket) {
         let way = (link, if packet.to_client { Direction::Down } else { Direction::Up });
-        let frame = packet.frame();
+        let bytes = packet.frame();
         let id = self.in_flight.keep(TcpPacket { connection, ..packet });
-        match self.emulator.arrive(now, way, id, frame) {
+        // Linux asks for ECN only where it is told to (tcp_ecn=2), so no segment is ECN-capable.
+        let incoming = ArrivingPacket { id, bytes, flow: connection as u32, ect: false };
+        match self.emulator.arrive(now, way, incoming) {
             Ok(Arrived::Held) => {}
             // A lost packet is gone; every link of a run is modelled.
             Ok(Arrived::NotModelled) | Err(_) => self.in_flight.forget(id),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use twinlink::config::profile::{CoDelQueue, Distribution, GilbertElliott, Loss, Queue, Shape};
-use twinlink::emulate::link::{Cause, DelayStage as Spent, Departure, LinkModel};
+use twinlink::config::profile::{CoDelKind, CoDelQueue, Distribution, GilbertElliott, Loss, Queue, Shape};
+use twinlink::emulate::link::{ArrivingPacket, Cause, DelayStage as Spent, Departure, LinkModel};
 use twinlink::units::Nanos;
 use twinlink::units::{Delay, Direction, LinkId, Percent, Rate};
 
@@ -35,6 +35,7 @@ fn collect(link: &mut LinkModel, until: Nanos, outcome: &mut Outcome) {
     while let Some(departure) = link.take_due(until) {
         outcome.departed.push(departure);
     }
+    outcome.dropped.extend(link.take_lost().map(|id| (id, Cause::QueueFull)));
 }
 
 /// Plays arrivals; before the n-th one, `change` may act on the link.
@@ -48,8 +49,10 @@ fn play(
         now += gap;
         collect(link, now, &mut outcome);
         change(n, link, now);
-        if let Err(cause) = link.arrive(now, n as u32, bytes) {
-            outcome.dropped.push((n as u32, cause));
+        // Three connections, of which one sends most.
+        let (id, flow) = (n as u32, [0, 0, 0, 1, 2][n % 5]);
+        if let Err(cause) = link.take_in(now, ArrivingPacket { id, bytes, flow, ect: false }) {
+            outcome.dropped.push((id, cause));
         }
     }
     (now, outcome)
@@ -64,9 +67,15 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
 fn queue() -> impl Strategy<Value = Queue> {
     prop_oneof![
         (1u64..400).prop_map(|ms| Queue::Time(Delay::from_millis(ms))),
-        (6u64..400).prop_map(|ms| Queue::CoDel(CoDelQueue::new(Delay::from_millis(ms)))),
+        (6u64..400).prop_map(|ms| Queue::CoDel(CoDelQueue::new(CoDelKind::CoDel, Delay::from_millis(ms)))),
         (1u32..200).prop_map(Queue::Packets)
     ]
+}
+
+/// One more queue, which does not keep the order of packets of different flows.
+fn any_queue() -> impl Strategy<Value = Queue> {
+    let fair = |ms| Queue::CoDel(CoDelQueue::new(CoDelKind::FqCoDel, Delay::from_millis(ms)));
+    prop_oneof![3 => queue(), 1 => (6u64..400).prop_map(fair)]
 }
 
 fn loss() -> impl Strategy<Value = Loss> {
@@ -162,8 +171,10 @@ proptest! {
     #[test]
     fn what_goes_in_comes_out_is_dropped_or_is_held(
         arrivals in arrivals(), first in any_shape(), second in any_shape(), reorder in 0.0..50.0f64,
+        queues in (any_queue(), any_queue()),
     ) {
-        let mut link = link(&Shape { reorder: Percent::new(reorder), ..first }, 3);
+        let second = Shape { queue: queues.1, ..second };
+        let mut link = link(&Shape { reorder: Percent::new(reorder), queue: queues.0, ..first }, 3);
         let (now, mut outcome) = play(&mut link, &arrivals, |n, link, now| {
             if n == 50 {
                 link.change(now, &second, None);
@@ -184,7 +195,8 @@ proptest! {
     }
 
     #[test]
-    fn the_limit_is_never_passed(arrivals in arrivals(), shape in any_shape()) {
+    fn the_limit_is_never_passed(arrivals in arrivals(), shape in any_shape(), queue in any_queue()) {
+        let shape = Shape { queue, ..shape };
         let mut link = link(&shape, 4);
         let (now, _) = play(&mut link, &arrivals, |_, _, _| ());
         let tally = link.tally(now);
@@ -269,7 +281,7 @@ fn a_fall_of_the_rate_stretches_what_is_queued() {
     assert_eq!(outcome.departed.len(), 21);
     link.change(now, &shape(1_000, 0, Queue::Packets(10)), None);
     assert_eq!(link.held(), 80, "a lowered limit evicts nothing");
-    assert_eq!(link.next_departure(), Some(now + 5 * MS));
+    assert_eq!(link.next_event(), Some(now + 5 * MS));
     collect(&mut link, Nanos::MAX, &mut outcome);
     assert_eq!(outcome.departed.last().unwrap().at, now + 5 * MS + 79 * 10 * MS);
     assert_eq!(outcome.departed.len(), 101);

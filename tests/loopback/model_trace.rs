@@ -145,7 +145,7 @@ fn an_outage_without_end_holds_until_the_link_is_changed() {
     assert_eq!(link.arrive(5 * S, 0, 1250), Ok(Nanos::MAX));
     assert_eq!(link.take_due(500 * S), None);
     link.change(500 * S, &Shape { trace: None, ..dies }, None);
-    assert_eq!(link.next_departure(), Some(500 * S));
+    assert_eq!(link.next_event(), Some(500 * S));
 }
 
 #[test]

@@ -235,6 +235,7 @@ mod tests {
     use super::*;
     use crate::config::profile::{Profile, Shape, load};
     use crate::emulate::emulator::Emulator;
+    use crate::emulate::link::ArrivingPacket;
     use crate::shape::active_shaping::{Counters, Owner};
     use crate::units::{Direction, LinkId};
 
@@ -351,7 +352,7 @@ mod tests {
         };
         let way = (LinkId::A, Direction::Down);
         model.set(0, LinkId::A, &profile);
-        (0..4000).for_each(|id| assert!(model.arrive(0, way, id, 1514).is_ok()));
+        (0..4000).for_each(|id| assert!(model.arrive(0, way, ArrivingPacket::plain(id, 1514)).is_ok()));
         let measured = ActiveShaping { shape: profile.down.clone(), ..row() };
         let (mut bytes, mut late_s, mut passed) = (0, 0f64, Passed::new(&measured, None));
         let mut reads = reads.peekable();

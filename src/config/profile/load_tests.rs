@@ -116,6 +116,18 @@ fn a_wrong_profile_is_told_by_file_key_and_what_was_expected() {
             with_down("rate = \"1mbit\"\nqueue = { kind = \"codel\", limit = \"5ms\" }"),
             "not above the target",
         ),
+        (
+            with_down("rate = \"1mbit\"\nqueue = { kind = \"codel\", limit = \"1s\", flows = 2 }"),
+            "for kind = \"fq",
+        ),
+        (
+            with_down("rate = \"1mbit\"\nqueue = { kind = \"fq_codel\", limit = \"1s\", flows = 0 }"),
+            "down.queue.flows: 0 is out of range: 1 to 65536",
+        ),
+        (
+            with_down("rate = \"1mbit\"\nqueue = { kind = \"fq_codel\", limit = \"1s\", quantum = \"9B\" }"),
+            "down.queue.quantum: 9B is out of range: 64B to 1MiB",
+        ),
         (with_down("rate = \"1mbit\"\nqueue = "), "line 4"),
         ("\u{0}\u{1}".into(), "line 1"),
     ];
@@ -148,8 +160,15 @@ fn codel_has_its_usual_values_and_goes_through_json() {
     assert_eq!((profile.down.queue_bytes(), profile.down.is_rate_only()), (25_000, false));
     let given = "{ kind = \"codel\", limit = \"200ms\", target = \"15ms\", interval = \"300ms\" }";
     assert_eq!(parsed(given).down.queue.to_string(), "codel 15ms of 200ms");
-    let json = serde_json::to_string(&profile).unwrap();
-    assert_eq!(serde_json::from_str::<Profile>(&json).unwrap(), profile);
+    let fair =
+        parsed("{ kind = \"fq_codel\", limit = \"200ms\", ecn = true, flows = 64, quantum = \"300B\" }");
+    let Queue::CoDel(queue) = fair.down.queue else { panic!("{}", fair.down.queue) };
+    assert_eq!((queue.flows(), queue.quantum_bytes(), codel.flows()), (64, 300, 1));
+    assert_eq!(fair.down.queue.to_string(), "fq_codel 5ms of 200ms with ECN");
+    for profile in [profile, fair] {
+        let json = serde_json::to_string(&profile).unwrap();
+        assert_eq!(serde_json::from_str::<Profile>(&json).unwrap(), profile);
+    }
 }
 
 /// Writes a profile with that table [trace] and that trace beside it, and loads it for link a.

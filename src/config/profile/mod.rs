@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::trace::{Trace, TraceStep};
-use crate::units::{Delay, Percent, Rate};
+use crate::units::{ByteCount, Delay, Percent, Rate};
 
 /// Both directions of a link, as a profile file describes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -168,11 +168,12 @@ pub enum Queue {
     CoDel(CoDelQueue),
 }
 
-/// A queue that drops before it is full, so that packets wait for about `target` (CoDel, RFC 8289).
+/// A queue that drops before it is full, so that packets wait for about `target`: CoDel (RFC 8289), or a queue
+/// for each flow with CoDel in it (FQ-CoDel, RFC 8290).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CoDelQueue {
-    kind: CoDelKind,
+    pub kind: CoDelKind,
     /// The queue that is full whatever CoDel says, in time at the rate.
     pub limit: Delay,
     /// Packets may wait so long.
@@ -181,13 +182,27 @@ pub struct CoDelQueue {
     /// For so long packets must have waited longer before the first is dropped: about a round trip.
     #[serde(default = "usual_interval")]
     pub interval: Delay,
+    /// Marks packets whose sender understands it, in place of dropping them (RFC 3168).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ecn: bool,
+    /// The queues that flows are spread over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    flows: Option<u32>,
+    /// The bytes (frames) that a flow may send in its turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quantum: Option<ByteCount>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum CoDelKind {
+pub enum CoDelKind {
+    #[serde(rename = "codel")]
     CoDel,
+    #[serde(rename = "fq_codel")]
+    FqCoDel,
 }
+
+/// The most queues of flows.
+const MOST_FLOWS: u32 = 65_536;
 
 /// RFC 8289, 4.2 and 4.3.
 fn usual_target() -> Delay {
@@ -200,8 +215,47 @@ fn usual_interval() -> Delay {
 
 impl CoDelQueue {
     /// With the usual target and interval.
-    pub fn new(limit: Delay) -> CoDelQueue {
-        CoDelQueue { kind: CoDelKind::CoDel, limit, target: usual_target(), interval: usual_interval() }
+    pub fn new(kind: CoDelKind, limit: Delay) -> CoDelQueue {
+        let (target, interval) = (usual_target(), usual_interval());
+        CoDelQueue { kind, limit, target, interval, ecn: false, flows: None, quantum: None }
+    }
+
+    /// The number of its queues: RFC 8290's 1024 (5.2.6) if not said, and one for CoDel alone.
+    pub fn flows(&self) -> usize {
+        match self.kind {
+            CoDelKind::CoDel => 1,
+            CoDelKind::FqCoDel => self.flows.unwrap_or(1024) as usize,
+        }
+    }
+
+    /// A turn's bytes: a full frame if not said (RFC 8290, 5.2.4).
+    pub fn quantum_bytes(&self) -> u64 {
+        self.quantum.map_or(FRAME, |quantum| quantum.0)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.limit > LONGEST || self.interval > LONGEST {
+            return Err(format!("queue: limit and interval are at most {LONGEST}"));
+        }
+        if self.target.is_zero() || self.target > self.interval {
+            let target = self.target;
+            return Err(format!("queue.target: {target} is out of range: more than 0, at most the interval"));
+        }
+        if self.limit <= self.target {
+            return Err(format!("queue.limit: {} is not above the target: give a longer one", self.limit));
+        }
+        if self.kind == CoDelKind::CoDel && (self.flows.is_some() || self.quantum.is_some()) {
+            return Err(
+                "queue: codel has one queue for all: flows and quantum are for kind = \"fq_codel\"".into()
+            );
+        }
+        if self.flows.is_some_and(|flows| flows == 0 || flows > MOST_FLOWS) {
+            return Err(format!("queue.flows: {} is out of range: 1 to {MOST_FLOWS}", self.flows()));
+        }
+        if !(64..=1 << 20).contains(&self.quantum_bytes()) {
+            return Err(format!("queue.quantum: {}B is out of range: 64B to 1MiB", self.quantum_bytes()));
+        }
+        Ok(())
     }
 }
 
@@ -230,7 +284,21 @@ impl std::fmt::Display for Queue {
         match self {
             Queue::Time(time) => time.fmt(f),
             Queue::Packets(packets) => write!(f, "{packets}p"),
-            Queue::CoDel(codel) => write!(f, "codel {} of {}", codel.target, codel.limit),
+            Queue::CoDel(codel) => {
+                write!(f, "{} {} of {}", self.kind(), codel.target, codel.limit)?;
+                f.write_str(if codel.ecn { " with ECN" } else { "" })
+            }
+        }
+    }
+}
+
+impl Queue {
+    /// The name of the rule by which it drops, as the log has it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Queue::Time(_) | Queue::Packets(_) => "droptail",
+            Queue::CoDel(codel) if codel.kind == CoDelKind::CoDel => "codel",
+            Queue::CoDel(_) => "fq_codel",
         }
     }
 }
@@ -440,21 +508,7 @@ impl Shape {
             Queue::Time(time) if time > LONGEST => {
                 return Err(format!("queue: {time} is out of range: at most {LONGEST}"));
             }
-            Queue::CoDel(codel) if codel.limit > LONGEST || codel.interval > LONGEST => {
-                return Err(format!("queue: limit and interval are at most {LONGEST}"));
-            }
-            Queue::CoDel(codel) if codel.target.is_zero() || codel.target > codel.interval => {
-                return Err(format!(
-                    "queue.target: {} is out of range: more than 0, at most the interval",
-                    codel.target
-                ));
-            }
-            Queue::CoDel(codel) if codel.limit <= codel.target => {
-                return Err(format!(
-                    "queue.limit: {} is not above the target: give a longer one",
-                    codel.limit
-                ));
-            }
+            Queue::CoDel(codel) => codel.check()?,
             Queue::Packets(packets) if packets > MOST_PACKETS => {
                 return Err(format!("queue: {packets}p is out of range: at most {MOST_PACKETS}p"));
             }

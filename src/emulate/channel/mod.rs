@@ -13,7 +13,7 @@ pub mod medium;
 use std::collections::VecDeque;
 
 use super::delay_line::Bottleneck;
-use super::egress_queue::{Draws, EgressQueue, Packet};
+use super::egress_queue::{ArrivingPacket, Draws, EgressQueue, Packet};
 use super::link::{Cause, DelayStage, Departure, Limit, Tally};
 use super::rng::{Purpose, Stream};
 use crate::config::channel::{ChannelConfig, Hop, Node};
@@ -195,7 +195,8 @@ impl SharedChannel {
             flow.waiting.0 -= 1;
             flow.waiting.1 -= u64::from(frame.bytes);
             if outcome.delivered {
-                flow.egress_queue.file(Packet::new(frame.id, frame.bytes, now, frame.draws, None));
+                let packet = ArrivingPacket::plain(frame.id, frame.bytes);
+                flow.egress_queue.file(Packet::new(packet, now, frame.draws, None));
             } else {
                 flow.tally.dropped_loss += 1;
                 let (link, direction) = flow_of(frame.flow);

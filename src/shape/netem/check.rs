@@ -79,10 +79,11 @@ fn check_profile(profile: &Profile) -> Result<(), Refusal> {
         why,
         error: error.context(format!("cannot do all of the profile {} with netem", profile.name)),
     };
-    if [&profile.down, &profile.up].iter().any(|shape| matches!(shape.queue, Queue::CoDel(_))) {
-        let error =
-            anyhow!("the queue is codel, which is modelled in userspace: use --backend auto or userspace");
-        return Err(refusal("codel is modelled in userspace".into(), error));
+    let queues = [&profile.down, &profile.up].map(|shape| shape.queue);
+    if let Some(queue) = queues.iter().find(|queue| matches!(queue, Queue::CoDel(_))) {
+        let why = format!("{} is modelled in userspace", queue.kind());
+        let error = anyhow!("the queue's kind: {why}: use --backend auto or userspace");
+        return Err(refusal(why, error));
     }
     check_trace(profile).map_err(|error| refusal("tbf cannot follow the steps of a trace".into(), error))?;
     let missing = missing([&profile.down, &profile.up].iter().all(|shape| shape.is_rate_only()))

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::header;
 use super::lateness::{Lateness, LatenessSummary};
 use super::netlink::{COPY_ALL, COPY_LITTLE, NetlinkSocket, Queued, check};
 use super::{queue_number, way_of};
-use crate::config::profile::Profile;
+use crate::config::profile::{Profile, Queue};
 use crate::emulate::delay_line::ETHERNET_HEADER;
 use crate::emulate::emulator::{Arrived, Emulator, WAYS, Way, index_of};
-use crate::emulate::link::{Cause, Tally};
+use crate::emulate::link::{ArrivingPacket, Cause, Tally};
 use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
@@ -48,9 +49,9 @@ struct Tap {
     lateness: Lateness,
     /// Whether packets leave in the order in which they came, so that one verdict can release many.
     in_order: bool,
-    /// Whether packets may be corrupted, so that their bytes are kept.
+    /// Whether packets may be corrupted or marked, so that their bytes are kept.
     keeps_bytes: bool,
-    bytes: HashMap<u32, Box<[u8]>>,
+    bytes: HashMap<u32, Vec<u8>>,
     /// Held now, as far as verdicts go.
     held: u64,
     /// The packet that came last; ids rise.
@@ -211,8 +212,14 @@ impl Engine {
             tap.lateness.record(now.saturating_sub(departure.at));
             tap.held = tap.held.saturating_sub(1);
             let kept = if tap.keeps_bytes { tap.bytes.remove(&departure.id) } else { None };
-            let corrupted = departure.corrupt.zip(kept).map(|(place, bytes)| corrupt(bytes, place));
-            if let Some(bytes) = corrupted {
+            let changes = departure.marked || departure.corrupt.is_some();
+            if let Some(mut bytes) = kept.filter(|_| changes) {
+                if departure.marked {
+                    header::mark(&mut bytes);
+                }
+                if let Some(place) = departure.corrupt {
+                    corrupt(&mut bytes, place);
+                }
                 if let Some(id) = up_to.take() {
                     self.socket.accept_up_to(queue, id)?;
                 }
@@ -278,8 +285,8 @@ impl Engine {
             let shape = if direction == Direction::Down { &profile.down } else { &profile.up };
             let tap = &mut self.taps[index_of(way)];
             // Packets that already overtake others keep their places, so one verdict for many must wait.
-            tap.in_order = shape.reorder.is_zero() && (tap.in_order || tap.held == 0);
-            let keeps = !shape.corrupt.is_zero();
+            tap.in_order = self.emulator.keeps_order(way) && (tap.in_order || tap.held == 0);
+            let keeps = !shape.corrupt.is_zero() || matches!(shape.queue, Queue::CoDel(codel) if codel.ecn);
             if keeps != tap.keeps_bytes {
                 let copied = if keeps { COPY_ALL } else { COPY_LITTLE };
                 self.socket.copy(queue_number(way), copied).context("cannot change what is copied")?;
@@ -324,7 +331,9 @@ fn take_packet(
     way: Way,
     packet: &Queued,
 ) -> Option<bool> {
-    match emulator.arrive(now, way, packet.id, packet.ip_bytes + ETHERNET_HEADER) {
+    let (flow, ect) = header::flow_and_ect(packet.payload);
+    let incoming = ArrivingPacket { id: packet.id, bytes: packet.ip_bytes + ETHERNET_HEADER, flow, ect };
+    match emulator.arrive(now, way, incoming) {
         Ok(Arrived::Held) => {
             if !tap.in_order && tap.held == 0 {
                 tap.in_order = emulator.keeps_order(way);
@@ -342,7 +351,7 @@ fn take_packet(
 }
 
 /// Flips one bit behind the IP header, so that the packet still gets there and its checksum is wrong.
-fn corrupt(mut packet: Box<[u8]>, place: u64) -> Box<[u8]> {
+fn corrupt(packet: &mut [u8], place: u64) {
     let header = match packet.first().map(|byte| byte >> 4) {
         Some(4) => usize::from(packet[0] & 0x0f) * 4,
         _ => 40,
@@ -351,7 +360,6 @@ fn corrupt(mut packet: Box<[u8]>, place: u64) -> Box<[u8]> {
         let bit = place % (rest.len() as u64 * 8);
         rest[(bit / 8) as usize] ^= 1 << (bit % 8);
     }
-    packet
 }
 
 /// How long the owner waits for an answer of the thread before it takes it for dead.
@@ -366,12 +374,14 @@ mod tests {
         let mut packet = vec![0u8; 60];
         packet[0] = 0x45;
         for place in [0, 7, 8, 319, 320, u64::MAX] {
-            let corrupted = corrupt(packet.clone().into(), place);
+            let mut corrupted = packet.clone();
+            corrupt(&mut corrupted, place);
             let bits: u32 = corrupted.iter().zip(&packet).map(|(a, b)| (a ^ b).count_ones()).sum();
             assert_eq!(bits, 1);
             assert_eq!(corrupted[..20], packet[..20]);
         }
-        let empty: Box<[u8]> = Box::new([0x45]);
-        assert_eq!(corrupt(empty.clone(), 3), empty);
+        let mut empty = [0x45];
+        corrupt(&mut empty, 3);
+        assert_eq!(empty, [0x45]);
     }
 }

@@ -9,6 +9,7 @@
 //! It judges neither privilege nor namespace: the caller does, before it starts this.
 
 pub(crate) mod engine;
+pub(crate) mod header;
 pub(crate) mod lateness;
 pub(crate) mod netlink;
 pub(crate) mod queues;

@@ -15,13 +15,13 @@ const BATCH: usize = 64;
 /// The size of a message besides the packet's own bytes.
 const METADATA: usize = 512;
 
-/// The bytes copied of each packet that stays unchanged: only its length matters.
-pub(crate) const COPY_LITTLE: u32 = 16;
+/// The bytes copied of each packet that stays unchanged: its headers as far as the ports, behind IPv4's longest.
+pub(crate) const COPY_LITTLE: u32 = 64;
 
 /// How much is gathered at most; a system call takes no more than the socket's send buffer.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
 
-/// The whole packet, for packets that may be corrupted.
+/// The whole packet, for packets that may be changed.
 pub(crate) const COPY_ALL: u32 = 0xffff;
 
 const ALIGN: usize = 4;
