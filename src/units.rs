@@ -5,6 +5,7 @@
 //! error at the door and never a guess inside. Nothing here does I/O.
 
 use std::fmt;
+use std::ops::{Index, IndexMut};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -388,16 +389,42 @@ pub struct PerLink<T> {
 }
 
 impl<T> PerLink<T> {
-    pub fn get(&self, link: LinkId) -> &T {
+    /// Makes the value of each link, a's first.
+    pub fn of(mut make: impl FnMut(LinkId) -> T) -> PerLink<T> {
+        PerLink { a: make(LinkId::A), b: make(LinkId::B) }
+    }
+
+    /// Returns the value of a's link, then that of b's.
+    pub fn iter(&self) -> std::array::IntoIter<&T, 2> {
+        [&self.a, &self.b].into_iter()
+    }
+
+    pub fn iter_mut(&mut self) -> std::array::IntoIter<&mut T, 2> {
+        [&mut self.a, &mut self.b].into_iter()
+    }
+
+    pub fn map<U>(self, mut change: impl FnMut(T) -> U) -> PerLink<U> {
+        PerLink { a: change(self.a), b: change(self.b) }
+    }
+}
+
+impl<T> Index<LinkId> for PerLink<T> {
+    type Output = T;
+
+    fn index(&self, link: LinkId) -> &T {
         match link {
             LinkId::A => &self.a,
             LinkId::B => &self.b,
         }
     }
+}
 
-    /// Makes the value of each link, a's first.
-    pub fn of(mut make: impl FnMut(LinkId) -> T) -> PerLink<T> {
-        PerLink { a: make(LinkId::A), b: make(LinkId::B) }
+impl<T> IndexMut<LinkId> for PerLink<T> {
+    fn index_mut(&mut self, link: LinkId) -> &mut T {
+        match link {
+            LinkId::A => &mut self.a,
+            LinkId::B => &mut self.b,
+        }
     }
 }
 

@@ -205,9 +205,9 @@ async fn fetch_all(ready: &Ready) -> Result<(), Failure> {
     }
     let mut at_work = JoinSet::new();
     for (link, stream) in [(LinkId::A, a), (LinkId::B, b)] {
-        let origins = [link, link.other()].map(|link| ready.origins.get(link).clone());
+        let origins = [link, link.other()].map(|link| ready.origins[link].clone());
         let [origin, other] = origins;
-        let fetcher = Fetcher::new(ready.transfer.clone(), origin, other, ready.capabilities.get(link));
+        let fetcher = Fetcher::new(ready.transfer.clone(), origin, other, &ready.capabilities[link]);
         at_work.spawn(fetcher.run(stream));
     }
     // Sizes matter towards the end, so the transfer does not wait for them.

@@ -87,8 +87,8 @@ impl Fetched {
         end.resumed_bytes = config.resume.then_some(totals.resumed_bytes);
         end.sync_ms = self.sync_ms;
         end.links = PerLink::of(|link| {
-            let bytes = totals.link_bytes[link.index()];
-            let last_byte_ms = totals.last_byte[link.index()].and_then(since_first);
+            let bytes = totals.link_bytes[link];
+            let last_byte_ms = totals.last_byte[link].and_then(since_first);
             let metrics = transfer.metrics(link);
             LinkTotals {
                 bytes,
@@ -154,7 +154,7 @@ impl Fetched {
             schedule: config.schedule_of(transfer.segments.iter().map(|segment| segment.name.as_str())),
             pipeline: config.pipeline,
             sizes: (0..transfer.segments.len()).map(size).collect::<Option<_>>()?,
-            senders: LinkId::BOTH.map(|link| capabilities.get(link).sending_congestion_control()),
+            senders: LinkId::BOTH.map(|link| capabilities[link].sending_congestion_control()),
             seed: config.seed,
         })
     }
@@ -215,7 +215,7 @@ pub(crate) fn summary(
     let mbytes = end.bytes as f64 / 1e6;
     let mut text = format!("{label} fetched {} ({mbytes:.1} MB) in {seconds:.3} s", count(end.files, "file"));
     if let Some(arrived) = arrived {
-        let share = |link: LinkId| end.links.get(link).bytes as f64 * 100.0 / (arrived.max(1)) as f64;
+        let share = |link: LinkId| end.links[link].bytes as f64 * 100.0 / (arrived.max(1)) as f64;
         text += &format!(", {:.0} % from a and {:.0} % from b", share(LinkId::A), share(LinkId::B));
     }
     if let (Some(bound_ms), Some(efficiency)) = (end.bound_ms, end.efficiency) {

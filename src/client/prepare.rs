@@ -45,7 +45,7 @@ impl Ready {
     }
 
     pub(crate) fn is_ipv6(&self, link: LinkId) -> bool {
-        self.origins.get(link).address.ip().to_canonical().is_ipv6()
+        self.origins[link].address.ip().to_canonical().is_ipv6()
     }
 }
 
@@ -73,8 +73,7 @@ impl Preparation {
             )
         };
         config.congestion.as_deref().map_or(Ok(()), capabilities::may_use).map_err(unreachable)?;
-        let resolve =
-            |link: LinkId| Origin::resolve(link, config.servers.get(link), config.congestion.clone());
+        let resolve = |link: LinkId| Origin::resolve(link, &config.servers[link], config.congestion.clone());
         let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;
         let give_up = config.give_up;
         let picked = tokio::try_join!(reach::pick_address(a, give_up), reach::pick_address(b, give_up));
@@ -128,7 +127,7 @@ impl Preparation {
         let ready = prepared?;
         written.map_err(|error| Failure::new(Outcome::Log, error))?;
         for link in LinkId::BOTH {
-            let capabilities = ready.capabilities.get(link);
+            let capabilities = &ready.capabilities[link];
             let action = if capabilities.list.is_some() {
                 "its list came then"
             } else {
@@ -140,9 +139,8 @@ impl Preparation {
             }
         }
         if let Some(name) = &run.config.congestion {
-            for link in LinkId::BOTH.into_iter().filter(|link| ready.capabilities.get(*link).sender.is_none())
-            {
-                let what = format!("{} cannot be told to send with {name}", ready.origins.get(link));
+            for link in LinkId::BOTH.into_iter().filter(|link| ready.capabilities[*link].sender.is_none()) {
+                let what = format!("{} cannot be told to send with {name}", &ready.origins[link]);
                 ready.transfer.fault(link, what, "its kernel's choice sends".into());
             }
         }
@@ -219,7 +217,7 @@ pub(crate) fn first_facts(servers: PerLink<&str>, shapes: bool, log: &Log) -> sc
         command_line: std::env::args().collect(),
         kernel: doctor::kernel(),
         doctor: doctor::findings(shapes),
-        servers: PerLink::of(|link| unknown(servers.get(link))),
+        servers: PerLink::of(|link| unknown(servers[link])),
         wall_clock: log.wall_clock(),
         commit: option_env!("TWINLINK_COMMIT").filter(|commit| !commit.is_empty()).map(str::to_string),
         ..schema::RunStart::default()

@@ -50,7 +50,7 @@ impl Bars {
         let bars = LinkId::BOTH.map(|link| {
             let bar = all.add(ProgressBar::new(files).with_style(style.clone()));
             let profile = profiles[link.index()].unwrap_or("unshaped");
-            let prefix = format!("{link} {} ({profile})", origins.get(link).name);
+            let prefix = format!("{link} {} ({profile})", origins[link].name);
             bar.set_prefix(visible(&prefix).into_owned());
             bar
         });
@@ -99,13 +99,13 @@ pub(crate) fn summary(end: &RunEnd, origins: &PerLink<String>, profiles: [Option
         }
     }
     for link in LinkId::BOTH {
-        let totals = end.links.get(link);
+        let totals = &end.links[link];
         let number =
             |value: Option<f64>, digits: usize| value.map_or("-".to_string(), |v| format!("{v:.digits$}"));
         let share = (end.bytes > 0).then(|| totals.bytes as f64 * 100.0 / end.bytes as f64);
         table.add_row([
             link.to_string(),
-            origins.get(link).clone(),
+            origins[link].clone(),
             profiles[link.index()].unwrap_or("unshaped").to_string(),
             totals.files.to_string(),
             format!("{:.2}", totals.bytes as f64 / 1e6),

@@ -20,7 +20,7 @@ use crate::log::schema::{Event, Log};
 use crate::manifest::ManifestEntry;
 use crate::manifest::digest::Digest;
 use crate::schedule::{Claim, Next, Outlook, PartRequest, Ranges, Scheduler};
-use crate::units::LinkId;
+use crate::units::{LinkId, PerLink};
 
 /// The most files that are checked at a time beside the tasks that receive; beyond it, receiving waits for
 /// hashing.
@@ -58,7 +58,7 @@ struct Unfinished {
     /// The size of the whole file, where a server said it.
     total_bytes: Option<u64>,
     /// The ETag of each server's version of the file.
-    etags: [Option<String>; 2],
+    etags: PerLink<Option<String>>,
     /// The digest that a server promised.
     promised: Option<Digest>,
     parts: Vec<schema::Part>,
@@ -200,7 +200,7 @@ pub(crate) struct Transfer {
     pub store: Store,
     pub log: Arc<Log>,
     pub give_up: Duration,
-    pub metrics: [LinkMetrics; 2],
+    pub metrics: PerLink<LinkMetrics>,
     /// Told when a waiting link may find something to do.
     pub changed: Notify,
     /// Permits to check files beside the tasks that receive.
@@ -230,14 +230,14 @@ struct TransferState {
     strikes: HashMap<(LinkId, usize, Strike), u32>,
     /// How often a segment was begun anew for a server.
     restarts: HashMap<(LinkId, usize), u32>,
-    order: [AnswerOrder; 2],
+    order: PerLink<AnswerOrder>,
     /// Segments of which a server says another size than the one that is being fetched.
     contradicted: HashSet<(LinkId, usize)>,
     /// Segments of which each server contradicted what is known, since it last brought one right.
-    changed: [HashSet<usize>; 2],
+    changed: PerLink<HashSet<usize>>,
     /// Segments that a server sends with a Content-Encoding, and servers of which one came wrong then.
     encoded: HashMap<(LinkId, usize), String>,
-    encodes: [bool; 2],
+    encodes: PerLink<bool>,
 }
 
 /// The state of a transfer while one task holds it. Its release tells the links that wait, where the
@@ -280,7 +280,7 @@ impl TransferState {
 
     /// Whether a server holds other files than its list says.
     fn has_changed(&self, link: LinkId) -> bool {
-        self.changed[link.index()].len() >= MOST_CONTRADICTIONS
+        self.changed[link].len() >= MOST_CONTRADICTIONS
     }
 
     /// Counts that a segment is begun anew for a server. Returns whether that was too often.
@@ -309,8 +309,8 @@ pub(crate) struct Totals {
     pub first_request: Option<Instant>,
     pub last_file: Option<Instant>,
     /// When each link's last new byte came.
-    pub last_byte: [Option<Instant>; 2],
-    pub link_bytes: [u64; 2],
+    pub last_byte: PerLink<Option<Instant>>,
+    pub link_bytes: PerLink<u64>,
     /// Places in the list of what is complete, and when it was.
     pub arrivals: Vec<(usize, Instant)>,
     /// The progress of an earlier run: complete files, and bytes of these and of others.
@@ -341,7 +341,7 @@ impl Transfer {
             contradicted: HashSet::new(),
             changed: Default::default(),
             encoded: HashMap::new(),
-            encodes: [false; 2],
+            encodes: PerLink::default(),
         };
         let metrics = Default::default();
         Transfer {
@@ -364,7 +364,7 @@ impl Transfer {
     }
 
     pub(crate) fn metrics(&self, link: LinkId) -> &LinkMetrics {
-        &self.metrics[link.index()]
+        &self.metrics[link]
     }
 
     /// Finds what an earlier run has left, so that it is not fetched again.
@@ -446,7 +446,7 @@ impl Transfer {
         let Next::Request(part) = next else { return Err(next) };
         state.totals.first_request.get_or_insert(now);
         let unfinished = state.unfinished.get(&part.segment);
-        let etag = unfinished.and_then(|unfinished| unfinished.etags[link.index()].clone());
+        let etag = unfinished.and_then(|unfinished| unfinished.etags[link].clone());
         let whole = (part.from == 0 && part.to.is_none()) || !state.scheduler.ranges(link);
         Ok(InFlight::new(part, etag, whole, now))
     }
@@ -513,7 +513,7 @@ impl Transfer {
                 entry.insert(Unfinished {
                     incoming: Arc::new(incoming.map_err(|error| Failure::new(Outcome::Store, error))?),
                     total_bytes: None,
-                    etags: [None, None],
+                    etags: PerLink::default(),
                     promised: None,
                     parts: Vec::new(),
                     sized_by: None,
@@ -523,7 +523,7 @@ impl Transfer {
         if unfinished.total_bytes.is_none() && body.total_bytes.is_some() {
             (unfinished.total_bytes, unfinished.sized_by) = (body.total_bytes, Some(link));
         }
-        unfinished.etags[link.index()] = body.etag;
+        unfinished.etags[link] = body.etag;
         unfinished.promised = unfinished.promised.or(body.promised);
         request.total_bytes = unfinished.total_bytes;
         request.incoming = Some(unfinished.incoming.clone());
@@ -600,13 +600,13 @@ impl Transfer {
 
     /// Whether the answers of a server fit the requests that they come for.
     pub(crate) fn order(&self, link: LinkId) -> AnswerOrder {
-        self.state().order[link.index()]
+        self.state().order[link]
     }
 
     /// An answer of a server fitted its request, as `by` says.
     pub(crate) fn order_fits(&self, link: LinkId, by: AnswerOrder) {
         let mut state = self.state();
-        let order = &mut state.order[link.index()];
+        let order = &mut state.order[link];
         let better = matches!(
             (*order, by),
             (AnswerOrder::Unknown, _) | (AnswerOrder::SizesFit, AnswerOrder::DigestsFit)
@@ -621,7 +621,7 @@ impl Transfer {
     /// An answer of a server did not fit its request, which was not the only one: the server is asked one
     /// request at a time.
     pub(crate) fn order_fails(&self, link: LinkId) {
-        self.state().order[link.index()] = AnswerOrder::Fails;
+        self.state().order[link] = AnswerOrder::Fails;
     }
 
     /// Notes that a server sends a segment with a Content-Encoding. Returns whether its digest may yet
@@ -629,7 +629,7 @@ impl Transfer {
     pub(crate) fn may_be_encoded(&self, link: LinkId, segment: usize, encoding: &str) -> bool {
         let mut state = self.state();
         let may = self.segments[segment].digest.is_some() && self.store.verifies();
-        may && !state.encodes[link.index()] && {
+        may && !state.encodes[link] && {
             state.encoded.insert((link, segment), encoding.to_string());
             true
         }
@@ -671,7 +671,7 @@ impl Transfer {
         others: impl Iterator<Item = usize>,
     ) -> bool {
         let state = self.state();
-        let by_digest = state.order[link.index()] == AnswerOrder::DigestsFit || self.store.verifies();
+        let by_digest = state.order[link] == AnswerOrder::DigestsFit || self.store.verifies();
         if by_digest && self.segments[segment].digest.is_some() {
             return true;
         }
@@ -693,7 +693,7 @@ impl Transfer {
         };
         let now = Instant::now();
         let (from_byte, now_ms) = (claim.at + claim.stale, self.log.ms(now));
-        state.totals.last_byte[link.index()] = Some(now);
+        state.totals.last_byte[link] = Some(now);
         let parts = &mut unfinished.parts;
         let going_on =
             request.record.filter(|&index| parts.get(index).is_some_and(|p| p.to_byte == from_byte));
@@ -749,7 +749,7 @@ impl Transfer {
             state.scheduler.readmit(other, segment);
         }
         if state.encoded.contains_key(&(other.other(), segment)) {
-            state.encodes[other.other().index()] = true;
+            state.encodes[other.other()] = true;
         }
         let link = if state.scheduler.is_up(other) { other } else { other.other() };
         if !state.wrong.insert(segment) {
@@ -774,7 +774,7 @@ impl Transfer {
         let state = &mut *guard;
         let had_changed = state.has_changed(link);
         if reason.exit == Outcome::FilesChanged {
-            state.changed[link.index()].insert(segment);
+            state.changed[link].insert(segment);
         }
         let may_come = state.scheduler.exclude(link, segment);
         let changed = state.has_changed(link);
@@ -955,13 +955,13 @@ impl Transfer {
         state.scheduler.completed(index);
         state.checking.remove(&index);
         if !state.has_changed(link) && parts.iter().all(|part| part.link == link) {
-            state.changed[link.index()].clear();
+            state.changed[link].clear();
         }
         let totals = &mut state.totals;
         for part in parts {
             let bytes = part.to_byte - part.from_byte;
             totals.bytes += bytes;
-            totals.link_bytes[part.link.index()] += bytes;
+            totals.link_bytes[part.link] += bytes;
         }
         totals.files += 1;
         totals.arrivals.push((index, at));

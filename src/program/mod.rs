@@ -535,7 +535,7 @@ impl<'a> Observed<'a> {
 
     /// Returns the payload that came over a link: as the server sent it, and no more than the shaper let pass.
     fn received_bytes(&self, link: LinkId) -> Option<u64> {
-        let sent = self.account.links.as_ref().map(|links| links.get(link).sent_bytes);
+        let sent = self.account.links.as_ref().map(|links| links[link].sent_bytes);
         match (sent, self.down_bytes[link.index()].all()) {
             (Some(sent), Some(passed)) => Some(sent.min(passed)),
             (sent, passed) => sent.or(passed),
@@ -543,7 +543,7 @@ impl<'a> Observed<'a> {
     }
 
     fn link_totals(&self, link: LinkId, since_first: &impl Fn(Option<f64>) -> Option<f64>) -> LinkTotals {
-        let served = self.account.links.as_ref().map(|links| links.get(link));
+        let served = self.account.links.as_ref().map(|links| &links[link]);
         let bytes = self.received_bytes(link).unwrap_or_default();
         let last_byte_ms = since_first(served.and_then(|served| served.last_file_ms));
         LinkTotals {

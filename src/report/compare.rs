@@ -266,11 +266,9 @@ fn throughput(
         .filter(|record| record.condition == condition && record.channel == channel)
         .collect();
     let both = |of: &dyn Fn(LinkId) -> Option<f64>| Some(PerLink { a: of(LinkId::A)?, b: of(LinkId::B)? });
-    let alone =
-        both(&|link| stats::median(measured.iter().filter_map(|record| *record.alone_kbit.get(link))));
+    let alone = both(&|link| stats::median(measured.iter().filter_map(|record| record.alone_kbit[link])));
     if let Some(alone_kbit) = alone {
-        let together =
-            |link| stats::median(measured.iter().filter_map(|record| *record.together_kbit.get(link)));
+        let together = |link| stats::median(measured.iter().filter_map(|record| record.together_kbit[link]));
         let together_kbit = both(&together);
         return Some(MedianThroughput { source: "alone", alone_kbit, together_kbit, n: measured.len() });
     }

@@ -90,7 +90,7 @@ fn cell<T: Display>(run: &LoggedRun, of: impl Fn(&schema::Cell) -> T) -> String 
 }
 
 fn totals<T: Display>(run: &LoggedRun, link: LinkId, of: impl Fn(&LinkTotals) -> Option<T>) -> String {
-    end(run, |end| of(end.links.get(link)))
+    end(run, |end| of(&end.links[link]))
 }
 
 fn qoe<T: Display>(run: &LoggedRun, of: impl Fn(&schema::Qoe) -> Option<T>) -> String {
@@ -104,7 +104,7 @@ fn first_down<T: Display>(run: &LoggedRun, link: LinkId, of: impl Fn(&Link) -> T
 }
 
 fn server<T: Display>(run: &LoggedRun, link: LinkId, of: impl Fn(&Server) -> Option<T>) -> String {
-    start(run, |start| of(start.servers.get(link)))
+    start(run, |start| of(&start.servers[link]))
 }
 
 const RUNS: &[Column<LoggedRun, LoggedRun>] = &[

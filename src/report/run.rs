@@ -128,8 +128,7 @@ impl LoggedRun {
 
     /// The congestion control of a server's sockets, which send the payload.
     pub(crate) fn sender_congestion(&self, link: LinkId) -> Option<&str> {
-        let said =
-            self.start.as_ref().and_then(|start| start.servers.get(link).congestion_control.as_deref());
+        let said = self.start.as_ref().and_then(|start| start.servers[link].congestion_control.as_deref());
         let mut samples = self.samples.iter().filter(|sample| sample.data.link == link);
         said.or_else(|| samples.find_map(|sample| sample.data.sender.as_ref()?.congestion_control.as_deref()))
     }

@@ -152,7 +152,7 @@ fn senders(run: &LoggedRun) -> Option<String> {
 }
 
 fn server(start: &RunStart, link: LinkId) -> String {
-    let server = start.servers.get(link);
+    let server = &start.servers[link];
     format!("{link}: {} ({})", server.name, server.software.as_deref().unwrap_or("unknown software"))
 }
 

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use super::link_state::OutstandingRequest;
 use super::{Next, PartRequest, Scheduler};
-use crate::units::LinkId;
+use crate::units::{LinkId, PerLink};
 
 /// A part takes at least this long (s), within bounds in bytes.
 const LEAST_PART_S: f64 = 0.02;
@@ -54,7 +54,7 @@ impl Scheduler {
         let look_again = Next::Wait(Some(now + LOOK_AGAIN));
         self.prune(link);
         let views = self.views(now);
-        let (mine, state) = (views[link.index()], &self.link_states[link.index()]);
+        let (mine, state) = (views[link], &self.link_states[link]);
         let wanted = state.useful_outstanding(&self.sizes);
         if wanted == 0 && !state.asked.is_empty() {
             let useless_s = state.outstanding(&self.sizes) as f64 / mine.rate;
@@ -82,13 +82,13 @@ impl Scheduler {
 
     /// Returns the rate and the next free time of both links. An unknown rate counts as the other link's, or
     /// as that of its own first burst where that is more; a link without a connection has rate 0.
-    pub(super) fn views(&self, now: Duration) -> [LinkView; 2] {
-        let known = LinkId::BOTH.map(|link| self.link_states[link.index()].rate(now));
-        LinkId::BOTH.map(|link| {
-            let state = &self.link_states[link.index()];
+    pub(super) fn views(&self, now: Duration) -> PerLink<LinkView> {
+        let known = PerLink::of(|link| self.link_states[link].rate(now));
+        PerLink::of(|link| {
+            let state = &self.link_states[link];
             let as_other =
-                known[link.other().index()].map(|rate| rate.max(state.mean_rate.burst().unwrap_or_default()));
-            let guess = known[link.index()].or(as_other).unwrap_or(1e6).max(1.0);
+                known[link.other()].map(|rate| rate.max(state.mean_rate.burst().unwrap_or_default()));
+            let guess = known[link].or(as_other).unwrap_or(1e6).max(1.0);
             let rate = if state.up && !state.dead { guess } else { 0.0 };
             let busy_s = state.outstanding(&self.sizes) as f64 / guess;
             LinkView { rate, starts_s: busy_s.max(state.rtt.as_secs_f64()) }
@@ -102,13 +102,13 @@ impl Scheduler {
         link: LinkId,
         place: usize,
         most: Option<u64>,
-        views: &[LinkView; 2],
+        views: &PerLink<LinkView>,
     ) -> Option<PartRequest> {
-        let (mine, (part, own)) = (views[link.index()], self.pool.get(link, place)?);
+        let (mine, (part, own)) = (views[link], self.pool.get(link, place)?);
         if own {
             return Some(part);
         }
-        let Some(end) = self.sizes.end(&part).filter(|_| self.link_states[link.index()].ranges) else {
+        let Some(end) = self.sizes.end(&part).filter(|_| self.link_states[link].ranges) else {
             return self.is_worth_it_whole(link, &part, views).then_some(part);
         };
         let rest = self.pool.bytes_for(link, &self.sizes);
@@ -128,8 +128,13 @@ impl Scheduler {
 
     /// Whether `link` should take a part that cannot be divided: not where the other brings all that waits
     /// before that. That holds of one of the two at most, since all that waits is not less than the part.
-    pub(super) fn is_worth_it_whole(&self, link: LinkId, part: &PartRequest, views: &[LinkView; 2]) -> bool {
-        let (mine, other) = (views[link.index()], views[link.other().index()]);
+    pub(super) fn is_worth_it_whole(
+        &self,
+        link: LinkId,
+        part: &PartRequest,
+        views: &PerLink<LinkView>,
+    ) -> bool {
+        let (mine, other) = (views[link], views[link.other()]);
         let rest = self.pool.bytes_for(link.other(), &self.sizes) as f64;
         let done_s = mine.starts_s + self.sizes.estimate(part) as f64 / mine.rate;
         other.rate <= 0.0 || done_s <= other.starts_s + rest / other.rate
@@ -149,8 +154,8 @@ impl Scheduler {
     }
 
     /// The end of the other link's last part, where both are done earlier if `link` fetches it.
-    fn worth_taking(&self, link: LinkId, views: &[LinkView; 2], now: Duration) -> Option<PartRequest> {
-        let theirs = &self.link_states[link.other().index()];
+    fn worth_taking(&self, link: LinkId, views: &PerLink<LinkView>, now: Duration) -> Option<PartRequest> {
+        let theirs = &self.link_states[link.other()];
         let last = theirs.asked.iter().rev().find(|asked| asked.useful_outstanding(&self.sizes) > 0)?;
         // Of a link that has hardly begun it is not known that it is slow; if it is silent, it stalls.
         theirs.rate(now)?;
@@ -164,11 +169,11 @@ impl Scheduler {
         link: LinkId,
         part: &OutstandingRequest,
         owed: u64,
-        views: &[LinkView; 2],
+        views: &PerLink<LinkView>,
         now: Duration,
     ) -> Option<PartRequest> {
-        let (mine, other) = (views[link.index()], views[link.other().index()]);
-        let (state, owed) = (&self.link_states[link.index()], owed as f64);
+        let (mine, other) = (views[link], views[link.other()]);
+        let (state, owed) = (&self.link_states[link], owed as f64);
         let (end, most) = (self.sizes.end(&part.part)?, part.useful_outstanding(&self.sizes));
         if part.own || !state.ranges || !self.may_bring(link, part.part.segment) || most == 0 {
             return None;
@@ -196,7 +201,7 @@ impl Scheduler {
 
     /// Asks `link` for the end of what the other link was asked for.
     fn take_over(&mut self, link: LinkId, part: PartRequest, now: Duration) -> Next {
-        let (sizes, theirs) = (&self.sizes, &mut self.link_states[link.other().index()].asked);
+        let (sizes, theirs) = (&self.sizes, &mut self.link_states[link.other()].asked);
         // A part stolen whole is empty, and may end where another part does.
         let same = |asked: &&mut OutstandingRequest| {
             (asked.part.segment, asked.part.to) == (part.segment, part.to)
@@ -215,8 +220,8 @@ pub(super) fn least_part(rate: f64) -> f64 {
 }
 
 /// How many of `rest` bytes `link` brings by the time in which both together have brought them all.
-pub(super) fn share(link: LinkId, views: &[LinkView; 2], rest: u64) -> f64 {
-    let (mine, other) = (views[link.index()], views[link.other().index()]);
+pub(super) fn share(link: LinkId, views: &PerLink<LinkView>, rest: u64) -> f64 {
+    let (mine, other) = (views[link], views[link.other()]);
     let rest = rest as f64;
     if other.rate <= 0.0 {
         return rest;

@@ -37,7 +37,7 @@ const FILES_AHEAD_UNKNOWN: usize = 16;
 impl Scheduler {
     /// Returns true if the outstanding bytes of `link` arrive so soon that it should be asked for more.
     pub(super) fn runs_low(&self, link: LinkId, now: Duration) -> bool {
-        let state = &self.link_states[link.index()];
+        let state = &self.link_states[link];
         let fixed = self.plan.is_fixed();
         let outstanding = state.outstanding(&self.sizes) as f64;
         let most = if self.plan == Schedule::Greedy { state.next_window() } else { f64::INFINITY };

@@ -30,7 +30,7 @@ use super::adaptive::{LinkView, least_part, share};
 use super::ahead::AHEAD_UNKNOWN;
 use super::{PartRequest, Schedule, Scheduler};
 use crate::qoe::Rule;
-use crate::units::LinkId;
+use crate::units::{LinkId, PerLink};
 
 /// How much of the time that a link needs for a segment is to be spared besides.
 const TO_SPARE: f64 = 0.25;
@@ -94,7 +94,7 @@ impl Scheduler {
     pub(super) fn pick_in_time(
         &mut self,
         link: LinkId,
-        views: &[LinkView; 2],
+        views: &PerLink<LinkView>,
         now: Duration,
     ) -> Option<(usize, Option<u64>)> {
         let Schedule::Inorder(timeline) = self.plan else { return Some((0, None)) };
@@ -102,9 +102,9 @@ impl Scheduler {
             return Some((0, None));
         }
         let (now_s, begins_s) = (now.as_secs_f64(), self.begins_s(&timeline, views, now));
-        let [mine, other] = [link, link.other()].map(|link| views[link.index()]);
+        let [mine, other] = [link, link.other()].map(|link| views[link]);
         let least = least_part(mine.rate);
-        let unknown = self.link_states[link.index()].rate(now).is_none().then_some(AHEAD_UNKNOWN / 4);
+        let unknown = self.link_states[link].rate(now).is_none().then_some(AHEAD_UNKNOWN / 4);
         for (place, part) in self.pool.shared().enumerate() {
             let bytes = self.sizes.estimate(part);
             let due_s = self.player.due_s(&timeline, part.segment, begins_s);
@@ -128,14 +128,14 @@ impl Scheduler {
     pub(super) fn late_elsewhere(
         &mut self,
         link: LinkId,
-        views: &[LinkView; 2],
+        views: &PerLink<LinkView>,
         now: Duration,
     ) -> Option<PartRequest> {
         let Schedule::Inorder(timeline) = self.plan else { return None };
         let (now_s, begins_s) = (now.as_secs_f64(), self.begins_s(&timeline, views, now));
         let due_s = |segment| self.player.due_s(&timeline, segment, begins_s);
         let next_due_s = self.pool.first(link).map_or(f64::INFINITY, |(part, _)| due_s(part.segment));
-        let theirs = &self.link_states[link.other().index()];
+        let theirs = &self.link_states[link.other()];
         let rate = theirs.rate(now)?.max(1.0);
         let mut before = 0;
         for asked in &theirs.asked {
@@ -154,7 +154,7 @@ impl Scheduler {
     }
 
     /// When playback begins (s), as far as it can be seen now; keeps the player up to date.
-    fn begins_s(&mut self, timeline: &MediaTimeline, views: &[LinkView; 2], now: Duration) -> f64 {
+    fn begins_s(&mut self, timeline: &MediaTimeline, views: &PerLink<LinkView>, now: Duration) -> f64 {
         self.player.update(timeline, &self.complete, now.as_secs_f64());
         let first = 0..(timeline.init_segments + timeline.startup.max(1)).min(self.complete.len());
         let missing = |segment: usize| {
@@ -163,7 +163,7 @@ impl Scheduler {
             self.sizes.estimate(&PartRequest::whole(segment)).saturating_sub(have)
         };
         let bytes: u64 = first.filter(|&segment| !self.complete[segment]).map(missing).sum();
-        now.as_secs_f64() + bytes as f64 / (views[0].rate + views[1].rate).max(1.0)
+        now.as_secs_f64() + bytes as f64 / (views.a.rate + views.b.rate).max(1.0)
     }
 }
 

@@ -26,9 +26,11 @@ impl Scheduler {
         };
         let place = if link == LinkId::A { 0 } else { (0..).take_while(of_file).last()? };
         let (part, _) = self.pool.get(link, place)?;
-        let Some(end) = self.sizes.end(&part).filter(|end| {
-            self.link_states[link.index()].ranges && end.saturating_sub(part.from) > PIECE_BYTES
-        }) else {
+        let Some(end) = self
+            .sizes
+            .end(&part)
+            .filter(|end| self.link_states[link].ranges && end.saturating_sub(part.from) > PIECE_BYTES)
+        else {
             return Some((place, part));
         };
         let piece = match link {

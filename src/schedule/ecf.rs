@@ -35,8 +35,8 @@ impl Scheduler {
         let views = self.views(now);
         let rest = self.pool.bytes_for(link, &self.sizes) as f64;
         let bytes = self.sizes.estimate(&piece) as f64;
-        let near_rtt_s = self.link_states[other.index()].rtt.as_secs_f64();
-        let (near, far) = (views[other.index()], views[link.index()]);
+        let near_rtt_s = self.link_states[other].rtt.as_secs_f64();
+        let (near, far) = (views[other], views[link]);
         self.far_link_waits = is_worth_waiting(near, far, rest, bytes, near_rtt_s, self.far_link_waits);
         (!self.far_link_waits).then_some((place, piece))
     }

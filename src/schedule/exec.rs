@@ -142,7 +142,7 @@ impl Scheduler {
 
     fn question(&self, link: LinkId, now: Duration) -> Question<'static> {
         let links = PerLink::of(|link| {
-            let state = &self.link_states[link.index()];
+            let state = &self.link_states[link];
             AdvisedLink {
                 up: state.up && !state.dead,
                 rtt_ms: state.rtt.as_secs_f64() * 1e3,
@@ -184,7 +184,7 @@ impl Scheduler {
             part.segment == segment && from >= part.from && ends && to.is_none_or(|to| from < to)
         };
         let (place, part) = parts.into_iter().find(|(_, part)| holds(part))?;
-        if !self.link_states[link.index()].ranges {
+        if !self.link_states[link].ranges {
             return Some((place, part));
         }
         let to = to.filter(|&to| Some(to) != end(&part)).or(part.to);

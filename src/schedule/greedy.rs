@@ -14,16 +14,16 @@ use std::time::Duration;
 
 use super::adaptive::LinkView;
 use super::{PartRequest, Scheduler};
-use crate::units::LinkId;
+use crate::units::{LinkId, PerLink};
 
 impl Scheduler {
     /// Returns true if `link` should leave `part` to the other link. This never holds for both at once.
     pub(super) fn leaves_to_other(&self, link: LinkId, part: &PartRequest, now: Duration) -> bool {
         let rates = self.views(now).map(|view| view.rate);
-        let views = LinkId::BOTH.map(|link| {
-            let state = &self.link_states[link.index()];
+        let views = PerLink::of(|link| {
+            let state = &self.link_states[link];
             let rtt_s = state.rtt.as_secs_f64();
-            let rate = rates[link.index()].min(state.next_window() / rtt_s);
+            let rate = rates[link].min(state.next_window() / rtt_s);
             let rate = if state.active_since(now).is_some() { rate } else { 0.0 };
             let busy_s = state.outstanding(&self.sizes) as f64 / rate;
             LinkView { rate, starts_s: busy_s.max(rtt_s) }

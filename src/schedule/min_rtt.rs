@@ -30,13 +30,13 @@ impl Scheduler {
 
     /// Returns true if `link` has a connection, and a shorter round trip than `other`.
     pub(super) fn is_nearer(&self, link: LinkId, other: LinkId) -> bool {
-        let [link, other] = [link, other].map(|link| &self.link_states[link.index()]);
+        let [link, other] = [link, other].map(|link| &self.link_states[link]);
         link.up && !link.dead && link.rtt < other.rtt
     }
 
     /// Returns true if `link` would be asked for more now.
     pub(super) fn has_room(&self, link: LinkId, now: Duration) -> bool {
-        let state = &self.link_states[link.index()];
+        let state = &self.link_states[link];
         let auto = self.pipeline == super::Pipeline::Auto;
         state.may_pipeline(self.pipeline) && (!auto || state.asked.is_empty() || self.runs_low(link, now))
     }
@@ -45,8 +45,7 @@ impl Scheduler {
     pub(super) fn next_piece(&self, link: LinkId) -> Option<(usize, PartRequest)> {
         let (part, _) = self.pool.first(link)?;
         let to = part.from + PIECE_BYTES;
-        let divisible =
-            self.link_states[link.index()].ranges && self.sizes.end(&part).is_some_and(|end| to < end);
+        let divisible = self.link_states[link].ranges && self.sizes.end(&part).is_some_and(|end| to < end);
         Some((0, if divisible { PartRequest { to: Some(to), ..part } } else { part }))
     }
 }

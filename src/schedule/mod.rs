@@ -33,7 +33,7 @@ mod tests;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use crate::units::LinkId;
+use crate::units::{LinkId, PerLink};
 use deadline::Playhead;
 use exec::{Advice, Adviser};
 pub(crate) use link_state::LEAST_STALL;
@@ -101,7 +101,7 @@ pub(crate) struct Scheduler {
     pipeline: Pipeline,
     sizes: Sizes,
     pool: PartPool,
-    link_states: [LinkState; 2],
+    link_states: PerLink<LinkState>,
     player: Playhead,
     /// Bytes received twice or in vain.
     wasted: u64,
@@ -110,7 +110,7 @@ pub(crate) struct Scheduler {
     complete: Vec<bool>,
     completed: usize,
     /// Segments that a link is not asked for any more.
-    excluded: [HashSet<usize>; 2],
+    excluded: PerLink<HashSet<usize>>,
     /// Segments that no link can bring.
     abandoned: BTreeSet<usize>,
     /// A link that brings less than this share of what the other carries is slow.
@@ -205,7 +205,7 @@ impl Scheduler {
         if self.is_done() {
             return Next::Done;
         }
-        let state = &self.link_states[link.index()];
+        let state = &self.link_states[link];
         debug_assert!(!state.dead, "a dead link asks for nothing");
         if self.is_adaptive() {
             return self.next_adaptive(link, now);
@@ -254,7 +254,7 @@ impl Scheduler {
     /// The answer that is due on `link` begins with byte `from` of a file of `total` bytes, and its
     /// body is `length` bytes long, as far as the head says.
     pub(crate) fn head(&mut self, link: LinkId, from: u64, length: Option<u64>, total: Option<u64>) {
-        let Some(asked) = self.link_states[link.index()].asked.front_mut() else { return };
+        let Some(asked) = self.link_states[link].asked.front_mut() else { return };
         if let Some(total) = total.filter(|_| !asked.cancelled) {
             self.sizes.learn(asked.part.segment, total);
         }
@@ -277,13 +277,13 @@ impl Scheduler {
 
     /// Whether the server of `link` may be asked for ranges.
     pub(crate) fn ranges(&self, link: LinkId) -> bool {
-        self.link_states[link.index()].ranges
+        self.link_states[link].ranges
     }
 
     /// Of the next `bytes` that came on `link`: how many are there already, and how many after those
     /// are new. Both together may be less than `bytes`; then ask again for the rest.
     pub(crate) fn claim(&mut self, link: LinkId, bytes: u64) -> Claim {
-        let Some(asked) = self.link_states[link.index()].asked.front_mut() else {
+        let Some(asked) = self.link_states[link].asked.front_mut() else {
             return Claim { at: 0, stale: bytes, fresh: 0 };
         };
         let at = asked.at;
@@ -354,15 +354,15 @@ impl Scheduler {
 
     /// Returns the one link that may fetch a segment, which is `owner` unless a link is excluded.
     fn owner_of(&self, segment: usize, owner: Option<LinkId>) -> Option<LinkId> {
-        let excluded = |link: &LinkId| self.excluded[link.index()].contains(&segment);
+        let excluded = |link: &LinkId| self.excluded[*link].contains(&segment);
         LinkId::BOTH.into_iter().find(excluded).map(LinkId::other).or(owner)
     }
 
     /// Whether the server of `link` may be asked for a segment.
     pub(crate) fn may_bring(&self, link: LinkId, segment: usize) -> bool {
         let fixed_to_other = self.owners[segment].is_some_and(|owner| owner != link);
-        let excluded = self.excluded[link.index()].contains(&segment);
-        !(fixed_to_other || excluded || self.link_states[link.index()].dead)
+        let excluded = self.excluded[link].contains(&segment);
+        !(fixed_to_other || excluded || self.link_states[link].dead)
     }
 
     /// The server of `link` cannot bring a segment: it is not asked for it again, and what it still
@@ -372,12 +372,12 @@ impl Scheduler {
         if self.complete[segment] || self.abandoned.contains(&segment) {
             return self.complete[segment];
         }
-        self.excluded[link.index()].insert(segment);
+        self.excluded[link].insert(segment);
         if self.owners[segment] == Some(link) || !self.may_bring(link.other(), segment) {
             self.abandon(segment);
             return false;
         }
-        let asked = self.link_states[link.index()].asked.iter_mut();
+        let asked = self.link_states[link].asked.iter_mut();
         let asked = asked.filter(|asked| asked.part.segment == segment && !asked.cancelled);
         let owed: Vec<_> = asked.map(|asked| (asked.clone(), asked.cancelled = true).0).collect();
         owed.iter().for_each(|asked| self.put_back(link, asked));
@@ -388,7 +388,7 @@ impl Scheduler {
 
     /// The server of `link` may be asked for a segment again.
     pub(crate) fn readmit(&mut self, link: LinkId, segment: usize) {
-        self.excluded[link.index()].remove(&segment);
+        self.excluded[link].remove(&segment);
     }
 
     /// Gives a segment up: it is fetched from nowhere.
@@ -433,8 +433,7 @@ impl Scheduler {
     /// link `but`, whose last bytes may not be written yet.
     pub(crate) fn settled(&self, segment: usize, but: LinkId) -> Ranges {
         let mut settled = self.open.get(&segment).cloned().unwrap_or_default();
-        for asked in self.link_states[but.index()].asked.iter().filter(|asked| asked.part.segment == segment)
-        {
+        for asked in self.link_states[but].asked.iter().filter(|asked| asked.part.segment == segment) {
             settled = settled
                 .iter()
                 .flat_map(|(from, to)| {
@@ -504,7 +503,7 @@ impl Scheduler {
         if self.is_done() {
             Outlook::Nothing
         } else if self.pool.first(link).is_some()
-            || (self.is_adaptive() && !self.link_states[link.other().index()].asked.is_empty())
+            || (self.is_adaptive() && !self.link_states[link.other()].asked.is_empty())
         {
             Outlook::Work
         } else {
@@ -522,7 +521,7 @@ impl Scheduler {
         if self.is_done() {
             return true;
         }
-        if self.link_states[other.index()].dead || own.iter().any(|&segment| self.owners[segment].is_some()) {
+        if self.link_states[other].dead || own.iter().any(|&segment| self.owners[segment].is_some()) {
             return false;
         }
         for segment in own {
@@ -537,7 +536,7 @@ impl Scheduler {
 
     /// Whether `link` has a connection.
     pub(crate) fn is_up(&self, link: LinkId) -> bool {
-        self.link_states[link.index()].up
+        self.link_states[link].up
     }
 
     /// Returns true if one link may do the work of the other, so that a server that is away need not end the
@@ -548,18 +547,18 @@ impl Scheduler {
 
     /// When `link` is to be asked about with [`Scheduler::is_stalled`] if nothing comes before.
     pub(crate) fn stalls_at(&self, link: LinkId) -> Option<Duration> {
-        self.link_states[link.index()].stalls_at().filter(|_| self.is_adaptive())
+        self.link_states[link].stalls_at().filter(|_| self.is_adaptive())
     }
 
     /// Since when nothing has come on `link` although something is due; `None` where nothing is.
     pub(crate) fn silent_since(&self, link: LinkId) -> Option<Duration> {
-        let state = &self.link_states[link.index()];
+        let state = &self.link_states[link];
         (state.up && !state.asked.is_empty()).then_some(state.last_byte)
     }
 
     /// The first segment that is due on `link`, the next byte of it, and how many are wanted.
     pub(crate) fn due(&self, link: LinkId) -> Option<(usize, u64, u64)> {
-        let first = self.link_states[link.index()].asked.front()?;
+        let first = self.link_states[link].asked.front()?;
         Some((first.part.segment, first.at, first.useful_outstanding(&self.sizes)))
     }
 
@@ -567,8 +566,8 @@ impl Scheduler {
     /// was due, while the other link moved or had nothing to wait for. Silence on both at once is an
     /// outage, which is not the fault of this connection.
     pub(crate) fn is_stalled(&self, link: LinkId, now: Duration) -> bool {
-        let stall_timeout = self.link_states[link.index()].stall_timeout();
-        let active_since = self.link_states[link.other().index()].active_since(now);
+        let stall_timeout = self.link_states[link].stall_timeout();
+        let active_since = self.link_states[link.other()].active_since(now);
         self.stalls_at(link).zip(active_since).is_some_and(|(at, since)| now >= at.max(since + stall_timeout))
     }
 
@@ -577,7 +576,7 @@ impl Scheduler {
     /// any byte is.
     pub(crate) fn least_progress(&self, link: LinkId) -> u64 {
         match self.least_share > 0.0 {
-            true => (self.link_states[link.index()].trickle_rate() as u64).max(1),
+            true => (self.link_states[link].trickle_rate() as u64).max(1),
             false => 1,
         }
     }
@@ -595,18 +594,18 @@ impl Scheduler {
 
     /// When the server of `link` last got on.
     pub(crate) fn last_progress(&self, link: LinkId) -> Duration {
-        self.link_states[link.index()].last_progress
+        self.link_states[link].last_progress
     }
 
     /// Whether `link` brings what is due so slowly that its answer counts as a silent one: for 5 s less
     /// than the least share of what the other link carries, or carried when it last carried anything. Where rates decide and the link carried more
     /// before, 1.5 s (4 round trips on a long way) are enough.
     pub(crate) fn is_slow(&self, link: LinkId, now: Duration) -> bool {
-        let other = &self.link_states[link.other().index()];
+        let other = &self.link_states[link.other()];
         let at_once = || other.is_done_at_once().then_some(f64::INFINITY);
         let theirs = other.rate(now).or_else(|| other.mean_rate()).or_else(at_once);
         let theirs = theirs.filter(|_| other.up && !other.dead && self.least_share > 0.0);
-        let state = &self.link_states[link.index()];
+        let state = &self.link_states[link];
         theirs.is_some_and(|rate| state.is_slow(self.least_share * rate, self.is_adaptive(), now))
     }
 
@@ -625,6 +624,6 @@ impl Scheduler {
     }
 
     fn link_state(&mut self, link: LinkId) -> &mut LinkState {
-        &mut self.link_states[link.index()]
+        &mut self.link_states[link]
     }
 }

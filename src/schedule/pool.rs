@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::PartRequest;
-use crate::units::LinkId;
+use crate::units::{LinkId, PerLink};
 
 /// The sizes of the files, as far as they are known.
 #[derive(Clone, Debug)]
@@ -70,7 +70,7 @@ impl Sizes {
 pub(crate) struct PartPool {
     /// In the order of the list.
     shared: VecDeque<PartRequest>,
-    own: [VecDeque<PartRequest>; 2],
+    own: PerLink<VecDeque<PartRequest>>,
     /// Bytes of the shared parts whose ends are known, and how many have none.
     shared_bytes: u64,
     shared_unknown: u64,
@@ -80,7 +80,7 @@ impl PartPool {
     /// Puts a part last; `owner` is the one link that may take it.
     pub(crate) fn push_back(&mut self, part: PartRequest, owner: Option<LinkId>, sizes: &Sizes) {
         match owner {
-            Some(link) => self.own[link.index()].push_back(part),
+            Some(link) => self.own[link].push_back(part),
             None => {
                 self.count(&part, sizes, true);
                 self.shared.push_back(part);
@@ -91,7 +91,7 @@ impl PartPool {
     /// Puts a part back: first of one link's own, and else where it stands in the list.
     pub(crate) fn put_back(&mut self, part: PartRequest, owner: Option<LinkId>, sizes: &Sizes) {
         match owner {
-            Some(link) => self.own[link.index()].push_front(part),
+            Some(link) => self.own[link].push_front(part),
             None => {
                 self.count(&part, sizes, true);
                 let order = |part: &PartRequest| (part.segment, part.from);
@@ -105,7 +105,7 @@ impl PartPool {
     /// Returns the part at a place of `link`'s queue, and whether only it may take it: its own parts come
     /// first.
     pub(crate) fn get(&self, link: LinkId, place: usize) -> Option<(PartRequest, bool)> {
-        let own = &self.own[link.index()];
+        let own = &self.own[link];
         let shared = || self.shared.get(place - own.len()).map(|part| (*part, false));
         own.get(place).map(|part| (*part, true)).or_else(shared)
     }
@@ -122,7 +122,7 @@ impl PartPool {
 
     /// Takes the part that [`PartPool::get`] named.
     pub(crate) fn take(&mut self, link: LinkId, place: usize, sizes: &Sizes) -> Option<(PartRequest, bool)> {
-        let own = &mut self.own[link.index()];
+        let own = &mut self.own[link];
         if let Some(part) = own.remove(place) {
             return Some((part, true));
         }
@@ -133,28 +133,28 @@ impl PartPool {
 
     /// Bytes that either link may take, and such as only `link` may; guessed where sizes are not known.
     pub(crate) fn bytes_for(&self, link: LinkId, sizes: &Sizes) -> u64 {
-        let own: u64 = self.own[link.index()].iter().map(|part| sizes.estimate(part)).sum();
+        let own: u64 = self.own[link].iter().map(|part| sizes.estimate(part)).sum();
         self.shared_bytes + self.shared_unknown * sizes.typical() + own
     }
 
     pub(crate) fn has_own(&self, link: LinkId) -> bool {
-        !self.own[link.index()].is_empty()
+        !self.own[link].is_empty()
     }
 
     /// Returns the segments of which only `link` may take something.
     pub(crate) fn own(&self, link: LinkId) -> BTreeSet<usize> {
-        self.own[link.index()].iter().map(|part| part.segment).collect()
+        self.own[link].iter().map(|part| part.segment).collect()
     }
 
     /// Leaves the parts that `which` names to `link` alone, in their order.
     pub(crate) fn hand_over(&mut self, which: impl Fn(&PartRequest) -> bool, link: LinkId, sizes: &Sizes) {
-        let theirs = &mut self.own[link.other().index()];
+        let theirs = &mut self.own[link.other()];
         let mut parts: Vec<PartRequest> =
             self.shared.iter().chain(&*theirs).filter(|part| which(part)).copied().collect();
         parts.sort_unstable_by_key(|part| part.from);
         theirs.retain(|part| !which(part));
         self.shared.retain(|part| !which(part));
-        self.own[link.index()].extend(parts);
+        self.own[link].extend(parts);
         self.recount(sizes);
     }
 

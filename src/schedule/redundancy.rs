@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::Scheduler;
 use super::adaptive::LinkView;
 use super::link_state::LEAST_STALL;
-use crate::units::LinkId;
+use crate::units::{LinkId, PerLink};
 
 /// The share of the payload that may come twice.
 const MOST_SHARE: f64 = 0.02;
@@ -33,23 +33,23 @@ impl Scheduler {
     pub(super) fn most_to_steal(
         &self,
         from: LinkId,
-        views: &[LinkView; 2],
+        views: &PerLink<LinkView>,
         gain_s: f64,
         now: Duration,
     ) -> Option<u64> {
         let wanted: u64 = self.link_states.iter().map(|state| state.useful_outstanding(&self.sizes)).sum();
         let rest = (wanted + self.pool.bytes_for(from, &self.sizes)) as f64;
-        let rest_s = rest / (views[0].rate + views[1].rate).max(1.0);
+        let rest_s = rest / (views.a.rate + views.b.rate).max(1.0);
         let left = self.redundancy_budget().saturating_sub(self.wasted);
-        let silent = now.saturating_sub(self.link_states[from.index()].last_byte) >= LEAST_STALL / 2;
+        let silent = now.saturating_sub(self.link_states[from].last_byte) >= LEAST_STALL / 2;
         let recovery = silent || gain_s >= LEAST_STALL.as_secs_f64();
-        (!recovery && views[from.index()].rate * rest_s > left as f64).then_some(left)
+        (!recovery && views[from].rate * rest_s > left as f64).then_some(left)
     }
 
     /// Returns true if the bytes that `link` receives now are there already and about to exceed the budget. A
     /// server that sends whole files cannot be made to send less.
     pub(super) fn exceeds_budget(&self, link: LinkId, now: Duration) -> bool {
-        let state = &self.link_states[link.index()];
+        let state = &self.link_states[link];
         let Some(first) = state.asked.front().filter(|_| state.ranges) else {
             return false;
         };

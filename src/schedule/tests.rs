@@ -134,8 +134,8 @@ impl TestRun {
         let Scheduler { plan, pool, sizes, link_states, .. } = &self.scheduler;
         let share = share(link, &views, pool.bytes_for(link, sizes));
         let divisible = pool.first(link).is_some_and(|(part, _)| sizes.end(&part).is_some());
-        let divisible = divisible && link_states[link.index()].ranges;
-        if *plan == Schedule::Adaptive && divisible && share > least_part(views[link.index()].rate) {
+        let divisible = divisible && link_states[link].ranges;
+        if *plan == Schedule::Adaptive && divisible && share > least_part(views[link].rate) {
             let line = &mut self.lines[link.index()];
             line.idle.iter_mut().for_each(|idle| *idle += STEP);
             assert!(line.idle[1] <= 2 * line.rtt + 2 * STEP, "{link} has a share of {share} and is idle");
@@ -331,7 +331,7 @@ fn without_budget_only_from_a_silent_link_is_stolen() {
         while !run.is_done() && run.now < MINUTE {
             let next = run.now + STEP;
             run.until(next);
-            let state = &run.scheduler.link_states[1];
+            let state = &run.scheduler.link_states[LinkId::B];
             let useless =
                 state.outstanding(&run.scheduler.sizes) - state.useful_outstanding(&run.scheduler.sizes);
             taken += useless.saturating_sub(before);
@@ -465,10 +465,10 @@ fn steady_link(schedule: &str) -> (Scheduler, impl Fn(&mut Scheduler, u64, u64))
 fn a_burst_behind_a_lost_packet_is_no_fast_link() {
     for schedule in ["adaptive", "greedy", "ratio=1:0"] {
         let (mut scheduler, bring) = steady_link(schedule);
-        let before = scheduler.link_states[0].asked.len();
+        let before = scheduler.link_states[LinkId::A].asked.len();
         // A round trip and a half for a lost packet, and all that came behind it at once, in three reads.
         (0..3).for_each(|ms| bring(&mut scheduler, 3_290 + ms, 37_500));
-        let after = scheduler.link_states[0].asked.len();
+        let after = scheduler.link_states[LinkId::A].asked.len();
         assert!(after <= 4 * before, "{schedule}: {before} requests outstanding, and then {after}");
     }
 }
@@ -480,7 +480,7 @@ fn a_greedy_link_asks_for_what_its_slow_start_brings() {
     LinkId::BOTH.into_iter().for_each(|link| scheduler.opened(link, Duration::ZERO, rtt));
     let outstanding = |scheduler: &mut Scheduler, now| {
         while let Next::Request(_) = scheduler.next(LinkId::A, now) {}
-        scheduler.link_states[0].outstanding(&scheduler.sizes)
+        scheduler.link_states[LinkId::A].outstanding(&scheduler.sizes)
     };
     // Ten segments of 1448 bytes, and a file.
     let first = outstanding(&mut scheduler, Duration::ZERO);
@@ -514,7 +514,7 @@ fn a_link_after_a_loss_is_asked_for_its_best_rate() {
         // A fiftieth of its rate for ten seconds.
         (300..1300).for_each(|tick| bring(&mut scheduler, 10 * tick, 75));
         // 375 kB/s for a round trip of 200 ms are three files.
-        let outstanding = scheduler.link_states[0].outstanding(&scheduler.sizes);
+        let outstanding = scheduler.link_states[LinkId::A].outstanding(&scheduler.sizes);
         assert!(outstanding >= 75_000, "{schedule}: {outstanding} bytes are to come");
     }
 }
@@ -536,7 +536,7 @@ fn a_connection_that_brings_nothing_of_use_is_dropped_also_where_one_request_is_
     run.scheduler.pipeline = Pipeline::Depth(1);
     run.until(Duration::from_millis(300));
     assert_eq!(run.scheduler.next(LinkId::A, run.now), Next::Wait(None));
-    let asked = &mut run.scheduler.link_states[0].asked[0];
+    let asked = &mut run.scheduler.link_states[LinkId::A].asked[0];
     asked.part.to = Some(asked.at);
     assert_eq!(run.scheduler.next(LinkId::A, run.now), Next::Drop);
 }

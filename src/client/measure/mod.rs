@@ -202,7 +202,7 @@ impl Prober {
             [Some(own), other].iter().flatten().map(|row| row.shape.jitter.0).sum()
         });
         let wanted = if jitter.is_zero() { HANDSHAKES.0 } else { HANDSHAKES.1 };
-        let origin = self.origins.get(link);
+        let origin = &self.origins[link];
         let (started, mut trips) = (Instant::now(), Vec::new());
         let mut open = Vec::new();
         while trips.len() < wanted && (trips.len() < HANDSHAKES.0 || started.elapsed() < HANDSHAKE_TIME) {
@@ -232,7 +232,7 @@ impl Prober {
             Direction::Up => self.up(link, rtt_s, rows.as_ref()).await?,
         };
         self.drain(link, rtt_s).await?;
-        let ipv6 = self.origins.get(link).address.ip().to_canonical().is_ipv6();
+        let ipv6 = self.origins[link].address.ip().to_canonical().is_ipv6();
         let mut probe = judge(trips, late, rows.as_ref(), found.as_ref(), ipv6);
         (probe.link, probe.direction) = (link, direction);
         probe.took_ms = started.elapsed().as_secs_f64() * 1e3;
@@ -246,9 +246,9 @@ impl Prober {
         rows: Option<&(ActiveShaping, Option<ActiveShaping>)>,
     ) -> Result<BulkResult> {
         let source = LoadSource {
-            origin: self.origins.get(link),
+            origin: &self.origins[link],
             paths: &self.paths,
-            keeps_alive: *self.keeps_alive.get(link),
+            keeps_alive: self.keeps_alive[link],
             window_bytes: window_bytes(rows),
         };
         let received = Received::default();
@@ -266,7 +266,7 @@ impl Prober {
         rtt_s: f64,
         rows: Option<&(ActiveShaping, Option<ActiveShaping>)>,
     ) -> Result<Option<BulkResult>> {
-        let origin = self.origins.get(link);
+        let origin = &self.origins[link];
         let Some(pipeline) = load::open_sink(origin, self.give_up).await? else { return Ok(None) };
         let (sent, stop) = (Sent::default(), AtomicBool::new(false));
         let seen = || (sent.acked_bytes.load(Ordering::Relaxed), sent.mss_bytes.load(Ordering::Relaxed));
@@ -315,7 +315,7 @@ impl Prober {
             if bytes > progress.1 {
                 progress = (running::now(), bytes);
             } else if running::now() - progress.0 > self.give_up {
-                let (origin, silent) = (self.origins.get(link), duration(self.give_up));
+                let (origin, silent) = (&self.origins[link], duration(self.give_up));
                 bail!("nothing passed between here and {origin} for {silent}");
             }
             if let Some(rate) = meter.note(since(now), bytes) {

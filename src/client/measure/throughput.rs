@@ -73,7 +73,7 @@ async fn measure_all(
     kept: &mut Option<Arc<Links>>,
 ) -> Result<MeasuredThroughput, Failure> {
     let unreachable = |error| Failure::new(Outcome::Unreachable, error);
-    let resolve = |link: LinkId| Origin::resolve(link, config.servers.get(link), config.congestion.clone());
+    let resolve = |link: LinkId| Origin::resolve(link, &config.servers[link], config.congestion.clone());
     let (a, b) = tokio::try_join!(resolve(LinkId::A), resolve(LinkId::B)).map_err(unreachable)?;
     let links = kept.insert(shape(setup, [&a, &b], config.backend, config.seed, log).await?).clone();
     let give_up = config.give_up;

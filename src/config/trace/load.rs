@@ -102,7 +102,7 @@ impl TraceTable {
                     bail!("trace.pair: a pair has one direction: leave up_file out");
                 }
                 let both = self.pair(pair, folder)?;
-                return Ok(self.directed(both.get(link).clone()));
+                return Ok(self.directed(both[link].clone()));
             }
             (Some(_), Some(_)) => bail!("trace.pair: it stands in place of file: leave file out"),
             (None, None) => bail!("[trace] has no file: write file, or pair for both links"),
