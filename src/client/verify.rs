@@ -8,7 +8,8 @@ use tokio::task::spawn_blocking;
 
 use super::origin::Origin;
 use super::store::{FileVerdict, HASH_STEP_BYTES, Incoming};
-use super::transfer::{AnswerOrder, Failure, Finished, Transfer};
+use super::transfer::answers::AnswerOrder;
+use super::transfer::{Failure, Finished, Transfer};
 use crate::log::outcome::Outcome;
 use crate::log::schema;
 
@@ -126,7 +127,7 @@ mod tests {
 
     use super::*;
     use crate::client::store::Store;
-    use crate::client::transfer::BodyFacts;
+    use crate::client::transfer::answers::BodyFacts;
     use crate::log::schema::{Log, Stdout};
     use crate::manifest;
     use crate::schedule::{Pipeline, Schedule, Scheduler};

@@ -1,14 +1,16 @@
 //! The state that the two links of a run share: the files, the scheduler, unfinished files, totals.
 
-use std::collections::hash_map::Entry;
+pub(crate) mod answers;
+pub(crate) mod in_flight;
+pub(crate) mod refusals;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
@@ -19,21 +21,17 @@ use crate::log::schema;
 use crate::log::schema::{Event, Log};
 use crate::manifest::ManifestEntry;
 use crate::manifest::digest::Digest;
-use crate::schedule::{Claim, Next, Outlook, PartRequest, Ranges, Scheduler};
+use crate::schedule::{Claim, Next, Outlook, Ranges, Scheduler};
 use crate::units::{LinkId, PerLink};
+use answers::{AnswerOrder, MOST_RESTARTS};
+use in_flight::{InFlight, LinkMetrics};
+use refusals::Strike;
 
 /// The most files that are checked at a time beside the tasks that receive; beyond it, receiving waits for
 /// hashing.
 const MOST_CHECKS: usize = 4;
-/// The answers of one server that bring nothing new of a file before it is not asked for it again.
-const MOST_STRIKES: u32 = 3;
-/// The most restarts of a file because a server reports another version.
-const MOST_RESTARTS: u32 = 3;
 /// How long the end of a run waits for the files that are being checked.
 const CHECKS_END: Duration = Duration::from_secs(2);
-/// The most files that an error names.
-const MOST_NAMED: usize = 10;
-
 /// A server that contradicts what is known of so many files, and has brought none right between them, holds
 /// other files than its list says.
 const MOST_CONTRADICTIONS: usize = 2;
@@ -66,132 +64,11 @@ struct Unfinished {
     sized_by: Option<LinkId>,
 }
 
-/// Whether the answers of a server fit the requests that they come for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum AnswerOrder {
-    /// Nothing has shown it yet: one request at a time.
-    #[default]
-    Unknown,
-    /// A size that was known before has shown it.
-    SizesFit,
-    /// A digest has shown it.
-    DigestsFit,
-    /// One did not, behind another: one request at a time from then on.
-    Fails,
-}
-
 /// A segment of which everything has come.
 pub(crate) struct Finished {
     pub incoming: Arc<Incoming>,
     pub promised: Option<Digest>,
     pub parts: Vec<schema::Part>,
-}
-
-/// A request that has been sent, or is about to be.
-pub(crate) struct InFlight {
-    pub part: PartRequest,
-    /// The version that a range was asked of.
-    pub etag: Option<String>,
-    pub requested: Instant,
-    pub first_byte: Option<Instant>,
-    /// Where the answer's bytes go; none before its head, nor where they are of no use.
-    pub incoming: Option<Arc<Incoming>>,
-    /// The size of the whole file, where the answer said it.
-    pub total_bytes: Option<u64>,
-    /// It was asked for without a range.
-    pub whole: bool,
-    /// The answer does not say how long its body is. It has to end here at the latest, as far as its head
-    /// says.
-    pub unstated: bool,
-    pub ends: Option<u64>,
-    /// Nothing of the answer is of use.
-    pub passed_over: bool,
-    /// Which of the segment's part records it adds to.
-    record: Option<usize>,
-}
-
-impl InFlight {
-    fn new(part: PartRequest, etag: Option<String>, whole: bool, now: Instant) -> InFlight {
-        InFlight {
-            part,
-            etag,
-            requested: now,
-            first_byte: None,
-            incoming: None,
-            total_bytes: None,
-            whole,
-            unstated: false,
-            ends: None,
-            passed_over: false,
-            record: None,
-        }
-    }
-}
-
-/// A way in which a server's answers may fail to bring a segment; so many are counted of each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Strike {
-    /// The connection broke before the answer began.
-    NoAnswer,
-    /// The answer brought nothing new of what was wanted.
-    NothingNew,
-    /// It came too slowly.
-    Slow,
-}
-
-/// The facts of a body from an answer's head.
-#[derive(Debug)]
-pub(crate) struct BodyFacts {
-    pub from: u64,
-    pub length: Option<u64>,
-    pub total_bytes: Option<u64>,
-    pub etag: Option<String>,
-    pub promised: Option<Digest>,
-}
-
-/// The metrics of a link that other tasks read while it runs.
-#[derive(Default)]
-pub(crate) struct LinkMetrics {
-    /// Payload received.
-    pub bytes: AtomicU64,
-    /// Heads of answers received.
-    pub head_bytes: AtomicU64,
-    pub files: AtomicU64,
-    pub in_flight: AtomicU64,
-    pub connections: AtomicU64,
-    pub socket: Mutex<Option<Arc<TcpStream>>>,
-    /// The server's last report on its end of that socket, and its time.
-    pub sender: Mutex<Option<(Instant, schema::Sender)>>,
-    /// Payload of a full segment, as negotiated; 0 until it was read.
-    pub mss: AtomicU64,
-    /// Whether TCP goes without timestamps, so that more of a frame is payload.
-    pub no_timestamps: AtomicBool,
-}
-
-impl LinkMetrics {
-    pub(crate) fn socket(&self) -> MutexGuard<'_, Option<Arc<TcpStream>>> {
-        self.socket.lock().expect("nobody panics while holding a socket")
-    }
-
-    pub(crate) fn sender(&self) -> MutexGuard<'_, Option<(Instant, schema::Sender)>> {
-        self.sender.lock().expect("nobody panics while holding a report")
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn files(&self) -> u64 {
-        self.files.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn connections(&self) -> u64 {
-        self.connections.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn mss_bytes(&self) -> f64 {
-        self.mss.load(Ordering::Relaxed) as f64
-    }
 }
 
 /// The work of a run.
@@ -451,235 +328,6 @@ impl Transfer {
         Ok(InFlight::new(part, etag, whole, now))
     }
 
-    /// The answer to the first request of `link` begins. Returns whether anything of it is of use; if not,
-    /// that server is not asked for the segment again.
-    ///
-    /// # Errors
-    /// No file can be made for it.
-    pub(crate) fn begin(
-        &self,
-        link: LinkId,
-        request: &mut InFlight,
-        body: BodyFacts,
-        anew: bool,
-    ) -> Result<bool, Failure> {
-        let mut guard = self.state();
-        let state = &mut *guard;
-        let segment = request.part.segment;
-        let has_come = state.scheduler.is_complete(segment) || state.checking.contains(&segment);
-        if !has_come && let Some(problem) = self.contradiction(state, link, segment, &body) {
-            // The list's digest is right, so the version that is being fetched is not.
-            let right = body.promised.is_some() && body.promised == self.segments[segment].digest;
-            if !right {
-                state.contradicted.insert((link, segment));
-                drop(guard);
-                self.exclude(link, segment, Failure::new(Outcome::FilesChanged, anyhow!("{problem}")));
-                return Ok(false);
-            }
-            state.drop_version(segment);
-            match body.from {
-                0 => state.scheduler.begins_anew(link),
-                _ => state.scheduler.restart(segment, None),
-            }
-        } else if anew && !has_come {
-            if state.restarted(link, segment) {
-                drop(guard);
-                self.reject(link, segment, self.too_many_versions(link, segment));
-                return Ok(false);
-            }
-            state.drop_version(segment);
-            state.scheduler.begins_anew(link);
-        }
-        let name = &self.segments[segment].name;
-        let known = state.scheduler.size(segment);
-        if !has_come && known.zip(body.total_bytes).is_some_and(|(known, said)| known != said) {
-            // The size came of a HEAD, which is a hint.
-            match body.from {
-                0 => state.scheduler.begins_anew(link),
-                _ => state.scheduler.restart(segment, None),
-            }
-        }
-        state.scheduler.head(link, body.from, body.length, body.total_bytes);
-        if has_come {
-            return Ok(true);
-        }
-        let unfinished = match state.unfinished.entry(segment) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let incoming = match state.left.remove(&segment) {
-                    Some(had) => self.store.go_on(name, had),
-                    None => self.store.begin(name),
-                };
-                entry.insert(Unfinished {
-                    incoming: Arc::new(incoming.map_err(|error| Failure::new(Outcome::Store, error))?),
-                    total_bytes: None,
-                    etags: PerLink::default(),
-                    promised: None,
-                    parts: Vec::new(),
-                    sized_by: None,
-                })
-            }
-        };
-        if unfinished.total_bytes.is_none() && body.total_bytes.is_some() {
-            (unfinished.total_bytes, unfinished.sized_by) = (body.total_bytes, Some(link));
-        }
-        unfinished.etags[link] = body.etag;
-        unfinished.promised = unfinished.promised.or(body.promised);
-        request.total_bytes = unfinished.total_bytes;
-        request.incoming = Some(unfinished.incoming.clone());
-        Ok(true)
-    }
-
-    /// Says how an answer contradicts what is known of a segment that is being fetched.
-    fn contradiction(
-        &self,
-        state: &TransferState,
-        link: LinkId,
-        segment: usize,
-        body: &BodyFacts,
-    ) -> Option<String> {
-        let name = &self.segments[segment].name;
-        let unfinished = state.unfinished.get(&segment);
-        if let (Some(had), Some(said)) = (unfinished.and_then(|had| had.promised), body.promised)
-            && had != said
-        {
-            return Some(format!(
-                "server {link} says that {name} has the digest {said}, and it had {had} before"
-            ));
-        }
-        let had = match unfinished {
-            Some(unfinished) => unfinished.total_bytes,
-            None => state.left.get(&segment).and_then(|_| state.scheduler.size(segment)),
-        };
-        let (had, said) = had.zip(body.total_bytes).filter(|(had, said)| had != said)?;
-        let by = match unfinished.and_then(|unfinished| unfinished.sized_by) {
-            Some(by) if by == link => "it said itself before".to_string(),
-            Some(by) => format!("server {by} says"),
-            None => "an earlier run was told".to_string(),
-        };
-        Some(format!(
-            "server {link} says that {name} has {said} bytes, and {by} {had}: they are not the same file"
-        ))
-    }
-
-    /// The server of `link` has another version of a segment than the one that came so far, which is of
-    /// no use then. A server that has yet another one each time is not asked for it again.
-    pub(crate) fn version_changed(&self, link: LinkId, segment: usize) {
-        let mut state = self.state();
-        if state.scheduler.is_complete(segment) || state.checking.contains(&segment) {
-            return;
-        }
-        if state.restarted(link, segment) {
-            drop(state);
-            return self.reject(link, segment, self.too_many_versions(link, segment));
-        }
-        state.drop_version(segment);
-        state.scheduler.restart(segment, None);
-    }
-
-    fn too_many_versions(&self, link: LinkId, segment: usize) -> Failure {
-        let name = &self.segments[segment].name;
-        let error = anyhow!(
-            "server {link} says that {name} is another version each time it is asked (by its ETag), \
-             {MOST_RESTARTS} times"
-        );
-        Failure::new(Outcome::FilesChanged, error)
-    }
-
-    /// The server of `link` cannot bring a segment, and what came of it may be wrong: the other server
-    /// brings all of it.
-    pub(crate) fn reject(&self, link: LinkId, segment: usize, reason: Failure) {
-        self.exclude(link, segment, reason);
-        let mut state = self.state();
-        let over = state.scheduler.is_complete(segment) || state.checking.contains(&segment);
-        if !over && !state.scheduler.abandoned().contains(&segment) {
-            state.drop_version(segment);
-            state.scheduler.restart(segment, None);
-        }
-    }
-
-    /// Whether the answers of a server fit the requests that they come for.
-    pub(crate) fn order(&self, link: LinkId) -> AnswerOrder {
-        self.state().order[link]
-    }
-
-    /// An answer of a server fitted its request, as `by` says.
-    pub(crate) fn order_fits(&self, link: LinkId, by: AnswerOrder) {
-        let mut state = self.state();
-        let order = &mut state.order[link];
-        let better = matches!(
-            (*order, by),
-            (AnswerOrder::Unknown, _) | (AnswerOrder::SizesFit, AnswerOrder::DigestsFit)
-        );
-        if better {
-            *order = by;
-            drop(state);
-            self.changed.notify_waiters();
-        }
-    }
-
-    /// An answer of a server did not fit its request, which was not the only one: the server is asked one
-    /// request at a time.
-    pub(crate) fn order_fails(&self, link: LinkId) {
-        self.state().order[link] = AnswerOrder::Fails;
-    }
-
-    /// Notes that a server sends a segment with a Content-Encoding. Returns whether its digest may yet
-    /// show that this changed nothing.
-    pub(crate) fn may_be_encoded(&self, link: LinkId, segment: usize, encoding: &str) -> bool {
-        let mut state = self.state();
-        let may = self.segments[segment].digest.is_some() && self.store.verifies();
-        may && !state.encodes[link] && {
-            state.encoded.insert((link, segment), encoding.to_string());
-            true
-        }
-    }
-
-    /// The Content-Encoding with which a server said that it sends a segment.
-    pub(crate) fn encoding(&self, link: LinkId, segment: usize) -> Option<String> {
-        self.state().encoded.get(&(link, segment)).cloned()
-    }
-
-    /// Whether the size of a segment, where it is known, is known from a HEAD alone.
-    pub(crate) fn size_is_hint(&self, segment: usize) -> bool {
-        let state = self.state();
-        let told = state.unfinished.get(&segment).is_some_and(|had| had.total_bytes.is_some());
-        !told && !state.left.contains_key(&segment)
-    }
-
-    /// A server says that a segment ends before the bytes that it was asked for, whose size was a hint.
-    /// Returns whether the segment is to be fetched anew because of that.
-    pub(crate) fn drop_hint(&self, segment: usize) -> bool {
-        if !self.size_is_hint(segment) {
-            return false;
-        }
-        let mut state = self.state();
-        if state.scheduler.size(segment).is_none() || state.scheduler.is_complete(segment) {
-            return false;
-        }
-        state.drop_version(segment);
-        state.scheduler.restart(segment, None);
-        true
-    }
-
-    /// Whether a segment can be asked for behind others on a connection, since its answer says what it
-    /// is of: by a digest, or by a size that is none of theirs.
-    pub(crate) fn may_follow(
-        &self,
-        link: LinkId,
-        segment: usize,
-        others: impl Iterator<Item = usize>,
-    ) -> bool {
-        let state = self.state();
-        let by_digest = state.order[link] == AnswerOrder::DigestsFit || self.store.verifies();
-        if by_digest && self.segments[segment].digest.is_some() {
-            return true;
-        }
-        let size = |segment| state.scheduler.size(segment);
-        let Some(own) = size(segment) else { return false };
-        others.into_iter().all(|other| size(other).is_some_and(|size| size != own))
-    }
-
     /// Splits the next `bytes` of the answer on `link` into known and new ones. The caller must write the new
     /// ones.
     pub(crate) fn claim(&self, link: LinkId, request: &mut InFlight, bytes: u64) -> Claim {
@@ -762,128 +410,6 @@ impl Transfer {
     /// A connection is gone: what it still owed is to be fetched still.
     pub(crate) fn lost(&self, link: LinkId) {
         self.schedule(|scheduler, _| scheduler.lost(link));
-    }
-
-    /// The server of `link` cannot bring a segment, for the reason given: it is not asked for it again. The
-    /// other server brings it; if it cannot, the run ends with that reason after all other files. The bytes
-    /// on file stay; [`Transfer::begin`] or the caller restarts a segment whose content is wrong. A server
-    /// that turns out to hold other files than its list is not asked for any that the other may bring, and is
-    /// told of once.
-    pub(crate) fn exclude(&self, link: LinkId, segment: usize, reason: Failure) {
-        let mut guard = self.state();
-        let state = &mut *guard;
-        let had_changed = state.has_changed(link);
-        if reason.exit == Outcome::FilesChanged {
-            state.changed[link].insert(segment);
-        }
-        let may_come = state.scheduler.exclude(link, segment);
-        let changed = state.has_changed(link);
-        if changed && !had_changed {
-            for other in 0..self.segments.len() {
-                if state.scheduler.may_bring(link.other(), other) {
-                    state.scheduler.exclude(link, other);
-                }
-            }
-        }
-        let what = format!("{:#}", reason.error);
-        state.refused.insert(segment, reason);
-        drop(guard);
-        let other = link.other();
-        let action = match may_come {
-            true if changed => format!(
-                "it holds other files than its list says, so it is not asked for any more; server {other} brings them"
-            ),
-            true => format!("not asked for it again; server {other} brings it"),
-            false => "no server can bring it; the others are fetched".to_string(),
-        };
-        if !had_changed {
-            self.fault(link, what, action);
-        }
-    }
-
-    /// No server brings a segment, for the reason given: it is left, and the run ends with that reason
-    /// after all other files.
-    pub(crate) fn abandon(&self, link: LinkId, segment: usize, reason: Failure) {
-        let mut state = self.state();
-        state.scheduler.abandon(segment);
-        let what = format!("{:#}", reason.error);
-        state.refused.insert(segment, reason);
-        drop(state);
-        self.fault(link, what, "it is left; the others are fetched".to_string());
-    }
-
-    /// An answer with a segment broke off, and brought nothing new of what is wanted of it: the segment
-    /// comes after all others. A server whose answers (`answered`) do so three times is not asked for
-    /// it again.
-    pub(crate) fn broke_off(&self, link: LinkId, request: &InFlight, answered: bool, problem: &str) {
-        let segment = request.part.segment;
-        if request.record.is_some() {
-            return;
-        }
-        let mut state = self.state();
-        let due = state.scheduler.due(link).is_some_and(|(due, _, wanted)| due == segment && wanted > 0);
-        if !due || state.scheduler.is_whole(segment) || state.checking.contains(&segment) {
-            return;
-        }
-        let strike = if answered { Strike::NothingNew } else { Strike::NoAnswer };
-        let strikes = state.strike(link, segment, strike);
-        // A server that was killed in the middle, once, is no reason to change the order.
-        if strikes > 1 {
-            state.scheduler.defer(segment);
-        }
-        if !answered || strikes < MOST_STRIKES {
-            return;
-        }
-        drop(state);
-        let name = &self.segments[segment].name;
-        let error =
-            anyhow!("{MOST_STRIKES} answers of server {link} brought nothing new of {name}: {problem}");
-        self.exclude(link, segment, Failure::new(Outcome::ServerAway, error));
-    }
-
-    /// The answer with a segment that is due comes too slowly. Where the other server may bring the
-    /// segment, this one is not asked for it again; else it is, twice. Returns whether it is not.
-    pub(crate) fn too_slow(&self, link: LinkId, segment: usize, problem: &str) -> bool {
-        let mut state = self.state();
-        let wanted = state.scheduler.due(link).is_some_and(|(due, _, wanted)| due == segment && wanted > 0);
-        if !wanted || state.scheduler.is_whole(segment) || state.checking.contains(&segment) {
-            return false;
-        }
-        let fixed_elsewhere = !state.scheduler.may_bring(link.other(), segment);
-        if state.strike(link, segment, Strike::Slow) < MOST_STRIKES && fixed_elsewhere {
-            return false;
-        }
-        drop(state);
-        let error = anyhow!("{problem} (--least-rate)");
-        self.exclude(link, segment, Failure::new(Outcome::ServerAway, error));
-        true
-    }
-
-    /// Why files are missing of which no server brings what is missing; none while there are others.
-    pub(crate) fn unobtainable(&self) -> Option<Failure> {
-        let mut state = self.state();
-        let abandoned = state.scheduler.abandoned().clone();
-        let first = *abandoned.first()?;
-        let done = state.totals.files + state.totals.resumed_files;
-        if done + (abandoned.len() as u64) < self.segments.len() as u64 {
-            return None;
-        }
-        let names: Vec<&str> = abandoned.iter().map(|&index| self.segments[index].name.as_str()).collect();
-        let what = match names.len() {
-            all if all == self.segments.len() => "cannot fetch any file".to_string(),
-            few if few <= MOST_NAMED => {
-                format!("cannot fetch {}: all other files are there", names.join(", "))
-            }
-            many => format!(
-                "cannot fetch {} and {} more: all other files are there",
-                names[..MOST_NAMED].join(", "),
-                many - MOST_NAMED
-            ),
-        };
-        let Failure { exit, error } = state.refused.remove(&first).unwrap_or_else(|| {
-            Failure::new(Outcome::ServerAway, anyhow!("the one server that could bring it was given up"))
-        });
-        Some(Failure { exit, error: error.context(what) })
     }
 
     /// Does `work`, which gives a file its name and records it, unless the run is over.
@@ -1000,6 +526,7 @@ impl Transfer {
 
 #[cfg(test)]
 mod tests {
+    use super::answers::BodyFacts;
     use super::*;
     use crate::log::schema::Stdout;
     use crate::manifest;

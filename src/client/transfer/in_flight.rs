@@ -1,0 +1,97 @@
+//! A request in flight, and the metrics of the link that it is on.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+
+use crate::client::store::Incoming;
+use crate::log::schema;
+use crate::schedule::PartRequest;
+
+/// A request that has been sent, or is about to be.
+pub(crate) struct InFlight {
+    pub part: PartRequest,
+    /// The version that a range was asked of.
+    pub etag: Option<String>,
+    pub requested: Instant,
+    pub first_byte: Option<Instant>,
+    /// Where the answer's bytes go; none before its head, nor where they are of no use.
+    pub incoming: Option<Arc<Incoming>>,
+    /// The size of the whole file, where the answer said it.
+    pub total_bytes: Option<u64>,
+    /// It was asked for without a range.
+    pub whole: bool,
+    /// The answer does not say how long its body is. It has to end here at the latest, as far as its head
+    /// says.
+    pub unstated: bool,
+    pub ends: Option<u64>,
+    /// Nothing of the answer is of use.
+    pub passed_over: bool,
+    /// Which of the segment's part records it adds to.
+    pub(super) record: Option<usize>,
+}
+
+impl InFlight {
+    pub(super) fn new(part: PartRequest, etag: Option<String>, whole: bool, now: Instant) -> InFlight {
+        InFlight {
+            part,
+            etag,
+            requested: now,
+            first_byte: None,
+            incoming: None,
+            total_bytes: None,
+            whole,
+            unstated: false,
+            ends: None,
+            passed_over: false,
+            record: None,
+        }
+    }
+}
+
+/// The metrics of a link that other tasks read while it runs.
+#[derive(Default)]
+pub(crate) struct LinkMetrics {
+    /// Payload received.
+    pub bytes: AtomicU64,
+    /// Heads of answers received.
+    pub head_bytes: AtomicU64,
+    pub files: AtomicU64,
+    pub in_flight: AtomicU64,
+    pub connections: AtomicU64,
+    pub socket: Mutex<Option<Arc<TcpStream>>>,
+    /// The server's last report on its end of that socket, and its time.
+    pub sender: Mutex<Option<(Instant, schema::Sender)>>,
+    /// Payload of a full segment, as negotiated; 0 until it was read.
+    pub mss: AtomicU64,
+    /// Whether TCP goes without timestamps, so that more of a frame is payload.
+    pub no_timestamps: AtomicBool,
+}
+
+impl LinkMetrics {
+    pub(crate) fn socket(&self) -> MutexGuard<'_, Option<Arc<TcpStream>>> {
+        self.socket.lock().expect("nobody panics while holding a socket")
+    }
+
+    pub(crate) fn sender(&self) -> MutexGuard<'_, Option<(Instant, schema::Sender)>> {
+        self.sender.lock().expect("nobody panics while holding a report")
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn files(&self) -> u64 {
+        self.files.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn mss_bytes(&self) -> f64 {
+        self.mss.load(Ordering::Relaxed) as f64
+    }
+}
