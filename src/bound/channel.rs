@@ -286,11 +286,16 @@ mod tests {
         let mut emulator = Emulator::new(Some(channel), seed);
         let (mut come, mut sent, mut heard) = (0.0, 0, [0; 2]);
         let mut waiting = [0; 2];
+        // Whether a request has got to its server.
+        let mut asked = [false; 2];
         let mut now = 0;
+        for link in LinkId::BOTH {
+            emulator.arrive(now, (link, Direction::Up), ArrivingPacket::plain(0, 74)).unwrap();
+        }
         loop {
             for link in LinkId::BOTH {
                 // Enough for whole aggregates, and no more than the queue takes.
-                while waiting[link.index()] < 200 {
+                while asked[link.index()] && waiting[link.index()] < 200 {
                     emulator.arrive(now, (link, Direction::Down), ArrivingPacket::plain(sent, 1514)).unwrap();
                     (sent, waiting[link.index()]) = (sent + 1, waiting[link.index()] + 1);
                 }
@@ -308,7 +313,9 @@ mod tests {
                         sent += 1;
                     }
                 }
-                while emulator.take_due(now, (link, Direction::Up)).is_some() {}
+                while emulator.take_due(now, (link, Direction::Up)).is_some() {
+                    asked[link.index()] = true;
+                }
             }
             if come >= bytes {
                 return now as f64 / 1e9;

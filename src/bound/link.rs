@@ -24,8 +24,7 @@ pub(crate) struct Stage {
 /// The facts of a shaper that a bound depends on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum ShaperFacts {
-    /// The userspace model: a packet passes the bottleneck when its service begins, and both delays of
-    /// the link are behind the one in the down direction.
+    /// The userspace model: a packet passes the bottleneck when its service begins, and the delay is behind it.
     Model,
     /// tbf with a bucket of so many bytes, behind netem's delay. A change refills the bucket.
     Tbf { burst_bytes: f64 },
@@ -75,11 +74,10 @@ impl Stage {
         (least_of_all_s(&self.down, self.played), least_of_all_s(&self.up, self.played))
     }
 
-    /// Returns the course of a bottleneck with one of the link's shapes. `more_s` is the delay behind it
-    /// beside that shape's own.
-    fn course(&self, shape: &Shape, share: f64, more_s: f64) -> Course {
+    /// Returns the course of a bottleneck with one of the link's shapes.
+    fn course(&self, shape: &Shape, share: f64) -> Course {
         let behind = |delay: Delay| match self.shaper {
-            ShaperFacts::Model => least_s(shape, delay) + more_s,
+            ShaperFacts::Model => least_s(shape, delay),
             ShaperFacts::Tbf { .. } => 0.0,
         };
         let Some(trace) = shape.trace.as_ref().filter(|_| self.played) else {
@@ -128,7 +126,7 @@ fn capacity(stages: &[Stage], share: f64, course: impl Fn(&Stage) -> Course) -> 
 pub(crate) fn path(stages: &[Stage], segment: TcpSegments) -> Option<Path> {
     let first = stages.first()?;
     let share = segment.payload_share();
-    let up = capacity(stages, 1.0, |stage| stage.course(&stage.up, 1.0, 0.0));
+    let up = capacity(stages, 1.0, |stage| stage.course(&stage.up, 1.0));
     // A shape that comes into force before the first byte does may have a shorter delay.
     let rtt_of = |stage: &Stage| stage.least_delays_s().0 + stage.least_delays_s().1;
     let early = stages.iter().filter(|stage| stage.from_s <= rtt_of(first));
@@ -136,7 +134,7 @@ pub(crate) fn path(stages: &[Stage], segment: TcpSegments) -> Option<Path> {
         .map(Stage::least_delays_s)
         .fold((f64::MAX, f64::MAX), |least, delays| (delays.0.min(least.0), delays.1.min(least.1)));
     let opens_s = match first.shaper {
-        ShaperFacts::Model => up.opens(0.0)?,
+        ShaperFacts::Model => up.opens(0.0)? + up_s,
         ShaperFacts::Tbf { .. } => up.opens(up_s)? + down_s,
     };
     let credit_bytes = match first.shaper {
@@ -144,7 +142,7 @@ pub(crate) fn path(stages: &[Stage], segment: TcpSegments) -> Option<Path> {
         ShaperFacts::Tbf { burst_bytes } => (burst_bytes * share).max(segment.mss_bytes),
     };
     Some(Path {
-        capacity: capacity(stages, share, |stage| stage.course(&stage.down, share, stage.least_delays_s().1)),
+        capacity: capacity(stages, share, |stage| stage.course(&stage.down, share)),
         opens_s,
         credit_bytes,
         rtt_s: down_s + up_s,

@@ -73,9 +73,7 @@ fn fastest(links: [TestCourse; 2], bytes: f64, seed: u64) -> f64 {
     while let Some((now, link, profile)) = changes.next_if(|change| change.0 == FIRST_REQUEST) {
         emulator.set(now, link, profile);
         emulator.play(now, link, profile);
-        for id in 0..(bytes / 1448.0) as u32 + 2 {
-            emulator.arrive(now, (link, Direction::Down), ArrivingPacket::plain(id, 1514)).unwrap();
-        }
+        emulator.arrive(now, (link, Direction::Up), ArrivingPacket::plain(0, 74)).unwrap();
     }
     let mut come = 0.0;
     loop {
@@ -87,6 +85,12 @@ fn fastest(links: [TestCourse; 2], bytes: f64, seed: u64) -> f64 {
         }
         emulator.advance(event);
         for link in LinkId::BOTH {
+            // All answers come as soon as the request is there.
+            while emulator.take_due(event, (link, Direction::Up)).is_some() {
+                for id in 0..(bytes / 1448.0) as u32 + 2 {
+                    emulator.arrive(event, (link, Direction::Down), ArrivingPacket::plain(id, 1514)).unwrap();
+                }
+            }
             while emulator.take_due(event, (link, Direction::Down)).is_some() {
                 come += 1448.0;
             }

@@ -91,12 +91,7 @@ pub(crate) struct Draw {
     overtakes: bool,
 }
 
-impl Draw {
-    /// Whether the packet skips the line's delay.
-    pub(crate) fn overtakes(&self) -> bool {
-        self.overtakes
-    }
-}
+impl Draw {}
 
 /// Jitter as a process in time: at any moment it follows its distribution, and it takes another value within
 /// `correlation`. Packets draw nothing, so a busy link has the jitter of an idle one.
@@ -144,8 +139,7 @@ impl JitterProcess {
 }
 
 /// Delays packets. Keeps their order by letting none leave before one that came earlier (a running
-/// maximum), so that jitter never reorders; a packet that reorders skips the delay and overtakes. A
-/// line of another direction behind this one lets it keep its lead ([`DelayLine::pass_ahead`]).
+/// maximum), so that jitter never reorders; a packet that reorders skips the delay and overtakes.
 #[derive(Clone, Debug)]
 pub(crate) struct DelayLine {
     delay: f64,
@@ -212,12 +206,6 @@ impl DelayLine {
         }
         self.last = self.last.max(self.leaves(enters, draw));
         self.last
-    }
-
-    /// Returns the departure of a packet that overtook others on the line before: it waits for none of them,
-    /// and none waits for it.
-    pub(crate) fn pass_ahead(&mut self, enters: Nanos, draw: Draw) -> Nanos {
-        self.leaves(enters, draw)
     }
 
     fn leaves(&mut self, enters: Nanos, draw: Draw) -> Nanos {

@@ -2,7 +2,7 @@
 //! gives the time, which must not run backwards.
 
 use super::channel::SharedChannel;
-use super::link::{ArrivingPacket, Cause, DelayStage, Departure, LinkModel, Tally};
+use super::link::{ArrivingPacket, Cause, Departure, LinkModel, Tally};
 use crate::config::channel::ChannelConfig;
 use crate::config::profile::Profile;
 use crate::units::Nanos;
@@ -24,8 +24,7 @@ pub(crate) fn index_of((link, direction): Way) -> usize {
     link.index() * 2 + direction as usize
 }
 
-/// The modelled links. The up direction holds packets for rate and queue alone; its delay is added to the
-/// down direction, so that the RTT is right though no packets of a local sender are held for long.
+/// The modelled links.
 #[derive(Clone, Debug)]
 pub(crate) struct Emulator {
     own: [Option<LinkModel>; 4],
@@ -37,7 +36,7 @@ impl Emulator {
     pub(crate) fn new(channel: Option<&ChannelConfig>, seed: u64) -> Emulator {
         Emulator {
             own: [const { None }; 4],
-            channel: channel.map(|config| SharedChannel::new(config, seed, true)),
+            channel: channel.map(|config| SharedChannel::new(config, seed)),
             seed,
         }
     }
@@ -52,25 +51,19 @@ impl Emulator {
             return;
         }
         for direction in Direction::BOTH {
-            let (shape, other) = match direction {
-                Direction::Down => (&profile.down, Some(&profile.up)),
-                Direction::Up => (&profile.up, None),
-            };
+            let shape = profile.shape(direction);
             match &mut self.own[index_of((link, direction))] {
-                Some(model) => model.change(now, shape, other),
-                empty => {
-                    let delay = other.map_or(DelayStage::Elsewhere, DelayStage::HereAnd);
-                    *empty = Some(LinkModel::new(shape, delay, self.seed, link, direction));
-                }
+                Some(model) => model.change(now, shape),
+                empty => *empty = Some(LinkModel::new(shape, self.seed, link, direction)),
             }
         }
     }
 
     /// Plays a link's traces from now on; the profile is the one that it was set up with.
     pub(crate) fn play(&mut self, now: Nanos, link: LinkId, profile: &Profile) {
-        for (direction, other) in [(Direction::Down, Some(&profile.up)), (Direction::Up, None)] {
+        for direction in Direction::BOTH {
             if let Some(model) = &mut self.own[index_of((link, direction))] {
-                model.play(now, profile.shape(direction), other);
+                model.play(now, profile.shape(direction));
             }
         }
     }

@@ -12,7 +12,7 @@
 //! It duplicates no packets: no backend that holds a kernel's packets can.
 
 use super::delay_line::Bottleneck;
-pub use super::egress_queue::{ArrivingPacket, DelayStage, Departure};
+pub use super::egress_queue::{ArrivingPacket, Departure};
 use super::egress_queue::{EgressQueue, Packet};
 use super::managed_queue::ManagedQueue;
 use super::rng::{LossProcess, Purpose, Stream};
@@ -93,11 +93,11 @@ pub struct LinkModel {
 }
 
 impl LinkModel {
-    pub fn new(shape: &Shape, delay: DelayStage, seed: u64, link: LinkId, direction: Direction) -> LinkModel {
+    pub fn new(shape: &Shape, seed: u64, link: LinkId, direction: Direction) -> LinkModel {
         LinkModel {
             loss: LossProcess::new(shape, Stream::new(seed, link, direction, Purpose::Loss)),
             bottleneck: Bottleneck::new(shape.rate),
-            egress_queue: EgressQueue::new(shape, delay, seed, link, direction),
+            egress_queue: EgressQueue::new(shape, seed, link, direction),
             loss_trace: None,
             corrupt: shape.corrupt,
             corrupt_stream: Stream::new(seed, link, direction, Purpose::Corrupt),
@@ -131,14 +131,14 @@ impl LinkModel {
         }
         // Everything is drawn for every packet, so that none of its fates moves another's.
         let lost = self.loss.loses_next(now, bytes);
-        let draws = self.egress_queue.draw();
+        let draw = self.egress_queue.draw();
         let corrupted = self.corrupt_stream.happens(self.corrupt);
         let place = self.corrupt_stream.below(usize::MAX) as u64;
         if lost {
             self.tally.dropped_loss += 1;
             return Err(Cause::Loss);
         }
-        let mut packet = Packet::new(incoming, now, draws, corrupted.then_some(place));
+        let mut packet = Packet::new(incoming, now, draw, corrupted.then_some(place));
         let due = if let Some(queue) = &mut self.managed {
             let lost = self.lost.len();
             queue.push(packet, &mut self.lost);
@@ -208,17 +208,17 @@ impl LinkModel {
 
     /// Adopts another profile. Queued packets stay and are served at the new rate; packets behind the
     /// bottleneck keep their departures; a lowered limit drops nothing.
-    pub fn change(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>) {
-        self.put(now, shape, other, None);
+    pub fn change(&mut self, now: Nanos, shape: &Shape) {
+        self.put(now, shape, None);
     }
 
-    /// Adopts the profile as [`LinkModel::change`] does, and plays the traces of the two shapes from now on:
+    /// Adopts the profile as [`LinkModel::change`] does, and plays its trace from now on:
     /// every step takes effect at its own time, without a call. Queued packets meet the rates of their time.
-    pub fn play(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>) {
-        self.put(now, shape, other, Some(now));
+    pub fn play(&mut self, now: Nanos, shape: &Shape) {
+        self.put(now, shape, Some(now));
     }
 
-    fn put(&mut self, now: Nanos, shape: &Shape, other: Option<&Shape>, began: Option<Nanos>) {
+    fn put(&mut self, now: Nanos, shape: &Shape, began: Option<Nanos>) {
         self.advance(now);
         let active_trace =
             shape.trace.as_ref().zip(began).map(|(trace, began)| ActiveTrace::new(trace, began));
@@ -227,7 +227,7 @@ impl LinkModel {
             active_trace.clone().filter(|_| shape.trace.as_ref().is_some_and(|t| t.changes_loss()));
         self.corrupt = shape.corrupt;
         self.limit = Limit::of(shape);
-        let mut waiting = self.egress_queue.change(now, shape, other, began);
+        let mut waiting = self.egress_queue.change(now, shape, began);
         let next = waiting.first().map(|packet| packet.out).or(self.next_service());
         let service_rate = active_trace.map_or(ServiceRate::Steady(shape.rate), ServiceRate::Played);
         self.bottleneck.change(now, service_rate, next);

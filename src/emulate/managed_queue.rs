@@ -173,7 +173,7 @@ impl ManagedQueue {
 mod tests {
     use super::*;
     use crate::emulate::egress_queue::EgressQueue;
-    use crate::emulate::link::{ArrivingPacket, Cause, DelayStage, Departure, LinkModel};
+    use crate::emulate::link::{ArrivingPacket, Cause, Departure, LinkModel};
     use crate::units::{Direction, LinkId, Rate};
 
     const MS: Nanos = 1_000_000;
@@ -185,7 +185,7 @@ mod tests {
     }
 
     fn link(shape: &Shape) -> LinkModel {
-        LinkModel::new(shape, DelayStage::Here, 1, LinkId::A, Direction::Down)
+        LinkModel::new(shape, 1, LinkId::A, Direction::Down)
     }
 
     /// Plays packets of (time, flow, bytes), in the order of their times and numbered by it. Returns those that
@@ -273,7 +273,7 @@ mod tests {
         let shape = shape("kind = \"fq_codel\", limit = \"121.12ms\"");
         let mut queue = ManagedQueue::of(&shape).unwrap();
         assert_eq!(queue.limit_bytes, 100 * 1514);
-        let mut egress = EgressQueue::new(&shape, DelayStage::Here, 1, LinkId::A, Direction::Down);
+        let mut egress = EgressQueue::new(&shape, 1, LinkId::A, Direction::Down);
         let mut dropped = Vec::new();
         let mut take = |queue: &mut ManagedQueue, flow, id| {
             let incoming = ArrivingPacket { id, bytes: 1514, flow, ect: false };
@@ -312,10 +312,10 @@ mod tests {
         }
         let queues = ["kind = \"codel\", limit = \"1s\"", "kind = \"fq_codel\", limit = \"20ms\", flows = 7"];
         for (n, queue) in (1..).zip(queues) {
-            link.change(n * MS, &shape(queue), None);
+            link.change(n * MS, &shape(queue));
             assert_eq!(link.held(), 100);
         }
-        link.change(3 * MS, &Shape::plain(Rate::from_bits_per_s(10_000_000), Queue::Packets(9)), None);
+        link.change(3 * MS, &Shape::plain(Rate::from_bits_per_s(10_000_000), Queue::Packets(9)));
         let departed: Vec<Departure> = std::iter::from_fn(|| link.take_due(Nanos::MAX)).collect();
         assert_eq!(departed.len(), 100);
         assert!(departed.windows(2).all(|pair| pair[1].at - pair[0].at == 1_211_200));

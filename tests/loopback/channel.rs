@@ -27,7 +27,7 @@ const B_DOWN: Way = (LinkId::B, Direction::Down);
 const A_UP: Way = (LinkId::A, Direction::Up);
 
 fn shared(text: &str) -> SharedChannel {
-    SharedChannel::new(&ChannelConfig::parse("test", text).unwrap(), 1, false)
+    SharedChannel::new(&ChannelConfig::parse("test", text).unwrap(), 1)
 }
 
 const A54: &str = "phy = \"802.11a/54\"";
@@ -216,7 +216,7 @@ fn a_busy_channel_makes_a_new_packet_wait_and_draw() {
     let mut starts = std::collections::BTreeSet::new();
     for seed in 0..200 {
         let config = ChannelConfig::parse("test", &channel_file("", A54, A6, None)).unwrap();
-        let mut channel = SharedChannel::new(&config, seed, false);
+        let mut channel = SharedChannel::new(&config, seed);
         channel.arrive(SECOND, B_DOWN, 1, 1514).unwrap();
         channel.arrive(SECOND + 1_000_000, A_DOWN, 2, 1514).unwrap();
         let mut at = SECOND;

@@ -120,7 +120,7 @@ impl Row {
 
     /// Frames over links whose servers always have something to send.
     fn through_links(&self) -> Vec<u64> {
-        let mut channel = SharedChannel::new(&self.channel(&self.rates), 1, false);
+        let mut channel = SharedChannel::new(&self.channel(&self.rates), 1);
         let links = &LinkId::BOTH[..self.rates.len()];
         let (mut come, mut now, mut id) = (vec![0; links.len()], 0, 0);
         while now < SECONDS * 1_000_000_000 {

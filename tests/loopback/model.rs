@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use twinlink::config::profile::{CoDelKind, CoDelQueue, Distribution, GilbertElliott, Loss, Queue, Shape};
-use twinlink::emulate::link::{ArrivingPacket, Cause, DelayStage as Spent, Departure, LinkModel};
+use twinlink::emulate::link::{ArrivingPacket, Cause, Departure, LinkModel};
 use twinlink::units::Nanos;
 use twinlink::units::{Delay, Direction, LinkId, Percent, Rate};
 
@@ -18,7 +18,7 @@ fn shape(kbit: u64, delay_us: u64, queue: Queue) -> Shape {
 }
 
 fn link(shape: &Shape, seed: u64) -> LinkModel {
-    LinkModel::new(shape, Spent::Here, seed, LinkId::A, Direction::Down)
+    LinkModel::new(shape, seed, LinkId::A, Direction::Down)
 }
 
 /// A packet that comes `gap` after the one before it.
@@ -142,7 +142,7 @@ proptest! {
         let (_, mut outcome) = play(&mut link, &arrivals, |n, link, now| {
             if n == half {
                 changed_at = now;
-                link.change(now, &shape(after, 0, queue), None);
+                link.change(now, &shape(after, 0, queue));
             }
         });
         collect(&mut link, Nanos::MAX, &mut outcome);
@@ -158,7 +158,7 @@ proptest! {
         let mut link = link(&shapes[0], seed);
         let (_, mut outcome) = play(&mut link, &arrivals, |n, link, now| {
             if n % 40 == 39 {
-                link.change(now, &shapes[n / 40 % shapes.len()], None);
+                link.change(now, &shapes[n / 40 % shapes.len()]);
             }
         });
         collect(&mut link, Nanos::MAX, &mut outcome);
@@ -177,7 +177,7 @@ proptest! {
         let mut link = link(&Shape { reorder: Percent::new(reorder), queue: queues.0, ..first }, 3);
         let (now, mut outcome) = play(&mut link, &arrivals, |n, link, now| {
             if n == 50 {
-                link.change(now, &second, None);
+                link.change(now, &second);
             }
         });
         let tally = link.tally(now);
@@ -230,15 +230,11 @@ proptest! {
 
     #[test]
     fn an_idle_link_adds_its_delay_and_nothing_else(
-        kbit in 50u64..2_000_000, delay_us in 0u64..400_000, back_us in 0u64..400_000, bytes in 60u32..=1514,
+        kbit in 50u64..2_000_000, delay_us in 0u64..400_000, bytes in 60u32..=1514,
     ) {
-        let down = shape(kbit, delay_us, Queue::Packets(10));
-        let up = shape(kbit, back_us, Queue::Packets(10));
+        let shape = shape(kbit, delay_us, Queue::Packets(10));
         let now = 5 * MS;
-        let mut both = LinkModel::new(&down, Spent::HereAnd(&up), 1, LinkId::A, Direction::Down);
-        prop_assert_eq!(both.arrive(now, 0, bytes), Ok(now + (delay_us + back_us) * 1000));
-        let mut elsewhere = LinkModel::new(&up, Spent::Elsewhere, 1, LinkId::A, Direction::Up);
-        prop_assert_eq!(elsewhere.arrive(now, 0, bytes), Ok(now));
+        prop_assert_eq!(link(&shape, 1).arrive(now, 0, bytes), Ok(now + delay_us * 1000));
     }
 }
 
@@ -279,7 +275,7 @@ fn a_fall_of_the_rate_stretches_what_is_queued() {
     let mut outcome = Outcome::default();
     collect(&mut link, now, &mut outcome);
     assert_eq!(outcome.departed.len(), 21);
-    link.change(now, &shape(1_000, 0, Queue::Packets(10)), None);
+    link.change(now, &shape(1_000, 0, Queue::Packets(10)));
     assert_eq!(link.held(), 80, "a lowered limit evicts nothing");
     assert_eq!(link.next_event(), Some(now + 5 * MS));
     collect(&mut link, Nanos::MAX, &mut outcome);
@@ -292,7 +288,7 @@ fn a_fall_of_the_delay_does_not_reorder() {
     let slow = shape(100_000, 100_000, Queue::Packets(1000));
     let mut link = link(&slow, 1);
     assert_eq!(link.arrive(0, 0, 1000), Ok(100 * MS));
-    link.change(MS, &shape(100_000, 10_000, Queue::Packets(1000)), None);
+    link.change(MS, &shape(100_000, 10_000, Queue::Packets(1000)));
     assert_eq!(link.arrive(2 * MS, 1, 1000), Ok(100 * MS), "the line's running maximum");
     assert_eq!(link.arrive(95 * MS, 2, 1000), Ok(105 * MS));
 }
@@ -315,11 +311,9 @@ fn reordering_lets_its_share_overtake() {
 }
 
 #[test]
-fn reordering_overtakes_with_a_delay_of_the_other_way_behind_it() {
+fn reordering_of_few_overtakes_by_its_share() {
     let down = Shape { reorder: Percent::new(4.0), ..shape(100_000, 50_000, Queue::Packets(100_000)) };
-    let up = shape(10_000, 30_000, Queue::Packets(100));
-    let up = Shape { jitter: Delay::from_millis(3), ..up };
-    let mut link = LinkModel::new(&down, Spent::HereAnd(&up), 1, LinkId::A, Direction::Down);
+    let mut link = link(&down, 1);
     let arrivals: Vec<Arrival> = (0..20_000).map(|_| (MS, 1000)).collect();
     let (_, mut outcome) = play(&mut link, &arrivals, |_, _, _| ());
     collect(&mut link, Nanos::MAX, &mut outcome);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use twinlink::config::profile::{Queue, Shape};
 use twinlink::config::trace::{Trace, TraceStep};
-use twinlink::emulate::link::{Cause, DelayStage as Spent, Departure, LinkModel};
+use twinlink::emulate::link::{Cause, Departure, LinkModel};
 use twinlink::units::Nanos;
 use twinlink::units::{Delay, Direction, LinkId, Percent, Rate};
 
@@ -31,8 +31,8 @@ fn shape(delay_ms: u64, queue: Queue, trace: Arc<Trace>) -> Shape {
 }
 
 fn played(shape: &Shape, at: Nanos) -> LinkModel {
-    let mut link = LinkModel::new(shape, Spent::Here, 1, LinkId::A, Direction::Down);
-    link.play(at, shape, None);
+    let mut link = LinkModel::new(shape, 1, LinkId::A, Direction::Down);
+    link.play(at, shape);
     link
 }
 
@@ -124,7 +124,7 @@ fn in_an_outage_packets_wait_and_are_dropped_when_the_queue_is_full() {
 fn what_is_queued_when_a_trace_begins_is_served_at_its_rates() {
     let trace = trace(false, vec![step(0, 1_000), step(S, 0), step(2 * S, 10_000)], 4 * S);
     let shape = shape(0, Queue::Packets(1000), trace);
-    let mut link = LinkModel::new(&shape, Spent::Here, 1, LinkId::A, Direction::Down);
+    let mut link = LinkModel::new(&shape, 1, LinkId::A, Direction::Down);
     // Until then 1250 bytes take 1 ms.
     (0..300).for_each(|id| {
         link.arrive(0, id, 1250).unwrap();
@@ -132,7 +132,7 @@ fn what_is_queued_when_a_trace_begins_is_served_at_its_rates() {
     let began = 100 * MS;
     while link.take_due(began - 1).is_some() {}
     assert_eq!(link.held(), 200);
-    link.play(began, &shape, None);
+    link.play(began, &shape);
     let at: Vec<Nanos> = drain(&mut link).iter().map(|packet| packet.at - began).collect();
     // Ten milliseconds each for a second; the hundred-first waits for the end of the outage.
     assert_eq!((at[0], at[1], at[99], at[100], at[199]), (0, 10 * MS, 990 * MS, 2 * S, 2 * S + 99 * MS));
@@ -144,7 +144,7 @@ fn an_outage_without_end_holds_until_the_link_is_changed() {
     let mut link = played(&dies, 0);
     assert_eq!(link.arrive(5 * S, 0, 1250), Ok(Nanos::MAX));
     assert_eq!(link.take_due(500 * S), None);
-    link.change(500 * S, &Shape { trace: None, ..dies }, None);
+    link.change(500 * S, &Shape { trace: None, ..dies });
     assert_eq!(link.next_event(), Some(500 * S));
 }
 

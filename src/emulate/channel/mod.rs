@@ -13,8 +13,9 @@ pub mod medium;
 use std::collections::VecDeque;
 
 use super::delay_line::Bottleneck;
-use super::egress_queue::{ArrivingPacket, Draws, EgressQueue, Packet};
-use super::link::{Cause, DelayStage, Departure, Limit, Tally};
+use super::delay_line::Draw;
+use super::egress_queue::{ArrivingPacket, EgressQueue, Packet};
+use super::link::{Cause, Departure, Limit, Tally};
 use super::rng::{Purpose, Stream};
 use crate::config::channel::{ChannelConfig, Hop, Node};
 use crate::units::Nanos;
@@ -27,7 +28,7 @@ struct Frame {
     flow: usize,
     id: u32,
     bytes: u32,
-    draws: Draws,
+    draw: Draw,
     /// The number of crossings behind it.
     crossed: usize,
 }
@@ -70,9 +71,7 @@ fn flow_of(index: usize) -> (LinkId, Direction) {
 type Queues = Vec<((Node, Node), QueuePosition)>;
 
 impl SharedChannel {
-    /// Sets the channel up. `split_delay` says that what goes up is held for the channel alone and that
-    /// its delay is added to what comes down (see [`DelayStage::Elsewhere`]).
-    pub fn new(config: &ChannelConfig, seed: u64, split_delay: bool) -> SharedChannel {
+    pub fn new(config: &ChannelConfig, seed: u64) -> SharedChannel {
         let stream = |purpose| Stream::new(seed, LinkId::A, Direction::Down, purpose);
         let (backoffs, retries) = (stream(Purpose::Turn), stream(Purpose::Retry));
         let mut channel = SharedChannel {
@@ -90,7 +89,7 @@ impl SharedChannel {
                 }
                 let path = hops.iter().map(|hop| channel.queue(&mut queues, hop)).collect();
                 channel.flows[flow_index(link, direction)] =
-                    Some(ChannelFlow::new(config, link, direction, path, seed, split_delay));
+                    Some(ChannelFlow::new(config, link, direction, path, seed));
             }
         }
         channel
@@ -136,12 +135,12 @@ impl SharedChannel {
         self.advance(now);
         let index = flow_index(link, direction);
         let flow = self.flow(link, direction);
-        let draws = flow.egress_queue.draw();
+        let draw = flow.egress_queue.draw();
         if !flow.limit.has_room(flow.waiting, bytes) {
             flow.tally.dropped_queue += 1;
             return Err(Cause::QueueFull);
         }
-        let frame = Frame { flow: index, id, bytes, draws, crossed: 0 };
+        let frame = Frame { flow: index, id, bytes, draw, crossed: 0 };
         let ready = flow.cap.as_mut().map_or(now, |cap| cap.pass(now, bytes));
         flow.entry.push_back((ready, frame));
         flow.waiting.0 += 1;
@@ -196,7 +195,7 @@ impl SharedChannel {
             flow.waiting.1 -= u64::from(frame.bytes);
             if outcome.delivered {
                 let packet = ArrivingPacket::plain(frame.id, frame.bytes);
-                flow.egress_queue.file(Packet::new(packet, now, frame.draws, None));
+                flow.egress_queue.file(Packet::new(packet, now, frame.draw, None));
             } else {
                 flow.tally.dropped_loss += 1;
                 let (link, direction) = flow_of(frame.flow);
@@ -257,20 +256,14 @@ impl ChannelFlow {
         direction: Direction,
         path: Vec<QueuePosition>,
         seed: u64,
-        split_delay: bool,
     ) -> ChannelFlow {
         let shape = config.shape(link).expect("the link is on the channel");
-        let delay = match direction {
-            _ if !split_delay => DelayStage::Here,
-            Direction::Down => DelayStage::HereAnd(&shape),
-            Direction::Up => DelayStage::Elsewhere,
-        };
         ChannelFlow {
             path,
             cap: config.link(link).and_then(|on_channel| on_channel.cap).map(Bottleneck::new),
             entry: VecDeque::new(),
             waiting: (0, 0),
-            egress_queue: EgressQueue::new(&shape, delay, seed, link, direction),
+            egress_queue: EgressQueue::new(&shape, seed, link, direction),
             limit: Limit::of(&shape),
             tally: Tally::default(),
         }

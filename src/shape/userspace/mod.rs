@@ -145,7 +145,7 @@ impl UserspaceLinks {
     }
 
     fn row(&self, (carried, why): &(ShapingRequest, String), direction: Direction) -> ActiveShaping {
-        let line_ms = |shape: &Shape| shape.delay.ms() + shape.jitter.ms();
+        let shape = carried.profile.shape(direction);
         ActiveShaping {
             link: carried.link,
             direction,
@@ -154,13 +154,9 @@ impl UserspaceLinks {
             profile: carried.profile.name.clone(),
             server: Some(carried.server.to_canonical()),
             owner: Owner::Run,
-            shape: carried.profile.shape(direction).clone(),
+            shape: shape.clone(),
             trace: None,
-            // The delay of the up direction is applied in the down direction.
-            delay_line_ms: match direction {
-                Direction::Down => line_ms(&carried.profile.down) + line_ms(&carried.profile.up),
-                Direction::Up => 0.0,
-            },
+            delay_line_ms: shape.delay.ms() + shape.jitter.ms(),
             burst_bytes: None,
             kernel: serde_json::Value::Null,
             counters: Counters::default(),

@@ -1,7 +1,7 @@
 //! The thread that holds packets: takes them in as the kernel queues them, asks the model when they
 //! depart, and gives each verdict when its time has come. It alone reads the clock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::detach;
 use super::header;
 use super::lateness::{Lateness, LatenessSummary};
 use super::netlink::{COPY_ALL, COPY_LITTLE, NetlinkSocket, Queued, check};
@@ -16,7 +17,7 @@ use super::{queue_number, way_of};
 use crate::config::profile::{Profile, Queue};
 use crate::emulate::delay_line::ETHERNET_HEADER;
 use crate::emulate::emulator::{Arrived, Emulator, WAYS, Way, index_of};
-use crate::emulate::link::{ArrivingPacket, Cause, Tally};
+use crate::emulate::link::{ArrivingPacket, Cause, Departure, Tally};
 use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
@@ -51,11 +52,32 @@ struct Tap {
     in_order: bool,
     /// Whether packets may be corrupted or marked, so that their bytes are kept.
     keeps_bytes: bool,
-    bytes: HashMap<u32, Vec<u8>>,
+    /// How much of each packet the kernel copies.
+    copied: u32,
+    /// Packets that are released with bytes from here, by the model's number of them.
+    kept: HashMap<u32, Kept>,
+    /// Packets that go through the queue once more (see [`detach`]) and are not back yet.
+    away: HashSet<u32>,
+    /// A packet that is due and away.
+    next: Option<Departure>,
     /// Held now, as far as verdicts go.
     held: u64,
     /// The packet that came last; ids rise.
     last: u32,
+}
+
+/// A packet whose bytes are kept.
+struct Kept {
+    /// The kernel's number of it, which is not the model's once it has gone through the queue again.
+    id: u32,
+    bytes: Box<[u8]>,
+}
+
+/// A verdict that is given as soon as the batch is read.
+enum Ruling {
+    Accept,
+    Drop,
+    Requeue(Vec<u8>),
 }
 
 pub(crate) struct Engine {
@@ -122,6 +144,8 @@ impl Engine {
                 return Ok(());
             }
             if self.take_in()? == 0 {
+                // The kernel sends a packet back before it takes the next verdict, or never.
+                self.taps.iter_mut().for_each(|tap| tap.away.clear());
                 self.wait()?;
             }
         }
@@ -166,17 +190,21 @@ impl Engine {
         let now = clock();
         let (emulator, taps) = (&mut self.emulator, &mut self.taps);
         // Verdicts go out on the socket that is being read, so they are gathered first.
-        let mut refused: Vec<(u16, u32, bool)> = Vec::new();
+        let mut rulings: Vec<(u16, u32, Ruling)> = Vec::new();
         let received = self.socket.receive(|packet| {
             let Some(way) = way_of(packet.queue) else { return };
-            if let Some(accepted) = take_packet(emulator, &mut taps[index_of(way)], now, way, &packet) {
-                refused.push((packet.queue, packet.id, accepted));
+            if let Some(ruling) = take_packet(emulator, &mut taps[index_of(way)], now, way, &packet) {
+                rulings.push((packet.queue, packet.id, ruling));
             }
         });
         let received = received.context("cannot receive packets from the kernel")?;
-        for (queue, id, accepted) in refused {
-            if accepted { self.socket.accept(queue, id) } else { self.socket.drop_packet(queue, id) }
-                .context("cannot give the kernel a verdict")?;
+        for (queue, id, ruling) in rulings {
+            match ruling {
+                Ruling::Accept => self.socket.accept(queue, id),
+                Ruling::Drop => self.socket.drop_packet(queue, id),
+                Ruling::Requeue(bytes) => self.socket.requeue(queue, id, &bytes),
+            }
+            .context("cannot give the kernel a verdict")?;
         }
         self.drop_lost()?;
         self.socket.flush().context("cannot give the kernel a verdict")?;
@@ -189,7 +217,9 @@ impl Engine {
             let way = (link, direction);
             let tap = &mut self.taps[index_of(way)];
             tap.held = tap.held.saturating_sub(1);
-            tap.bytes.remove(&id);
+            // One that is away is dropped when it comes.
+            tap.away.remove(&id);
+            let id = tap.kept.remove(&id).map_or(id, |kept| kept.id);
             self.socket.drop_packet(queue_number(way), id).context("cannot give the kernel a verdict")?;
         }
         Ok(())
@@ -208,22 +238,26 @@ impl Engine {
     fn release_way(&mut self, now: Nanos, way: Way) -> std::io::Result<()> {
         let (tap, queue) = (&mut self.taps[index_of(way)], queue_number(way));
         let mut up_to = None;
-        while let Some(departure) = self.emulator.take_due(now, way) {
+        while let Some(departure) = tap.next.take().or_else(|| self.emulator.take_due(now, way)) {
+            if tap.away.contains(&departure.id) {
+                tap.next = Some(departure);
+                break;
+            }
             tap.lateness.record(now.saturating_sub(departure.at));
             tap.held = tap.held.saturating_sub(1);
-            let kept = if tap.keeps_bytes { tap.bytes.remove(&departure.id) } else { None };
             let changes = departure.marked || departure.corrupt.is_some();
-            if let Some(mut bytes) = kept.filter(|_| changes) {
+            let kept = tap.kept.remove(&departure.id);
+            if let Some(Kept { id, mut bytes }) = kept.filter(|kept| changes || kept.id != departure.id) {
                 if departure.marked {
                     header::mark(&mut bytes);
                 }
                 if let Some(place) = departure.corrupt {
                     corrupt(&mut bytes, place);
                 }
-                if let Some(id) = up_to.take() {
-                    self.socket.accept_up_to(queue, id)?;
+                if let Some(before) = up_to.take() {
+                    self.socket.accept_up_to(queue, before)?;
                 }
-                self.socket.accept_changed(queue, departure.id, &bytes)?;
+                self.socket.accept_changed(queue, id, &bytes)?;
             } else if tap.in_order {
                 up_to = Some(departure.id);
             } else {
@@ -282,16 +316,16 @@ impl Engine {
         self.emulator.set(clock(), link, profile);
         for direction in Direction::BOTH {
             let way = (link, direction);
-            let shape = if direction == Direction::Down { &profile.down } else { &profile.up };
+            let shape = profile.shape(direction);
             let tap = &mut self.taps[index_of(way)];
             // Packets that already overtake others keep their places, so one verdict for many must wait.
             tap.in_order = self.emulator.keeps_order(way) && (tap.in_order || tap.held == 0);
-            let keeps = !shape.corrupt.is_zero() || matches!(shape.queue, Queue::CoDel(codel) if codel.ecn);
-            if keeps != tap.keeps_bytes {
-                let copied = if keeps { COPY_ALL } else { COPY_LITTLE };
+            tap.keeps_bytes =
+                !shape.corrupt.is_zero() || matches!(shape.queue, Queue::CoDel(codel) if codel.ecn);
+            let copied = if tap.keeps_bytes || direction == Direction::Up { COPY_ALL } else { COPY_LITTLE };
+            if copied != tap.copied {
                 self.socket.copy(queue_number(way), copied).context("cannot change what is copied")?;
-                tap.keeps_bytes = keeps;
-                tap.bytes.clear();
+                tap.copied = copied;
             }
         }
         Ok(())
@@ -304,9 +338,12 @@ impl Engine {
         self.emulator.remove(link);
         for direction in Direction::BOTH {
             let way = (link, direction);
-            let tap = std::mem::take(&mut self.taps[index_of(way)]);
+            let (tap, queue) = (std::mem::take(&mut self.taps[index_of(way)]), queue_number(way));
+            let mut kept: Vec<Kept> = tap.kept.into_values().collect();
+            kept.sort_by_key(|kept| kept.id);
+            kept.iter().try_for_each(|kept| self.socket.accept_changed(queue, kept.id, &kept.bytes))?;
             if tap.held > 0 {
-                self.socket.accept_up_to(queue_number(way), tap.last)?;
+                self.socket.accept_up_to(queue, tap.last)?;
             }
         }
         self.socket.flush().context("cannot release what is held")
@@ -323,14 +360,23 @@ impl Engine {
     }
 }
 
-/// Asks the model about one packet. Gives whether to accept it, where that is decided at once.
+/// Asks the model about one packet. Gives its verdict, where that is decided at once.
 fn take_packet(
     emulator: &mut Emulator,
     tap: &mut Tap,
     now: Nanos,
     way: Way,
     packet: &Queued,
-) -> Option<bool> {
+) -> Option<Ruling> {
+    let up = way.1 == Direction::Up;
+    if up && let Some((id, bytes)) = detach::own(packet.payload) {
+        tap.last = packet.id;
+        if !tap.away.remove(&id) {
+            return Some(Ruling::Drop);
+        }
+        tap.kept.insert(id, Kept { id: packet.id, bytes: bytes.into() });
+        return None;
+    }
     let (flow, ect) = header::flow_and_ect(packet.payload);
     let incoming = ArrivingPacket { id: packet.id, bytes: packet.ip_bytes + ETHERNET_HEADER, flow, ect };
     match emulator.arrive(now, way, incoming) {
@@ -340,13 +386,17 @@ fn take_packet(
             }
             tap.held += 1;
             tap.last = packet.id;
+            if up && let Some(bytes) = detach::padded(packet.payload, packet.id) {
+                tap.away.insert(packet.id);
+                return Some(Ruling::Requeue(bytes));
+            }
             if tap.keeps_bytes && packet.payload.len() == packet.ip_bytes as usize {
-                tap.bytes.insert(packet.id, packet.payload.into());
+                tap.kept.insert(packet.id, Kept { id: packet.id, bytes: packet.payload.into() });
             }
             None
         }
-        Ok(Arrived::NotModelled) => Some(true),
-        Err(Cause::Loss | Cause::QueueFull) => Some(false),
+        Ok(Arrived::NotModelled) => Some(Ruling::Accept),
+        Err(Cause::Loss | Cause::QueueFull) => Some(Ruling::Drop),
     }
 }
 

@@ -8,6 +8,7 @@
 //!
 //! It judges neither privilege nor namespace: the caller does, before it starts this.
 
+pub(crate) mod detach;
 pub(crate) mod engine;
 pub(crate) mod header;
 pub(crate) mod lateness;
@@ -62,16 +63,10 @@ fn way_of(queue: u16) -> Option<Way> {
 /// Returns the keys of a profile that this backend cannot do; empty if it can do all of it.
 pub(crate) fn refusals(profile: &Profile) -> Vec<String> {
     let mut refusals = Vec::new();
-    for (direction, shape) in [(Direction::Down, &profile.down), (Direction::Up, &profile.up)] {
-        if !shape.duplicate.is_zero() {
+    for direction in Direction::BOTH {
+        if !profile.shape(direction).duplicate.is_zero() {
             refusals.push(format!(
                 "{direction}.duplicate: a verdict releases a packet once, and cannot make two of it"
-            ));
-        }
-        // The delay of the up direction is applied in the down direction, so an up packet has none to skip.
-        if direction == Direction::Up && !shape.reorder.is_zero() {
-            refusals.push(format!(
-                "{direction}.reorder: packets that leave this host are held for rate and queue alone"
             ));
         }
     }
@@ -386,12 +381,12 @@ mod tests {
         let mut wanted = profile("10mbit");
         assert!(refusals(&wanted).is_empty());
         wanted.down.reorder = Percent::new(1.0);
+        wanted.up.reorder = Percent::new(1.0);
         wanted.down.corrupt = Percent::new(1.0);
         assert!(refusals(&wanted).is_empty());
         wanted.down.duplicate = Percent::new(1.0);
-        wanted.up.reorder = Percent::new(1.0);
         let words = check(&wanted).unwrap_err().to_string();
-        assert!(words.contains("down.duplicate") && words.contains("up.reorder"), "{words}");
+        assert!(words.contains("down.duplicate"), "{words}");
     }
 
     #[test]

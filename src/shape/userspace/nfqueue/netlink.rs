@@ -263,6 +263,12 @@ impl NetlinkSocket {
         self.verdict(libc::NFQNL_MSG_VERDICT, queue, id, libc::NF_ACCEPT, Some(payload))
     }
 
+    /// Sends one packet through its queue once more, with other bytes.
+    pub(crate) fn requeue(&mut self, queue: u16, id: u32, payload: &[u8]) -> io::Result<()> {
+        let again = libc::NF_QUEUE | i32::from(queue) << 16;
+        self.verdict(libc::NFQNL_MSG_VERDICT, queue, id, again, Some(payload))
+    }
+
     pub(crate) fn drop_packet(&mut self, queue: u16, id: u32) -> io::Result<()> {
         self.verdict(libc::NFQNL_MSG_VERDICT, queue, id, libc::NF_DROP, None)
     }
