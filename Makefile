@@ -27,21 +27,17 @@ test:
 
 # Nextest is quicker where it is installed, and leaves the examples in the documentation to cargo. Most tests
 # wait for links, so that two for each processor run side by side.
-test-user:
+test-user: build
 	@tests/setup/packages.sh base
 	@echo "== tests that need no root"
 	@if command -v cargo-nextest >/dev/null; then \
-	    cargo nextest run --locked --no-fail-fast --test-threads $$((2 * $$(nproc))) && cargo test --locked --doc; \
+	    export TWINLINK_BIN=$(CURDIR)/target/release/twinlink; cargo nextest run --locked --no-fail-fast --test-threads $$((2 * $$(nproc))) && cargo test --locked --doc; \
 	else \
 	    cargo test --locked --no-fail-fast; \
 	fi
 
-# The Rust tests that need ffmpeg are ignored by default; here it is installed. Those that need a lab
-# are run in one by tests/root/link-shaper.sh.
 test-root: build
 	@tests/setup/packages.sh root peers compose browser
-	@echo "== tests that need other programs"
-	@cargo test --locked --test loopback from_video:: -- --ignored
 	@echo "== tests that need root: network namespaces and docker compose"
 	@tests/run.sh tests/root
 

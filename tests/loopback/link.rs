@@ -1,5 +1,5 @@
 //! `twinlink link` and `twinlink doctor` as a user without privileges runs them: what is printed, what
-//! is refused, and how it is said. Nothing here touches the network; tests/root does.
+//! is refused, and how it is said. Nothing here touches the network; tests/lab does.
 
 use std::path::Path;
 use std::process::Output;

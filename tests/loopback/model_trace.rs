@@ -168,3 +168,10 @@ fn delay_and_loss_follow_the_trace_too() {
         (true, Ok(2 * S + 100 * MS))
     );
 }
+
+#[test]
+fn traces_of_the_checkout_are_those_that_their_program_makes() {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/netem/traces/make.py");
+    let output = std::process::Command::new("python3").args([program, "--check"]).output().unwrap();
+    assert!(output.status.success(), "{}", crate::support::stderr(&output));
+}

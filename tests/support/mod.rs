@@ -137,3 +137,40 @@ pub(crate) fn answer(stream: &mut impl Write, head: &str, body: &[u8]) {
     let _ = stream.write_all(format!("{head}\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes());
     let _ = stream.write_all(body);
 }
+
+pub(crate) fn published_schema() -> jsonschema::Validator {
+    let schema: Value =
+        serde_json::from_str(include_str!("../../docs/log.schema.json")).expect("the schema is JSON");
+    jsonschema::validator_for(&schema).expect("the schema is a schema")
+}
+
+/// Holds every line against the schema, and all of `expected` against the events that there are.
+pub(crate) fn assert_valid(schema: &jsonschema::Validator, text: &str, expected: &[&str]) {
+    let mut events = std::collections::BTreeSet::new();
+    for line in text.lines() {
+        let record: Value = serde_json::from_str(line).unwrap();
+        if let Err(error) = schema.validate(&record) {
+            panic!("{line}\n{error} at {}", error.instance_path());
+        }
+        events.insert(record["event"].as_str().unwrap().to_string());
+    }
+    for event in expected {
+        assert!(events.contains(*event), "no {event} among {events:?}");
+    }
+}
+
+/// Returns true if these programs are here. Where CI is set they must be; else it is said what does not run.
+pub(crate) fn have(programs: &[&str]) -> bool {
+    let is_here = |program: &&&str| {
+        Command::new("sh")
+            .args(["-c", "command -v \"$0\"", program])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    };
+    let missing: Vec<_> = programs.iter().filter(|program| !is_here(program)).collect();
+    if !missing.is_empty() {
+        assert!(std::env::var_os("CI").is_none(), "{missing:?} not found: run tests/setup/packages.sh");
+        println!("NOT RUN: {missing:?} not found: run tests/setup/packages.sh");
+    }
+    missing.is_empty()
+}

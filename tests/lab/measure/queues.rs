@@ -1,0 +1,83 @@
+//! Queues and real packets: beside a connection that fills the link, others meet the whole of a fifo, a short queue under
+//! CoDel, and none under fq_codel; and packets of senders that ask for ECN are marked, not dropped.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::fixture::{Inside, Lab, between, eventually, number, server, stdout_of};
+
+/// A run over two links with a queue, as link a saw it while it was busy.
+struct Loaded {
+    /// The median of the packets' time in queue and delay line, which is 20 ms of a busy link (ms).
+    held_ms: f64,
+    /// The median of handshakes beside the run (ms).
+    handshake_ms: f64,
+    /// The last sample's direction down.
+    down: Value,
+}
+
+impl Inside {
+    fn loaded(&self, name: &str, queue: &str, servers: [&str; 2]) -> Loaded {
+        let plain = "rate = \"20mbit\"\ndelay = \"10ms\"\nqueue = ";
+        let profile = self.profile(name, &format!("{plain}{queue}"), &format!("{plain}\"200ms\""), "");
+        let links = ["--backend", "userspace", "--link-a", &profile, "--link-b", &profile];
+        let options = [&links[..], &["--schedule", "ratio=1:1", "--congestion", "reno"]].concat();
+        let mut run = self.client_of(name, &options, servers);
+        let held = |data: &Value| data["down"]["queue_ms"].as_f64();
+        let is_full = |data: &Value| held(data).is_some_and(|ms| ms > 60.0);
+        eventually("the queue fills", || run.log().of("sample").into_iter().any(is_full));
+        let handshakes = stdout_of(&mut self.traffic("client", &["rtt", server("a"), "20"]));
+        let log = run.well();
+        let mut busy = log.of_link("sample", "a");
+        busy.retain(|data| number(&data["goodput_kbit"]) > 15_000.0);
+        assert!(busy.len() >= 10, "{name}: {} samples of a busy link", busy.len());
+        let mut all_held: Vec<f64> = busy.iter().filter_map(|data| held(data)).collect();
+        all_held.sort_by(f64::total_cmp);
+        let loaded = Loaded {
+            held_ms: all_held[all_held.len() / 2],
+            handshake_ms: handshakes.split(' ').next().unwrap().parse().unwrap(),
+            down: busy.last().unwrap()["down"].clone(),
+        };
+        println!("{name}: {} ms held, {} ms of handshakes beside it", loaded.held_ms, loaded.handshake_ms);
+        loaded
+    }
+}
+
+const SERVERS: [&str; 2] = ["server-a", "server-b"];
+
+#[test]
+fn queue_decides_what_others_meet_beside_a_full_link() {
+    let Some(lab) = Lab::serving(80, "500KB").enter() else { return };
+    lab.start_sinks();
+    let fifo = lab.loaded("fifo", "\"200ms\"", SERVERS);
+    let codel = lab.loaded("codel", "{ kind = \"codel\", limit = \"200ms\" }", SERVERS);
+    let fq_codel = lab.loaded("fq_codel", "{ kind = \"fq_codel\", limit = \"200ms\" }", SERVERS);
+    assert!(codel.held_ms < fifo.held_ms / 2.0);
+    assert!(fq_codel.held_ms < fifo.held_ms / 2.0);
+    between("handshakes beside a fifo, ms", fifo.handshake_ms, 50.1, f64::INFINITY);
+    between("handshakes beside fq_codel, ms", fq_codel.handshake_ms, 0.0, 24.9);
+    assert!(number(&fq_codel.down["dropped_queue"]) > 0.0);
+    assert_eq!(fq_codel.down["marked"], 0);
+}
+
+#[test]
+fn packets_that_ask_for_ecn_are_marked_and_not_dropped() {
+    let Some(lab) = Lab::serving(80, "500KB").enter() else { return };
+    lab.start_sinks();
+    let fifo = lab.loaded("fifo", "\"200ms\"", SERVERS);
+    if let Err(error) = fs::write("/proc/sys/net/ipv4/tcp_ecn", "1") {
+        assert!(std::env::var_os("CI").is_none(), "{error}");
+        println!("NOT RUN: this kernel lets nobody ask for ECN here: {error}");
+        return;
+    }
+    let ipv6 = Path::new("/proc/net/if_inet6").exists().then_some(["server-a6", "server-b6"]);
+    for servers in [Some(SERVERS), ipv6].into_iter().flatten() {
+        let queue = "{ kind = \"fq_codel\", limit = \"200ms\", ecn = true }";
+        let marks = lab.loaded(servers[0], queue, servers);
+        assert!(number(&marks.down["marked"]) > 0.0, "{}", marks.down);
+        assert_eq!(marks.down["dropped_queue"], 0);
+        assert!(marks.held_ms < fifo.held_ms / 2.0);
+    }
+}
