@@ -90,14 +90,15 @@ impl Fetched {
             let bytes = totals.link_bytes[link];
             let last_byte_ms = totals.last_byte[link].and_then(since_first);
             let metrics = transfer.metrics(link);
-            LinkTotals {
+            metrics.round_trips().add_to(LinkTotals {
                 bytes,
                 files: metrics.files(),
                 goodput_kbit: last_byte_ms.filter(|&ms| ms > 0.0).map(|ms| bytes as f64 * 8.0 / ms),
                 last_byte_ms,
                 connections: metrics.connections(),
                 reconciled: self.reconciled[link.index()],
-            }
+                ..LinkTotals::default()
+            })
         });
         end.qoe = self.qoe(config, totals);
     }

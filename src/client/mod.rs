@@ -14,6 +14,7 @@ pub(crate) mod origin;
 pub(crate) mod prepare;
 pub(crate) mod progress;
 pub(crate) mod reach;
+pub(crate) mod round_trips;
 pub(crate) mod running;
 pub(crate) mod sampler;
 pub(crate) mod scripted;

@@ -92,8 +92,18 @@ pub(crate) fn files_bar(files: u64) -> ProgressBar {
 pub(crate) fn summary(end: &RunEnd, origins: &PerLink<String>, profiles: [Option<&str>; 2]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["link", "server", "profile", "files", "MB", "share", "goodput Mbit/s", "last byte s"]);
-    for column in 3..8 {
+    table.set_header([
+        "link",
+        "server",
+        "profile",
+        "files",
+        "MB",
+        "share",
+        "goodput Mbit/s",
+        "RTT ms, busy",
+        "last byte s",
+    ]);
+    for column in 3..9 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -111,6 +121,7 @@ pub(crate) fn summary(end: &RunEnd, origins: &PerLink<String>, profiles: [Option
             format!("{:.2}", totals.bytes as f64 / 1e6),
             number(share, 1) + " %",
             number(totals.goodput_kbit.map(|kbit| kbit / 1e3), 2),
+            format!("{}, {}", number(totals.idle_rtt_ms, 0), number(totals.busy_rtt_ms, 0)),
             number(totals.last_byte_ms.map(|ms| ms / 1e3), 2),
         ]);
     }

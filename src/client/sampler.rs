@@ -104,6 +104,9 @@ fn log(
             up: reading.counters(link, Direction::Up).cloned(),
             air: reading.airtimes(link),
         };
+        let client = sample.tcp.as_ref().map(|tcp| (tcp.rtt_ms, tcp.min_rtt_ms));
+        let server = sample.sender.as_ref().map(|sender| (sender.rtt_ms, sender.min_rtt_ms));
+        metrics.round_trips().note(goodput_kbit > 0.0, client, server);
         transfer
             .log
             .write(Event::Sample(Box::new(sample)))

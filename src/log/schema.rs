@@ -366,6 +366,14 @@ pub struct LinkTotals {
     /// When this link's last byte came, counted from the first request.
     pub last_byte_ms: Option<f64>,
     pub connections: u64,
+    /// The least round trip that TCP saw at either end.
+    #[serde(default)]
+    pub idle_rtt_ms: Option<f64>,
+    /// The smoothed round trip while something came: the median of the samples, and of 95 in 100 the most.
+    #[serde(default)]
+    pub busy_rtt_ms: Option<f64>,
+    #[serde(default)]
+    pub busy_rtt_p95_ms: Option<f64>,
     /// Null where the link was not shaped all the time.
     pub reconciled: Option<Reconciled>,
 }

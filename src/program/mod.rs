@@ -552,7 +552,7 @@ impl<'a> Observed<'a> {
             goodput_kbit: last_byte_ms.filter(|&ms| ms > 0.0).map(|ms| bytes as f64 * 8.0 / ms),
             last_byte_ms,
             connections: served.map_or(0, |served| served.connections),
-            reconciled: None,
+            ..LinkTotals::default()
         }
     }
 

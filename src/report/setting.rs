@@ -10,7 +10,7 @@ use super::plot::escape;
 use super::run::LoggedRun;
 use super::sheet::Sheet;
 use super::stats;
-use crate::log::schema::{Link, Probe, RunStart};
+use crate::log::schema::{Link, LinkTotals, Probe, RunStart};
 use crate::units::{Direction, LinkId};
 
 pub(crate) fn markup(loaded: &Loaded) -> String {
@@ -22,16 +22,16 @@ type SettingKey = (String, LinkId, Direction, String);
 
 /// Each link as it was asked for, beside what the probes found: medians over the runs.
 fn links(loaded: &Loaded) -> String {
-    let mut rows: BTreeMap<SettingKey, (&Link, Vec<&Probe>, usize)> = BTreeMap::new();
+    let mut rows: BTreeMap<SettingKey, (&Link, Vec<&Probe>, Vec<&LinkTotals>)> = BTreeMap::new();
     for run in loaded.runs() {
         let condition = compare::key(run).map_or(String::new(), |(key, _)| key.condition);
         for link in run.links.iter().map(|timed| &timed.data).filter(|link| link.action == "set") {
             let profile = link.profile.clone().unwrap_or_else(|| "unshaped".into());
             let key = (condition.clone(), link.link, link.direction, profile);
-            let (_, probes, runs) = rows.entry(key).or_insert((link, Vec::new(), 0));
+            let (_, probes, totals) = rows.entry(key).or_insert((link, Vec::new(), Vec::new()));
             let same = |probe: &&Probe| (probe.link, probe.direction) == (link.link, link.direction);
             probes.extend(run.probes.iter().filter(same));
-            *runs += 1;
+            totals.extend(run.end.as_ref().map(|end| &end.links[link.link]));
         }
     }
     let text = String::from("<section id=\"links\"><h2>Links, as asked and as probed</h2>");
@@ -47,6 +47,7 @@ fn links(loaded: &Loaded) -> String {
         ("probed", false),
         ("RTT ms", false),
         ("probed", false),
+        ("busy", false),
         ("one way ms", false),
         ("jitter ms", false),
         ("loss %", false),
@@ -55,7 +56,7 @@ fn links(loaded: &Loaded) -> String {
         ("probes", true),
     ]);
     let mut group = None;
-    for ((condition, link, direction, profile), (record, probes, _)) in &rows {
+    for ((condition, link, direction, profile), (record, probes, totals)) in &rows {
         if many && group.replace(condition) != Some(condition) {
             sheet.group(&escape(condition));
         }
@@ -73,6 +74,7 @@ fn links(loaded: &Loaded) -> String {
                 number(probed(|probe| probe.rate_kbit).map(|kbit| kbit / 1e3)),
                 number(probed(|probe| probe.rtt_expected_ms)),
                 number(probed(|probe| probe.rtt_ms)),
+                number(stats::median(totals.iter().filter_map(|link| link.busy_rtt_ms))),
                 number(asked.map(|asked| asked.delay_ms)),
                 number(asked.map(|asked| asked.jitter_ms)),
                 loss(asked.map(|asked| asked.loss_pct)),
@@ -84,7 +86,7 @@ fn links(loaded: &Loaded) -> String {
     }
     text + &sheet.markup().unwrap_or_default()
         + "<p class=\"note\">Rates count Ethernet frames. Probed values are medians over the runs; a run without a \
-           probe has none.</p></section>"
+           probe has none. The busy RTT is TCP&#39;s smoothed one while something came.</p></section>"
 }
 
 fn judged(probes: &[&Probe]) -> String {

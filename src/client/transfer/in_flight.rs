@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 
+use crate::client::round_trips::ObservedRtts;
 use crate::client::store::Incoming;
 use crate::log::schema;
 use crate::schedule::PartRequest;
@@ -64,6 +65,7 @@ pub(crate) struct LinkMetrics {
     pub socket: Mutex<Option<Arc<TcpStream>>>,
     /// The server's last report on its end of that socket, and its time.
     pub sender: Mutex<Option<(Instant, schema::Sender)>>,
+    pub round_trips: Mutex<ObservedRtts>,
     /// Payload of a full segment, as negotiated; 0 until it was read.
     pub mss: AtomicU64,
     /// Whether TCP goes without timestamps, so that more of a frame is payload.
@@ -77,6 +79,10 @@ impl LinkMetrics {
 
     pub(crate) fn sender(&self) -> MutexGuard<'_, Option<(Instant, schema::Sender)>> {
         self.sender.lock().expect("nobody panics while holding a report")
+    }
+
+    pub(crate) fn round_trips(&self) -> MutexGuard<'_, ObservedRtts> {
+        self.round_trips.lock().expect("nobody panics while holding round trips")
     }
 
     pub(crate) fn bytes(&self) -> u64 {
