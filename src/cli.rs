@@ -19,7 +19,7 @@ use crate::log::spool::Spool;
 use crate::results::page_for_people;
 
 use crate::commands::simulate::predicted_ms;
-use crate::commands::{init, manifest, run};
+use crate::commands::{grade, init, manifest, run};
 use crate::shape::setup::LinkOptions;
 use crate::text::{explained, print, tell, visible, visible_json};
 use crate::{doctor, lab, report, segments, server, sweep};
@@ -42,6 +42,12 @@ enum Command {
     Client(crate::commands::client::ClientArgs),
     /// Run a program of your own between the two links, and judge it from outside
     Run(run::ProgramArgs),
+    /// Grade the programs of a class, each in a lab and a sandbox of its own
+    Grade(grade::GradeArgs),
+    #[command(hide = true)]
+    GradeTask(grade::TaskArgs),
+    #[command(hide = true)]
+    Sandbox(grade::SandboxArgs),
     /// Do an experiment: many runs in a random order, each with its own links and schedule
     Sweep(sweep::SweepArgs),
     /// Write an experiment and a profile to start from
@@ -95,6 +101,9 @@ impl Command {
             Command::Server(args) => server::main(args),
             Command::Client(args) => crate::commands::client::main(args, predicted_ms, leave_report),
             Command::Run(args) => return run_program(args),
+            Command::Grade(args) => grade::main(args),
+            Command::GradeTask(args) => grade::task(&args, leave_report),
+            Command::Sandbox(args) => return grade::enter_sandbox(&args),
             Command::Sweep(args) => return run_sweep(args),
             Command::Init(args) => init::main(args),
             Command::Simulate(mut args) => {
@@ -123,7 +132,9 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
             format!("\"{word}\" is not an option of the client: to run a command, write --exec before it");
         return Ok(usage_error(&Cli::command().error(ErrorKind::UnknownArgument, text), false));
     }
-    let shapes = |word: &OsString| ["hold", "client", "sweep", "probe", "run"].iter().any(|own| word == own);
+    let shapes = |word: &OsString| {
+        ["hold", "client", "sweep", "probe", "run", "grade-task"].iter().any(|own| word == own)
+    };
     if args.exec && !args.command.iter().any(shapes) {
         tell(
             "--exec shapes no link by itself; to shape them: --exec twinlink link hold --link-a PROFILE \

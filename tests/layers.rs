@@ -64,6 +64,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "simulate", "tcp", "text", "units",
         ],
     ),
+    // Trials as of `program`, conditions as of `sweep`, pages as of `report`.
+    (
+        "grade",
+        &[
+            "client", "config", "log", "program", "qoe", "report", "results", "schedule", "segments",
+            "shape", "sweep", "text", "units",
+        ],
+    ),
     ("report", &["log", "qoe", "results", "text", "units"]),
 ];
 

@@ -61,6 +61,7 @@ impl From<ProgramArgs> for ProgramConfig {
             server_logs: args.server_logs,
             time_limit: args.time_limit.0,
             memory_limit: args.memory_limit,
+            sandbox: None,
             give_up: args.live.give_up.0,
             segment_duration: args.run.segment_duration,
             startup: args.run.startup,

@@ -46,6 +46,10 @@ pub enum Outcome {
     TimeLimit,
     /// That program used more memory than it may.
     MemoryLimit,
+    /// That program had more processes than it may.
+    ProcessLimit,
+    /// That program filled its disk.
+    DiskLimit,
     /// The scheduler of `--schedule exec` ended, was too slow, or answered with what cannot be done.
     Scheduler,
     /// The log could not be written.
@@ -92,7 +96,7 @@ mod tests {
             .iter()
             .filter_map(|v| v["const"].as_str())
             .collect();
-        assert_eq!(words.len(), 23, "{schema:?}");
+        assert_eq!(words.len(), 25, "{schema:?}");
         for word in words {
             assert!(text.contains(&format!("`{word}`")) || text.contains(&format!("`\"{word}\"`")), "{word}");
         }

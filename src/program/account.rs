@@ -71,6 +71,8 @@ pub(crate) struct Account {
     pub last_file_ms: Option<f64>,
     pub missing: Vec<String>,
     pub wrong: Vec<String>,
+    /// A missing file that is in another place, and one that nobody asked for, in words.
+    pub elsewhere: Vec<String>,
     /// Payload of whole files whose digest is not wrong.
     pub bytes: u64,
 }

@@ -24,6 +24,20 @@ impl Surroundings {
             text.replace(&format!("{{{}}}", name.to_ascii_lowercase()), value)
         })
     }
+
+    /// Returns words with the values put in.
+    pub(crate) fn words(&self, command: &[String]) -> Vec<String> {
+        command.iter().map(|word| self.fill_in(word)).collect()
+    }
+
+    /// Returns the command of a program that starts in a folder; in the current one if that is empty.
+    pub(crate) fn command(&self, words: &[String], folder: &Path) -> Command {
+        let words = self.words(words);
+        let mut command = Command::new(&words[0]);
+        command.current_dir(if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+        command.args(&words[1..]);
+        command
+    }
 }
 
 /// How a program ended, and what it and the children that it waited for used.
@@ -51,37 +65,34 @@ impl Drop for RunningProgram {
 }
 
 impl RunningProgram {
-    /// Starts a program in a folder; in the current one if that is empty.
+    /// Starts a program, whose environment gets the surroundings too.
     ///
     /// # Errors
     /// It is not found or may not be run, or the process cannot adopt what the program leaves behind.
     pub(crate) fn start(
-        command: &[String],
-        folder: &Path,
+        mut command: Command,
         surroundings: &Surroundings,
         stdout: File,
         stderr: File,
     ) -> Result<RunningProgram> {
         // Processes that the program leaves behind become children of this process, which ends them.
         nix::sys::prctl::set_child_subreaper(true).context("cannot adopt processes of the program")?;
-        let words: Vec<String> = command.iter().map(|word| surroundings.fill_in(word)).collect();
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        let child = Command::new(&words[0])
-            .current_dir(folder)
-            .args(&words[1..])
+        let child = command
             .envs(surroundings.0.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value))))
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)
             .process_group(0)
-            .spawn()
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => anyhow::anyhow!(
-                    "cannot run {}: no such program; check its name, or give its path",
-                    words[0]
-                ),
-                _ => anyhow::Error::new(error).context(format!("cannot run {}", words[0])),
-            })?;
+            .spawn();
+        let child = child.map_err(|error| {
+            let name = command.get_program().to_string_lossy();
+            match error.kind() {
+                io::ErrorKind::NotFound => {
+                    anyhow::anyhow!("cannot run {name}: no such program; check its name, or give its path")
+                }
+                _ => anyhow::Error::new(error).context(format!("cannot run {name}")),
+            }
+        })?;
         let pid = Pid::from_raw(child.id() as i32);
         let (tell, used) = watch::channel(None);
         std::thread::Builder::new()
@@ -101,6 +112,11 @@ impl RunningProgram {
     pub(crate) async fn ended(&mut self) -> Result<ProgramUse> {
         let used = self.used.wait_for(Option::is_some).await.ok().and_then(|used| *used);
         used.context("cannot wait for the program")
+    }
+
+    /// Returns how many processes it has.
+    pub(crate) fn count(&self) -> u64 {
+        self.processes().len() as u64
     }
 
     /// Returns the resident memory of all its processes (bytes).
@@ -223,13 +239,8 @@ mod tests {
     fn start(line: &str) -> Result<RunningProgram> {
         let file = || tempfile::tempfile().unwrap();
         let words: Vec<String> = ["sh", "-c", line].map(String::from).to_vec();
-        RunningProgram::start(
-            &words,
-            Path::new(""),
-            &Surroundings(vec![("OUT", "/x".into())]),
-            file(),
-            file(),
-        )
+        let around = Surroundings(vec![("OUT", "/x".into())]);
+        RunningProgram::start(around.command(&words, Path::new("")), &around, file(), file())
     }
 
     fn ended(mut program: RunningProgram) -> ProgramUse {
@@ -270,9 +281,9 @@ mod tests {
     fn missing_program_is_named() {
         let file = || tempfile::tempfile().unwrap();
         let words = ["/none/such".to_string()];
-        let error = RunningProgram::start(&words, Path::new(""), &Surroundings(Vec::new()), file(), file())
-            .map(drop)
-            .unwrap_err();
+        let nothing = Surroundings(Vec::new());
+        let command = nothing.command(&words, Path::new(""));
+        let error = RunningProgram::start(command, &nothing, file(), file()).map(drop).unwrap_err();
         assert_eq!(
             error.to_string(),
             "cannot run /none/such: no such program; check its name, or give its path"

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::sandbox::Sandbox;
 use crate::shape::backend::BackendChoice;
 use crate::units::{ByteCount, Delay, PerLink};
 
@@ -26,6 +27,8 @@ pub(crate) struct ProgramConfig {
     pub server_logs: Option<PathBuf>,
     pub time_limit: Duration,
     pub memory_limit: Option<ByteCount>,
+    /// The program is one that nobody vouches for.
+    pub sandbox: Option<Sandbox>,
     /// How long a server may take to answer before the program starts.
     pub give_up: Duration,
     /// The time that a segment plays, and the segments that a player waits for before it starts.

@@ -9,9 +9,11 @@ pub(crate) mod arrivals;
 pub(crate) mod command;
 pub(crate) mod config;
 pub(crate) mod requests;
+pub(crate) mod sandbox;
 
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,12 +43,16 @@ use crate::results::{self, Folder};
 use crate::shape::control::server::ControlServer;
 use crate::shape::setup::LinkSetup;
 use crate::text::{duration, print};
-use crate::units::{Direction, LinkId};
+use crate::units::{ByteCount, Direction, LinkId};
 use account::{Account, FileState, FoundFile, PassedBytes};
 use arrivals::Arrivals;
 use command::{ProgramUse, RunningProgram, Surroundings};
 use config::ProgramConfig;
 use requests::ServedRequest;
+use sandbox::{Disk, Sandbox};
+
+/// The folder of lists, beside the program's own.
+const LISTS: &str = "lists";
 
 /// A run of a program, before it begins.
 pub(crate) struct ProgramRun<'a> {
@@ -59,6 +65,14 @@ pub(crate) struct ProgramRun<'a> {
     pub cell: Option<Cell>,
     /// Whether its bar is shown, where a person is looking.
     pub bars: bool,
+}
+
+/// A run that is over, and what was seen of it from outside.
+pub(crate) struct ObservedRun {
+    pub finished: FinishedRun,
+    pub account: Account,
+    /// The requests that the servers answered, in the order of their logs; `None` where they do not tell.
+    pub served: Option<Vec<ServedRequest>>,
 }
 
 /// Does one run in a folder of its own in `results`. `afterwards` is told that folder, however the run went.
@@ -80,7 +94,7 @@ pub(crate) fn main(
     let log = Arc::new(Log::new(run, Some(folder.create_new(results::LOG)?), stdout)?.with_page(page));
     let finished = runtime()?.block_on(async {
         let run = ProgramRun { config, links, log, folder, cell: None, bars: true };
-        anyhow::Ok(one_run(run, &mut Signals::listen()?).await)
+        anyhow::Ok(one_run(run, &mut Signals::listen()?).await.finished)
     })?;
     afterwards(&path);
     if progress::on_terminal() {
@@ -92,7 +106,7 @@ pub(crate) fn main(
 }
 
 /// Does a run: shapes, starts the program, watches, logs and clears. A signal ends it like any other failure.
-pub(crate) async fn one_run(run: ProgramRun<'_>, signals: &mut Signals) -> FinishedRun {
+pub(crate) async fn one_run(run: ProgramRun<'_>, signals: &mut Signals) -> ObservedRun {
     let ProgramRun { config, links, log, folder, cell, bars } = run;
     let mut observed = Observed::new(config, log, folder, bars && progress::on_terminal());
     let outcome = tokio::select! {
@@ -101,7 +115,8 @@ pub(crate) async fn one_run(run: ProgramRun<'_>, signals: &mut Signals) -> Finis
     };
     let outcome = unshape(observed.links.clone(), outcome).await;
     let (record, outcome) = observed.close(outcome);
-    FinishedRun { record, probe_ms: 0.0, outcome }
+    let finished = FinishedRun { record, probe_ms: 0.0, outcome };
+    ObservedRun { finished, account: observed.account, served: observed.served }
 }
 
 /// A run of a program, and all that has been seen of it so far.
@@ -118,6 +133,7 @@ struct Observed<'a> {
     began: Option<Instant>,
     program: Option<ProgramUse>,
     account: Account,
+    served: Option<Vec<ServedRequest>>,
     /// Payload that each shaper let pass on the way down, estimated from its frames.
     down_bytes: [PassedBytes; 2],
     /// When each link was sampled last, and its payload then.
@@ -128,13 +144,27 @@ struct Observed<'a> {
 struct ProgramContext {
     out: PathBuf,
     /// Holds the lists of names and digests, and the folder itself where none was given.
-    _temporary: tempfile::TempDir,
+    temporary: tempfile::TempDir,
+    /// The disk of a program in a sandbox.
+    disk: Option<Disk>,
     surroundings: Surroundings,
+}
+
+impl ProgramContext {
+    fn command(&self, config: &ProgramConfig) -> Result<std::process::Command> {
+        match (&config.sandbox, &self.disk) {
+            (Some(sandbox), Some(disk)) => {
+                let lists = self.temporary.path().join(LISTS);
+                sandbox.command(disk, &lists, &self.surroundings.words(&config.command))
+            }
+            _ => Ok(self.surroundings.command(&config.command, &config.folder)),
+        }
+    }
 }
 
 impl<'a> Observed<'a> {
     fn new(config: &'a ProgramConfig, log: Arc<Log>, folder: Folder, shown: bool) -> Observed<'a> {
-        let (links, script, files, began, program, account, down_bytes) = Default::default();
+        let (links, script, files, began, program, account, served, down_bytes) = Default::default();
         let sampled = [(Instant::now(), 0); 2];
         Observed {
             config,
@@ -147,6 +177,7 @@ impl<'a> Observed<'a> {
             began,
             program,
             account,
+            served,
             down_bytes,
             sampled,
         }
@@ -183,15 +214,11 @@ impl<'a> Observed<'a> {
         blocking(move || playing.play()).await?;
         let began = Instant::now();
         (self.began, self.sampled) = (Some(began), [(began, 0); 2]);
-        let mut program = RunningProgram::start(
-            &self.config.command,
-            &self.config.folder,
-            &place.surroundings,
-            stdout,
-            stderr,
-        )
-        .map_err(|error| Failure::new(Outcome::Program, error))?;
-        let ended = self.follow(&mut program, &links, &arrivals).await;
+        let mut program = place
+            .command(self.config)
+            .and_then(|command| RunningProgram::start(command, &place.surroundings, stdout, stderr))
+            .map_err(|error| Failure::new(Outcome::Program, error))?;
+        let ended = self.follow(&mut program, &links, &arrivals, place.disk.as_ref()).await;
         let left = program.end_all();
         self.sample(&links).await?;
         let used = program.ended().await.map_err(|error| Failure::new(Outcome::Internal, error))?;
@@ -239,8 +266,16 @@ impl<'a> Observed<'a> {
     /// Makes the folder that the program stores files in, and the lists that it may read.
     fn program_context(&self, origins: &PerLink<Origin>) -> Result<ProgramContext> {
         let temporary = tempfile::tempdir().context("cannot make a temporary folder; set TMPDIR")?;
-        let out = match &self.config.out {
-            Some(out) => {
+        let folder = |name: &str| -> Result<PathBuf> {
+            let folder = temporary.path().join(name);
+            std::fs::create_dir(&folder).context("cannot make the program's folder; set TMPDIR")?;
+            Ok(folder)
+        };
+        let make_disk = |sandbox| Disk::new(sandbox, &folder("disk")?);
+        let disk = self.config.sandbox.as_ref().map(make_disk).transpose()?;
+        let out = match (&self.config.out, &disk) {
+            (_, Some(disk)) => disk.at(sandbox::OUT),
+            (Some(out), None) => {
                 let folder = Folder::make(out)?;
                 for file in &self.files {
                     ensure!(
@@ -252,27 +287,32 @@ impl<'a> Observed<'a> {
                 }
                 out.canonicalize().with_context(|| format!("cannot use {}", out.display()))?
             }
-            None => {
-                let out = temporary.path().join("out");
-                std::fs::create_dir(&out).context("cannot make the program's folder; set TMPDIR")?;
-                out
-            }
+            (None, None) => folder("out")?,
         };
+        let lists = folder(LISTS)?;
+        std::fs::set_permissions(&lists, std::fs::Permissions::from_mode(0o755))?;
         let list = |name: &str, text: String| -> Result<String> {
-            let path = temporary.path().join(name);
+            let path = lists.join(name);
             std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-            Ok(path.to_string_lossy().into_owned())
+            let seen = if disk.is_some() { Path::new(sandbox::LISTS).join(name) } else { path };
+            Ok(seen.to_string_lossy().into_owned())
         };
+        let seen = if disk.is_some() { Path::new(sandbox::OUT) } else { &out };
         let files = list("files.txt", self.files.iter().map(|file| format!("{}\n", file.name)).collect())?;
         let sums = list(manifest::SUMS, metalink::sums(&self.files))?;
-        let surroundings = Surroundings(vec![
+        let mut surroundings = Surroundings(vec![
             ("SERVER_A", origins.a.host.clone()),
             ("SERVER_B", origins.b.host.clone()),
+            ("IP_A", origins.a.address.ip().to_string()),
+            ("IP_B", origins.b.address.ip().to_string()),
             ("FILES", files),
             ("MANIFEST", sums),
-            ("OUT", out.to_string_lossy().into_owned()),
+            ("OUT", seen.to_string_lossy().into_owned()),
         ]);
-        Ok(ProgramContext { out, _temporary: temporary, surroundings })
+        if disk.is_some() {
+            surroundings.0.push(("SUBMISSION", sandbox::SUBMISSION.into()));
+        }
+        Ok(ProgramContext { out, temporary, disk, surroundings })
     }
 
     /// Samples the links until the program has ended, or has reached a limit.
@@ -281,6 +321,7 @@ impl<'a> Observed<'a> {
         program: &mut RunningProgram,
         links: &Arc<Links>,
         arrivals: &Arrivals,
+        disk: Option<&Disk>,
     ) -> Result<(), Failure> {
         let count = self.files.len() as u64;
         let bar = if self.shown { progress::files_bar(count) } else { ProgressBar::hidden() };
@@ -305,28 +346,31 @@ impl<'a> Observed<'a> {
             let kbit = self.sample(links).await?;
             bar.set_position(arrivals.count().min(self.files.len()) as u64);
             bar.set_message(format!("a {:>7.2}  b {:>7.2} Mbit/s", kbit[0] / 1e3, kbit[1] / 1e3));
-            let limit = self.config.time_limit;
-            if began.elapsed() > limit {
-                let error =
-                    anyhow!("the program took longer than --time-limit {}; give it more", duration(limit));
-                return Err(self.stop(program, Failure::new(Outcome::TimeLimit, error)).await);
-            }
-            let most = self.config.memory_limit.map(|most| most.0);
-            if let Some(most) = most.filter(|&most| program.memory_bytes() > most) {
-                let error = anyhow!("the program held more than {most} bytes of memory, its --memory-limit");
-                return Err(self.stop(program, Failure::new(Outcome::MemoryLimit, error)).await);
+            if let Some(failure) = self.limits(disk).exceeded(program, began.elapsed()) {
+                // Ending a program that forks on takes its time, so it gets none to end by itself.
+                if failure.exit != Outcome::ProcessLimit {
+                    self.stop(program).await;
+                }
+                return Err(failure);
             }
         }
     }
 
+    fn limits<'b>(&'b self, disk: Option<&'b Disk>) -> ProgramLimits<'b> {
+        ProgramLimits {
+            time: self.config.time_limit,
+            memory: self.config.memory_limit,
+            sandbox: self.config.sandbox.as_ref().zip(disk),
+        }
+    }
+
     /// Gives a program a second to end by itself.
-    async fn stop(&self, program: &mut RunningProgram, failure: Failure) -> Failure {
+    async fn stop(&self, program: &mut RunningProgram) {
         program.terminate();
         let until = Instant::now() + Duration::from_secs(1);
         while Instant::now() < until && program.memory_bytes() > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        failure
     }
 
     /// Takes and logs one sample of each link; returns the goodputs in kbit/s.
@@ -381,8 +425,9 @@ impl<'a> Observed<'a> {
                 .collect::<Vec<_>>())
         })
         .await?;
-        let served = self.served(origins).await;
-        self.account = account::account(&found, served.as_deref());
+        self.served = self.read_served(origins).await;
+        self.account = account::account(&found, self.served.as_deref());
+        self.account.elsewhere = self.elsewhere(place);
         for segment in &self.account.segments {
             let at = self.log.at(segment.done_ms);
             self.log
@@ -393,7 +438,7 @@ impl<'a> Observed<'a> {
     }
 
     /// Reads the servers' access logs from the program's start on; `None` where they keep none that is known.
-    async fn served(&self, origins: &PerLink<Origin>) -> Option<Vec<ServedRequest>> {
+    async fn read_served(&self, origins: &PerLink<Origin>) -> Option<Vec<ServedRequest>> {
         let dir = self.config.server_logs.as_ref()?;
         let began_ms = self.began.map_or(0.0, |began| self.log.ms(began));
         let read = || -> Result<Vec<ServedRequest>> {
@@ -445,10 +490,31 @@ impl<'a> Observed<'a> {
         up.map_or(0.0, |row| row.shape.delay.ms().min(row.delay_line_ms))
     }
 
+    /// Says which missing file is in another place, and which file in `OUT` nobody asked for.
+    fn elsewhere(&self, place: &ProgramContext) -> Vec<String> {
+        let others: Vec<(PathBuf, &str)> = match &place.disk {
+            Some(disk) => ["/tmp", sandbox::SUBMISSION].map(|folder| (disk.at(folder), folder)).to_vec(),
+            None if self.config.out.is_some() => Vec::new(),
+            None => vec![(self.config.folder.clone(), "the current folder")],
+        };
+        let found = self.account.missing.iter().find_map(|name| {
+            let (_, place) = others.iter().find(|(folder, _)| folder.join(name).exists())?;
+            Some(format!("{name} is in {place} instead of $OUT"))
+        });
+        let other = partial(&place.out, &self.files);
+        let other = other.map(|name| format!("$OUT holds {name}, which nobody asked for"));
+        found.into_iter().chain(other).collect()
+    }
+
     /// Says how the run ended, from the program's exit and the files.
     fn judge(&self, used: ProgramUse, place: &ProgramContext) -> Result<(), Failure> {
         let Account { missing, wrong, .. } = &self.account;
         let label = &self.config.name;
+        if let (Some(failure), false) =
+            (self.limits(place.disk.as_ref()).full_disk(), missing.is_empty() && wrong.is_empty())
+        {
+            return Err(failure);
+        }
         if !used.status.success() {
             let printed = tail(&self.folder.join("stderr.txt"));
             let printed = if printed.is_empty() { String::new() } else { format!("; it printed: {printed}") };
@@ -462,15 +528,8 @@ impl<'a> Observed<'a> {
             [one] => Some(format!("{one} is {what}")),
             [first, ..] => Some(format!("{} files are {what}, the first {first}", names.len())),
         };
-        let elsewhere =
-            missing.iter().find(|name| self.config.folder.join(name).exists() && self.config.out.is_none());
-        let elsewhere = elsewhere.map(|name| format!("{name} is in the current folder instead of $OUT"));
-        let other = partial(&place.out, &self.files);
-        let other = other.map(|name| format!("$OUT holds {name}, which nobody asked for"));
-        let words: Vec<String> = [named(missing, "not in $OUT"), named(wrong, "wrong"), elsewhere, other]
-            .into_iter()
-            .flatten()
-            .collect();
+        let named = [named(missing, "not in $OUT"), named(wrong, "wrong")].into_iter().flatten();
+        let words: Vec<String> = named.chain(self.account.elsewhere.iter().cloned()).collect();
         if missing.is_empty() && wrong.is_empty() {
             return Ok(());
         }
@@ -591,6 +650,47 @@ impl<'a> Observed<'a> {
     }
 }
 
+/// The limits of a program.
+pub(crate) struct ProgramLimits<'a> {
+    pub time: Duration,
+    pub memory: Option<ByteCount>,
+    pub sandbox: Option<(&'a Sandbox, &'a Disk)>,
+}
+
+impl ProgramLimits<'_> {
+    /// Returns the limit that a program has reached after such a time, if it has.
+    pub(crate) fn exceeded(&self, program: &RunningProgram, elapsed: Duration) -> Option<Failure> {
+        // In a sandbox, others than who starts the program set its limits.
+        let more = |option: &str| match self.sandbox {
+            None => format!("; give it more with {option}"),
+            Some(_) => String::new(),
+        };
+        if elapsed > self.time {
+            let (limit, more) = (duration(self.time), more("--time-limit"));
+            let error = anyhow!("the program took longer than {limit}, its time limit{more}");
+            return Some(Failure::new(Outcome::TimeLimit, error));
+        }
+        // First of all, since many processes hold much memory.
+        let most = self.sandbox.map(|(sandbox, _)| sandbox.processes);
+        if let Some(most) = most.filter(|most| program.count() > most + sandbox::OWN_PROCESSES) {
+            let error = anyhow!("the program had more than {most} processes at a time, its limit");
+            return Some(Failure::new(Outcome::ProcessLimit, error));
+        }
+        if let Some(most) = self.memory.filter(|most| program.memory_bytes() > most.0) {
+            let more = more("--memory-limit");
+            let error = anyhow!("the program held more than {most} of memory, its limit{more}");
+            return Some(Failure::new(Outcome::MemoryLimit, error));
+        }
+        self.full_disk()
+    }
+
+    fn full_disk(&self) -> Option<Failure> {
+        let (sandbox, _) = self.sandbox.filter(|(_, disk)| disk.is_full())?;
+        let error = anyhow!("the program filled its disk of {}", sandbox.disk);
+        Some(Failure::new(Outcome::DiskLimit, error))
+    }
+}
+
 /// Estimates the payload that a shaper let pass on the way down: its frames less the headers of each.
 fn payload_bytes(reading: &CounterReading, link: LinkId) -> Option<u64> {
     let counters = reading.counters(link, Direction::Down)?;
@@ -635,7 +735,7 @@ fn partial(out: &Path, files: &[ManifestEntry]) -> Option<String> {
 }
 
 /// Returns the last line that a program printed.
-fn tail(path: &Path) -> String {
+pub(crate) fn tail(path: &Path) -> String {
     use std::os::unix::fs::FileExt;
     let read = || -> std::io::Result<String> {
         let file = std::fs::File::open(path)?;

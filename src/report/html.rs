@@ -40,19 +40,26 @@ pub(crate) fn page(loaded: &Loaded, studies: &[Study]) -> String {
     let drawn = timelines(studies);
     body += &if loaded.runs().count() == 1 { drawn + &all_details } else { all_details + &drawn };
     body += &setting::markup(loaded);
+    let header = format!(
+        "<h1>{}</h1>{}\
+         <nav><a href=\"#verdict\">Verdict</a><a href=\"#timelines\">Timelines</a><a href=\"#links\">Links</a>\
+         <a href=\"#environment\">Environment</a><a href=\"#not-modelled\">What is not modelled</a></nav>",
+        escape(&title),
+        subtitle(loaded, studies),
+    );
+    document(&title, &header, &format!("{}\n{body}", problems(&loaded.problems)))
+}
+
+/// A page of its own, with the style of all.
+pub(crate) fn document(title: &str, header: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
          <meta name=\"generator\" content=\"twinlink {}\"><link rel=\"icon\" href=\"data:,\">\
-         <title>{} – twinlink</title>\n<style>\n{STYLE}</style></head>\n<body>\n<header><h1>{}</h1>{}\
-         <nav><a href=\"#verdict\">Verdict</a><a href=\"#timelines\">Timelines</a><a href=\"#links\">Links</a>\
-         <a href=\"#environment\">Environment</a><a href=\"#not-modelled\">What is not modelled</a></nav></header>\n\
-         <main>{}\n{body}</main>\n</body></html>\n",
+         <title>{} – twinlink</title>\n<style>\n{STYLE}</style></head>\n<body>\n<header>{header}</header>\n\
+         <main>{body}</main>\n</body></html>\n",
         env!("CARGO_PKG_VERSION"),
-        escape(&title),
-        escape(&title),
-        subtitle(loaded, studies),
-        problems(&loaded.problems)
+        escape(title),
     )
 }
 

@@ -287,6 +287,7 @@ impl Sweep<'_> {
             server_logs: self.args.server_logs.clone(),
             time_limit: program.time_limit.0,
             memory_limit: None,
+            sandbox: None,
             give_up,
             segment_duration: self.experiment.segment_duration,
             startup: self.experiment.startup,
@@ -309,6 +310,7 @@ impl Sweep<'_> {
             EntrantConfig::Program(config) => {
                 program::one_run(ProgramRun { config, links, log, folder, cell: of_cell, bars }, signals)
                     .await
+                    .finished
             }
         };
         let took_ms = began.elapsed().as_secs_f64() * 1e3;

@@ -8,6 +8,7 @@ mod command;
 mod congestion;
 mod failures;
 mod fixture;
+mod grade;
 mod ipv6;
 mod link_model;
 mod link_rate;

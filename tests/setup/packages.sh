@@ -15,7 +15,7 @@ set -euo pipefail
 # Each word is PROGRAM=PACKAGE[,PACKAGE...]: the packages are installed if the program is missing.
 programs_of() {
     case $1 in
-    base) echo git=git make=make cc=gcc,libc6-dev curl=curl,ca-certificates jq=jq python3=python3 \
+    base) echo git=git make=make cc=gcc,libc6-dev go=golang-go curl=curl,ca-certificates jq=jq python3=python3 \
         ip=iproute2 tc=iproute2 iptables=iptables ping=iputils-ping script=bsdutils ;;
     root) echo ip=iproute2 tc=iproute2 iptables=iptables ping=iputils-ping ethtool=ethtool tcpdump=tcpdump jq=jq ;;
     peers) echo ffmpeg=ffmpeg aria2c=aria2 wget2=wget2 lftp=lftp nginx=nginx-light iperf3=iperf3 curl=curl python3=python3 ;;

@@ -1,0 +1,326 @@
+//! `twinlink grade`: submissions of a class, each in a lab and a sandbox of its own. Where root runs the tests, an
+//! ordinary user grades too.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const BIN: &str = env!("CARGO_BIN_EXE_twinlink");
+const NOBODY: u32 = 65534;
+/// The seed that no submission may learn.
+const HIDDEN: &str = "471147114711";
+
+/// An assignment that gives all points for whatever brings every file.
+const LENIENT: &str = r#"
+    title = "A test"
+    command = "{submission}/client"
+    data = { count = 6, mean_size = "20KB" }
+    public_seeds = [1]
+    limits = { time = "10s", memory = "200MB", processes = 20, disk = "20MB" }
+    [[condition]]
+    name = "steady"
+    link_a = "rate-80"
+    link_b = "rate-80"
+    points = 10
+    full_from = 0.001
+"#;
+
+/// A client that brings every file from server a.
+const GOOD: &str = r#"#!/bin/sh
+exec /usr/bin/python3 - <<'END'
+import os, urllib.request
+for name in open(os.environ["FILES"]).read().split():
+    with urllib.request.urlopen("http://" + os.environ["SERVER_A"] + "/" + name) as answer:
+        open(os.path.join(os.environ["OUT"], name), "wb").write(answer.read())
+END
+"#;
+
+struct Place {
+    dir: TempDir,
+    user: Option<u32>,
+}
+
+impl Place {
+    /// The users that can grade here: the one who runs the tests, and where that is root an ordinary one too. None
+    /// where this machine lets nobody make a lab; where CI is set, it must.
+    fn all() -> Vec<Place> {
+        let own = Place { dir: tempfile::tempdir().unwrap(), user: None };
+        let tried = own.command().args(["lab", "--servers", "none", "--exec", "true"]).output().unwrap();
+        if !tried.status.success() {
+            let words = String::from_utf8_lossy(&tried.stderr);
+            assert!(std::env::var_os("CI").is_none(), "{words}");
+            eprintln!("NOT RUN: {words}");
+            return Vec::new();
+        }
+        let mut all = vec![own];
+        if nix::unistd::geteuid().is_root() {
+            let dir = tempfile::tempdir().unwrap();
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+            all.push(Place { dir, user: Some(NOBODY) });
+        }
+        all
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self) -> Command {
+        // A binary that an ordinary user can reach, whatever folder the tests were built in.
+        let own = self.path("twinlink");
+        if !own.exists() {
+            fs::copy(BIN, &own).unwrap();
+        }
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after=1", "--foreground", "300"]).arg(own);
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        command.env("HOME", self.dir.path()).env("TMPDIR", self.dir.path());
+        command.env("XDG_CACHE_HOME", self.path("cache")).env("TWINLINK_LABS", self.path("labs"));
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        command
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Grades these submissions.
+    fn grade(&self, submissions: &[&str], more: &[&str]) -> Graded {
+        let results = tempfile::tempdir_in(self.dir.path()).unwrap().keep();
+        if let Some(user) = self.user {
+            chown(&results, Some(user), Some(user)).unwrap();
+        }
+        let mut command = self.command();
+        command
+            .args(["grade", "assignment.toml"])
+            .args(submissions)
+            .args(more)
+            .arg("--results")
+            .arg(&results);
+        let output = command.output().unwrap();
+        let folder = fs::read_dir(results).unwrap().next().map(|entry| entry.unwrap().path());
+        Graded { output, folder }
+    }
+}
+
+struct Graded {
+    output: Output,
+    folder: Option<PathBuf>,
+}
+
+impl Graded {
+    fn folder(&self) -> &Path {
+        self.folder.as_deref().unwrap_or_else(|| panic!("{}", self.said()))
+    }
+
+    fn said(&self) -> String {
+        String::from_utf8_lossy(&[&self.output.stdout[..], &self.output.stderr].concat()).into_owned()
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.folder().join(path))
+            .unwrap_or_else(|error| panic!("{path}: {error}: {}", self.said()))
+    }
+
+    fn results(&self, submission: &str) -> Value {
+        serde_json::from_str(&self.read(&format!("{submission}/results.json"))).unwrap()
+    }
+
+    /// Returns the points of a submission, and the reason for which points are missing.
+    fn points(&self, submission: &str) -> (f64, String) {
+        let results = self.results(submission);
+        (results["score"].as_f64().unwrap(), results["output"].as_str().unwrap().to_string())
+    }
+
+    /// The submission got nothing, for a reason that holds these words.
+    fn nothing(&self, submission: &str, words: &str) {
+        let (points, reason) = self.points(submission);
+        assert!(points == 0.0 && reason.contains(words), "{submission}: {points}, {reason}: {}", self.said());
+        assert!(self.read(&format!("{submission}/page.html")).contains("0 of 10 points"));
+    }
+}
+
+#[test]
+fn hostile_submissions_get_nothing_and_leave_others_alone() {
+    for place in Place::all() {
+        place.write("assignment.toml", &format!("hidden_seeds = \"hidden.txt\"\n{LENIENT}"));
+        place.write("hidden.txt", HIDDEN);
+        place.write("good/client", GOOD);
+        let forks = "#!/usr/bin/python3\nimport os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass\n";
+        place.write("forks/client", forks);
+        place.write("fills/client", "#!/bin/sh\ncat /dev/zero >/tmp/much\nsleep 100\n");
+        place.write("hangs/client", "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 100; done\n");
+        // Looks at every file, at every process and at its own environment; with the seed it would do well.
+        let home = place.dir.path().display();
+        let spies = format!(
+            r#"#!/usr/bin/python3
+import os, subprocess, sys
+looked = 0
+for top in "{home}", "/root", "/home", "/tmp", "/proc", "/lists", "/submission", "/run", "/out", "/var":
+    for folder, _, names in os.walk(top):
+        for name in names:
+            path = os.path.join(folder, name)
+            try:
+                content = open(path, "rb").read(100000) if os.path.isfile(path) else b""
+            except OSError:
+                continue
+            looked += 1
+            if b"{HIDDEN}" in content and not path.startswith(("/submission", "/proc/self", "/proc/%d/" % os.getpid())):
+                sys.exit("found the seed in " + path)
+            if name == "assignment.toml":
+                sys.exit("found the assignment at " + path)
+processes = [name for name in os.listdir("/proc") if name.isdigit()] if os.path.isdir("/proc") else []
+sys.exit("looked at %d files and %d processes: no seed" % (looked, len(processes)))
+"#
+        );
+        place.write("spies/client", &spies);
+        let outside = Command::new(place.path("spies/client")).output().unwrap();
+        let found = String::from_utf8_lossy(&outside.stderr).into_owned();
+        assert!(found.contains("found the "), "the spy is blind: {found}");
+        let all = ["good", "forks", "fills", "hangs", "spies"];
+        let graded = place.grade(&all, &["--jobs", "5"]);
+        assert_eq!(graded.output.status.code(), Some(0), "{}", graded.said());
+        assert_eq!(graded.points("good"), (10.0, String::new()), "{}", graded.said());
+        graded.nothing("forks", "more than 20 processes");
+        graded.nothing("fills", "filled its disk of 20MB");
+        graded.nothing("hangs", "longer than 10 s, its time limit");
+        graded.nothing("spies", ": no seed");
+        let spied = graded.points("spies").1;
+        assert!(!spied.contains("looked at 0 files"), "{spied}");
+        let csv = graded.read("class.csv");
+        assert_eq!(csv.lines().count(), 6, "{csv}");
+        assert!(csv.contains("\"good\",10,10,10,yes,\"\""), "{csv}");
+        let junit = graded.read("junit.xml");
+        assert!(junit.contains("tests=\"10\" failures=\"8\"") && !junit.contains(HIDDEN), "{junit}");
+        for name in all {
+            let page = graded.read(&format!("{name}/page.html"));
+            assert!(page.contains("hidden seed 1") && !page.contains(HIDDEN), "{name}");
+            let results = graded.results(name);
+            let tests = results["tests"].as_array().unwrap();
+            let seen: Vec<&str> = tests.iter().map(|test| test["visibility"].as_str().unwrap()).collect();
+            assert_eq!(seen, ["visible", "after_published"]);
+            assert!(!results.to_string().contains(HIDDEN));
+        }
+    }
+}
+
+#[test]
+fn failures_are_named_in_words() {
+    let Some(place) = Place::all().into_iter().next() else { return };
+    place.write("assignment.toml", &format!("build = \"[ ! -e build ] || ./build\"\n{LENIENT}"));
+    fs::create_dir(place.path("empty")).unwrap();
+    place.write("ends/client", "#!/bin/sh\nexit 0\n");
+    place.write("elsewhere/client", &GOOD.replace("os.environ[\"OUT\"]", "\"/tmp\""));
+    place.write("outside/client", &GOOD.replace("os.environ[\"OUT\"]", "\"/submission\""));
+    place.write("partial/client", &GOOD.replace("answer.read()", "answer.read(1000)"));
+    place.write("leaves/client", &GOOD.replace("name), \"wb\"", "name + \".part\"), \"wb\""));
+    place.write("crashes/client", "#!/bin/sh\necho no such server >&2\nexit 3\n");
+    // Neither of its two processes reaches the limit alone.
+    let eats = "#!/usr/bin/python3\nimport os, time\nos.fork()\nheld = b'x' * 150_000_000\ntime.sleep(60)\n";
+    place.write("eats/client", eats);
+    place.write("unbuilt/build", "#!/bin/sh\necho a semicolon is missing >&2\nexit 2\n");
+    let cases = [
+        ("empty", "the command was not found"),
+        ("ends", "6 of 6 are missing, the first s001.m4s"),
+        ("elsewhere", "s001.m4s is in /tmp instead of $OUT"),
+        ("outside", "Read-only file system"),
+        ("partial", "s001.m4s is partial, with 1000 of "),
+        ("leaves", "$OUT holds s001.m4s.part, which nobody asked for"),
+        ("crashes", "it ended with exit code 3; it printed: no such server"),
+        ("eats", "held more than 200MB of memory, its limit"),
+        ("unbuilt", "building it ended with exit code 2; it printed: a semicolon is missing"),
+    ];
+    let names: Vec<&str> = cases.iter().map(|(name, _)| *name).collect();
+    let graded = place.grade(&names, &["--jobs", "3"]);
+    assert_eq!(graded.output.status.code(), Some(0), "{}", graded.said());
+    for (name, words) in cases {
+        let (points, reason) = graded.points(name);
+        assert!(points == 0.0 && reason.contains(words), "{name}: {points}, {reason}: {}", graded.said());
+    }
+}
+
+#[test]
+fn course_starters_are_graded_by_what_they_do() {
+    let Some(place) = Place::all().into_iter().next() else { return };
+    let course = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/course");
+    let text = fs::read_to_string(course.join("assignment.toml")).unwrap();
+    // The first condition, with fewer files.
+    let (head, rest) = text.split_once("[[condition]]").unwrap();
+    let first = rest.split("[[condition]]").next().unwrap();
+    let short = head.replace("count = 40", "count = 12");
+    assert_ne!(short, head);
+    place.write("assignment.toml", &format!("{short}[[condition]]{first}"));
+    let mut names = vec!["python", "sequential", "wrong"];
+    let mut more: Vec<String> = vec!["--jobs".into(), "2".into()];
+    for (name, compiler) in [("c", "cc"), ("go", "go"), ("rust", "rustc")] {
+        if Command::new("sh")
+            .args(["-c", &format!("command -v {compiler}")])
+            .output()
+            .unwrap()
+            .status
+            .success()
+        {
+            names.push(name);
+        } else {
+            assert!(std::env::var_os("CI").is_none(), "{compiler} is not here: tests/setup/packages.sh base");
+            eprintln!("NOT RUN: {name}: no {compiler}");
+        }
+    }
+    // A compiler of rustup's stands in a home folder, which no submission sees.
+    if let Ok(root) = Command::new("rustc").args(["--print", "sysroot"]).output() {
+        more.extend(["--visible".into(), String::from_utf8(root.stdout).unwrap().trim().to_string()]);
+    }
+    let folders: Vec<String> = names.iter().map(|name| course.join(name).display().to_string()).collect();
+    let folders: Vec<&str> = folders.iter().map(String::as_str).collect();
+    let graded = place.grade(&folders, &more.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(graded.output.status.code(), Some(0), "{}", graded.said());
+    for name in names {
+        let results = graded.results(name);
+        let output = results["tests"][0]["output"].as_str().unwrap().to_string();
+        let missed: Vec<&str> = output
+            .lines()
+            .filter(|line| line.contains("(missed)") && !line.starts_with("efficiency"))
+            .collect();
+        if name == "wrong" {
+            assert_eq!(results["score"], 0.0);
+            assert!(output.contains("is partial, with 65536 of "), "{output}");
+            assert!(missed.iter().any(|line| line.starts_with("connections")), "{output}");
+        } else {
+            assert!(missed.is_empty(), "{name}: {output}");
+        }
+        // One link rests at a time, so half of the bound is the most that it can come to.
+        if name == "sequential" {
+            assert!(results["score"].as_f64().unwrap() < 20.0, "{output}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_started_for_an_invalid_assignment() {
+    let Some(place) = Place::all().into_iter().next() else { return };
+    place.write("good/client", GOOD);
+    for (text, words) in [
+        (LENIENT.replace("rate-80", "rate-81"), "rate-81"),
+        (LENIENT.replace("points = 10", "point = 10"), "unknown key \"point\""),
+        (LENIENT.replace("[1]", "[]"), "public_seeds is empty"),
+    ] {
+        place.write("assignment.toml", &text);
+        let graded = place.grade(&["good"], &[]);
+        assert_eq!((graded.output.status.code(), &graded.folder), (Some(1), &None));
+        assert!(graded.said().contains(words), "{words}: {}", graded.said());
+    }
+    place.write("assignment.toml", LENIENT);
+    let graded = place.grade(&["good", "none"], &[]);
+    assert!(graded.said().contains("cannot grade none: it is not a folder") && graded.folder.is_none());
+}
