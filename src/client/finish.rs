@@ -90,6 +90,7 @@ impl Fetched {
             let bytes = totals.link_bytes[link];
             let last_byte_ms = totals.last_byte[link].and_then(since_first);
             let metrics = transfer.metrics(link);
+            let passed = self.ready.links.passed(link);
             metrics.round_trips().add_to(LinkTotals {
                 bytes,
                 files: metrics.files(),
@@ -97,6 +98,8 @@ impl Fetched {
                 last_byte_ms,
                 connections: metrics.connections(),
                 reconciled: self.reconciled[link.index()],
+                cross_bytes: passed.map(|passed| passed.cross_bytes),
+                cross_pct: passed.map(|passed| passed.cross_pct()),
                 ..LinkTotals::default()
             })
         });

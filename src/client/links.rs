@@ -15,6 +15,7 @@ use crate::bound::{Path, TcpSegments};
 use crate::config::channel::ChannelConfig;
 use crate::config::profile::{Profile, Shape};
 use crate::config::script::{Change, To};
+use crate::config::traffic::Cross;
 use crate::log::schema;
 use crate::log::schema::{Airtime, Event, Fault, Log};
 use crate::shape::Shaper;
@@ -23,13 +24,15 @@ use crate::shape::active_trace::StartedStep;
 use crate::shape::backend::{BackendChoice, ShapingRequest};
 use crate::shape::control::client::ControlRequest;
 use crate::shape::setup::LinkSetup;
-use crate::units::{Delay, Direction, LinkId};
+use crate::units::{Delay, Direction, LinkId, Rate};
 
 pub(crate) struct Links {
     shaper: Mutex<Shaper>,
     servers: [IpAddr; 2],
     log: Arc<Log>,
     history: Mutex<[History; 2]>,
+    /// The bytes that had come down each link when its counters were read last.
+    passed: Mutex<[Option<PassedDown>; 2]>,
     /// Nanoseconds.
     latest_step: AtomicU64,
 }
@@ -54,6 +57,21 @@ impl CounterReading {
     /// How busy the shared channel is, for a link that is on one.
     pub(crate) fn airtimes(&self, link: LinkId) -> Option<Vec<Airtime>> {
         Some(self.row(link, Direction::Down)?.airtimes.as_ref()?.iter().map(Airtime::from).collect())
+    }
+}
+
+/// The frames that came down a link until then, where it has cross traffic.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PassedDown {
+    at: Instant,
+    own_bytes: u64,
+    pub cross_bytes: u64,
+}
+
+impl PassedDown {
+    /// The share of the cross traffic, %.
+    pub(crate) fn cross_pct(&self) -> f64 {
+        self.cross_bytes as f64 * 100.0 / (self.cross_bytes + self.own_bytes).max(1) as f64
     }
 }
 
@@ -121,6 +139,7 @@ impl Links {
             servers,
             log,
             history: Mutex::default(),
+            passed: Mutex::default(),
             latest_step: AtomicU64::new(0),
         };
         links.remember();
@@ -276,6 +295,11 @@ impl Links {
     pub(crate) fn read(&self) -> Result<CounterReading> {
         let mut shaper = self.shaper();
         let reading = CounterReading(shaper.read()?.to_vec());
+        *self.passed.lock().expect("nobody panics while holding what passed") = LinkId::BOTH.map(|link| {
+            let row = reading.row(link, Direction::Down).filter(|row| row.shape.cross.is_some())?;
+            let Counters { bytes: own_bytes, cross_bytes, .. } = row.counters;
+            Some(PassedDown { at: Instant::now(), own_bytes, cross_bytes })
+        });
         let steps = shaper.take_steps();
         let faults = shaper.take_faults();
         drop(shaper);
@@ -307,6 +331,11 @@ impl Links {
             held = held.max(fastest.bytes_per_s() * held_s);
         }
         Some((spoilt, held as u64))
+    }
+
+    /// Returns what came down a link with cross traffic when it was read last.
+    pub(crate) fn passed(&self, link: LinkId) -> Option<PassedDown> {
+        self.passed.lock().expect("nobody panics while holding what passed")[link.index()]
     }
 
     /// The shared channel, if the links are on one.
@@ -343,6 +372,17 @@ impl Links {
                 // The channel is a limit of its own, and luck on it makes a link faster than the mean.
                 if let Some(rate) = channel.as_ref().and_then(|channel| channel.most(link)) {
                     stages.iter_mut().for_each(|stage| stage.down.rate = rate);
+                }
+                // Datagrams of others yield to nobody, so their bytes were never to be had. TCP yields.
+                if let Some(passed) = self.passed(link) {
+                    let took_s = seconds_between(first_request, passed.at).max(1e-3);
+                    let took = (passed.cross_bytes as f64 * 8.0 / took_s) as u64;
+                    for down in stages.iter_mut().map(|stage| &mut stage.down) {
+                        if matches!(down.cross, Some(Cross::Datagrams(_))) {
+                            down.rate =
+                                Rate::from_bits_per_s(down.rate.bits_per_s().saturating_sub(took).max(1));
+                        }
+                    }
                 }
                 bound::link::path(&stages, segments[link.index()])
             })

@@ -6,3 +6,4 @@ pub(crate) mod file;
 pub mod profile;
 pub(crate) mod script;
 pub mod trace;
+pub mod traffic;

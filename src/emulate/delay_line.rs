@@ -85,7 +85,7 @@ impl Bottleneck {
 }
 
 /// The random numbers of one packet on a line; drawn on arrival, used when the packet enters it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Draw {
     jitter: f64,
     overtakes: bool,

@@ -51,6 +51,8 @@ pub(crate) struct Packet {
     pub flow: u32,
     pub ect: bool,
     pub marked: bool,
+    /// Whether it is cross traffic: it is thrown away behind the bottleneck.
+    pub is_cross: bool,
     pub arrived: Nanos,
     /// Leaves the bottleneck; nobody knows while a queue waits that chooses whom it serves.
     pub out: Nanos,
@@ -64,7 +66,7 @@ impl Packet {
     pub(crate) fn new(packet: ArrivingPacket, arrived: Nanos, draw: Draw, corrupt: Option<u64>) -> Packet {
         let ArrivingPacket { id, bytes, flow, ect } = packet;
         let (out, due) = (arrived, arrived);
-        Packet { id, bytes, flow, ect, marked: false, arrived, out, due, draw, corrupt }
+        Packet { id, bytes, flow, ect, marked: false, is_cross: false, arrived, out, due, draw, corrupt }
     }
 }
 

@@ -11,7 +11,10 @@
 //!
 //! It duplicates no packets: no backend that holds a kernel's packets can.
 
-use super::delay_line::Bottleneck;
+use std::collections::VecDeque;
+
+use super::cross_source::CrossSource;
+use super::delay_line::{Bottleneck, Draw};
 pub use super::egress_queue::{ArrivingPacket, Departure};
 use super::egress_queue::{EgressQueue, Packet};
 use super::managed_queue::ManagedQueue;
@@ -38,6 +41,8 @@ pub struct Tally {
     pub dropped_queue: u64,
     /// Packets that the queue marked, in place of dropping them.
     pub marked: u64,
+    /// Bytes of cross traffic that the bottleneck has served.
+    pub cross_bytes: u64,
     /// Held now, delay line included.
     pub held_packets: u64,
     pub held_bytes: u64,
@@ -85,6 +90,14 @@ pub struct LinkModel {
     limit: Limit,
     /// Where packets wait whose turn is chosen as they are served.
     managed: Option<ManagedQueue>,
+    /// The cross traffic, once it is played, its losses, and in a fifo its packets that wait: when each is
+    /// served, and its bytes.
+    cross: Option<CrossSource>,
+    cross_loss: LossProcess,
+    cross_waiting: VecDeque<(Nanos, u32)>,
+    /// The seed of the cross traffic, and the direction.
+    seed: u64,
+    way: (LinkId, Direction),
     /// When the last packet came.
     came: Nanos,
     /// Packets that were dropped after they were taken in, and that the caller has not taken yet.
@@ -103,6 +116,11 @@ impl LinkModel {
             corrupt_stream: Stream::new(seed, link, direction, Purpose::Corrupt),
             limit: Limit::of(shape),
             managed: ManagedQueue::of(shape),
+            cross: None,
+            cross_loss: LossProcess::new(shape, Stream::new(seed, link, direction, Purpose::CrossLoss)),
+            cross_waiting: VecDeque::new(),
+            seed,
+            way: (link, direction),
             came: 0,
             lost: Vec::new(),
             tally: Tally::default(),
@@ -142,7 +160,7 @@ impl LinkModel {
         let due = if let Some(queue) = &mut self.managed {
             let lost = self.lost.len();
             queue.push(packet, &mut self.lost);
-            self.tally.dropped_queue += (self.lost.len() - lost) as u64;
+            self.sort_lost(lost);
             if self.lost.pop_if(|last| last.id == packet.id).is_some() {
                 return Err(Cause::QueueFull);
             }
@@ -166,18 +184,74 @@ impl LinkModel {
         self.managed.as_ref().filter(|queue| queue.waiting().0 > 0).map(|_| self.bottleneck.begins(self.came))
     }
 
-    /// Serves what the queue chooses up to now.
+    /// Plays what happens up to now: cross traffic comes, and the queue chooses whom it serves.
     pub fn advance(&mut self, now: Nanos) {
-        while let Some(at) = self.next_service().filter(|&at| at <= now)
-            && let Some(queue) = &mut self.managed
-        {
-            let lost = self.lost.len();
-            let served = queue.serve(at, &mut self.lost);
-            self.tally.dropped_queue += (self.lost.len() - lost) as u64;
-            if let Some(mut packet) = served {
-                self.tally.marked += u64::from(packet.marked);
-                packet.out = self.bottleneck.pass(at, packet.bytes);
-                self.egress_queue.file(packet);
+        loop {
+            let service = self.next_service().unwrap_or(Nanos::MAX);
+            let cross = self.cross.as_ref().map_or(Nanos::MAX, CrossSource::next);
+            match service.min(cross) {
+                at if at > now => break,
+                Nanos::MAX if self.next_service().is_none() => break,
+                at if service <= cross => self.serve(at),
+                at => self.take_cross(at),
+            }
+        }
+        while let Some(&(_, bytes)) = self.cross_waiting.front().filter(|waiting| waiting.0 <= now) {
+            self.cross_waiting.pop_front();
+            self.tally.cross_bytes += u64::from(bytes);
+        }
+    }
+
+    /// Serves the packet that the queue chooses.
+    fn serve(&mut self, at: Nanos) {
+        let Some(queue) = &mut self.managed else { return };
+        let lost = self.lost.len();
+        let served = queue.serve(at, &mut self.lost);
+        self.sort_lost(lost);
+        let Some(mut packet) = served else { return };
+        packet.out = self.bottleneck.pass(at, packet.bytes);
+        if packet.is_cross {
+            self.tally.cross_bytes += u64::from(packet.bytes);
+            self.cross.iter_mut().for_each(|cross| cross.passes(packet.id, at));
+        } else {
+            self.tally.marked += u64::from(packet.marked);
+            self.egress_queue.file(packet);
+        }
+    }
+
+    /// Takes the cross traffic in that is sent at this time.
+    fn take_cross(&mut self, at: Nanos) {
+        let Some(mut cross) = self.cross.take() else { return };
+        self.came = at;
+        let lost = self.lost.len();
+        for sent in cross.send(at) {
+            let mut packet = Packet::new(sent, at, Draw::default(), None);
+            packet.is_cross = true;
+            if self.cross_loss.loses_next(at, packet.bytes) {
+                cross.loses(packet.id);
+            } else if let Some(queue) = &mut self.managed {
+                queue.push(packet, &mut self.lost);
+            } else if self.limit.has_room(self.bottleneck.waiting(at), packet.bytes) {
+                let out = self.bottleneck.pass(at, packet.bytes);
+                self.cross_waiting.push_back((out, packet.bytes));
+                cross.passes(packet.id, out);
+            } else {
+                cross.loses(packet.id);
+            }
+        }
+        self.cross = Some(cross);
+        self.sort_lost(lost);
+    }
+
+    /// Counts the packets that the queue has dropped, from a place on, and keeps those for the caller that are its.
+    fn sort_lost(&mut self, from: usize) {
+        let dropped = self.lost.split_off(from);
+        for packet in dropped {
+            if packet.is_cross {
+                self.cross.iter_mut().for_each(|cross| cross.loses(packet.id));
+            } else {
+                self.tally.dropped_queue += 1;
+                self.lost.push(packet);
             }
         }
     }
@@ -194,7 +268,10 @@ impl LinkModel {
 
     /// When something happens next: a packet departs, or the queue chooses one.
     pub fn next_event(&self) -> Option<Nanos> {
-        self.egress_queue.next_departure().into_iter().chain(self.next_service()).min()
+        // A queue of cross traffic alone is played when somebody looks.
+        let own = self.managed.as_ref().is_some_and(ManagedQueue::holds_own);
+        let service = self.next_service().filter(|_| own);
+        self.egress_queue.next_departure().into_iter().chain(service).min()
     }
 
     /// Hands out the next packet whose time has come.
@@ -234,6 +311,11 @@ impl LinkModel {
         let (managed, homeless) = ManagedQueue::change(self.managed.take(), shape);
         self.managed = managed;
         waiting.extend(homeless);
+        self.cross_loss.reshape(shape);
+        self.cross_waiting.clear();
+        self.cross =
+            began.and_then(|now| CrossSource::new(shape, self.seed, self.way, now, self.cross.as_ref()));
+        waiting.retain(|packet| !packet.is_cross);
         for mut packet in waiting {
             if let Some(queue) = &mut self.managed {
                 queue.insert(packet);
@@ -254,9 +336,10 @@ impl LinkModel {
     pub fn tally(&mut self, now: Nanos) -> Tally {
         self.advance(now);
         let (in_queue, waiting) = (self.in_queue(), self.bottleneck.waiting(now));
+        let cross_bytes: u64 = self.cross_waiting.iter().map(|waiting| u64::from(waiting.1)).sum();
         Tally {
-            held_packets: self.egress_queue.inside(now) + in_queue.0,
-            held_bytes: self.egress_queue.bytes_inside(now) + in_queue.1,
+            held_packets: self.egress_queue.inside(now) + in_queue.0 + self.cross_waiting.len() as u64,
+            held_bytes: self.egress_queue.bytes_inside(now) + in_queue.1 + cross_bytes,
             waiting_packets: waiting.0 + in_queue.0,
             waiting_bytes: waiting.1 + in_queue.1,
             ..self.tally

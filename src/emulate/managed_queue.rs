@@ -38,6 +38,8 @@ pub(crate) struct ManagedQueue {
     old: VecDeque<usize>,
     packets: u64,
     bytes: u64,
+    /// Packets that are no cross traffic.
+    own: u64,
 }
 
 impl ManagedQueue {
@@ -52,6 +54,7 @@ impl ManagedQueue {
             old: VecDeque::new(),
             packets: 0,
             bytes: 0,
+            own: 0,
         })
     }
 
@@ -75,6 +78,10 @@ impl ManagedQueue {
     /// Returns the number of waiting packets, and their bytes.
     pub(crate) fn waiting(&self) -> (u64, u64) {
         (self.packets, self.bytes)
+    }
+
+    pub(crate) fn holds_own(&self) -> bool {
+        self.own > 0
     }
 
     pub(crate) fn keeps_order(&self) -> bool {
@@ -102,6 +109,7 @@ impl ManagedQueue {
         let flow = &mut self.flows[index];
         flow.bytes += u64::from(packet.bytes);
         self.packets += 1;
+        self.own += u64::from(!packet.is_cross);
         self.bytes += u64::from(packet.bytes);
         flow.packets.push_back(packet);
         if !flow.is_listed {
@@ -122,6 +130,7 @@ impl ManagedQueue {
         let packet = flow.packets.pop_front()?;
         flow.bytes -= u64::from(packet.bytes);
         self.packets -= 1;
+        self.own -= u64::from(!packet.is_cross);
         self.bytes -= u64::from(packet.bytes);
         Some(packet)
     }

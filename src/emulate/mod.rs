@@ -2,6 +2,7 @@
 
 pub mod channel;
 pub(crate) mod codel;
+pub(crate) mod cross_source;
 pub(crate) mod delay_line;
 pub(crate) mod egress_queue;
 pub(crate) mod emulator;
@@ -9,3 +10,4 @@ pub mod link;
 pub(crate) mod managed_queue;
 pub mod rng;
 pub(crate) mod service_rate;
+pub(crate) mod tcp;

@@ -24,6 +24,9 @@ pub enum Purpose {
     Retry = 5,
     /// Jitter that changes with time.
     JitterProcess = 6,
+    /// When cross traffic comes, and which of it is lost.
+    Cross = 7,
+    CrossLoss = 8,
 }
 
 /// A stream of random numbers that depends on the seed, the direction and the purpose alone.

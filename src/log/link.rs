@@ -73,6 +73,7 @@ impl From<&Shape> for LinkShape {
             loss_pct: shape.loss.mean().percent(),
             loss_model: loss_model.map(str::to_string),
             queue_ms: shape.queue_time().as_secs_f64() * 1e3,
+            cross: shape.cross.map(|cross| cross.to_string()),
             queue_kind: shape.queue.kind().into(),
             reorder_pct: shape.reorder.percent(),
             duplicate_pct: shape.duplicate.percent(),

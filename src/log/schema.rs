@@ -173,6 +173,9 @@ pub struct LinkShape {
     pub loss_model: Option<String>,
     /// The time that a full queue takes to drain at the rate.
     pub queue_ms: f64,
+    /// Traffic of others through it, as the profile says it.
+    #[serde(default)]
+    pub cross: Option<String>,
     /// "droptail", or "codel" or "fq_codel", which drop before they are full.
     pub queue_kind: String,
     pub reorder_pct: f64,
@@ -374,6 +377,12 @@ pub struct LinkTotals {
     pub busy_rtt_ms: Option<f64>,
     #[serde(default)]
     pub busy_rtt_p95_ms: Option<f64>,
+    /// Cross traffic that passed the bottleneck on the way down, in frames, and its share of all that did; null
+    /// without.
+    #[serde(default)]
+    pub cross_bytes: Option<u64>,
+    #[serde(default)]
+    pub cross_pct: Option<f64>,
     /// Null where the link was not shaped all the time.
     pub reconciled: Option<Reconciled>,
 }

@@ -605,12 +605,15 @@ impl<'a> Observed<'a> {
         let served = self.account.links.as_ref().map(|links| &links[link]);
         let bytes = self.received_bytes(link).unwrap_or_default();
         let last_byte_ms = since_first(served.and_then(|served| served.last_file_ms));
+        let passed = self.links.as_ref().and_then(|links| links.passed(link));
         LinkTotals {
             bytes,
             files: served.map_or(0, |served| served.files),
             goodput_kbit: last_byte_ms.filter(|&ms| ms > 0.0).map(|ms| bytes as f64 * 8.0 / ms),
             last_byte_ms,
             connections: served.map_or(0, |served| served.connections),
+            cross_bytes: passed.map(|passed| passed.cross_bytes),
+            cross_pct: passed.map(|passed| passed.cross_pct()),
             ..LinkTotals::default()
         }
     }

@@ -66,10 +66,17 @@ fn links(loaded: &Loaded) -> String {
         let loss = |value: Option<f64>| value.map_or("–".into(), |pct| format!("{pct:.3}"));
         let probed =
             |of: fn(&Probe) -> Option<f64>| stats::median(probes.iter().filter_map(|probe| of(probe)));
+        let cross = record.asked.as_ref().and_then(|asked| asked.cross.as_deref());
+        let crossed = cross.map_or(String::new(), |cross| {
+            let pct = stats::median(totals.iter().filter_map(|link| link.cross_pct));
+            let pct =
+                pct.filter(|_| *direction == Direction::Down).map(|pct| format!(", {pct:.0} % of the bytes"));
+            format!("<br>cross: {}{}", escape(cross), pct.unwrap_or_default())
+        });
         sheet.row(
             &format!("<span class=\"key {class}\">{link} {direction}</span>"),
             &[
-                escape(profile),
+                escape(profile) + &crossed,
                 asked.map_or("–".into(), |asked| mbit(asked.rate_kbit)),
                 number(probed(|probe| probe.rate_kbit).map(|kbit| kbit / 1e3)),
                 number(probed(|probe| probe.rtt_expected_ms)),

@@ -60,6 +60,9 @@ pub struct Counters {
     /// Marked by the queue (ECN), in place of being dropped.
     #[serde(default)]
     pub marked: u64,
+    /// Bytes of cross traffic that passed the bottleneck.
+    #[serde(default)]
+    pub cross_bytes: u64,
     /// Held now, the delay line included: the kernel counts both together.
     pub queue_packets: u64,
     pub queue_bytes: u64,

@@ -262,7 +262,7 @@ impl Shaper {
         let Some(index) = self.carrier(link) else { return Ok(()) };
         let rows = self.rows.iter().filter(|row| row.link == link);
         let traces: Vec<_> = rows.filter_map(|row| Some((row.direction, row.shape.trace.clone()?))).collect();
-        if traces.is_empty() {
+        if traces.is_empty() && !self.rows.iter().any(|row| row.link == link && row.shape.cross.is_some()) {
             return Ok(());
         }
         let began = self.backends[index].play(link)?;

@@ -1,28 +1,25 @@
 //! Predicts how long a run would take, in virtual time.
 //!
 //! It uses the client's own scheduler, the shaper's own model of the links and the shared channel
-//! (`crate::emulate::emulator`), and a model of TCP by the segment ([`connection`], with a [`sender`] and a
-//! [`receiver`] at each end). Everything below this module is pure: no clock, no file, no socket.
+//! (`crate::emulate::emulator`), and the model of TCP by the segment
+//! (`crate::emulate::tcp`). Everything below this module is pure: no clock, no file, no socket.
 //! `docs/simulation.md` lists the limits of the model.
 
 pub(crate) mod client;
-pub(crate) mod connection;
 pub(crate) mod lookup;
 pub(crate) mod predict;
-pub(crate) mod receiver;
 pub(crate) mod run;
-pub(crate) mod sender;
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+pub(crate) use crate::config::traffic::Control;
 use crate::manifest;
 use crate::manifest::folder;
 use crate::segments::Set;
 use crate::units::ByteCount;
 pub(crate) use predict::{Prediction, Setup, predict};
-pub(crate) use sender::control::Control;
 
 /// Returns the congestion control of this machine's kernel; CUBIC, most kernels' default, where it is unknown
 /// or has no model.

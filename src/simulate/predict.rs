@@ -4,16 +4,16 @@
 use serde::Serialize;
 
 use super::client::{ANSWER_HEAD_BYTES, Client};
-use super::connection::ConnectionConfig;
 use super::run::{LinkChange, SimulatedRun};
-use super::sender::control::Control;
 use crate::bound;
 use crate::bound::{Path, TcpSegments};
 use crate::config::channel::ChannelConfig;
 use crate::config::profile::{Profile, Shape};
 use crate::config::script;
 use crate::config::script::To;
+use crate::config::traffic::Control;
 use crate::emulate::emulator::Emulator;
+use crate::emulate::tcp::connection::ConnectionConfig;
 use crate::schedule::{Pipeline, Schedule};
 use crate::units::LinkId;
 use crate::units::Nanos;
@@ -126,7 +126,7 @@ pub(crate) fn predict(
 fn is_chance(setup: &Setup) -> bool {
     let varies = |shape: &Shape| {
         let still = shape.jitter.is_zero() && shape.corrupt.is_zero() && shape.reorder.is_zero();
-        shape.can_lose() || !still
+        shape.can_lose() || !still || shape.cross.is_some()
     };
     let first = setup.profiles.iter().flatten();
     let later = setup.changes.iter().filter_map(|change| match &change.to {
@@ -222,7 +222,7 @@ fn path(setup: &Setup, link: LinkId, stages: &[LinkStage]) -> Option<Path> {
             bound::link::Stage {
                 from_s: at as f64 / 1e9,
                 began_s: at as f64 / 1e9,
-                down: Shape { rate: most.unwrap_or(down.rate), ..down },
+                down: Shape { rate: most.unwrap_or(down.left_rate()), ..down },
                 up,
                 played: true,
                 shaper: bound::link::ShaperFacts::Model,

@@ -5,11 +5,13 @@
 //! client looks again, a link changes.
 
 use super::client::{Client, LinkAction};
-use super::connection::{CLIENT, ClientEvent, ConnectionConfig, SERVER, TcpConnection, TcpPacket};
 use super::lookup::Lookup;
 use crate::config::profile::Profile;
 use crate::emulate::emulator::{Arrived, Emulator, WAYS, Way};
 use crate::emulate::link::ArrivingPacket;
+use crate::emulate::tcp::connection::{
+    CLIENT, ClientEvent, ConnectionConfig, SERVER, TcpConnection, TcpPacket,
+};
 use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 

@@ -128,6 +128,13 @@ fn a_wrong_profile_is_told_by_file_key_and_what_was_expected() {
             with_down("rate = \"1mbit\"\nqueue = { kind = \"fq_codel\", limit = \"1s\", quantum = \"9B\" }"),
             "down.queue.quantum: 9B is out of range: 64B to 1MiB",
         ),
+        (with_down("rate = \"1mbit\"\nqueue = \"1s\"\ncross = \"1mbit\""), "leaves nothing of 1mbit"),
+        (with_down("rate = \"1mbit\"\nqueue = \"1s\"\ncross = \"0 x cubic\""), "write 1 to 64"),
+        (with_down("rate = \"1mbit\"\nqueue = \"1s\"\ncross = \"2 x vegas\""), "choose reno, cubic or bbr"),
+        (
+            with_down("rate = \"1mbit\"\nqueue = \"1s\"\ncross = \"much\""),
+            "or connections as in \"2 x cubic\"",
+        ),
         (with_down("rate = \"1mbit\"\nqueue = "), "line 4"),
         ("\u{0}\u{1}".into(), "line 1"),
     ];

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::trace::{Trace, TraceStep};
+use super::traffic::Cross;
 use crate::units::{ByteCount, Delay, Percent, Rate};
 
 /// Both directions of a link, as a profile file describes them.
@@ -46,6 +47,9 @@ pub struct Shape {
     #[serde(default)]
     pub loss: Loss,
     pub queue: Queue,
+    /// Traffic of others through the same queue, from when a trace would be played.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cross: Option<Cross>,
     /// The share of packets that skip the delay, and so overtake others.
     #[serde(default)]
     pub reorder: Percent,
@@ -377,6 +381,7 @@ impl Shape {
             distribution: None,
             loss: Loss::default(),
             queue,
+            cross: None,
             reorder: Percent::ZERO,
             duplicate: Percent::ZERO,
             corrupt: Percent::ZERO,
@@ -392,6 +397,7 @@ impl Shape {
     /// Whether this is a rate and a queue and nothing else, so that tbf alone can do it.
     pub fn is_rate_only(&self) -> bool {
         !matches!(self.queue, Queue::CoDel(_))
+            && self.cross.is_none()
             && self.delay.is_zero()
             && self.jitter.is_zero()
             && self.loss.mean().is_zero()
@@ -423,6 +429,14 @@ impl Shape {
     pub fn greatest_rate(&self) -> Rate {
         let steps = self.trace.iter().flat_map(|trace| trace.steps());
         steps.map(|step| step.rate).fold(self.rate, Rate::max)
+    }
+
+    /// The rate that datagrams of others leave; at least half where each flow has its share.
+    pub fn left_rate(&self) -> Rate {
+        let Some(Cross::Datagrams(cross)) = self.cross else { return self.rate };
+        let left = self.rate.bits_per_s().saturating_sub(cross.bits_per_s());
+        let fair = if self.queue.kind() == "fq_codel" { self.rate.bits_per_s() / 2 } else { 1 };
+        Rate::from_bits_per_s(left.max(fair))
     }
 
     /// The longest delay that it can have, one way.
@@ -513,6 +527,11 @@ impl Shape {
                 return Err(format!("queue: {packets}p is out of range: at most {MOST_PACKETS}p"));
             }
             _ => {}
+        }
+        if let Some(Cross::Datagrams(cross)) = self.cross
+            && cross >= self.rate
+        {
+            return Err(format!("cross: {cross} leaves nothing of {}: less than the rate", self.rate));
         }
         if self.held_packets() > u64::from(MOST_PACKETS) {
             return Err(format!(

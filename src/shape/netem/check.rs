@@ -85,6 +85,10 @@ fn check_profile(profile: &Profile) -> Result<(), Refusal> {
         let error = anyhow!("the queue's kind: {why}: use --backend auto or userspace");
         return Err(refusal(why, error));
     }
+    if [&profile.down, &profile.up].iter().any(|shape| shape.cross.is_some()) {
+        let error = anyhow!("cross traffic is modelled in userspace: use --backend auto or userspace");
+        return Err(refusal("cross traffic is modelled in userspace".into(), error));
+    }
     check_trace(profile).map_err(|error| refusal("tbf cannot follow the steps of a trace".into(), error))?;
     let missing = missing([&profile.down, &profile.up].iter().all(|shape| shape.is_rate_only()))
         .map_err(|error| refusal("what netem needs of the kernel cannot be tried".into(), error))?;

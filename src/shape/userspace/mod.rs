@@ -173,6 +173,7 @@ fn counters(found: &QueueCounts, shape: &Shape) -> Counters {
         dropped_queue: tally.dropped_queue,
         dropped_loss: Some(tally.dropped_loss),
         marked: tally.marked,
+        cross_bytes: tally.cross_bytes,
         queue_packets: tally.held_packets,
         queue_bytes: tally.held_bytes,
         queue_packets_max: Some(tally.held_packets_max),

@@ -81,3 +81,26 @@ fn packets_that_ask_for_ecn_are_marked_and_not_dropped() {
         assert!(marks.held_ms < fifo.held_ms / 2.0);
     }
 }
+
+#[test]
+fn traffic_of_others_has_its_share_and_is_accounted_for() {
+    let Some(lab) = Lab::serving(80, "500KB").enter() else { return };
+    let up = "rate = \"20mbit\"\ndelay = \"10ms\"\nqueue = \"200ms\"";
+    let alone = lab.profile("alone", up, up, "");
+    let share_and_efficiency = |name: &str, down: &str| {
+        let down = format!("rate = \"20mbit\"\ndelay = \"10ms\"\n{down}");
+        let crossed = lab.profile(name, &down, up, "");
+        let links = ["--backend", "userspace", "--link-a", &crossed, "--link-b", &alone];
+        let options = [&links[..], &["--schedule", "ratio=1:1", "--congestion", "reno"]].concat();
+        let log = lab.client_of(name, &options, SERVERS).well();
+        assert_eq!(log.end()["links"]["b"]["cross_pct"], Value::Null);
+        (number(&log.end()["links"]["a"]["cross_pct"]), number(&log.end()["efficiency"]))
+    };
+    let (share, efficiency) = share_and_efficiency("datagrams", "queue = \"200ms\"\ncross = \"6mbit\"");
+    between("share of datagrams of 6 of 20 Mbit/s, %", share, 26.0, 34.0);
+    between("efficiency in what they left", efficiency, 0.8, 1.0);
+    let fair = "queue = { kind = \"fq_codel\", limit = \"200ms\" }\ncross = \"1 x reno\"";
+    let (share, efficiency) = share_and_efficiency("connection", fair);
+    between("share of one connection beside one, %", share, 40.0, 60.0);
+    between("efficiency in the whole link", efficiency, 0.3, 0.7);
+}

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::receiver::{Acknowledgement, Receiver};
 use super::sender::Sender;
-use super::sender::control::Control;
+use crate::config::traffic::Control;
 use crate::units::LinkId;
 use crate::units::Nanos;
 

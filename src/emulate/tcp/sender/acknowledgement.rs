@@ -3,8 +3,8 @@
 use super::control::Algorithm;
 use super::window::{Ack, ControlState, RateSample};
 use super::{Sender, Sent, Timer};
-use crate::simulate::receiver::Acknowledgement;
-use crate::simulate::receiver::MSS;
+use crate::emulate::tcp::receiver::Acknowledgement;
+use crate::emulate::tcp::receiver::MSS;
 use crate::units::Nanos;
 
 impl Sender {

@@ -1,43 +1,11 @@
 //! The interface of a congestion control: its input, its state and its decisions.
 
-use std::fmt;
-use std::str::FromStr;
-
 use super::bbr::Bbr;
 use super::cubic::Cubic;
 use super::reno;
 use super::window::Window;
+pub(crate) use crate::config::traffic::Control;
 use crate::units::Nanos;
-
-/// How a server sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Control {
-    Reno,
-    Cubic,
-    Bbr,
-}
-
-impl fmt::Display for Control {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Control::Reno => "reno",
-            Control::Cubic => "cubic",
-            Control::Bbr => "bbr",
-        })
-    }
-}
-
-impl FromStr for Control {
-    type Err = String;
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "reno" => Ok(Control::Reno),
-            "cubic" => Ok(Control::Cubic),
-            "bbr" => Ok(Control::Bbr),
-            _ => Err(format!("\"{s}\" has no model: choose reno, cubic or bbr")),
-        }
-    }
-}
 
 /// A congestion control with its state.
 #[derive(Clone, Debug)]

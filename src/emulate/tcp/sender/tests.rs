@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use crate::simulate::receiver::{Acknowledgement, Receiver};
-use crate::simulate::sender::*;
+use crate::emulate::tcp::receiver::{Acknowledgement, Receiver};
+use crate::emulate::tcp::sender::*;
 
 const MS: Nanos = 1_000_000;
 

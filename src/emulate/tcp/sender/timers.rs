@@ -5,7 +5,7 @@ use super::acknowledgement::Sum;
 use super::rtt::LEAST_RTO;
 use super::window::ControlState;
 use super::{LEAST_TIMER, Recovery, Segment, Sender, Timer};
-use crate::simulate::receiver::Acknowledgement;
+use crate::emulate::tcp::receiver::Acknowledgement;
 use crate::units::Nanos;
 
 impl Sender {

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use super::window::{Ack, ControlState, FIRST_WINDOW, RateSample, Window};
 use crate::emulate::rng::{Purpose, Stream};
-use crate::simulate::receiver::MSS;
+use crate::emulate::tcp::receiver::MSS;
 use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 

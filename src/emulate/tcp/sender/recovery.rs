@@ -4,7 +4,7 @@
 use super::acknowledgement::Sum;
 use super::window::ControlState;
 use super::{Recovery, Sender};
-use crate::simulate::receiver::Acknowledgement;
+use crate::emulate::tcp::receiver::Acknowledgement;
 use crate::units::Nanos;
 
 impl Sender {
