@@ -1,5 +1,5 @@
 # What the project's people type. Each target installs, on Debian and Ubuntu, what it needs.
-#   make test      the tests that need no root, then, for root, the lab in namespaces and containers
+#   make test      rules, servers on loopback, labs in namespaces and, for root, in containers
 #   make test-vm   the lab on netem, in a virtual machine whose kernel has sch_netem
 #   make bench     experiments/peers.toml: adaptive beside aria2c, curl, wget2, lftp and Python; benches/ has more
 #   make lint      formatting, clippy, shellcheck
@@ -7,39 +7,26 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/local/bin:/usr/local/sbin:/usr/sbin:/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
-.PHONY: build test test-user test-root test-vm bench lint
+.PHONY: build test test-vm bench lint
 
 build:
 	@tests/setup/packages.sh base
 	cargo build --release --locked
 
-# The second tier runs also when the first failed, so that one run tells all.
-test:
-	@code=0; $(MAKE) --no-print-directory test-user || code=1; \
-	if [ "$$(id -u)" -eq 0 ]; then \
-	    $(MAKE) --no-print-directory test-root || code=1; \
-	elif [ -n "$$CI" ]; then \
-	    echo "make test: not root, so tests/root did NOT run; with CI set that is a failure"; code=1; \
-	else \
-	    echo "make test: not root, so tests/root did NOT run; to run it: sudo env PATH=\"\$$PATH\" make test-root"; \
-	fi; \
-	exit $$code
-
-# Nextest is quicker where it is installed, and leaves the examples in the documentation to cargo. Most tests
-# wait for links, so that two for each processor run side by side.
-test-user: build
+# Most tests wait for links, so that four for each processor run side by side; those that measure have the machine
+# to themselves. An ordinary user runs the labs in user namespaces. With nextest each test has a line and its
+# seconds; it leaves the examples in the documentation to cargo.
+test: build
 	@tests/setup/packages.sh base
-	@echo "== tests that need no root"
-	@if command -v cargo-nextest >/dev/null; then \
-	    export TWINLINK_BIN=$(CURDIR)/target/release/twinlink; cargo nextest run --locked --no-fail-fast --test-threads $$((2 * $$(nproc))) && cargo test --locked --doc; \
-	else \
-	    cargo test --locked --no-fail-fast; \
-	fi
-
-test-root: build
-	@tests/setup/packages.sh root peers compose browser
-	@echo "== tests that need root: network namespaces and docker compose"
-	@tests/run.sh tests/root
+	@if [ "$$(id -u)" -eq 0 ]; then tests/setup/packages.sh root peers compose browser; fi
+	@export TWINLINK_BIN=$(CURDIR)/target/release/twinlink; threads=$$((4 * $$(nproc))); \
+	if command -v cargo-nextest >/dev/null; then \
+	    code=0; \
+	    cargo nextest run --locked --no-fail-fast --test-threads "$$threads" || code=1; \
+	    cargo test --locked --doc || code=1; \
+	    exit $$code; \
+	fi; \
+	cargo test --locked --no-fail-fast -- --test-threads "$$threads"
 
 test-vm: build
 	@echo "== tests that need sch_netem: in a virtual machine"

@@ -1,4 +1,4 @@
-# Sourced by the tests of tests/root and tests/vm: checks that say what they found, and a working
+# Sourced by the tests of tests/compose and tests/vm: checks that say what they found, and a working
 # directory that is gone afterwards. A test is a bash script that exits 0 only if all of it held.
 # shellcheck shell=bash
 

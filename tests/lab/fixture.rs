@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub(crate) use crate::support::have;
+pub(crate) use crate::support::{have, program_under_test};
 
 pub(crate) const NOBODY: u32 = 65534;
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -61,11 +61,6 @@ pub(crate) struct Place {
     user: User,
     root: TempDir,
     pub(crate) program: PathBuf,
-}
-
-/// Returns the program that labs run: `$TWINLINK_BIN`, such as a release build, or the one built with the tests.
-pub(crate) fn program_under_test() -> PathBuf {
-    std::env::var_os("TWINLINK_BIN").map_or_else(|| env!("CARGO_BIN_EXE_twinlink").into(), PathBuf::from)
 }
 
 fn link_or_copy(from: &Path, to: &Path) {
@@ -257,7 +252,7 @@ impl Lab {
     }
 
     /// Returns true in the test that runs inside of a lab.
-    pub(crate) fn is_inside() -> bool {
+    fn is_inside() -> bool {
         std::env::var_os(INSIDE).is_some()
     }
 

@@ -5,6 +5,7 @@ mod support;
 
 mod capture;
 mod command;
+mod compose;
 mod congestion;
 mod failures;
 mod fixture;

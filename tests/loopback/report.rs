@@ -262,7 +262,8 @@ fn the_page_is_one_file_that_needs_nothing_else() {
 fn a_log_of_a_hundred_thousand_segments_gives_a_small_page() {
     let dir = TempDir::new().unwrap();
     made_up("run", dir.path(), &["--segments", "100000"]);
-    assert!(report(&[dir.path()]).status.success());
+    let mut report = Command::new(crate::support::program_under_test());
+    assert!(report.arg("report").arg(dir.path()).output().unwrap().status.success());
     let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
     assert!(page.len() < 5_000_000, "{}", page.len());
     assert!(page.contains("neighbouring segments share a bar"), "what is put together is said");

@@ -4,12 +4,18 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
 pub(crate) const TWINLINK: &str = env!("CARGO_BIN_EXE_twinlink");
+
+/// Returns the program that labs and large inputs are tested with: `$TWINLINK_BIN`, such as a release build, or the one
+/// built with the tests.
+pub(crate) fn program_under_test() -> PathBuf {
+    std::env::var_os("TWINLINK_BIN").map_or_else(|| env!("CARGO_BIN_EXE_twinlink").into(), PathBuf::from)
+}
 
 /// A `twinlink server` that ends when it is dropped.
 pub(crate) struct Server {

@@ -1,6 +1,8 @@
 //! Tests that measure rates, delays or the time of runs. Each has the machine to itself.
 
+mod acceptance;
 mod channel;
+mod jitter;
 mod link_rate;
 mod link_show;
 mod live_change;

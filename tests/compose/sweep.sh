@@ -2,12 +2,10 @@
 # The quick course sweep as a newcomer types it, in a fresh copy of the tree that belongs to uid 1000:
 # `docker compose run --rm client sweep experiments/course-quick.toml`. Its cells, its records, whose
 # the results are, that each line printed is JSON, and that nothing is left behind.
-. "$(dirname "$0")/../compose-lib.sh"
+. "$(dirname "$0")/lib.sh"
 at_exit "compose down -v --remove-orphans --timeout 5 >/dev/null 2>&1"
 
-# What the image is made of is for the test of compose to look at; its layers are in the cache then.
-timeout 780 docker compose --progress plain -p "$project" build >"$WORK/build.log" 2>&1 </dev/null ||
-    fail "cannot build the image: $(tail -n 20 "$WORK/build.log")"
+build
 
 sweep() { # NAME ARGS...: stdout and stderr are kept apart, as compose keeps them without a terminal
     local name=$1 code=0
@@ -50,6 +48,4 @@ expect "the report's summary" "$(jq -r type "$results/summary.json")" = object
 expect "results that do not belong to uid 1000" "$(find results ! -uid 1000 -o ! -gid 1000)" = ""
 
 echo "== nothing is left"
-compose down -v --timeout 10 >"$WORK/down.log" 2>&1
-expect "containers left" "$(docker ps -a -q --filter "label=com.docker.compose.project=$project")" = ""
-expect "networks left" "$(docker network ls -q --filter "label=com.docker.compose.project=$project")" = ""
+ends compose
