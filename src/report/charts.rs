@@ -13,7 +13,9 @@ use crate::units::LinkId;
 
 /// The time of each schedule as a bar, with its interval, and the bound as a line.
 pub(crate) fn bars(place: &ConditionResults) -> String {
-    let top = |cell: &EntrantResults| cell.elapsed_ms.map(|time| time.high.max(time.median));
+    let slowest = |cell: &EntrantResults| cell.runs.iter().map(|run| run.elapsed_ms).fold(0.0, f64::max);
+    let top =
+        |cell: &EntrantResults| cell.elapsed_ms.map(|time| time.high.max(time.median).max(slowest(cell)));
     let longest = place.cells.iter().filter_map(top).fold(0.0, f64::max);
     let bound = stats::median(place.cells.iter().filter_map(|cell| cell.bound_ms));
     let at = |ms: f64| if longest > 0.0 { ms / longest * 100.0 } else { 0.0 };
@@ -34,6 +36,14 @@ pub(crate) fn bars(place: &ConditionResults) -> String {
         if time.n > 1 {
             let (low, width) = (at(time.low), at(time.high) - at(time.low));
             let _ = write!(track, "<span class=\"ci\" style=\"left:{low:.2}%;width:{width:.2}%\"></span>");
+            for run in &cell.runs {
+                let (left, name) = (at(run.elapsed_ms), escape(&run.run.name));
+                let took = seconds(run.elapsed_ms);
+                let _ = write!(
+                    track,
+                    "<span class=\"dot\" style=\"left:{left:.2}%\" title=\"{name}: {took}\"></span>"
+                );
+            }
         }
         if let Some(bound) = bound {
             let _ = write!(track, "<span class=\"bound\" style=\"left:{:.2}%\"></span>", at(bound));
@@ -48,7 +58,8 @@ pub(crate) fn bars(place: &ConditionResults) -> String {
     let line =
         bound.map_or(String::new(), |bound| format!("; the dashed line is the bound, {}", seconds(bound)));
     format!(
-        "<figure><figcaption>Median time{line}. The thin line is the interval of the median.</figcaption><div class=\"bars\">{rows}</div></figure>"
+        "<figure><figcaption>Time of each schedule, from 0 to {}: the bar ends at the median, the thin line is its interval, each dot is a run{line}.</figcaption><div class=\"bars\">{rows}</div></figure>",
+        seconds(longest)
     )
 }
 

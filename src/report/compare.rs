@@ -132,8 +132,8 @@ pub(crate) fn key(run: &LoggedRun) -> Option<(CellKey, Option<u64>)> {
     let key = CellKey {
         condition: format!(
             "{} and {}{}",
-            profile(run, LinkId::A),
-            profile(run, LinkId::B),
+            run.profile(LinkId::A),
+            run.profile(LinkId::B),
             if changed { ", changed in the run" } else { "" }
         ),
         channel: if run.shares_channel() { "shared" } else { "independent" }.into(),
@@ -142,13 +142,6 @@ pub(crate) fn key(run: &LoggedRun) -> Option<(CellKey, Option<u64>)> {
         congestion: start.congestion_control.clone(),
     };
     Some((key, None))
-}
-
-/// The profile that a link began with, "unshaped" for none.
-pub(crate) fn profile(run: &LoggedRun, link: LinkId) -> &str {
-    let mut records = run.links.iter().map(|timed| &timed.data);
-    let first = records.find(|record| record.link == link && record.direction == Direction::Down);
-    first.and_then(|record| record.profile.as_deref()).unwrap_or("unshaped")
 }
 
 /// Runs of different lists of files are not compared with each other.

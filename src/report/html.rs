@@ -1,7 +1,8 @@
-//! `report.html`: one file without a script or anything from elsewhere, so that it works offline, from
-//! a mail, and on paper. A single run's page is the same page with one cell.
+//! `report.html`: one file without anything from elsewhere, so that it works offline, from a mail, and on
+//! paper. Its script adds values under the pointer, a zoom and exports; the page is complete without it. A single run's page is the same page with one cell.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use super::charts;
 use super::load::{Loaded, Problem};
@@ -14,8 +15,11 @@ use super::sheet::Sheet;
 use super::timeline::{self, Detail};
 use super::words;
 use crate::log::outcome::Outcome;
+use crate::results::PAGE;
+use crate::units::LinkId;
 
 const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
 
 /// Steps of all timelines together. A step takes up to 330 bytes, so that the page stays under 5 MB.
 const DETAIL: usize = 12_000;
@@ -25,9 +29,10 @@ const NAMED: usize = 12;
 const TIMELINES: usize = 60;
 
 /// The whole page.
-pub(crate) fn page(loaded: &Loaded, studies: &[Study]) -> String {
+/// `out` is its folder.
+pub(crate) fn page(loaded: &Loaded, studies: &[Study], out: &Path) -> String {
     let title = match studies {
-        [study] => study.title.clone(),
+        [study] => heading(study),
         studies => format!("{} studies", studies.len()),
     };
     let mut body = String::new();
@@ -37,31 +42,94 @@ pub(crate) fn page(loaded: &Loaded, studies: &[Study]) -> String {
     }
     // Of a single run, what it did comes first; of many, how they compare.
     let all_details: String = studies.iter().map(details).collect();
-    let drawn = timelines(studies);
+    let drawn = timelines(studies, out);
     body += &if loaded.runs().count() == 1 { drawn + &all_details } else { all_details + &drawn };
     body += &setting::markup(loaded);
+    let body = number_sections(&body);
     let header = format!(
-        "<h1>{}</h1>{}\
-         <nav><a href=\"#verdict\">Verdict</a><a href=\"#timelines\">Timelines</a><a href=\"#links\">Links</a>\
-         <a href=\"#environment\">Environment</a><a href=\"#not-modelled\">What is not modelled</a></nav>",
-        escape(&title),
+        "<h1>{}</h1>{}<nav>{}</nav>",
+        with_units(&escape(&title)),
         subtitle(loaded, studies),
+        navigation(&body)
     );
     document(&title, &header, &format!("{}\n{body}", problems(&loaded.problems)))
 }
 
-/// A page of its own, with the style of all.
+/// A page of its own, with the style and the script of all.
 pub(crate) fn document(title: &str, header: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
          <meta name=\"generator\" content=\"twinlink {}\"><link rel=\"icon\" href=\"data:,\">\
          <title>{} – twinlink</title>\n<style>\n{STYLE}</style></head>\n<body>\n<header>{header}</header>\n\
-         <main>{body}</main>\n</body></html>\n",
+         <main>{body}</main>\n<script>\n{SCRIPT}</script>\n</body></html>\n",
         env!("CARGO_PKG_VERSION"),
         escape(title),
     )
 }
+
+/// The page's first line: of a single run, how it went.
+fn heading(study: &Study) -> String {
+    match &study.group.runs[..] {
+        [run] => words::headline(run),
+        _ => study.title.clone(),
+    }
+}
+
+/// Keeps each number on one line with its unit.
+fn with_units(text: &str) -> String {
+    text.replace(" s,", "&nbsp;s,").replace(" % ", "&nbsp;% ").replace(" s</", "&nbsp;s</")
+}
+
+/// Gives each section without an id one, for the navigation.
+fn number_sections(body: &str) -> String {
+    let mut parts = body.split("<section><h2>");
+    let first = parts.next().unwrap_or_default().to_string();
+    (1..)
+        .zip(parts)
+        .fold(first, |text, (number, part)| text + &format!("<section id=\"section-{number}\"><h2>{part}"))
+}
+
+/// Links to the sections of the page.
+fn navigation(body: &str) -> String {
+    let sections = body.split("<section id=\"").skip(1).filter_map(|section| {
+        let (id, rest) = section.split_once("\"><h2>")?;
+        let (title, _) = rest.split_once("</h2>")?;
+        Some(format!("<a href=\"#{id}\">{title}</a>"))
+    });
+    sections.collect()
+}
+
+/// Sentences as a list; one alone as a paragraph.
+fn bullets(sentences: &[String]) -> String {
+    match sentences {
+        [one] => format!("<p>{}</p>", escape(one)),
+        several => {
+            let items: String = several.iter().map(|one| format!("<li>{}</li>", escape(one))).collect();
+            format!("<ul>{items}</ul>")
+        }
+    }
+}
+
+/// The links of a run, or of runs that all have the same.
+fn links_in_short(runs: &[&LoggedRun]) -> String {
+    let of = |run: &LoggedRun| LinkId::BOTH.map(|link| run.shaping(link).map(words::shaping));
+    let Some((first, others)) = runs.split_first() else { return String::new() };
+    let both = of(first);
+    if others.iter().any(|run| of(run) != both) || both.iter().all(Option::is_none) {
+        return String::new();
+    }
+    let items = LinkId::BOTH.into_iter().zip(both).map(|(link, said)| {
+        let said = said.unwrap_or_else(|| "not shaped".into());
+        format!("<li><span class=\"key {link}\">link {link}</span>: {}</li>", escape(&said))
+    });
+    format!("<ul class=\"plain\">{}</ul>", items.collect::<String>())
+}
+
+/// The words that a reader needs first.
+const TERMS: &str = "<p class=\"note\"><b>Bound</b>: the least time in which both links could carry these files at their \
+    rates. <b>Efficiency</b>: the bound over the time that was taken; 1 is the fastest possible. <b>Goodput</b>: file \
+    bytes that came, over the time.</p>";
 
 fn subtitle(loaded: &Loaded, studies: &[Study]) -> String {
     let runs: Vec<&LoggedRun> = loaded.runs().collect();
@@ -82,7 +150,7 @@ fn subtitle(loaded: &Loaded, studies: &[Study]) -> String {
         1 => "One run".to_string(),
         count => format!("{count} runs, {complete} of them with every file"),
     };
-    format!("{described}<p class=\"sub\">{counted}{}</p>", escape(&span))
+    format!("{described}<p class=\"sub\">{counted}{}</p>{}", escape(&span), links_in_short(&runs))
 }
 
 /// A wall clock to the minute.
@@ -112,11 +180,18 @@ fn section_of(study: &Study, named: bool) -> String {
     let _ = write!(text, "<h2>{head}{of}</h2>");
     if let Some(run) = single {
         text += &one_run(run);
-        return text + "</section>";
+        return text + TERMS + "</section>";
     }
     for place in &study.places {
-        let said: String =
-            words::verdict(place).iter().map(|sentence| format!("<p>{}</p>", escape(sentence))).collect();
+        let verdict = words::verdict(place);
+        let mut said = bullets(&verdict.said);
+        if !verdict.worth.is_empty() {
+            let _ = write!(
+                said,
+                "<details><summary>How sure is this?</summary>{}</details>",
+                bullets(&verdict.worth)
+            );
+        }
         let met = place.cells.iter().flat_map(EntrantResults::all_runs).any(|run| run.met().next().is_some());
         let class = if met { " faulty" } else { "" };
         let _ = write!(text, "<div class=\"verdict{class}\"><h3>{}</h3>{said}</div>", escape(&place.name()));
@@ -128,6 +203,7 @@ fn section_of(study: &Study, named: bool) -> String {
             "<div class=\"verdict problems\"><h3>Faults of the experiment, beside its runs</h3><ul>{items}</ul></div>"
         );
     }
+    text += TERMS;
     text += "<p class=\"note\">Times are medians; an interval says how often such an interval holds the true median, and \
              needs six runs for 95 %. Differences are compared block by block where the runs have blocks. One is significant \
              where chance makes it in less than 5 % of all cases, and significant alone where Holm&#39;s correction for the \
@@ -163,8 +239,7 @@ fn one_run(run: &LoggedRun) -> String {
         fact(Some(end.files.to_string()), "files");
     }
     text += "</div>";
-    let said: String =
-        words::explain(run).iter().map(|sentence| format!("<p>{}</p>", escape(sentence))).collect();
+    let said = bullets(&words::explain(run));
     let ok = run.end.as_ref().is_some_and(|end| end.exit == Outcome::Ok);
     let class = match (ok, run.met().count()) {
         (false, _) => " problems",
@@ -247,8 +322,22 @@ fn throughputs(study: &Study) -> String {
     titled("Throughput of each link (Mbit/s of payload)", sheet.markup(), "")
 }
 
+/// Links to the log of a run and to its own page, where they lie below the page's folder.
+fn sources(run: &LoggedRun, out: &Path) -> String {
+    let Ok(log) = run.path.strip_prefix(out) else { return String::new() };
+    let page = log.with_file_name(PAGE);
+    let own = out.join(&page).is_file() && page != Path::new(PAGE);
+    let link = |path: &Path, text| format!("<a href=\"{}\">{text}</a>", escape(&path.to_string_lossy()));
+    let page = if own { format!(" · {}", link(&page, "its own page")) } else { String::new() };
+    format!(
+        "<p class=\"note\">{} · {}{page}</p>",
+        link(log, "log"),
+        link(Path::new("csv/segments.csv"), "tables")
+    )
+}
+
 /// A timeline for each cell's median run, as many as the page can bear.
-fn timelines(studies: &[Study]) -> String {
+fn timelines(studies: &[Study], out: &Path) -> String {
     let cells: Vec<(&Study, &ConditionResults, usize, &EntrantResults)> = studies
         .iter()
         .flat_map(|study| study.places.iter().map(move |place| (study, place)))
@@ -283,10 +372,11 @@ fn timelines(studies: &[Study]) -> String {
         let open = if wanted && !std::mem::replace(&mut opened, true) { " open" } else { "" };
         let _ = write!(
             text,
-            "<details{open}><summary>{}: <strong>{}</strong>, {took} <span class=\"note\">run {}</span></summary>{drawn}</details>",
+            "<details{open}><summary>{}: <strong>{}</strong>, {took} <span class=\"note\">run {}</span></summary>{}{drawn}</details>",
             escape(&place.name()),
             escape(&cell.label),
-            escape(&run.name)
+            escape(&run.name),
+            sources(run, out)
         );
     }
     text + "</section>"

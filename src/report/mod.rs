@@ -92,5 +92,5 @@ fn write(loaded: &Loaded, studies: &[model::Study], out: &Path) -> Result<()> {
     csv::write(loaded, &tables)?;
     let summary = summary::json(studies, &loaded.problems)?;
     folder.replace(SUMMARY, |out| out.write_all(summary.as_bytes()))?;
-    folder.replace(PAGE, |out| out.write_all(html::page(loaded, studies).as_bytes()))
+    folder.replace(PAGE, |file| file.write_all(html::page(loaded, studies, out).as_bytes()))
 }

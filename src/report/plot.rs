@@ -108,11 +108,11 @@ impl Panel {
     }
 
     /// The plot as markup. `alt` says in words what it shows; `names` replace the ticks of the y axis
-    /// (each at a height); `x_unit` names the x axis, whose ticks are left out without one.
-    pub(crate) fn markup(&self, alt: &str, names: &[(f64, &str)], x_unit: Option<&str>) -> String {
+    /// (each at a height); `x_unit` is the unit of the x axis.
+    pub(crate) fn markup(&self, alt: &str, names: &[(f64, &str)], x_unit: &str) -> String {
         let (mut grid, mut around) = (String::new(), String::new());
         if names.is_empty() {
-            let ticks = ticks(self.y_max, f64::from(self.height_px) / 36.0);
+            let ticks = ticks(self.y_max, f64::from(self.height_px) / 24.0);
             for tick in &ticks {
                 let _ = write!(grid, "<path class=\"g\" d=\"M0 {:.1}H{WIDTH}\"/>", self.y(*tick));
                 let at = tick / self.y_max * 100.0;
@@ -128,22 +128,19 @@ impl Panel {
         for tick in &ticks {
             let _ = write!(grid, "<path class=\"g\" d=\"M{:.1} 0V{HEIGHT}\"/>", self.x(*tick));
         }
-        if let Some(unit) = x_unit {
-            let (last, others) = ticks.split_last().unwrap_or((&0.0, &[]));
-            for tick in others {
-                let at = tick / self.x_max * 100.0;
-                let _ = write!(around, "<i class=\"x\" style=\"left:{at:.1}%\">{}</i>", label(*tick, &ticks));
-            }
-            let at = last / self.x_max * 100.0;
-            let text = label(*last, &ticks);
-            let _ = write!(around, "<i class=\"x\" style=\"left:{at:.1}%\">{text} {}</i>", escape(unit));
+        for (index, tick) in ticks.iter().enumerate() {
+            let at = tick / self.x_max * 100.0;
+            let unit = if index + 1 == ticks.len() { format!(" {}", escape(x_unit)) } else { String::new() };
+            let text = label(*tick, &ticks);
+            let _ = write!(around, "<i class=\"x\" style=\"left:{at:.1}%\">{text}{unit}</i>");
         }
         format!(
-            "<figure><figcaption>{}</figcaption><div class=\"plot{}\" style=\"height:{}px\" role=\"img\" \
+            "<figure><figcaption>{}</figcaption><div class=\"plot\" data-x=\"{}\" data-y=\"{}\" style=\"height:{}px\" role=\"img\" \
              aria-label=\"{}\"><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" \
              aria-hidden=\"true\">{grid}{}</svg>{around}</div></figure>\n",
             self.title,
-            if x_unit.is_some() { " labelled" } else { "" },
+            self.x_max,
+            self.y_max,
             self.height_px,
             escape(alt),
             self.svg
@@ -179,7 +176,7 @@ mod tests {
         let mut panel = Panel::new("t", 100, 10.0, 5.0);
         panel.line("a", &[(-5.0, 1.0), (20.0, 50.0), (1.0, f64::NAN), (5.0, 0.0)]);
         panel.boxes("b", &[([0.0, 99.0, 0.0, 9.0], "<s001>".into())]);
-        let markup = panel.markup("a \"b\"", &[], Some("s"));
+        let markup = panel.markup("a \"b\"", &[], "s");
         assert!(markup.contains("M0.0 80.0L1000.0 0.0M500.0 100.0"), "{markup}");
         assert!(markup.contains("&lt;s001&gt;") && markup.contains("a &quot;b&quot;"), "{markup}");
     }
@@ -188,6 +185,6 @@ mod tests {
     fn an_axis_without_extent_is_drawn_all_the_same() {
         let mut panel = Panel::new("t", 100, 0.0, f64::NAN);
         panel.line("a", &[(0.0, 0.0)]);
-        assert!(!panel.markup("", &[], Some("s")).contains("NaN"));
+        assert!(!panel.markup("", &[], "s").contains("NaN"));
     }
 }

@@ -11,7 +11,7 @@ use crate::log::schema::{
     CellEnd, Fault, Link, Probe, RunEnd, RunStart, Sample, Segment, SweepEnd, SweepStart, Throughput,
 };
 use crate::qoe::{self, Arrival, Playback, Rule};
-use crate::units::LinkId;
+use crate::units::{Direction, LinkId};
 
 /// A record and when it was written, in ms since the run's start.
 #[derive(Clone, Debug)]
@@ -124,6 +124,17 @@ impl LoggedRun {
     pub(crate) fn shares_channel(&self) -> bool {
         let on_channel = |link| self.samples.iter().any(|s| s.data.link == link && s.data.air.is_some());
         LinkId::BOTH.into_iter().all(on_channel)
+    }
+
+    /// Returns a link's record of its shaping at the start, in the down direction.
+    pub(crate) fn shaping(&self, link: LinkId) -> Option<&Link> {
+        let mut records = self.links.iter().map(|timed| &timed.data);
+        records.find(|record| record.link == link && record.direction == Direction::Down)
+    }
+
+    /// Returns the profile that a link began with, "unshaped" for none.
+    pub(crate) fn profile(&self, link: LinkId) -> &str {
+        self.shaping(link).and_then(|record| record.profile.as_deref()).unwrap_or("unshaped")
     }
 
     /// The congestion control of a server's sockets, which send the payload.

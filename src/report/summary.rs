@@ -33,7 +33,7 @@ pub(crate) fn json(studies: &[Study], problems: &[Problem]) -> serde_json::Resul
             study: study.title.clone(),
             condition: place.condition.clone(),
             channel: place.channel.clone(),
-            words: words::verdict(place),
+            words: words::verdict(place).sentences().collect(),
         })
         .collect();
     let summary = SummaryFile { schema: "twinlink-summary/1", studies, verdicts, problems };

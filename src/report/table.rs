@@ -22,7 +22,7 @@ pub(crate) fn text(studies: &[Study]) -> String {
             let _ = writeln!(text, "{}\n{}", place.name(), table(place));
             let said = match &study.group.runs[..] {
                 [run] => words::explain(run),
-                _ => words::verdict(place),
+                _ => words::verdict(place).sentences().collect(),
             };
             for sentence in said {
                 let _ = writeln!(text, "{sentence}");

@@ -13,6 +13,9 @@ use super::words;
 use crate::log::schema::{Counters, Part, Sample};
 use crate::units::LinkId;
 
+/// The legend of both links.
+const KEYS: &str = "<span class=\"key a\">link a</span>, <span class=\"key b\">link b</span>";
+
 /// How much of a run is drawn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Detail {
@@ -116,11 +119,11 @@ impl TimelineView<'_> {
     }
 
     /// Marks what happened, and renders.
-    fn finish(&self, mut panel: Panel, alt: &str, names: &[(f64, &str)], x_unit: Option<&str>) -> String {
+    fn finish(&self, mut panel: Panel, alt: &str, names: &[(f64, &str)]) -> String {
         for mark in &self.marks {
             panel.upright(mark.class, mark.at_s);
         }
-        panel.markup(alt, names, x_unit)
+        panel.markup(alt, names, "s")
     }
 
     fn steps(&self, link: LinkId, count: usize) -> Vec<TimelineStep> {
@@ -213,14 +216,15 @@ impl TimelineView<'_> {
             format!("link {link} carries {} Mbit/s in the mean{of}", mbit(mean))
         });
         let alt = format!("Goodput over {}: {}.", seconds(self.length_s * 1e3), said.join("; "));
-        self.finish(panel, &alt, &[], None)
+        self.finish(panel, &alt, &[])
     }
 
     fn queue(&self, steps: &[Vec<TimelineStep>; 2]) -> String {
         let lines = [0, 1].map(|link| self.moments(&steps[link], |step| step.queue_ms));
         let highest = |line: &[(f64, f64)]| line.iter().map(|point| point.1).fold(0.0, f64::max);
         let most = lines.each_ref().map(|line| highest(line));
-        let mut panel = self.panel("Queue in the down direction, ms", 90, most[0].max(most[1]) * 1.06);
+        let mut panel =
+            self.panel(&format!("Queue in the down direction, ms: {KEYS}"), 90, most[0].max(most[1]) * 1.06);
         panel.line("a", &lines[0]);
         panel.line("b", &lines[1]);
         let alt = format!(
@@ -228,7 +232,7 @@ impl TimelineView<'_> {
             short(most[0]),
             short(most[1])
         );
-        self.finish(panel, &alt, &[], None)
+        self.finish(panel, &alt, &[])
     }
 
     /// Drops downward from the middle line's sight: bars up for link a's, then b's on top of them.
@@ -254,7 +258,8 @@ impl TimelineView<'_> {
         }
         let most = steps.iter().flatten().map(|step| step.drops.max(step.resent)).max().unwrap_or(0);
         let title = if told { "retransmissions" } else { "arrivals out of order" };
-        let title = format!("Packets a step of {}: bars, drops; dots, {title}", seconds(width_s * 1e3));
+        let title =
+            format!("Packets a step of {}: bars, drops on {KEYS}; dots, {title}", seconds(width_s * 1e3));
         let mut panel = self.panel(&title, 90, most as f64 * 1.06);
         let half = most as f64 * 0.02;
         for (class, link) in [("a", 0), ("b", 1)] {
@@ -274,7 +279,7 @@ impl TimelineView<'_> {
             panel.boxes(class, &some(|step| step.drops).into_iter().map(bar).collect::<Vec<_>>());
             panel.boxes("fg", &some(|step| step.resent).into_iter().map(dot).collect::<Vec<_>>());
         }
-        self.finish(panel, &alt, &[], None)
+        self.finish(panel, &alt, &[])
     }
 
     /// The segments' bars, and how many neighbours the largest bar stands for.
@@ -309,7 +314,7 @@ impl TimelineView<'_> {
             said.push(format!("link {link} brought {} parts of segments", parts.len()));
         }
         let alt = format!("Each segment on its link: {}.", said.join(", "));
-        (self.finish(panel, &alt, &[(1.5, "link a"), (0.5, "link b")], None), merged)
+        (self.finish(panel, &alt, &[(1.5, "link a"), (0.5, "link b")]), merged)
     }
 
     /// When a group of parts was asked for, began to come, and was there (s).
@@ -347,7 +352,7 @@ impl TimelineView<'_> {
             played.qoe.rebuffer_count,
             seconds(played.qoe.rebuffer_ms)
         );
-        self.finish(panel, &alt, &[], Some("s"))
+        self.finish(panel, &alt, &[])
     }
 
     fn notes(&self, steps: usize, merged: usize) -> String {

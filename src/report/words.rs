@@ -8,15 +8,64 @@ use super::run::{LoggedRun, drops};
 use super::stats::{Difference, Estimate};
 use super::worth::{self, judged};
 use crate::log::outcome::Outcome;
-use crate::log::schema::Fault;
+use crate::log::schema::{Fault, Link};
 use crate::units::LinkId;
 
+/// The verdict on the runs of a condition.
+pub(crate) struct Verdict {
+    pub said: Vec<String>,
+    /// How sure it is.
+    pub worth: Vec<String>,
+}
+
+impl Verdict {
+    /// Returns all of its sentences.
+    pub(crate) fn sentences(self) -> impl Iterator<Item = String> {
+        self.said.into_iter().chain(self.worth)
+    }
+}
+
+/// Says in a line how a run went: schedule, links, time, and its distance from the bound.
+pub(crate) fn headline(run: &LoggedRun) -> String {
+    let schedule = run.start.as_ref().map_or("a run", |start| &start.schedule);
+    let [a, b] = LinkId::BOTH.map(|link| run.profile(link));
+    let over = if run.shares_channel() { "on one channel, " } else { "" };
+    let took = match &run.end {
+        None => "it never ended".into(),
+        Some(end) if end.exit != Outcome::Ok => format!("it failed, {}", end.exit),
+        Some(end) => match (end.elapsed_ms, end.bound_ms) {
+            (Some(elapsed), Some(bound)) if bound > 0.0 && elapsed.is_finite() => format!(
+                "{}, {:.1} % above the fastest possible {}",
+                seconds(elapsed),
+                (elapsed / bound - 1.0) * 100.0,
+                seconds(bound)
+            ),
+            (Some(elapsed), _) => seconds(elapsed),
+            (None, _) => "nothing was left to fetch".into(),
+        },
+    };
+    format!("{schedule} over {a} + {b}: {over}{took}")
+}
+
+/// Says how a link was shaped at the start of a run, in the down direction.
+pub(crate) fn shaping(link: &Link) -> String {
+    let profile = link.profile.as_deref().unwrap_or("no profile");
+    let Some(asked) = &link.asked else { return profile.into() };
+    let mut said = vec![profile.to_string()];
+    said.extend((asked.rate_kbit > 0.0).then(|| format!("{} Mbit/s", mbit(asked.rate_kbit))));
+    said.push(format!("{} ms one way", short(asked.delay_ms)));
+    said.extend((asked.jitter_ms > 0.0).then(|| format!("jitter {} ms", short(asked.jitter_ms))));
+    said.extend((asked.loss_pct > 0.0).then(|| format!("loss {:.2} %", asked.loss_pct)));
+    said.extend((asked.queue_ms > 0.0).then(|| format!("queue of {} ms", short(asked.queue_ms))));
+    said.join(", ")
+}
+
 /// Returns the verdict on the runs of a condition.
-pub(crate) fn verdict(place: &ConditionResults) -> Vec<String> {
-    let mut said = Vec::new();
+pub(crate) fn verdict(place: &ConditionResults) -> Verdict {
+    let (mut said, mut worth) = (Vec::new(), Vec::new());
     if let Some(best) = place.best {
         said.push(winner(place, &place.cells[best]));
-        said.extend(worth::power(place));
+        worth.extend(worth::power(place));
         said.extend(place.split.as_ref().zip(place.throughput.as_ref()).map(|(s, t)| ratio(place, s, t)));
     } else {
         let without = if place.cells.iter().any(|cell| cell.left_out > 0) { " without a fault" } else { "" };
@@ -24,8 +73,8 @@ pub(crate) fn verdict(place: &ConditionResults) -> Vec<String> {
     }
     said.extend(broken(place));
     said.extend(faulty(place));
-    said.extend(worth::systematic(place));
-    said
+    worth.extend(worth::systematic(place));
+    Verdict { said, worth }
 }
 
 fn winner(place: &ConditionResults, best: &EntrantResults) -> String {
@@ -43,7 +92,11 @@ fn winner(place: &ConditionResults, best: &EntrantResults) -> String {
     let (first, second, longer) = (&best.label, &next.label, span(by));
     text = match by.significant {
         Some(true) => {
-            format!("Best is {first}: {text}. The next, {second}, took {longer} longer: {}.", judged(by))
+            format!(
+                "Best is {first}: {text}. It was {} as fast as the next, {second}, {}.",
+                times(by),
+                judged(by)
+            )
         }
         shown => {
             let why = match shown {
@@ -230,7 +283,9 @@ pub(crate) fn explain(run: &LoggedRun) -> Vec<String> {
     if end.exit != Outcome::Ok {
         said.push(format!("Exit: {}.", end.exit));
     }
-    said.extend(faults(run));
+    if !end.summary.contains(" fault") {
+        said.extend(faults(run));
+    }
     let (Some(elapsed), Some(a), Some(b)) =
         (end.elapsed_ms, end.links.a.last_byte_ms, end.links.b.last_byte_ms)
     else {
@@ -323,6 +378,13 @@ fn time(cell: &EntrantResults) -> String {
         low / 1e3,
         high / 1e3
     )
+}
+
+/// How many times as fast the other one was, with its interval.
+fn times(by: &Difference) -> String {
+    let Estimate { median, low, high, .. } = by.pct;
+    let times = |pct: f64| format!("{:.*}", if median < 10.0 { 3 } else { 2 }, 1.0 + pct / 100.0);
+    format!("{} times ({} to {})", times(median), times(low), times(high))
 }
 
 /// A difference in percent, with its interval where it has one.

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::fixture::{Place, User, have, program_under_test, stdout_of, users, words};
@@ -41,6 +41,44 @@ frames.forEach(frame => frame.onload = ({target}) => {
 });
 </script>
 "##;
+
+/// Uses the page as a reader does: points at a plot, hides link a, zooms in and out, saves a table and a plot.
+const READER: &str = r##"<!doctype html><meta charset="utf-8"><iframe id="page" src="file://PAGE" style="border:0;width:1280px;height:1400px"></iframe>
+<pre id="found"></pre>
+<script>
+document.getElementById("page").onload = ({target}) => {
+    const page = target.contentDocument, own = target.contentWindow, plots = [...page.querySelectorAll(".plot[data-x]")];
+    const box = plots[0].getBoundingClientRect(), key = page.querySelector("figcaption .key.a"), saved = [];
+    const send = (type, share) => plots[0].dispatchEvent(new own.PointerEvent(type,
+        {clientX: box.left + share * box.width, clientY: box.top + 20, pointerType: "mouse", bubbles: true}));
+    const views = () => [...new Set(plots.map(plot => Math.round(plot.querySelector("svg").viewBox.baseVal.width)))];
+    send("pointermove", 0.5);
+    const tip = plots[0].querySelector(".tip").textContent;
+    key.click();
+    const hidden = [...page.querySelectorAll(".plot svg .a")].every(path => own.getComputedStyle(path).display === "none");
+    key.click();
+    send("pointerdown", 0.2); send("pointerup", 0.4);
+    const zoomed = views();
+    plots[0].dispatchEvent(new own.MouseEvent("dblclick", {bubbles: true}));
+    own.URL.createObjectURL = blob => {
+        blob.text().then(text => {
+            saved.push(text.split("\n")[0].slice(0, 30));
+            document.getElementById("found").textContent = "FOUND " + JSON.stringify({tip, hidden, zoomed, whole: views(), saved}) + " END";
+        });
+        return "#";
+    };
+    const plotted = plots[0].closest("figure").querySelector(".export button");
+    [...page.querySelector("table + .export").children, plotted].forEach(button => button.click());
+};
+</script>
+"##;
+
+/// Returns the JSON that a page of a test left in its `found`.
+fn found(dom: &str) -> Option<Value> {
+    let text = dom.split("<pre id=\"found\">FOUND ").nth(1)?.split(" END").next()?;
+    let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+    serde_json::from_str(&text).ok()
+}
 
 /// A browser with a profile of its own.
 struct Browser(TempDir);
@@ -80,15 +118,9 @@ impl Browser {
             fs::write(&owner, FRAMES.replace("FRAMES", &frames)).unwrap();
             let owner = format!("file://{}", owner.display());
             let [dom, console] = self.browse(&[flag, "--virtual-time-budget=20000", "--dump-dom", &owner]);
-            let found = dom
-                .split("<pre id=\"found\">FOUND ")
-                .nth(1)
-                .and_then(|rest| rest.split(" END").next())
-                .unwrap_or_default();
-            let found = found.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
-            let found: Vec<Value> = serde_json::from_str(&found).unwrap_or_else(|error| {
-                panic!("{name}, {scheme}: the page did not load: {error}: {console}")
-            });
+            let Some(Value::Array(found)) = found(&dom) else {
+                panic!("{name}, {scheme}: the page did not load: {console}")
+            };
             let mut widths: Vec<u64> = found.iter().map(|one| one["width"].as_u64().unwrap()).collect();
             widths.sort_unstable();
             assert_eq!(widths, WIDTHS.map(u64::from));
@@ -102,6 +134,25 @@ impl Browser {
             assert!(!console.contains("CONSOLE"), "{name}: {console}");
             self.keep_screenshot(&format!("{name}-{scheme}"), flag, &owner);
         }
+    }
+
+    fn expect_answers(&self, page: &Path) {
+        let owner = self.0.path().join("reader.html");
+        fs::write(&owner, READER.replace("PAGE", page.to_str().unwrap())).unwrap();
+        let owner = format!("file://{}", owner.display());
+        let [dom, console] = self.browse(&["--virtual-time-budget=20000", "--dump-dom", &owner]);
+        let found = found(&dom).unwrap_or_else(|| panic!("the page did not answer: {console}"));
+        println!("{found}");
+        let tip: Vec<&str> = found["tip"].as_str().unwrap().split(" · ").collect();
+        let [_, a, b, both, rate] = tip[..] else { panic!("{tip:?}") };
+        assert!(a.starts_with("a ") && b.starts_with("b "), "{tip:?}");
+        assert_eq!([both, rate], ["a + b rate 100", "a rate 80"]);
+        assert_eq!(found["hidden"], true, "the key of link a hides it");
+        assert_eq!([&found["zoomed"], &found["whole"]], [&json!([200]), &json!([1000])]);
+        let saved: Vec<&str> = found["saved"].as_array().unwrap().iter().flat_map(Value::as_str).collect();
+        let [markdown, latex, csv, svg] = saved[..] else { panic!("{saved:?}") };
+        assert!(markdown.starts_with("| ") && csv.starts_with("\"\","), "{saved:?}");
+        assert!(latex == "\\begin{tabular}{lr}" && svg.starts_with("<svg xmlns="), "{saved:?}");
     }
 
     fn keep_screenshot(&self, name: &str, flag: &str, url: &str) {
@@ -143,7 +194,7 @@ fn page_of(browser: &Browser, args: &[&str]) -> PathBuf {
 }
 
 #[test]
-fn page_that_a_run_leaves_fits() {
+fn page_that_a_run_leaves_fits_and_answers_its_reader() {
     if users().is_empty() {
         return;
     }
@@ -158,6 +209,7 @@ fn page_that_a_run_leaves_fits() {
     let text = fs::read_to_string(&page).expect("the run left its page");
     assert!(text.contains("adaptive fetched 60 files"));
     browser.expect_fits("run", &page);
+    browser.expect_answers(&page);
 }
 
 #[test]
