@@ -26,10 +26,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("http", &["sender_report"]),
     ("manifest", &["units", "http"]),
     ("segments", &["units", "results", "text", "manifest"]),
-    ("server", &["http", "log", "manifest", "runtime", "segments", "sender_report", "tcp"]),
+    ("server", &["config", "http", "log", "manifest", "runtime", "segments", "sender_report", "tcp"]),
     // Predicts from the profiles, the scheduler and the sizes of files; knows no client.
     ("simulate", &["units", "config", "emulate", "schedule", "bound", "manifest", "segments"]),
-    ("lab", &["units", "http", "manifest", "results", "runtime", "segments", "shape", "text"]),
+    ("lab", &["units", "config", "http", "manifest", "results", "runtime", "segments", "shape", "text"]),
     ("doctor", &["lab", "shape", "text"]),
     (
         "client",

@@ -5,5 +5,6 @@ pub mod channel;
 pub(crate) mod file;
 pub mod profile;
 pub(crate) mod script;
+pub mod server_fault;
 pub mod trace;
 pub mod traffic;

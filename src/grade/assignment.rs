@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
 use crate::config::file;
+use crate::config::server_fault::ServerFault;
 use crate::shape::setup::LinkSetup;
 use crate::sweep::experiment::links::{self, LinkChoice, TimedChange};
 use crate::units::{ByteCount, Delay, check_seed};
@@ -76,6 +77,8 @@ pub(crate) struct GradedCondition {
     pub ratio: Option<(u32, u32)>,
     pub require: Requirements,
     pub links: LinkSetup,
+    /// Faults that the servers have on purpose.
+    pub faults: [Option<ServerFault>; 2],
 }
 
 /// The behaviour that is required beside bringing every file.
@@ -136,6 +139,8 @@ struct ConditionTable {
     link_b: Option<LinkChoice>,
     #[serde(default)]
     at: Vec<TimedChange>,
+    fault_a: Option<ServerFault>,
+    fault_b: Option<ServerFault>,
 }
 
 fn one() -> f64 {
@@ -236,6 +241,7 @@ impl ConditionTable {
             ratio,
             require: self.require.or(all),
             links,
+            faults: [self.fault_a, self.fault_b],
         })
     }
 }
@@ -257,6 +263,10 @@ impl GradedCondition {
         ensure!(
             self.require.order != Some(true) || self.ratio.is_some(),
             "order is required, and there is no ratio to say which: write ratio = \"1:2\""
+        );
+        ensure!(
+            logs_requests || self.faults == [None, None],
+            "faults are those of twinlink's own servers: leave fault_a and fault_b out with a server_command"
         );
         let asks = self.require != Requirements::default();
         ensure!(

@@ -229,6 +229,10 @@ impl Class {
         data: Option<&Path>,
     ) -> Result<T> {
         let place = results.path().canonicalize().context("cannot find the results")?;
+        let faults = match &work {
+            Work::Trial { condition, .. } => self.assignment.conditions[*condition].faults,
+            Work::Build { .. } => [None, None],
+        };
         let task = Task {
             assignment: self.path.clone(),
             submission: submission.into(),
@@ -244,6 +248,9 @@ impl Class {
         match (data, &self.assignment.server_command) {
             (None, _) => arguments.extend(["--servers".into(), "none".into()]),
             (Some(data), server) => {
+                for (option, fault) in ["--fault-a", "--fault-b"].into_iter().zip(faults) {
+                    arguments.extend(fault.map(|fault| format!("{option}={fault}").into()));
+                }
                 arguments.extend(["--data".into(), data.into()]);
                 arguments.extend(server.iter().flat_map(|line| ["--server".into(), line.into()]));
             }

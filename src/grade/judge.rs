@@ -162,6 +162,7 @@ mod tests {
             ratio: Some((1, 2)),
             require,
             links: LinkSetup { profiles: [None, None], channel: None, script: None },
+            faults: [None, None],
         }
     }
 

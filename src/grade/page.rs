@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::assignment::Assignment;
 use super::class::{Grade, Trial};
 use super::judge::points;
+use crate::config::server_fault::{FaultKind, ServerFault};
 use crate::report::html::document;
 use crate::report::load;
 use crate::report::numbers::seconds;
@@ -58,12 +59,28 @@ fn tried(assignment: &Assignment, index: usize) -> String {
     let condition = &assignment.conditions[index];
     let links = condition.links.names();
     let [a, b] = links.map(|name| name.unwrap_or_else(|| "not shaped".into()));
+    let faults: String = ["a", "b"]
+        .iter()
+        .zip(condition.faults)
+        .filter_map(|(server, fault)| Some(format!(" Server {server} {}.", fault_words(fault?))))
+        .collect();
     format!(
-        "<p>Link a: {}. Link b: {}. Started as <code>{}</code>.</p>",
+        "<p>Link a: {}. Link b: {}.{faults} Started as <code>{}</code>.</p>",
         escape(&a),
         escape(&b),
         escape(&assignment.line(condition))
     )
+}
+
+/// Says what a server does on purpose.
+fn fault_words(fault: ServerFault) -> String {
+    let does = match fault.kind {
+        FaultKind::Dies => "dies",
+        FaultKind::Trickles => "sends 10 kB/s on each connection",
+        FaultKind::Corrupts => "sends a wrong byte in each answer",
+        FaultKind::Busy => "answers 503",
+    };
+    if fault.after.0 == 0 { does.into() } else { format!("{does} after {}", fault.after) }
 }
 
 /// One trial: its checks.

@@ -29,6 +29,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
+use crate::config::server_fault::ServerFault;
 use crate::text::{print, tell, visible};
 pub(crate) use namespaces::attempt;
 use registry::{Entry, LabName};
@@ -48,6 +49,12 @@ pub(crate) struct LabArgs {
     /// Other servers, with {DATA} {ADDR} {PORT} {NAME} filled in, as in --server 'python3 -m http.server {PORT} --bind {ADDR} --directory {DATA}'
     #[arg(long, value_name = "COMMAND", conflicts_with = "servers")]
     pub server: Option<String>,
+    /// A fault that server-a has on purpose: dies, trickles, corrupts or busy, after some bytes as in dies@200KB
+    #[arg(long, value_name = "FAULT", conflicts_with_all = ["server", "servers"])]
+    pub fault_a: Option<ServerFault>,
+    /// A fault that server-b has
+    #[arg(long, value_name = "FAULT", conflicts_with_all = ["server", "servers"])]
+    pub fault_b: Option<ServerFault>,
     /// Start no server; COMMAND may start its own in the namespaces $TWINLINK_NS_A and $TWINLINK_NS_B
     #[arg(long, value_name = "none", value_parser = ["none"])]
     pub servers: Option<String>,
@@ -144,6 +151,7 @@ pub(crate) fn main(args: LabArgs, give_up: Option<Duration>) -> Result<ExitCode>
     let servers = args.servers.is_none().then_some(servers::ServerRequest {
         data,
         data_b,
+        faults: [args.fault_a, args.fault_b],
         command: args.server,
         logs: logs.clone(),
     });

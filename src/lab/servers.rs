@@ -14,6 +14,7 @@ use nix::unistd::{Pid, setsid};
 
 use super::network::{Host, Network, PORT};
 use super::samples;
+use crate::config::server_fault::ServerFault;
 use crate::http::health;
 use crate::text::duration;
 
@@ -23,6 +24,8 @@ pub(crate) struct ServerRequest {
     pub data: Option<PathBuf>,
     /// The folder of server b, where it differs.
     pub data_b: Option<PathBuf>,
+    /// Faults that the two have on purpose.
+    pub faults: [Option<ServerFault>; 2],
     /// The program, with places for what differs; else twinlink's own server.
     pub command: Option<String>,
     /// The folder where the output is kept.
@@ -55,7 +58,8 @@ pub(crate) fn start(
     let data = wanted.data.clone().map_or_else(|| samples::folder(scratch), Ok)?;
     let both = [(&network.server_a, &data), (&network.server_b, wanted.data_b.as_ref().unwrap_or(&data))];
     both.into_iter()
-        .map(|(host, data)| {
+        .zip(wanted.faults)
+        .map(|((host, data), fault)| {
             let address = if ipv6 { host.ipv6() } else { host.ipv4() };
             let command = wanted.command.as_ref().map(|command| fill_in(command, data, &address, host.name));
             let line = match &command {
@@ -65,7 +69,8 @@ pub(crate) fn start(
                     let listen = format!("{any}:{PORT}");
                     let line =
                         ["server".into(), "--data".into(), data.into(), "--listen".into(), listen.into()];
-                    std::iter::once(program.into()).chain(line).collect()
+                    let fault = fault.map(|fault| format!("--fault={fault}").into());
+                    std::iter::once(program.into()).chain(line).chain(fault).collect()
                 }
             };
             let path = wanted.logs.join(format!("{}.jsonl", host.name));

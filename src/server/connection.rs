@@ -14,8 +14,11 @@ use super::Limits;
 use super::access_log::{ConnectionLog, RequestLog};
 use super::catalog::Catalog;
 use super::congestion::Congestion;
+use super::fault::{ActiveFault, TRICKLE};
+use super::file::OpenFile;
 use super::respond::{self, Answer, Body, Resource, Sunk};
 use super::socket::{Socket, Wait, unacknowledged};
+use crate::config::server_fault::FaultKind;
 use crate::http::body::{BadChunk, BodyReader, Framing, Taken};
 use crate::http::head::{HEAD_TOO_LARGE, RefusedRequest, RequestHead, parse_request};
 use crate::sender_report;
@@ -37,6 +40,7 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub(crate) struct ServerState {
     pub table: Catalog,
     pub limits: Limits,
+    pub fault: Option<ActiveFault>,
 }
 
 /// Serves one connection until it ends. When `stop` turns true, it finishes the answer in flight and answers
@@ -177,7 +181,14 @@ impl Conversation<'_> {
         let mut in_flight = self.connection.begin(Some(request), matches!(resource, Resource::Health));
         let mut body = BodyReader::new(request.framing);
         let mut answer = match resource {
-            Resource::Entry(entry) => respond::entry(entry, request),
+            Resource::Entry(entry) => {
+                let answer = respond::entry(entry, request);
+                match self.fault() {
+                    Some(FaultKind::Busy) if matches!(answer.body, Body::File(..)) => respond::busy(),
+                    Some(FaultKind::Corrupts) => answer.corrupted()?,
+                    _ => answer,
+                }
+            }
             Resource::Sink => {
                 let (outcome, bytes) = self.sink(request, &mut body, &mut in_flight).await?;
                 respond::sink(outcome, bytes, in_flight.elapsed().as_secs_f64() * 1e3)
@@ -196,6 +207,36 @@ impl Conversation<'_> {
         if closes { Ok(Some(RequestEnd::Said)) } else { self.skip(&mut body).await }
     }
 
+    /// Returns the fault that the server has now.
+    fn fault(&self) -> Option<FaultKind> {
+        self.shared.fault.as_ref()?.now()
+    }
+
+    /// Sends a file as its server's fault has it.
+    async fn send_with_fault(
+        &mut self,
+        fault: &ActiveFault,
+        (file, from, to): (&OpenFile, u64, u64),
+        taken: &mut u64,
+    ) -> io::Result<()> {
+        if let Some(left) = fault.promise(to - from) {
+            self.socket.send_file(file, from, from + left, taken).await?;
+            fault.died.notify_one();
+            return std::future::pending().await;
+        }
+        if fault.now() != Some(FaultKind::Trickles) {
+            return self.socket.send_file(file, from, to, taken).await;
+        }
+        let (bytes, pause) = TRICKLE;
+        for at in (from..to).step_by(bytes) {
+            let mut piece = vec![0; bytes.min((to - at) as usize)];
+            file.read_exact_at(&mut piece, at)?;
+            self.socket.write_all(&piece, false, taken).await?;
+            tokio::time::sleep(pause).await;
+        }
+        Ok(())
+    }
+
     async fn send(
         &mut self,
         answer: &Answer<'_>,
@@ -209,6 +250,11 @@ impl Conversation<'_> {
         let taken = &mut in_flight.taken;
         let sent = match &answer.body {
             _ if bytes == 0 => self.socket.write_all(&head, false, taken).await,
+            Body::File(file, from, to) if self.shared.fault.is_some() => {
+                let fault = self.shared.fault.as_ref().expect("it was seen");
+                self.socket.write_all(&head, true, taken).await?;
+                self.send_with_fault(fault, (file, *from, *to), taken).await
+            }
             Body::File(file, from, _) if bytes <= SMALL_BYTES => {
                 let start = head.len();
                 head.resize(start + bytes as usize, 0);
@@ -223,9 +269,9 @@ impl Conversation<'_> {
                 self.socket.write_all(&head, true, taken).await?;
                 self.socket.send_file(file, *from, *to, taken).await
             }
-            Body::Text(_) | Body::Memory(_) | Body::Empty => {
-                let body = match &answer.body {
-                    Body::Text(text) => text.as_bytes(),
+            Body::Owned(_) | Body::Memory(_) | Body::Empty => {
+                let body: &[u8] = match &answer.body {
+                    Body::Owned(bytes) => bytes,
                     Body::Memory(bytes) => bytes,
                     _ => &[],
                 };

@@ -10,6 +10,7 @@ pub(crate) mod access_log;
 pub(crate) mod catalog;
 pub(crate) mod congestion;
 pub(crate) mod connection;
+pub(crate) mod fault;
 pub(crate) mod file;
 pub(crate) mod places;
 pub(crate) mod respond;
@@ -29,12 +30,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::config::server_fault::ServerFault;
 use crate::log::schema;
 use crate::log::schema::{Event, Log, ServeStart, Stdout};
 use crate::runtime::EndingSignals;
 use access_log::{AccessLog, ConnectionLog};
 pub use catalog::Catalog;
 use connection::ServerState;
+use fault::ActiveFault;
 use places::Places;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -48,6 +51,9 @@ pub struct ServerArgs {
     /// Address and port to listen on
     #[arg(long, env = "TWINLINK_LISTEN", default_value = "0.0.0.0:4455", value_name = "ADDR:PORT", value_parser = address_and_port)]
     pub listen: String,
+    /// A fault that the server has on purpose: dies, trickles, corrupts or busy, after some bytes as in dies@200KB
+    #[arg(long, value_name = "FAULT")]
+    pub fault: Option<ServerFault>,
 }
 
 fn address_and_port(text: &str) -> Result<String, String> {
@@ -80,6 +86,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Connections at a time. Above that an idle one is closed, or the new one is answered with 503.
     pub connections: usize,
+    /// A fault that the server has on purpose.
+    pub fault: Option<ServerFault>,
 }
 
 impl Default for Limits {
@@ -94,6 +102,7 @@ impl Default for Limits {
             sink_bytes: 1 << 30,
             head_bytes: 16 * 1024,
             connections: 256,
+            fault: None,
         }
     }
 }
@@ -109,7 +118,8 @@ pub fn main(args: ServerArgs) -> Result<()> {
         let listener = TcpListener::bind(&args.listen).await.with_context(|| {
             format!("cannot listen on {}: name a free address and port with --listen", args.listen)
         })?;
-        run(listener, table, Limits::default(), log, async { signals.next().await.as_str() }).await
+        let limits = Limits { fault: args.fault, ..Limits::default() };
+        run(listener, table, limits, log, async { signals.next().await.as_str() }).await
     })
 }
 
@@ -136,11 +146,14 @@ pub async fn run(
         wall_clock,
     }));
     let finish = limits.finish;
+    let fault = limits.fault.map(ActiveFault::new);
+    let shared = Arc::new(ServerState { table, limits, fault });
+    let limits = &shared.limits;
     let (stop, stopping) = watch::channel(false);
     let mut acceptor = Acceptor {
         places: Places::new(limits.connections),
         refusals: Arc::new(Semaphore::new(limits.connections)),
-        shared: Arc::new(ServerState { table, limits }),
+        shared: shared.clone(),
         access_log: access_log.clone(),
         stopping,
         tasks: JoinSet::new(),
@@ -148,9 +161,10 @@ pub async fn run(
         starved: false,
     };
     let mut shutdown = std::pin::pin!(shutdown);
-    let reason = loop {
+    let (reason, finish) = loop {
         tokio::select! {
-            reason = &mut shutdown => break reason,
+            reason = &mut shutdown => break (reason, finish),
+            () = died(shared.fault.as_ref()) => break ("its fault: it died", Duration::ZERO),
             accepted = listener.accept() => match accepted {
                 Ok((tcp, peer)) => acceptor.take(tcp, peer),
                 Err(error) => acceptor.recover(&error).await,
@@ -164,6 +178,14 @@ pub async fn run(
     let cut = acceptor.finish(finish).await;
     access_log.end(reason, cut);
     Ok(())
+}
+
+/// Waits until a server dies of its fault: for ever, where it has none.
+async fn died(fault: Option<&ActiveFault>) {
+    match fault {
+        Some(fault) => fault.died.notified().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Accepts connections and keeps them.

@@ -39,7 +39,7 @@ pub(crate) struct Answer<'a> {
 
 pub(crate) enum Body<'a> {
     Empty,
-    Text(String),
+    Owned(Vec<u8>),
     Memory(&'a [u8]),
     /// The bytes of a file from the first number up to and without the second.
     File(OpenFile, u64, u64),
@@ -49,7 +49,7 @@ impl Body<'_> {
     pub(crate) fn len(&self) -> u64 {
         match self {
             Body::Empty => 0,
-            Body::Text(text) => text.len() as u64,
+            Body::Owned(bytes) => bytes.len() as u64,
             Body::Memory(bytes) => bytes.len() as u64,
             Body::File(_, from, to) => to - from,
         }
@@ -65,7 +65,7 @@ impl<'a> Answer<'a> {
     pub(crate) fn plain(status: u16, line: &str) -> Answer<'a> {
         Answer::new(status)
             .header("Content-Type", "text/plain; charset=utf-8")
-            .body(Body::Text(format!("{line}\n")))
+            .body(Body::Owned(format!("{line}\n").into_bytes()))
     }
 
     pub(crate) fn header(mut self, name: &str, value: impl Display) -> Answer<'a> {
@@ -81,6 +81,22 @@ impl<'a> Answer<'a> {
     fn sized(self) -> Answer<'a> {
         let bytes = self.body.len();
         self.header("Content-Length", bytes)
+    }
+
+    /// Changes the first byte of a file, and nothing else.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn corrupted(mut self) -> io::Result<Answer<'a>> {
+        if let Body::File(file, from, to) = &self.body {
+            let mut bytes = vec![0; (to - from) as usize];
+            file.read_exact_at(&mut bytes, *from)?;
+            if let Some(first) = bytes.first_mut() {
+                *first ^= 0xff;
+            }
+            self.body = Body::Owned(bytes);
+        }
+        Ok(self)
     }
 
     pub(crate) fn closing(self) -> Answer<'a> {
@@ -194,14 +210,19 @@ pub(crate) fn entry<'a>(entry: &'a CatalogEntry, request: &RequestHead) -> Answe
         }
         Err(error) if is_shortage(&error) => {
             tracing::warn!("cannot serve {} now: {error}", entry.name);
-            Answer::plain(503, "the server has no resources left for this file: ask again in a while")
-                .header("Retry-After", RETRY_AFTER_S)
+            busy()
         }
         Err(error) => {
             tracing::error!("cannot serve {}: {error}", entry.name);
             Answer::plain(500, "the file cannot be read as it was when the server started: start it anew")
         }
     }
+}
+
+/// The answer of a server that has no room for another file.
+pub(crate) fn busy<'a>() -> Answer<'a> {
+    Answer::plain(503, "the server has no resources left for this file: ask again in a while")
+        .header("Retry-After", RETRY_AFTER_S)
 }
 
 /// HEAD opens the file too, so that it says what GET would.
@@ -244,6 +265,7 @@ pub(crate) fn sink<'a>(outcome: Sunk, bytes: u64, elapsed_ms: f64) -> Answer<'a>
     };
     let whole = outcome == Sunk::Whole;
     let text = serde_json::json!({ "bytes": bytes, "elapsed_ms": elapsed_ms, "whole": whole }).to_string();
-    let answer = Answer::new(status).header("Content-Type", "application/json").body(Body::Text(text));
+    let answer =
+        Answer::new(status).header("Content-Type", "application/json").body(Body::Owned(text.into_bytes()));
     if whole { answer } else { answer.closing() }
 }

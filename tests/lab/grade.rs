@@ -215,6 +215,46 @@ sys.exit("looked at %d files and %d processes: no seed" % (looked, len(processes
     }
 }
 
+/// A client that takes every second file from each server, and whatever comes for what it asked for.
+const TRUSTING: &str = r#"#!/bin/sh
+exec /usr/bin/python3 - <<'END'
+import os, urllib.request
+for at, name in enumerate(open(os.environ["FILES"]).read().split()):
+    server = os.environ["SERVER_B" if at % 2 else "SERVER_A"]
+    with urllib.request.urlopen("http://" + server + "/" + name) as answer:
+        open(os.path.join(os.environ["OUT"], name), "wb").write(answer.read())
+END
+"#;
+
+#[test]
+fn servers_have_the_faults_of_the_assignment() {
+    let Some(place) = Place::all().into_iter().next() else { return };
+    let (head, condition) = LENIENT.split_once("[[condition]]").unwrap();
+    let head = head.replace("count = 6", "count = 12").replace("20KB", "40KB");
+    let with = |fault: &str| {
+        let condition = condition.replace("steady", fault);
+        format!("[[condition]]{condition}\nfault_b = \"{fault}@60KB\"\n")
+    };
+    let faults = ["dies", "trickles", "corrupts", "busy"];
+    place.write("assignment.toml", &(head + &faults.map(with).concat()));
+    // Our own client goes on without a faulty server.
+    fs::create_dir(place.path("able")).unwrap();
+    fs::copy(BIN, place.path("able/twinlink")).unwrap();
+    let own = "#!/bin/sh\nexec \"$SUBMISSION/twinlink\" client --backend none --least-rate 500kbit --give-up 1s \\\n    --out \"$OUT\" --log /tmp/log.jsonl server-a server-b\n";
+    place.write("able/client", own);
+    place.write("trusting/client", TRUSTING);
+    let graded = place.grade(&["able", "trusting"], &["--jobs", "2"]);
+    assert_eq!(graded.output.status.code(), Some(0), "{}", graded.said());
+    assert_eq!(graded.points("able"), (40.0, String::new()), "{}", graded.said());
+    let trusting = graded.results("trusting");
+    let expected = ["it ended with exit code 1", "longer than 10 s", "has other bytes", "HTTP Error 503"];
+    for (test, words) in trusting["tests"].as_array().unwrap().iter().zip(expected) {
+        let output = test["output"].as_str().unwrap();
+        assert!(test["score"] == 0.0 && output.contains(words), "{words}: {test}");
+    }
+    assert!(graded.read("trusting/page.html").contains("Server b answers 503 after 60KB."));
+}
+
 #[test]
 fn failures_are_named_in_words() {
     let Some(place) = Place::all().into_iter().next() else { return };

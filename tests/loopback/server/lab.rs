@@ -94,6 +94,12 @@ impl Lab {
         Ending { server: self.server, dir: self.dir }
     }
 
+    /// Returns the log of a server that ends by itself.
+    pub(crate) async fn ended(self) -> Vec<Event> {
+        let Lab { server, dir, stop: _stop, .. } = self;
+        Ending { server, dir }.log().await
+    }
+
     /// Ends the server and returns its log.
     pub(crate) async fn end(self) -> Vec<Event> {
         self.tell_to_end().log().await

@@ -3,6 +3,7 @@
 
 mod answers;
 mod congestion;
+mod faults;
 mod lab;
 mod limits;
 mod program;
