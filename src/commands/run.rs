@@ -23,6 +23,9 @@ pub(crate) struct ProgramArgs {
     /// The server at the end of link b, host[:port]
     #[arg(long, value_name = "SERVER", default_value = "server-b", value_parser = server_name)]
     pub server_b: String,
+    /// A list of the files as of sha256sum; the servers are not asked for theirs then, and need not speak HTTP
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
     /// The folder that the program stores files in ($OUT); without it, a temporary one
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -57,6 +60,7 @@ impl From<ProgramArgs> for ProgramConfig {
             servers: PerLink { a: args.server_a, b: args.server_b },
             backend: args.run.links.backend,
             files: args.run.files,
+            manifest: args.manifest,
             out: args.out,
             server_logs: args.server_logs,
             time_limit: args.time_limit.0,

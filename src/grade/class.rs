@@ -160,6 +160,16 @@ fn named(paths: &[PathBuf]) -> Result<Vec<(String, PathBuf)>> {
     Ok(found)
 }
 
+/// Returns the bytes of a folder's files, each with what it takes of a disk.
+fn folder_bytes(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = entries.filter_map(|entry| {
+        let data = entry.path().symlink_metadata().ok()?;
+        Some(if data.is_dir() { folder_bytes(&entry.path()) } else { data.len().next_multiple_of(4096) })
+    });
+    bytes.sum()
+}
+
 struct Class {
     path: PathBuf,
     assignment: Assignment,
@@ -188,9 +198,13 @@ impl Class {
         let built = self.scratch.path().join("built").join(name);
         fs::create_dir_all(built.parent().expect("it has one"))?;
         let build_problem = match &self.assignment.build {
-            Some(_) => self.build(submission, &folder, &built)?,
+            Some(_) => match self.too_large(submission) {
+                None => self.build(submission, &folder, &built)?,
+                large => large,
+            },
             None => copy_folder(submission, &built, None).map(|()| None)?,
         };
+        let build_problem = build_problem.or_else(|| self.too_large(&built));
         let mut grade = Grade { name: name.into(), build_problem, trials: Vec::new() };
         if grade.build_problem.is_some() {
             return Ok(grade);
@@ -211,6 +225,12 @@ impl Class {
             }
         }
         Ok(grade)
+    }
+
+    /// Says that a folder does not fit its disk, if it does not.
+    fn too_large(&self, folder: &Path) -> Option<String> {
+        let (bytes, disk) = (folder_bytes(folder), self.assignment.limits.disk);
+        (bytes > disk.0).then(|| format!("its folder holds {bytes} bytes, and its disk {disk}"))
     }
 
     fn build(&self, submission: &Path, folder: &Folder, built: &Path) -> Result<Option<String>> {
@@ -252,7 +272,9 @@ impl Class {
                     arguments.extend(fault.map(|fault| format!("{option}={fault}").into()));
                 }
                 arguments.extend(["--data".into(), data.into()]);
-                arguments.extend(server.iter().flat_map(|line| ["--server".into(), line.into()]));
+                let folder = self.path.parent().unwrap_or(Path::new("/")).to_string_lossy();
+                let server = server.as_ref().map(|line| line.replace("{folder}", &folder).into());
+                arguments.extend(server.into_iter().flat_map(|line| ["--server".into(), line]));
             }
         }
         arguments.extend(["--server-logs".into(), place.join("servers").into(), "--exec".into()]);

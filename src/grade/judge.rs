@@ -180,6 +180,7 @@ mod tests {
             status: 200,
             read_ms: ms.start,
             sent_ms: ms.end,
+            sender: None,
         }
     }
 

@@ -14,6 +14,7 @@ use crate::client::runtime;
 use crate::client::signals::Signals;
 use crate::log::outcome::Outcome;
 use crate::log::schema::{self, Log, ProgramEnd, Stdout};
+use crate::manifest::SUMS;
 use crate::program::account::Account;
 use crate::program::command::{RunningProgram, Surroundings};
 use crate::program::config::ProgramConfig;
@@ -154,6 +155,7 @@ fn trial(
         servers: PerLink { a: "server-a".into(), b: "server-b".into() },
         backend: BackendChoice::Auto,
         files: None,
+        manifest: assignment.server_command.is_some().then(|| data.join(SUMS)),
         out: None,
         server_logs: std::env::var_os("TWINLINK_SERVER_LOGS").map(PathBuf::from),
         time_limit: limits.time.0,

@@ -356,6 +356,22 @@ pub struct ProgramEnd {
     pub peak_memory_bytes: u64,
     /// Requests that the servers answered; null where they do not tell.
     pub requests: Option<u64>,
+    /// Its connections, as the servers saw them; null where they do not tell.
+    pub connections: Option<Vec<ProgramConnection>>,
+}
+
+/// A connection of a program's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ProgramConnection {
+    pub link: LinkId,
+    /// The server's count of connections, from 1.
+    pub connection: u64,
+    pub requests: u64,
+    /// Bytes of bodies that the server's kernel took.
+    pub bytes: u64,
+    /// TCP_INFO of the server's end, as it was told last.
+    pub sender: Option<Sender>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -506,6 +522,8 @@ pub struct Request {
     pub duration_ms: f64,
     /// Whether the whole body went out.
     pub complete: bool,
+    /// TCP_INFO of the connection after the answer, every 100 ms at most; null in between.
+    pub sender: Option<Sender>,
 }
 
 /// A server that has ended.

@@ -1,10 +1,10 @@
 //! Makes the records of a run out of what was seen from outside: files that arrived, and requests that servers
 //! answered. Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::requests::ServedRequest;
-use crate::log::schema::{Part, Segment};
+use crate::log::schema::{Part, ProgramConnection, Segment};
 use crate::units::PerLink;
 
 /// A file that was to be fetched, as it was found.
@@ -159,6 +159,20 @@ fn per_link(requests: &[ServedRequest], names: &HashSet<&str>, segments: &[Segme
     })
 }
 
+/// Returns the connections of all requests, each server's in the order of its count.
+pub(crate) fn connections(requests: &[ServedRequest]) -> Vec<ProgramConnection> {
+    let mut found: BTreeMap<(usize, u64), ProgramConnection> = BTreeMap::new();
+    for request in requests {
+        let (link, connection) = (request.link, request.connection);
+        let new = ProgramConnection { link, connection, requests: 0, bytes: 0, sender: None };
+        let of = found.entry((link.index(), connection)).or_insert(new);
+        of.requests += 1;
+        of.bytes += request.bytes();
+        of.sender = request.sender.clone().or(of.sender.take());
+    }
+    found.into_values().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +198,7 @@ mod tests {
             status: 206,
             read_ms: ms.start,
             sent_ms: ms.end,
+            sender: None,
         }
     }
 

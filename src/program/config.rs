@@ -21,6 +21,8 @@ pub(crate) struct ProgramConfig {
     pub backend: BackendChoice,
     /// A pattern of names; without it, the files of the servers' lists.
     pub files: Option<String>,
+    /// A list of the files, where the servers are not to be asked for theirs.
+    pub manifest: Option<PathBuf>,
     /// The folder for the files; without it, a temporary one.
     pub out: Option<PathBuf>,
     /// The folder of the servers' access logs.

@@ -54,6 +54,11 @@ use sandbox::{Disk, Sandbox};
 /// The folder of lists, beside the program's own.
 const LISTS: &str = "lists";
 
+/// How long a program's first frame is looked for, and how often: a program that takes longer to begin is sampled
+/// meanwhile, and its time counts from its start.
+const FIRST_FRAME: Duration = Duration::from_secs(2);
+const FIRST_FRAME_EVERY: Duration = Duration::from_millis(2);
+
 /// A run of a program, before it begins.
 pub(crate) struct ProgramRun<'a> {
     pub config: &'a ProgramConfig,
@@ -131,6 +136,8 @@ struct Observed<'a> {
     script: Script,
     files: Vec<ManifestEntry>,
     began: Option<Instant>,
+    /// When a shaper first saw a frame of the program's.
+    first_frame: Option<Instant>,
     program: Option<ProgramUse>,
     account: Account,
     served: Option<Vec<ServedRequest>>,
@@ -164,7 +171,8 @@ impl ProgramContext {
 
 impl<'a> Observed<'a> {
     fn new(config: &'a ProgramConfig, log: Arc<Log>, folder: Folder, shown: bool) -> Observed<'a> {
-        let (links, script, files, began, program, account, served, down_bytes) = Default::default();
+        let (links, script, files, began, first_frame, program, account, served, down_bytes) =
+            Default::default();
         let sampled = [(Instant::now(), 0); 2];
         Observed {
             config,
@@ -175,6 +183,7 @@ impl<'a> Observed<'a> {
             script,
             files,
             began,
+            first_frame,
             program,
             account,
             served,
@@ -250,12 +259,20 @@ impl<'a> Observed<'a> {
         start.servers.b.address = Some(b.address.to_string());
         let links = shape(setup, [&a, &b], self.config.backend, self.config.seed, &self.log).await?;
         self.links = Some(links.clone());
-        let (ia, ib) = tokio::try_join!(a.query_capabilities(give_up), b.query_capabilities(give_up))
-            .map_err(unreachable)?;
-        for (server, found) in [(&mut start.servers.a, &ia), (&mut start.servers.b, &ib)] {
-            describe(server, found);
-        }
-        self.files = manifest::agree(self.config.files.as_deref(), ia.list, ib.list)
+        let lists = match &self.config.manifest {
+            // Servers of another protocol are not spoken to.
+            Some(path) => {
+                (Some(read_list(path).map_err(|error| Failure::new(Outcome::NoList, error))?), None)
+            }
+            None => {
+                let found = tokio::try_join!(a.query_capabilities(give_up), b.query_capabilities(give_up));
+                let (ia, ib) = found.map_err(unreachable)?;
+                describe(&mut start.servers.a, &ia);
+                describe(&mut start.servers.b, &ib);
+                (ia.list, ib.list)
+            }
+        };
+        self.files = manifest::agree(self.config.files.as_deref(), lists.0, lists.1)
             .map_err(|error| Failure::new(Outcome::ListsDiffer, error))?;
         start.files = Some(self.files.len() as u64);
         let origins = PerLink { a, b };
@@ -330,6 +347,7 @@ impl<'a> Observed<'a> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut script = std::mem::take(&mut self.script).changes;
         script.reverse();
+        self.await_first_frame(program, links).await?;
         loop {
             tokio::select! {
                 _ = program.ended() => {
@@ -354,6 +372,34 @@ impl<'a> Observed<'a> {
                 return Err(failure);
             }
         }
+    }
+
+    /// Waits until a shaper has seen a frame on its way to a server, the program has ended, or it is time for a
+    /// sample.
+    async fn await_first_frame(
+        &mut self,
+        program: &mut RunningProgram,
+        links: &Arc<Links>,
+    ) -> Result<(), Failure> {
+        let began = Instant::now();
+        let read = || {
+            let links = links.clone();
+            blocking(move || links.read())
+        };
+        let packets = |reading: &CounterReading| -> Option<u64> {
+            LinkId::BOTH.iter().map(|&link| Some(reading.counters(link, Direction::Up)?.packets)).sum()
+        };
+        let Some(before) = packets(&read().await?) else { return Ok(()) };
+        while began.elapsed() < FIRST_FRAME {
+            if let Ok(ended) = tokio::time::timeout(FIRST_FRAME_EVERY, program.ended()).await {
+                return ended.map(drop).map_err(|error| Failure::new(Outcome::Internal, error));
+            }
+            if packets(&read().await?) > Some(before) {
+                self.first_frame = Some(Instant::now());
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn limits<'b>(&'b self, disk: Option<&'b Disk>) -> ProgramLimits<'b> {
@@ -567,7 +613,8 @@ impl<'a> Observed<'a> {
 
     fn last_record(&self, outcome: &Result<(), Failure>) -> RunEnd {
         let account = &self.account;
-        let first_ms = account.first_request_ms.or_else(|| self.began.map(|began| self.log.ms(began)));
+        let seen = self.first_frame.or(self.began).map(|at| self.log.ms(at));
+        let first_ms = account.first_request_ms.or(seen);
         let since_first = |at_ms: Option<f64>| Some((at_ms? - first_ms?).max(0.0));
         let elapsed_ms = if outcome.is_ok() { since_first(account.last_file_ms) } else { None };
         let bounds = first_ms.and_then(|first_ms| self.bounds_ms(self.log.at(first_ms)));
@@ -649,6 +696,7 @@ impl<'a> Observed<'a> {
             cpu_system_ms: ms(used.cpu_system),
             peak_memory_bytes: used.peak_memory_bytes,
             requests: self.account.links.as_ref().map(|links| links.a.requests + links.b.requests),
+            connections: self.served.as_deref().map(account::connections),
         }
     }
 }
@@ -727,6 +775,13 @@ fn hash(path: &Path) -> std::io::Result<Digest> {
             read => hasher.update(&buffer[..read]),
         }
     }
+}
+
+/// Reads a list of files, as `sha256sum` writes it.
+fn read_list(path: &Path) -> Result<Vec<ManifestEntry>> {
+    let cannot = || format!("cannot use the list {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(cannot)?;
+    manifest::parse_sums(&text).with_context(cannot)
 }
 
 /// Returns the name of a file in the folder that was not to be fetched.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
-use crate::log::schema::{Event, Record};
+use crate::log::schema::{Event, Record, Sender};
 use crate::units::LinkId;
 
 /// A server's name in its log's file name.
@@ -27,6 +27,8 @@ pub(crate) struct ServedRequest {
     /// the run's clock; below 0 for what came before the run).
     pub read_ms: f64,
     pub sent_ms: f64,
+    /// TCP_INFO of the server's end after the answer, where it was told.
+    pub sender: Option<Sender>,
 }
 
 impl ServedRequest {
@@ -79,6 +81,7 @@ pub(crate) fn parse(text: &str, link: LinkId, epoch: SystemTime) -> Result<Vec<S
                     status: request.status,
                     read_ms: sent_ms - request.duration_ms,
                     sent_ms,
+                    sender: request.sender,
                 });
             }
             _ => {}
@@ -107,7 +110,7 @@ mod tests {
 
     const LOG: &str = r#"not json
 {"schema":"twinlink/1","t_ns":0,"run":"s","event":"serve_start","data":{"version":"0","listen":"x","data":"d","files":1,"bytes":1,"wall_clock":"2026-01-01T00:00:10.000Z"}}
-{"schema":"twinlink/1","t_ns":1500000000,"run":"s","event":"request","data":{"peer":"p","connection":3,"request":1,"method":"GET","target":"/s001.m4s","range":"bytes=100-299","status":206,"bytes":200,"received_bytes":0,"duration_ms":500.0,"complete":true}}
+{"schema":"twinlink/1","t_ns":1500000000,"run":"s","event":"request","data":{"peer":"p","connection":3,"request":1,"method":"GET","target":"/s001.m4s","range":"bytes=100-299","status":206,"bytes":200,"received_bytes":0,"duration_ms":500.0,"complete":true,"sender":null}}
 {"schema":"twinlink/1","t_ns":16"#;
 
     fn at(text: &str) -> SystemTime {

@@ -170,7 +170,13 @@ fn faulty(place: &ConditionResults) -> Option<String> {
             format!(" {some} that fetched everything are left out of all figures; --with-faulty counts them.")
         }
     };
-    Some(format!("{met} of {all} runs logged faults; the first, under {}: {first}.{apart}", cell.label))
+    let without = place.cells.iter().filter(|cell| cell.runs.is_empty() && cell.left_out > 0);
+    let without: Vec<&str> = without.map(|cell| cell.label.as_str()).collect();
+    let none = match &without[..] {
+        [] => String::new(),
+        some => format!(" No figure is left of {}, of which every run met faults.", some.join(", ")),
+    };
+    Some(format!("{met} of {all} runs logged faults; the first, under {}: {first}.{apart}{none}", cell.label))
 }
 
 /// A fault, and what was done about it.

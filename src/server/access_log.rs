@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::http::head::RequestHead;
-use crate::log::schema::{Event, Log, Request, ServeEnd};
+use crate::log::schema::{Event, Log, Request, Sender, ServeEnd};
 
 pub(crate) struct AccessLog {
     log: Arc<Log>,
@@ -118,6 +118,7 @@ impl ConnectionLog {
                 received_bytes: 0,
                 duration_ms: 0.0,
                 complete: false,
+                sender: None,
             },
             quiet,
             head_bytes: 0,
@@ -151,6 +152,11 @@ impl RequestLog {
     /// Notes bytes of the request's own body.
     pub(crate) fn received(&mut self, bytes: u64) {
         self.record.received_bytes += bytes;
+    }
+
+    /// Notes the state of the connection after the answer.
+    pub(crate) fn sent(&mut self, sender: Option<Sender>) {
+        self.record.sender = sender;
     }
 
     pub(crate) fn elapsed(&self) -> Duration {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
+use crate::sender_report::Sender;
 use crate::{sender_report, tcp};
 
 /// The least time between two reports: where files are small, a report in each answer would be a
@@ -15,6 +16,7 @@ const REPORT_EVERY: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub(crate) struct Congestion {
     reported: Option<Instant>,
+    logged: Option<Instant>,
 }
 
 impl Congestion {
@@ -32,6 +34,15 @@ impl Congestion {
             }
         }
         Ok(self.report(socket))
+    }
+
+    /// Returns the connection's state for the log, if it is due.
+    pub(crate) fn log(&mut self, socket: &TcpStream) -> Option<Sender> {
+        if self.logged.is_some_and(|at| at.elapsed() < REPORT_EVERY) {
+            return None;
+        }
+        self.logged = Some(Instant::now());
+        tcp::read_sender(socket).ok()
     }
 
     fn report(&mut self, socket: &TcpStream) -> Option<String> {

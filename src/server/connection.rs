@@ -202,7 +202,9 @@ impl Conversation<'_> {
         // A client that was not told to go on may send its body or leave it out.
         answer.closes |= request.expects_continue && body.left() > 0;
         let (closes, head_only) = (answer.closes, request.method == "HEAD");
-        self.send(&answer, request.minor_version, head_only, &mut in_flight).await?;
+        let sent = self.send(&answer, request.minor_version, head_only, &mut in_flight).await;
+        in_flight.sent(self.congestion.log(self.socket.tcp()));
+        sent?;
         drop((answer, in_flight));
         if closes { Ok(Some(RequestEnd::Said)) } else { self.skip(&mut body).await }
     }

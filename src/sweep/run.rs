@@ -283,6 +283,7 @@ impl Sweep<'_> {
             servers,
             backend,
             files,
+            manifest: None,
             out: None,
             server_logs: self.args.server_logs.clone(),
             time_limit: program.time_limit.0,

@@ -238,12 +238,11 @@ fn servers_have_the_faults_of_the_assignment() {
     let faults = ["dies", "trickles", "corrupts", "busy"];
     place.write("assignment.toml", &(head + &faults.map(with).concat()));
     // Our own client goes on without a faulty server.
-    fs::create_dir(place.path("able")).unwrap();
-    fs::copy(BIN, place.path("able/twinlink")).unwrap();
-    let own = "#!/bin/sh\nexec \"$SUBMISSION/twinlink\" client --backend none --least-rate 500kbit --give-up 1s \\\n    --out \"$OUT\" --log /tmp/log.jsonl server-a server-b\n";
-    place.write("able/client", own);
+    let own = "#!/bin/sh\nexec BIN client --backend none --least-rate 10% --give-up 1s \\\n    --out \"$OUT\" --log /tmp/log.jsonl server-a server-b\n";
+    place.write("able/client", &own.replace("BIN", BIN));
+    let built = Path::new(BIN).parent().unwrap().to_str().unwrap();
     place.write("trusting/client", TRUSTING);
-    let graded = place.grade(&["able", "trusting"], &["--jobs", "2"]);
+    let graded = place.grade(&["able", "trusting"], &["--jobs", "2", "--visible", built]);
     assert_eq!(graded.output.status.code(), Some(0), "{}", graded.said());
     assert_eq!(graded.points("able"), (40.0, String::new()), "{}", graded.said());
     let trusting = graded.results("trusting");
@@ -270,6 +269,8 @@ fn failures_are_named_in_words() {
     let eats = "#!/usr/bin/python3\nimport os, time\nos.fork()\nheld = b'x' * 150_000_000\ntime.sleep(60)\n";
     place.write("eats/client", eats);
     place.write("unbuilt/build", "#!/bin/sh\necho a semicolon is missing >&2\nexit 2\n");
+    place.write("large/client", "");
+    fs::File::create(place.path("large/data")).unwrap().set_len(21_000_000).unwrap();
     let cases = [
         ("empty", "the command was not found"),
         ("ends", "6 of 6 are missing, the first s001.m4s"),
@@ -279,6 +280,7 @@ fn failures_are_named_in_words() {
         ("leaves", "$OUT holds s001.m4s.part, which nobody asked for"),
         ("crashes", "it ended with exit code 3; it printed: no such server"),
         ("eats", "held more than 200MB of memory, its limit"),
+        ("large", "its folder holds 21000192 bytes, and its disk 20MB"),
         ("unbuilt", "building it ended with exit code 2; it printed: a semicolon is missing"),
     ];
     let names: Vec<&str> = cases.iter().map(|(name, _)| *name).collect();
@@ -344,6 +346,31 @@ fn course_starters_are_graded_by_what_they_do() {
             assert!(results["score"].as_f64().unwrap() < 20.0, "{output}");
         }
     }
+}
+
+#[test]
+fn pair_with_a_protocol_of_its_own_is_graded_too() {
+    let Some(place) = Place::all().into_iter().next() else { return };
+    let raw = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/raw");
+    fs::copy(raw.join("server.py"), place.path("server.py")).unwrap();
+    let text = fs::read_to_string(raw.join("assignment.toml")).unwrap();
+    let short = text.replace("count = 40", "count = 12").replace("full_from = 0.6", "full_from = 0.21");
+    assert_eq!(short.matches("12").count(), 1);
+    place.write("assignment.toml", &short);
+    // A client that sends seven bytes of a name, and then waits for an answer.
+    let client = fs::read_to_string(raw.join("client/client")).unwrap();
+    place.write("short/client", &client.replace("name.encode()", "name.encode()[:7]"));
+    place.write("raw/client", &client);
+    let limits = format!(
+        "limits = {{ time = \"10s\", memory = \"200MB\", processes = 20, disk = \"20MB\" }}\n{short}"
+    );
+    place.write("assignment.toml", &limits);
+    let graded = place.grade(&["raw", "short"], &["--jobs", "2"]);
+    assert_eq!(graded.output.status.code(), Some(0), "{}", graded.said());
+    let results = graded.results("raw");
+    let output = results["tests"][0]["output"].as_str().unwrap();
+    assert!(output.contains("files (ok)") && output.contains("efficiency"), "{output}");
+    graded.nothing("short", "longer than 10 s");
 }
 
 #[test]
