@@ -57,9 +57,9 @@ pub struct Counters {
     pub dropped_queue: u64,
     /// Dropped by the loss model; null where the backend counts all drops as one.
     pub dropped_loss: Option<u64>,
-    /// Marked by the queue (ECN), in place of being dropped.
+    /// Marked by the queue (ECN), in place of being dropped; null where the backend does not say.
     #[serde(default)]
-    pub marked: u64,
+    pub marked: Option<u64>,
     /// Bytes of cross traffic that passed the bottleneck.
     #[serde(default)]
     pub cross_bytes: u64,

@@ -5,7 +5,7 @@ use anyhow::{Result, anyhow, bail};
 use super::tc::render;
 use super::tc::run;
 use super::tc::run::Tool;
-use crate::config::profile::{Loss, Profile, Queue, Shape};
+use crate::config::profile::{Loss, Profile, Shape};
 use crate::shape::backend::{Fit, Refusal, ShapingRequest};
 use crate::shape::kernel_support;
 use crate::shape::kernel_support::Feature;
@@ -53,6 +53,24 @@ pub(crate) static FEATURES: [Feature; 4] = [
     },
 ];
 
+/// The queues below netem that drop before they are full, by the names of their kinds.
+static QUEUES: [Feature; 2] = [
+    Feature {
+        name: "codel",
+        modules: &["sch_codel"],
+        advice: NEEDED,
+        on_ifb: true,
+        attempt: |dev| tc(format!("qdisc replace dev {dev} root codel")),
+    },
+    Feature {
+        name: "fq_codel",
+        modules: &["sch_fq_codel"],
+        advice: NEEDED,
+        on_ifb: true,
+        attempt: |dev| tc(format!("qdisc replace dev {dev} root fq_codel")),
+    },
+];
+
 fn tc(line: String) -> Result<()> {
     run::batch(Tool::Tc, &[line])
 }
@@ -79,18 +97,12 @@ fn check_profile(profile: &Profile) -> Result<(), Refusal> {
         why,
         error: error.context(format!("cannot do all of the profile {} with netem", profile.name)),
     };
-    let queues = [&profile.down, &profile.up].map(|shape| shape.queue);
-    if let Some(queue) = queues.iter().find(|queue| matches!(queue, Queue::CoDel(_))) {
-        let why = format!("{} is modelled in userspace", queue.kind());
-        let error = anyhow!("the queue's kind: {why}: use --backend auto or userspace");
-        return Err(refusal(why, error));
-    }
     if [&profile.down, &profile.up].iter().any(|shape| shape.cross.is_some()) {
         let error = anyhow!("cross traffic is modelled in userspace: use --backend auto or userspace");
         return Err(refusal("cross traffic is modelled in userspace".into(), error));
     }
     check_trace(profile).map_err(|error| refusal("tbf cannot follow the steps of a trace".into(), error))?;
-    let missing = missing([&profile.down, &profile.up].iter().all(|shape| shape.is_rate_only()))
+    let missing = missing([&profile.down, &profile.up])
         .map_err(|error| refusal("what netem needs of the kernel cannot be tried".into(), error))?;
     if missing.is_empty() {
         return Ok(());
@@ -159,16 +171,20 @@ pub(crate) fn explain(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// Returns the features of the kernel that this backend lacks, for profiles with a rate and a queue only or
-/// for all.
+/// Returns the features that a kernel lacks for these shapes.
 ///
 /// # Errors
 /// A feature cannot be tried.
-fn missing(rate_only: bool) -> Result<Vec<&'static Feature>> {
+fn missing(shapes: [&Shape; 2]) -> Result<Vec<&'static Feature>> {
+    let rate_only = shapes.iter().all(|shape| shape.is_rate_only());
     let mut missing = kernel_support::missing(if rate_only { &FEATURES[..3] } else { &FEATURES })?;
     // Without an ifb the others cannot be tried, so it is named alone.
     if missing.first().is_some_and(|first| first.name == FEATURES[0].name) {
         missing.truncate(1);
+        return Ok(missing);
+    }
+    for queue in QUEUES.iter().filter(|queue| shapes.iter().any(|shape| shape.queue.kind() == queue.name)) {
+        missing.extend(kernel_support::missing(std::slice::from_ref(queue))?);
     }
     Ok(missing)
 }

@@ -172,7 +172,7 @@ fn counters(found: &QueueCounts, shape: &Shape) -> Counters {
         bytes: tally.bytes,
         dropped_queue: tally.dropped_queue,
         dropped_loss: Some(tally.dropped_loss),
-        marked: tally.marked,
+        marked: Some(tally.marked),
         cross_bytes: tally.cross_bytes,
         queue_packets: tally.held_packets,
         queue_bytes: tally.held_bytes,

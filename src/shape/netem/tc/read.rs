@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::render::{self, Child, IFB_PREFIX};
 use super::run::{self, Tool};
-use crate::config::profile::{FRAME, GilbertElliott, Loss, Queue, Shape};
+use crate::config::profile::{CoDelKind, CoDelQueue, FRAME, GilbertElliott, Loss, Queue, Shape};
 use crate::units::{Delay, Direction, LinkId, Percent, Rate};
 
 /// The qdiscs of one ifb.
@@ -16,6 +16,8 @@ use crate::units::{Delay, Direction, LinkId, Percent, Rate};
 pub(crate) struct Qdiscs {
     pub tbf: Option<Value>,
     pub netem: Option<Value>,
+    /// CoDel or fq_codel, below netem.
+    pub managed: Option<Value>,
 }
 
 /// The qdiscs of every ifb of the lab, by device name: one call.
@@ -34,6 +36,7 @@ fn sort(list: &Value) -> BTreeMap<String, Qdiscs> {
         match qdisc["kind"].as_str() {
             Some("tbf") => entry.tbf = Some(qdisc.clone()),
             Some("netem") => entry.netem = Some(qdisc.clone()),
+            Some("codel" | "fq_codel") => entry.managed = Some(qdisc.clone()),
             _ => {}
         }
     }
@@ -45,10 +48,14 @@ impl Qdiscs {
         if self.netem.is_some() { Child::Netem } else { Child::Fifo }
     }
 
-    /// Returns the kernel's report for the log: both qdiscs as tc prints them, without counters.
+    /// Returns the kernel's report for the log: the qdiscs as tc prints them, without counters.
     pub(crate) fn report(&self) -> Value {
         let options = |qdisc: &Option<Value>| qdisc.as_ref().map(|q| q["options"].clone());
-        serde_json::json!({ "tbf": options(&self.tbf), "netem": options(&self.netem) })
+        let mut report = serde_json::json!({ "tbf": options(&self.tbf), "netem": options(&self.netem) });
+        if let Some(managed) = &self.managed {
+            report[managed["kind"].as_str().unwrap_or_default()] = managed["options"].clone();
+        }
+        report
     }
 
     pub(crate) fn rate(&self) -> Option<Rate> {
@@ -76,6 +83,7 @@ impl Qdiscs {
             }),
         };
         let queue = match netem["limit"].as_u64() {
+            _ if self.managed.is_some() => Queue::CoDel(self.codel(rate)?),
             Some(limit) => {
                 let line = rate.bytes_per_s() * delay.0.as_secs_f64() / FRAME as f64;
                 Queue::Packets((limit as f64 - line).round().max(1.0) as u32)
@@ -99,6 +107,19 @@ impl Qdiscs {
         })
     }
 
+    /// The queue below netem.
+    fn codel(&self, rate: Rate) -> Option<CoDelQueue> {
+        let managed = self.managed.as_ref()?;
+        let options = &managed["options"];
+        let kind = if managed["kind"] == "codel" { CoDelKind::CoDel } else { CoDelKind::FqCoDel };
+        let micros = |key: &str| Some(Delay(Duration::from_micros(options[key].as_u64()?)));
+        let limit = Delay(rate.time_for(options["limit"].as_u64()? * FRAME));
+        let mut queue = CoDelQueue::new(kind, limit);
+        (queue.target, queue.interval) = (micros("target")?, micros("interval")?);
+        queue.ecn = options["ecn"].as_bool().unwrap_or_default();
+        Some(queue)
+    }
+
     /// Compares the shape in force with the requested one, and returns the first difference, if any.
     pub(crate) fn differs_from(&self, asked: &Shape, child: Child) -> Option<String> {
         let Some(shape) = self.shape() else { return Some("no tbf".into()) };
@@ -118,9 +139,33 @@ impl Qdiscs {
                 if limit != Some(expected) {
                     return Some(format!("limit {limit:?} instead of {expected}"));
                 }
-                netem_difference(&shape, asked)
+                netem_difference(&shape, asked).or_else(|| self.managed_difference(asked))
             }
         }
+    }
+}
+
+impl Qdiscs {
+    fn managed_difference(&self, asked: &Shape) -> Option<String> {
+        let (there, asked_queue) = match (&self.managed, asked.queue) {
+            (None, Queue::Time(_) | Queue::Packets(_)) => return None,
+            (Some(managed), Queue::CoDel(queue)) if managed["kind"] == asked.queue.kind() => (managed, queue),
+            (there, _) => {
+                let there = there.as_ref().map_or("none", |there| there["kind"].as_str().unwrap_or_default());
+                return Some(format!("the queue {there} instead of {}", asked.queue.kind()));
+            }
+        };
+        let options = &there["options"];
+        // The kernel counts in 1.024 µs, and rounds down.
+        let time = |key: &str, asked: Delay| {
+            let off = options[key].as_u64().is_none_or(|there| there.abs_diff(asked.micros()) > 2);
+            off.then(|| format!("{key} {} µs instead of {asked}", options[key]))
+        };
+        let limit = render::managed_limit_packets(asked);
+        (options["limit"].as_u64() != Some(limit))
+            .then(|| format!("a queue of {} packets instead of {limit}", options["limit"]))
+            .or_else(|| time("target", asked_queue.target))
+            .or_else(|| time("interval", asked_queue.interval))
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use crate::config::profile::{Distribution, FRAME, Loss, Shape};
+use crate::config::profile::{CoDelKind, Distribution, FRAME, Loss, Queue, Shape};
 use crate::config::trace;
 use crate::config::trace::TraceStep;
 use crate::units::{Direction, LinkId, Rate};
@@ -259,6 +259,28 @@ fn netem_limited(verb: &str, ifb: &str, shape: &Shape, limit: u64, seed: Option<
     line
 }
 
+/// The packets that a queue below netem holds.
+pub(crate) fn managed_limit_packets(shape: &Shape) -> u64 {
+    shape.queue_bytes().div_ceil(FRAME)
+}
+
+/// The queue below netem, which has done its delay by then, where it is one that drops before it is full.
+fn managed(ifb: &str, shape: &Shape) -> Option<String> {
+    let Queue::CoDel(queue) = shape.queue else { return None };
+    let ecn = if queue.ecn { "ecn" } else { "noecn" };
+    let mut line = format!(
+        "qdisc add dev {ifb} parent 10:1 handle 20: {} limit {} target {} interval {} {ecn}",
+        shape.queue.kind(),
+        managed_limit_packets(shape),
+        queue.target,
+        queue.interval
+    );
+    if queue.kind == CoDelKind::FqCoDel {
+        line += &format!(" flows {} quantum {}", queue.flows(), queue.quantum_bytes());
+    }
+    Some(line)
+}
+
 /// The qdiscs of a new ifb.
 pub(crate) fn set_up(place: &DeviceDirection, shape: &Shape, child: Child, seed: Option<u64>) -> Vec<String> {
     let ifb = place.ifb();
@@ -266,12 +288,14 @@ pub(crate) fn set_up(place: &DeviceDirection, shape: &Shape, child: Child, seed:
     if child == Child::Netem {
         lines.push(netem("add", &ifb, shape, seed));
     }
+    lines.extend(managed(&ifb, shape));
     lines
 }
 
 /// Returns the lines that turn one shape into another in place, and the child afterwards.
 ///
-/// Queued packets stay, with one exception: netem taking the fifo's place drops those of the fifo.
+/// Queued packets stay, with two exceptions: netem taking the fifo's place drops those of the fifo, and another queue
+/// below netem those of the one before.
 pub(crate) fn change(
     ifb: &str,
     from: &Shape,
@@ -284,17 +308,23 @@ pub(crate) fn change(
     if from.rate != to.rate || fifo_differs {
         lines.push(tbf("change", ifb, to));
     }
-    match (child, Child::needed_by(to)) {
-        (Child::Fifo, Child::Fifo) => (lines, Child::Fifo),
+    let child = match (child, Child::needed_by(to)) {
+        (Child::Fifo, Child::Fifo) => return (lines, Child::Fifo),
         (Child::Fifo, Child::Netem) => {
             lines.push(netem("add", ifb, to, seed));
-            (lines, Child::Netem)
+            Child::Netem
         }
         (Child::Netem, _) => {
             lines.push(netem("change", ifb, to, seed));
-            (lines, Child::Netem)
+            Child::Netem
         }
+    };
+    let (before, after) = (managed(ifb, from), managed(ifb, to));
+    if before != after {
+        lines.extend(before.map(|_| format!("qdisc del dev {ifb} parent 10:1")));
+        lines.extend(after);
     }
+    (lines, child)
 }
 
 /// The seed of one direction: each has its own stream, and the same run has the same ones.

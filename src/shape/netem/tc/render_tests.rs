@@ -148,3 +148,28 @@ fn every_direction_has_a_name_a_filter_and_a_seed_of_its_own() {
     assert_eq!(seen.iter().map(|(_, pref, _)| pref).collect::<std::collections::BTreeSet<_>>().len(), 4);
     assert_eq!(seen.iter().map(|(_, _, seed)| seed).collect::<std::collections::BTreeSet<_>>().len(), 4);
 }
+
+#[test]
+fn a_queue_that_drops_early_stands_below_netem() {
+    let queue = |text: &str| -> Queue {
+        let table: toml::Table = toml::from_str(&format!("queue = {text}")).unwrap();
+        table["queue"].clone().try_into().unwrap()
+    };
+    let fifo = shape(10_000_000);
+    let codel = Shape { queue: queue("{ kind = \"codel\", limit = \"100ms\" }"), ..fifo.clone() };
+    let fair = Shape {
+        queue: queue("{ kind = \"fq_codel\", limit = \"100ms\", interval = \"60ms\", ecn = true }"),
+        ..fifo.clone()
+    };
+    let place = DeviceDirection::new(LinkId::A, Direction::Down, "eth0", "10.45.0.2".parse().unwrap());
+    let add = "qdisc add dev twl-a-down parent 10:1 handle 20: ";
+    let added = set_up(&place, &codel, Child::needed_by(&codel), None);
+    assert_eq!(added[2], format!("{add}codel limit 83 target 5ms interval 100ms noecn"));
+    let change =
+        |from: &Shape, to: &Shape| change("twl-a-down", from, Child::Netem, to, None).0[1..].to_vec();
+    let fair_line = format!("{add}fq_codel limit 83 target 5ms interval 60ms ecn flows 1024 quantum 1514");
+    let remove = "qdisc del dev twl-a-down parent 10:1".to_string();
+    assert_eq!(change(&codel, &fair), [remove.clone(), fair_line]);
+    assert_eq!(change(&fair, &fifo), [remove]);
+    assert!(change(&fair, &fair).is_empty());
+}
