@@ -68,6 +68,10 @@ pub(crate) struct Share {
     pub share_pct: f64,
     pub goodput_kbit: Option<f64>,
     pub last_byte_ms: Option<f64>,
+    /// While the server sends, every 100 ms: the medians of its smoothed round trip, and of what is held on the way
+    /// down, the delay line included, in time at the profile's rate.
+    pub busy_rtt_ms: Option<f64>,
+    pub queue_ms: Option<f64>,
 }
 
 /// After so many seeds no more are played where all are alike to this share.
@@ -175,6 +179,8 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
     let elapsed_ms = run.play(goes_on)? as f64 / 1e6;
     let share = |id: LinkId| {
         let side = &run.client.sides[id.index()];
+        let samples = &run.samples[id.index()];
+        let rate = profiles[id.index()].down.rate;
         let last_byte_ms = side.last_byte.map(|at| at as f64 / 1e6);
         Share {
             bytes: side.bytes,
@@ -182,6 +188,8 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
             share_pct: side.bytes as f64 * 100.0 / bytes.max(1) as f64,
             goodput_kbit: last_byte_ms.filter(|&ms| ms > 0.0).map(|ms| side.bytes as f64 * 8.0 / ms),
             last_byte_ms,
+            busy_rtt_ms: median(samples.iter().map(|sample| sample.rtt as f64 / 1e6)),
+            queue_ms: median(samples.iter().map(|sample| sample.held_bytes as f64 * 8.0 / rate.kbit())),
         }
     };
     Some(Prediction {
@@ -197,6 +205,12 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
         wasted_bytes: run.client.wasted_bytes,
         links: PerLink { a: share(LinkId::A), b: share(LinkId::B) },
     })
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
 }
 
 /// A profile and the time from which on it is in force.

@@ -87,7 +87,22 @@ pub(crate) struct SimulatedRun<'a> {
     lookup: Option<Lookup>,
     pub client: Client<'a>,
     changes: Vec<LinkChange<'a>>,
+    /// By link, while its server has something in flight.
+    pub samples: [Vec<LinkSample>; 2],
+    next_sample: Nanos,
     pub now: Nanos,
+}
+
+/// How often a run's samples are taken.
+const SAMPLE_EVERY: Nanos = 100_000_000;
+
+/// The state of a link, as a run's samples have it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LinkSample {
+    /// The server's smoothed round trip.
+    pub rtt: Nanos,
+    /// Held on the way down, the delay line included.
+    pub held_bytes: u64,
 }
 
 impl<'a> SimulatedRun<'a> {
@@ -112,7 +127,16 @@ impl<'a> SimulatedRun<'a> {
         }
         changes.reverse();
         let network = SimulatedNetwork { emulator, in_flight: PacketsInFlight::default() };
-        SimulatedRun { network, connections, lookup: None, client, changes, now: 0 }
+        SimulatedRun {
+            network,
+            connections,
+            lookup: None,
+            client,
+            changes,
+            samples: Default::default(),
+            next_sample: 0,
+            now: 0,
+        }
     }
 
     /// Has the sizes of so many files looked up on a connection of its own to server a.
@@ -142,8 +166,25 @@ impl<'a> SimulatedRun<'a> {
             }
             self.now = self.now.max(next);
             self.happen();
+            self.sample();
         }
         None
+    }
+
+    fn sample(&mut self) {
+        let now = self.now;
+        if now < self.next_sample {
+            return;
+        }
+        self.next_sample = now + SAMPLE_EVERY;
+        for link in LinkId::BOTH {
+            let sender = &self.connections[link.index()].ends[SERVER].sender;
+            let tally = self.network.emulator.tally(now, (link, Direction::Down));
+            if let Some(tally) = tally.filter(|_| sender.in_flight() > 0) {
+                let sample = LinkSample { rtt: sender.smoothed_rtt(), held_bytes: tally.held_bytes };
+                self.samples[link.index()].push(sample);
+            }
+        }
     }
 
     fn next(&self) -> Nanos {

@@ -224,6 +224,10 @@ impl Sender {
         self.first + self.segments.len() as u32
     }
 
+    pub(crate) fn smoothed_rtt(&self) -> Nanos {
+        self.rtt.smoothed
+    }
+
     pub(crate) fn in_flight(&self) -> u32 {
         self.segments.len() as u32 - self.sacked - self.lost + self.again
     }
