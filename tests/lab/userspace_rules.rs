@@ -17,8 +17,9 @@ impl Inside {
     fn holder(&self) -> Child {
         let links = ["--link-a", "wifi-near", "--link-b", "lte-medium", "--", "sleep", "600"];
         let holder = self.userspace(&links).spawn().unwrap();
-        eventually("rules", || {
-            is_success(&mut self.command("iptables", &["-t", "raw", "-C", "OUTPUT", "-j", "TWINLINK-OUT"]))
+        let rule = ["-t", "raw", "-C", "OUTPUT", "-j", "TWINLINK-OUT"];
+        eventually("both links are held", || {
+            is_success(&mut self.command("iptables", &rule)) && !self.held().is_empty()
         });
         holder
     }

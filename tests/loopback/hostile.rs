@@ -857,7 +857,7 @@ fn a_probe_follows_redirects_and_waits_for_busy_servers() {
     for (name, well, answer) in cases {
         let (odd, _) = server(true, *answer);
         let (good, _) = server(true, |_| None);
-        let output = run(&["--probe=on", "--give-up", "4s", "--schedule", "ratio=1:0", &odd, &good]);
+        let output = run(&["--probe=on", "--give-up", "8s", "--schedule", "ratio=1:0", &odd, &good]);
         assert_eq!(output.status.success(), *well, "{name}: {}", stderr(&output));
         let records = records(&output);
         let probes = of_event(&records, "probe");
@@ -897,7 +897,7 @@ fn a_client_that_stands_still_before_a_transfer_goes_on() {
         let (good, _) = server(true, |_| None);
         let socket = tempfile::tempdir().unwrap();
         let client = Command::new(TWINLINK)
-            .args(["client", "--probe=on", "--give-up", "1s", "--schedule", "greedy"])
+            .args(["client", "--probe=on", "--give-up", "3s", "--schedule", "greedy"])
             .args([&odd.to_string(), &good])
             .env("TWINLINK_CONTROL", socket.path().join("control.sock"))
             .stdout(Stdio::piped())
@@ -909,7 +909,7 @@ fn a_client_that_stands_still_before_a_transfer_goes_on() {
             |signal: &str| assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
         asked.recv_timeout(Duration::from_secs(60)).unwrap();
         signal("-STOP");
-        std::thread::sleep(Duration::from_secs(2));
+        std::thread::sleep(Duration::from_secs(4));
         allow.send(()).unwrap();
         signal("-CONT");
         let output = client.wait_with_output().unwrap();
