@@ -4,8 +4,9 @@ use super::Path;
 use super::capacity::{Capacity, Course, RateStep};
 use crate::config::profile::{Distribution, FRAME, Shape};
 use crate::config::trace::is_outage;
+use crate::config::traffic::Cross;
 use crate::emulate::rng::jitter_quantile;
-use crate::units::Delay;
+use crate::units::{Delay, Rate};
 
 /// The shapes of a link from a moment on.
 #[derive(Clone, Debug)]
@@ -70,6 +71,14 @@ fn least_of_all_s(shape: &Shape, played: bool) -> f64 {
 }
 
 impl Stage {
+    /// Takes off the rate what datagrams of others took: they yield to nobody, so it was never to be had. TCP yields.
+    pub(crate) fn leave_out_datagrams(&mut self, bits_per_s: f64) {
+        if let Some(Cross::Datagrams(_)) = self.down.cross {
+            let left = self.down.rate.bits_per_s().saturating_sub(bits_per_s as u64);
+            self.down.rate = Rate::from_bits_per_s(left.max(1));
+        }
+    }
+
     fn least_delays_s(&self) -> (f64, f64) {
         (least_of_all_s(&self.down, self.played), least_of_all_s(&self.up, self.played))
     }

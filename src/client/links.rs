@@ -15,7 +15,6 @@ use crate::bound::{Path, TcpSegments};
 use crate::config::channel::ChannelConfig;
 use crate::config::profile::{Profile, Shape};
 use crate::config::script::{Change, To};
-use crate::config::traffic::Cross;
 use crate::log::schema;
 use crate::log::schema::{Airtime, Event, Fault, Log};
 use crate::shape::Shaper;
@@ -24,7 +23,7 @@ use crate::shape::active_trace::StartedStep;
 use crate::shape::backend::{BackendChoice, ShapingRequest};
 use crate::shape::control::client::ControlRequest;
 use crate::shape::setup::LinkSetup;
-use crate::units::{Delay, Direction, LinkId, Rate};
+use crate::units::{Delay, Direction, LinkId};
 
 pub(crate) struct Links {
     shaper: Mutex<Shaper>,
@@ -373,16 +372,10 @@ impl Links {
                 if let Some(rate) = channel.as_ref().and_then(|channel| channel.most(link)) {
                     stages.iter_mut().for_each(|stage| stage.down.rate = rate);
                 }
-                // Datagrams of others yield to nobody, so their bytes were never to be had. TCP yields.
                 if let Some(passed) = self.passed(link) {
                     let took_s = seconds_between(first_request, passed.at).max(1e-3);
-                    let took = (passed.cross_bytes as f64 * 8.0 / took_s) as u64;
-                    for down in stages.iter_mut().map(|stage| &mut stage.down) {
-                        if matches!(down.cross, Some(Cross::Datagrams(_))) {
-                            down.rate =
-                                Rate::from_bits_per_s(down.rate.bits_per_s().saturating_sub(took).max(1));
-                        }
-                    }
+                    let bits_per_s = passed.cross_bytes as f64 * 8.0 / took_s;
+                    stages.iter_mut().for_each(|stage| stage.leave_out_datagrams(bits_per_s));
                 }
                 bound::link::path(&stages, segments[link.index()])
             })

@@ -150,11 +150,6 @@ fn agree(runs: &[Prediction]) -> bool {
 fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction> {
     let [a, b] = LinkId::BOTH.map(|link| stages(setup, link));
     let stages = [a?, b?];
-    let [path_a, path_b] = LinkId::BOTH.map(|link| path(setup, link, &stages[link.index()]));
-    let paths = [path_a?, path_b?];
-    let bytes: u64 = setup.sizes.iter().sum();
-    let heads = ANSWER_HEAD_BYTES * setup.sizes.len() as u64;
-    let (bound_s, bound_tcp_s) = bound::bounds_s(&paths, setup.channel, (bytes + heads) as f64)?;
     let config = |link: LinkId| ConnectionConfig {
         server: setup.congestion[link.index()],
         paced: setup.kernel == Control::Bbr,
@@ -177,6 +172,13 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
         run.look_up(setup.sizes.len(), config(LinkId::A));
     }
     let elapsed_ms = run.play(goes_on)? as f64 / 1e6;
+    let mut cross_bits_per_s = |link| run.cross_bytes(link) as f64 * 8.0 / (elapsed_ms / 1e3).max(1e-3);
+    let [path_a, path_b] =
+        LinkId::BOTH.map(|link| path(setup, link, &stages[link.index()], cross_bits_per_s(link)));
+    let paths = [path_a?, path_b?];
+    let bytes: u64 = setup.sizes.iter().sum();
+    let heads = ANSWER_HEAD_BYTES * setup.sizes.len() as u64;
+    let (bound_s, bound_tcp_s) = bound::bounds_s(&paths, setup.channel, (bytes + heads) as f64)?;
     let share = |id: LinkId| {
         let side = &run.client.sides[id.index()];
         let samples = &run.samples[id.index()];
@@ -227,22 +229,23 @@ fn stages<'a>(setup: &Setup<'a>, link: LinkId) -> Option<Vec<LinkStage<'a>>> {
 }
 
 /// The link as the bound sees it, on the userspace backend.
-fn path(setup: &Setup, link: LinkId, stages: &[LinkStage]) -> Option<Path> {
+fn path(setup: &Setup, link: LinkId, stages: &[LinkStage], cross_bits_per_s: f64) -> Option<Path> {
     let most = setup.channel.and_then(|channel| channel.most(link));
-    let stages: Vec<_> = stages
+    let mut stages: Vec<_> = stages
         .iter()
         .map(|&(at, profile)| {
             let Profile { down, up, .. } = profile.clone();
             bound::link::Stage {
                 from_s: at as f64 / 1e9,
                 began_s: at as f64 / 1e9,
-                down: Shape { rate: most.unwrap_or(down.left_rate()), ..down },
+                down: Shape { rate: most.unwrap_or(down.rate), ..down },
                 up,
                 played: true,
                 shaper: bound::link::ShaperFacts::Model,
             }
         })
         .collect();
+    stages.iter_mut().for_each(|stage| stage.leave_out_datagrams(cross_bits_per_s));
     bound::link::path(&stages, TcpSegments::USUAL)
 }
 

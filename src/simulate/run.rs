@@ -171,6 +171,12 @@ impl<'a> SimulatedRun<'a> {
         None
     }
 
+    /// Returns the bytes of cross traffic that have passed a link on the way down.
+    pub(crate) fn cross_bytes(&mut self, link: LinkId) -> u64 {
+        let tally = self.network.emulator.tally(self.now, (link, Direction::Down));
+        tally.map_or(0, |tally| tally.cross_bytes)
+    }
+
     fn sample(&mut self) {
         let now = self.now;
         if now < self.next_sample {

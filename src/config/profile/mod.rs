@@ -431,14 +431,6 @@ impl Shape {
         steps.map(|step| step.rate).fold(self.rate, Rate::max)
     }
 
-    /// The rate that datagrams of others leave; at least half where each flow has its share.
-    pub fn left_rate(&self) -> Rate {
-        let Some(Cross::Datagrams(cross)) = self.cross else { return self.rate };
-        let left = self.rate.bits_per_s().saturating_sub(cross.bits_per_s());
-        let fair = if self.queue.kind() == "fq_codel" { self.rate.bits_per_s() / 2 } else { 1 };
-        Rate::from_bits_per_s(left.max(fair))
-    }
-
     /// The longest delay that it can have, one way.
     pub fn greatest_delay(&self) -> Delay {
         self.trace.as_ref().and_then(|trace| trace.greatest_delay()).map_or(self.delay, |d| d.max(self.delay))
