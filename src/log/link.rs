@@ -15,6 +15,7 @@ impl Link {
             profile: Some(row.profile.clone()),
             asked: Some(LinkShape::from(&row.shape)),
             kernel: row.kernel.clone(),
+            channel_error: row.channel_error.clone(),
             ..Link::unshaped(row.link, row.direction, action)
         }
     }
@@ -29,6 +30,7 @@ impl Link {
             profile: None,
             asked: None,
             kernel: serde_json::Value::Null,
+            channel_error: None,
             action: action.to_string(),
             planned_ms: None,
             late_ms: None,

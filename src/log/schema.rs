@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::config::channel::ChannelError;
 pub use crate::log::outcome::Outcome;
 pub use crate::log::writer::{Log, Stdout, create_log_file, new_run_id};
 pub use crate::qoe::Qoe;
@@ -150,6 +151,8 @@ pub struct Link {
     pub asked: Option<LinkShape>,
     /// The kernel's report, as tc prints it.
     pub kernel: serde_json::Value,
+    /// The error of the shared channel's model; null for a link that is not on one.
+    pub channel_error: Option<ChannelError>,
     /// "set", "changed" or "cleared"; "step" when a step of its trace begins.
     pub action: String,
     /// When the step was to begin, on the log's clock, and how late it was; null where it is none, and

@@ -5,7 +5,7 @@ use super::model::{ConditionResults, EntrantResults};
 use super::numbers::short;
 use super::run::LoggedRun;
 use super::stats::{self, Difference};
-use crate::log::schema::Probe;
+use crate::log::schema::{ChannelError, Probe};
 
 /// How many runs of each an experiment should have.
 const ADVISED: usize = 10;
@@ -87,14 +87,48 @@ pub(crate) fn systematic(place: &ConditionResults) -> Option<String> {
         (None, Some(rtt)) => said.push(format!("probes found round trips {rtt:+.2} ms off the profiles")),
         (None, None) => {}
     }
-    if place.channel == "shared" {
-        said.push("the channel's model is within 4 % of other models' sums (docs/limitations.md)".into());
-    }
+    let channel = runs().flat_map(|run| &run.links).find_map(|link| link.data.channel_error.as_ref());
+    said.extend(channel.map(of_channel));
     (!said.is_empty()).then(|| format!("Systematic errors, the same in all runs: {}.", said.join("; ")))
+}
+
+/// Says by how much the model of a channel is off in the cases most like it.
+fn of_channel(error: &ChannelError) -> String {
+    let cases = if error.cases == 1 { "the case".into() } else { format!("the {} cases", error.cases) };
+    let mut text = format!("the channel's model is {:.1} % off other models' sum", error.sum_pct);
+    if let Some(station_pct) = error.station_pct {
+        text += &format!(" and {station_pct:.1} % off a station's share");
+    }
+    text += &format!(" at most, in {cases} most like it");
+    if !error.not_compared.is_empty() {
+        text += &format!("; {} had no case", error.not_compared.join(" and "));
+    }
+    text
 }
 
 /// The lateness of 99 of 100 packets of the down directions, median of the samples of a run.
 fn lateness_ms(run: &LoggedRun) -> Option<f64> {
     let down = run.samples.iter().filter_map(|sample| sample.data.down.as_ref()?.lateness_p99_ms);
     stats::median(down)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_of_a_channel_says_what_was_not_compared() {
+        let lacks = vec!["RTS/CTS".into(), "repeats".into()];
+        let two = ChannelError { sum_pct: 1.94, station_pct: Some(3.1), cases: 1, not_compared: lacks };
+        assert_eq!(
+            of_channel(&two),
+            "the channel's model is 1.9 % off other models' sum and 3.1 % off a station's share at most, in the case \
+             most like it; RTS/CTS and repeats had no case"
+        );
+        let one = ChannelError { sum_pct: 0.5, station_pct: None, cases: 8, not_compared: Vec::new() };
+        assert_eq!(
+            of_channel(&one),
+            "the channel's model is 0.5 % off other models' sum at most, in the 8 cases most like it"
+        );
+    }
 }

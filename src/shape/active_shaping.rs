@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::channel::ChannelError;
 use crate::config::profile::Shape;
 use crate::units::{Direction, LinkId};
 
@@ -36,6 +37,9 @@ pub struct ActiveShaping {
     /// The load of each station, for a link on a shared channel.
     #[serde(rename = "air", skip_serializing_if = "Option::is_none")]
     pub airtimes: Option<Vec<StationLoad>>,
+    /// The error of the shared channel's model, for a link on one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channel_error: Option<ChannelError>,
 }
 
 /// Whether the process that shapes a link is there.

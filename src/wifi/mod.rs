@@ -4,6 +4,7 @@
 //! Clauses are those of IEEE Std 802.11-2020. Times are in nanoseconds, sizes in bytes.
 
 pub(crate) mod access;
+pub(crate) mod evidence;
 pub mod exchange;
 pub(crate) mod least;
 pub(crate) mod phy;

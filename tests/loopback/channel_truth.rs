@@ -203,6 +203,7 @@ fn channel_is_near_other_models_of_802_11() {
     }
     assert!(broken.is_empty(), "{broken:#?}\n{table}");
     hold_in_docs(&table);
+    hold_in_program(&rows, &found);
 }
 
 impl Row {
@@ -223,6 +224,27 @@ impl Row {
         let [closed, emulated] = errors.map(error);
         let (id, sum, source) = (&self.id, self.sum, &self.source);
         format!("| {id} | {stations}{limits} | {source} | {sum} | {closed} | {emulated} |\n")
+    }
+}
+
+/// Compares the emulator's errors with those that reports tell, or writes them there.
+fn hold_in_program(rows: &[Row], found: &[[Vec<f64>; 2]]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wifi/errors.csv");
+    let mut table = String::from("standard,stations,unlike,aggregates,txop,sum_pct,station_pct\n");
+    for (row, [_, emulated]) in rows.iter().zip(found) {
+        let says = |is| if is { "yes" } else { "no" };
+        let unlike = says(row.rates.iter().any(|rate| *rate != row.rates[0]));
+        let (aggregates, txop) = (says(row.ampdu_bytes > 0), says(row.txop_us > 0));
+        let (sum, station) = row.errors(emulated);
+        let station = if row.each.len() > 1 { format!("{station:.1}") } else { String::new() };
+        let (standard, stations) = (&row.standard, row.rates.len());
+        table += &format!("{standard},{stations},{unlike},{aggregates},{txop},{sum:.1},{station}\n");
+    }
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, table).unwrap();
+    } else {
+        let known = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(known, table, "run UPDATE_DOCS=1 cargo test --test loopback channel_truth");
     }
 }
 

@@ -310,6 +310,7 @@ mod tests {
             kernel: serde_json::Value::Null,
             counters: Counters::default(),
             airtimes: None,
+            channel_error: None,
         }
     }
 

@@ -18,6 +18,8 @@ use super::profile::load;
 use super::profile::{Profile, Queue, Shape};
 use crate::units::{ByteCount, Delay, Direction, LinkId, Nanos, Percent, Rate};
 use crate::wifi::access::AccessCategory;
+pub use crate::wifi::evidence::ChannelError;
+use crate::wifi::evidence::{self, ChannelKind};
 use crate::wifi::exchange::{BLOCK_ACK_WINDOW, Transmitter, TurnLimits};
 use crate::wifi::phy::{Band, Phy, Standard, Timing};
 use phy_name::PhyName;
@@ -303,6 +305,44 @@ impl ChannelConfig {
             transmissions: *transmissions,
         };
         Transmitter::new(station.phy, station.access.or(*access), limits, station.retry)
+    }
+
+    /// Returns by how much the model of this channel may be off.
+    pub(crate) fn model_error(&self) -> ChannelError {
+        let mut senders: Vec<Node> = Vec::new();
+        for hop in LinkId::BOTH.into_iter().flat_map(|link| self.hops(link, Direction::Down)) {
+            if !senders.contains(&hop.from) {
+                senders.push(hop.from);
+            }
+        }
+        let servers = self.links.iter().flatten().filter_map(|link| link.server);
+        let radios: Vec<Station> = self.client.into_iter().chain(servers).collect();
+        let phy = radios.first().expect("a channel has a station").phy;
+        let kind = ChannelKind {
+            standard: match phy.standard() {
+                Standard::A | Standard::G => Standard::A,
+                Standard::B => Standard::B,
+                Standard::N | Standard::Ac => Standard::N,
+            },
+            stations: senders.len(),
+            unlike: radios.iter().any(|radio| radio.phy.rate() != phy.rate()),
+            aggregates: phy.aggregates() && self.channel.ampdu != Some(1),
+            txop: self.channel.txop.is_some(),
+        };
+        let access = radios.iter().filter_map(|radio| radio.access.or(self.channel.access));
+        let lacks = [
+            (phy.standard() == Standard::Ac, "802.11ac"),
+            (phy.standard() == Standard::G, "802.11g"),
+            (self.channel.rts_cts, "RTS/CTS"),
+            (access.into_iter().any(|access| access != AccessCategory::BestEffort), "its access categories"),
+            (radios.iter().any(|radio| !radio.retry.is_zero()), "repeats"),
+            (
+                LinkId::BOTH.into_iter().any(|link| self.hops(link, Direction::Down).len() > 1),
+                "two crossings",
+            ),
+        ];
+        let not_compared = lacks.into_iter().filter(|lack| lack.0).map(|lack| lack.1.into()).collect();
+        ChannelError { not_compared, ..evidence::nearest(kind) }
     }
 
     /// Returns a link on the channel as a shape, for logs and for the path behind the channel. Its rate is

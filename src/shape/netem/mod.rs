@@ -60,6 +60,7 @@ impl NetemDirection {
             kernel: self.report.clone(),
             counters,
             airtimes: None,
+            channel_error: None,
         }
     }
 }

@@ -146,6 +146,7 @@ impl UserspaceLinks {
 
     fn row(&self, (carried, why): &(ShapingRequest, String), direction: Direction) -> ActiveShaping {
         let shape = carried.profile.shape(direction);
+        let channel = self.channel.as_ref().filter(|_| self.on_channel(carried.link));
         ActiveShaping {
             link: carried.link,
             direction,
@@ -161,6 +162,7 @@ impl UserspaceLinks {
             kernel: serde_json::Value::Null,
             counters: Counters::default(),
             airtimes: None,
+            channel_error: channel.map(ChannelConfig::model_error),
         }
     }
 }
