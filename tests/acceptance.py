@@ -1,386 +1,545 @@
-"""Measures two links that are in force and compares them with their profile.
+"""Draws profiles by a seed, puts two of them at a time between two servers and a client, and holds what a sender and
+a receiver of datagrams saw (acceptance_probe.py) against what the profiles say. No code is shared with the shaper.
 
-    acceptance.py PROFILE.json      with TWINLINK_NS_CLIENT, _A and _B naming the lab's namespaces
-    acceptance.py idle              the round trip that is in force, in ms
-    acceptance.py flood a|b|ab      only what these links carry down when they are kept full, in bit/s
+    acceptance.py run BACKEND SEED PROFILES [MOST_MBIT]   in a lab, with $TWINLINK_BIN; prints the tables
+    acceptance.py measure DRAWN.json                      what `run` starts once the links are in force
+    acceptance.py pair FILE                               in `link hold`: both links play their columns of the file
+    acceptance.py flood a|b|ab                            only what these links carry down when kept full, in bit/s
 
-Run in a lab while both links carry the profile. Prints one row of a Markdown table for each direction
-and fails if a value is out of its range:
+Each figure has its own tolerance. One that chance decides must be in the range that 99.99 % of all runs keep
+(3.891 standard errors, or Kolmogorov's distribution), so that a run of 20 profiles is wrong by chance once in a hundred.
 
-- rate within 2 % (in a virtual machine at most 2 % above and 8 % below): datagrams above it, counted by the kernel where they arrive;
-- round trip within the larger of 1 ms and 3 %: what the kernel measured of TCP handshakes, median;
-- loss within the range that holds in 99.99 % of all runs, where the profile has loss: 120 losses
-  expected, and the range widened for losses that come in bursts. A direction that is so slow that
-  this takes minutes is left out ("–").
-
-Link a is measured down and link b up at the same time, so both links carry traffic together. A
-virtual machine cannot do that in time: with ACCEPTANCE_GENTLE set, everything comes one after
-another. Nothing is measured twice: a rate is that of its best stretch, since a machine that is held up
-only takes from it.
+- rate: 1 %: a stretch has 200 frames, of which its ends cost two; and what jitter moves the ends by.
+- delay each way and round trip: the larger of 1 ms and 3 % above or below: what a thread that sleeps may be late by;
+  above that a round trip without links, which is the machine's.
+- jitter: Kolmogorov-Smirnov against the distribution that the profile names, samples two correlation times apart;
+  later by what fits best within the range of the delay, which is the machine's.
+- loss: binomial; its variance is widened by (1 + k) / (1 - k) where a bad state stays with k from packet to packet.
+- burst: mean length of runs of lost packets; geometric.
+- queue: median wait at 1.3 times the rate: 1 % and 1 ms; two frames less, since only whole ones find room, and the
+  median one comes between two services; on netem a frame more, for its limit rounds; and what jitter moves it by.
+- CoDel: the median wait of an overload by a twentieth is what RFC 8289's own pseudocode gives for these datagrams,
+  within 2 ms and two frames.
+- pair: each second of both links within 2 % or two frames, and their correlation within 0.01 of the file's.
+- trace: bits of each 100 ms against the steps: nine tenths within 5 % or two frames, all together within 1 %.
 """
 
-import ctypes
+import bisect
 import json
 import math
-import multiprocessing
 import os
-import socket
+import pathlib
+import random
 import statistics
-import struct
+import subprocess
 import sys
+import tempfile
 import time
 
-SERVERS = {"a": "10.45.0.2", "b": "10.45.0.3"}
-CLIENT = "10.45.0.4"
-PORT = 4471
-FRAME = 1514
-SMALL_FRAME = 142
-HEADERS = 14 + 20 + 8
-UDP_SEGMENT = 103
-# A virtual machine on a busy host stands still now and then, which only takes from a rate.
-LEAST_BELOW = 0.08 if os.environ.get("ACCEPTANCE_GENTLE") else 0.02
-SO_MEMINFO = 55
-TCPI_RTT = 68  # its place in struct tcp_info, in microseconds
-Z_9999 = 3.891
+import acceptance_probe as probe
+from acceptance_probe import FRAME, SMALL_FRAME, Way
 
-# A virtual machine cannot send as fast.
-PACKETS_PER_S = float(os.environ.get("ACCEPTANCE_PACKETS_PER_S", 10000))
-GENTLE = bool(os.environ.get("ACCEPTANCE_GENTLE"))
-
-# The round trip of this lab without any link, in ms; it is in what is measured with one.
-BARE_MS = float(os.environ.get("ACCEPTANCE_BARE_MS", 0))
-
-# A direction that would take longer to lose enough is not measured for loss.
-LONGEST_S = float(os.environ.get("ACCEPTANCE_LONGEST_S", 30))
+Z = 3.891
+KOLMOGOROV = 2.225
+# A virtual machine that is held up takes from a rate what tbf's small burst cannot make up for.
+VM = bool(os.environ.get("ACCEPTANCE_VM"))
+MOST_PACKETS_PER_S = 400 if VM else 2000
+LOSS_S, IDLE_S, OVER = 20 if VM else 12, 20, 1.3
+# A process that sends wakes so often at most.
+WAKES_PER_S = 100 if VM else 400
 
 
-def enter(namespace):
-    """Moves this thread into a network namespace; sockets stay where they were made."""
-    with open(f"/var/run/netns/{namespace}", "rb") as file:
-        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0x40000000) != 0:
-            raise OSError(ctypes.get_errno(), f"cannot enter the namespace {namespace}")
+# ---- drawing
+
+def log_uniform(rng, low, high):
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
-def namespace_of(end):
-    return os.environ["TWINLINK_NS_CLIENT" if end == "client" else f"TWINLINK_NS_{end.upper()}"]
+def frames_per_s(shape):
+    return shape["mbit"] * 1e6 / 8 / FRAME
 
 
-def made_in(end, make):
-    enter(namespace_of(end))
-    try:
-        return make()
-    finally:
-        enter(namespace_of("client"))
+def draw_shape(rng, backend, most_mbit):
+    shape = {"mbit": round(log_uniform(rng, 1, most_mbit), 2), "delay_ms": round(log_uniform(rng, 2, 300), 1)}
+    # Less jitter than this is not told from the lateness of threads on a busy machine.
+    if shape["delay_ms"] > 8 and rng.random() < 0.7:
+        shape["jitter_ms"] = round(rng.uniform(2, min(12, 0.4 * shape["delay_ms"])), 2)
+        shape["distribution"] = rng.choice(["uniform", "normal"])
+        times = rng.choice([5, rng.uniform(1, 6)]) if backend == "userspace" else 0
+        shape["correlation_ms"] = round(times * shape["jitter_ms"], 1)
+    fps = frames_per_s(shape)
+    kind = rng.choice(["none", "random", "random", "bursts", "bursts"])
+    if kind == "bursts" and 0.95 * fps * LOSS_S * 0.01 >= 70 and (not VM or fps < MOST_PACKETS_PER_S):
+        r, share = rng.uniform(0.2, 0.5), rng.uniform(0.02, 0.04)
+        shape["loss"] = {"p": round(r * share / (1 - share), 5), "r": round(r, 3)}
+    elif kind != "none":
+        least = 130 / (LOSS_S * small_pace(shape, backend))
+        if least < 0.05:
+            shape["loss"] = {"share": round(log_uniform(rng, max(0.004, least), 0.05), 4)}
+    least_ms = 6 / fps * 1e3
+    kind = rng.choice(["ms", "ms", "packets", "codel" if backend == "userspace" else "ms"])
+    if kind == "packets" and backend == "userspace":
+        shape["queue_packets"] = rng.randint(6, 150)
+    elif kind == "codel" and fps > 300 and "loss" not in shape:
+        shape["codel_ms"] = 300
+    else:
+        shape["queue_ms"] = round(max(least_ms, log_uniform(rng, 20, 200)))
+    return shape
 
 
-class Counter:
-    """A socket that nobody reads: once it is full the kernel counts all that arrives as dropped."""
-
-    def __init__(self, end, address, port):
-        self.socket = made_in(end, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        self.socket.bind((address, port))
-        self.socket.setblocking(False)
-        self.read = 0
-
-    def arrived(self):
-        while True:
-            try:
-                self.socket.recv(2048)
-                self.read += 1
-            except BlockingIOError:
-                break
-        return self.read + struct.unpack("9I", self.socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[8]
+def draw(rng, number, backend, most_mbit):
+    """A profile; one of five plays a trace down, without jitter and losses there."""
+    profile = {"name": f"drawn-{number}", "down": draw_shape(rng, backend, most_mbit), "up": draw_shape(rng, backend, most_mbit)}
+    if number % 5 == 2:
+        steps = [round(log_uniform(rng, 1.5, max(most_mbit, 3)), 2) for _ in range(8)]
+        profile["trace"] = [[1.5 * at, mbit] for at, mbit in enumerate(steps)]
+        profile["down"] = {"mbit": max(steps), "delay_ms": profile["down"]["delay_ms"], "queue_ms": 150}
+    return profile
 
 
-def send(end, address, port, frame, batch, gap, count, seconds):
-    """Sends batches at a pace without ever catching up, so that a late batch makes no burst."""
-    enter(namespace_of(end))
-    if not GENTLE:
-        try:
-            # On a busy machine a sender that is kept waiting would be measured instead of the link.
-            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(5))
-        except PermissionError:
-            pass
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    size = frame - HEADERS
-    sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
-    began = last = time.monotonic()
-    sent = 0
-    while (count and sent < count) or (seconds and last - began < seconds):
-        now_batch = min(batch, count - sent) if count else batch
-        try:
-            sock.sendto(bytes(size * now_batch), (address, port))
-            sent += now_batch
-        except OSError as error:
-            # A full socket buffer: the pace was above what the way takes.
-            if error.errno not in (11, 105):
-                raise
-        left = last + gap - time.monotonic()
-        if left > 0:
-            time.sleep(left)
-        # A flood catches up, so that it stays above the rate; a count must not burst.
-        last = last + gap if seconds else max(last + gap, time.monotonic() - gap)
+def to_toml(profile, folder):
+    lines = ['description = "drawn"']
+    for direction in ("down", "up"):
+        s = profile[direction]
+        lines += [f"[{direction}]", f'rate = "{s["mbit"] * 1e3:.0f}kbit"', f'delay = "{s["delay_ms"] * 1e3:.0f}us"']
+        if "jitter_ms" in s:
+            lines += [f'jitter = "{s["jitter_ms"] * 1e3:.0f}us"', f'distribution = "{s["distribution"]}"']
+            if s["correlation_ms"]:
+                lines.append(f'correlation = "{s["correlation_ms"] * 1e3:.0f}us"')
+        if "loss" in s:
+            percents = {key: f"{value * 100:.6f}%" for key, value in s["loss"].items()}
+            lines.append(f'loss = "{percents["share"]}"' if "share" in percents else
+                         f'loss = {{ p = "{percents["p"]}", r = "{percents["r"]}" }}')
+        if "codel_ms" in s:
+            lines.append(f'queue = {{ kind = "codel", limit = "{s["codel_ms"]}ms" }}')
+        else:
+            lines.append(f'queue = "{s["queue_packets"]}p"' if "queue_packets" in s else f'queue = "{s["queue_ms"]}ms"')
+    if "trace" in profile:
+        (folder / f"{profile['name']}.txt").write_text("".join(f"{at} {mbit}\n" for at, mbit in profile["trace"]))
+        lines += ["[trace]", f'file = "{profile["name"]}.txt"', 'direction = "down"']
+    path = folder / f"{profile['name']}.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
-def seconds_of(text):
-    for unit, factor in (("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3), ("min", 60), ("s", 1)):
-        if text.endswith(unit):
-            return float(text[: -len(unit)]) * factor
-    raise ValueError(text)
+# ---- what the profile says
+
+def small_pace(shape, backend):
+    """Packets per second of small frames that fill no queue. On netem the limit counts packets of any size."""
+    if backend == "netem":
+        return min(MOST_PACKETS_PER_S, 0.5 * frames_per_s(shape))
+    return min(MOST_PACKETS_PER_S, 0.6 * shape["mbit"] * 1e6 / 8 / SMALL_FRAME)
 
 
-def bits_of(text):
-    for unit, factor in (("kbit", 1e3), ("mbit", 1e6), ("gbit", 1e9), ("bit", 1)):
-        if text.endswith(unit):
-            return float(text[: -len(unit)]) * factor
-    raise ValueError(text)
+def loss_of(shape):
+    """Share, and how a bad state stays from one packet to the next, at a pace of 95 % of full frames."""
+    loss = shape["loss"]
+    if "share" in loss:
+        return loss["share"], 0.0
+    share = loss["p"] / (loss["p"] + loss["r"])
+    # In userspace a state steps at the rate of full frames, on netem with each packet.
+    steps = 1.0 if shape["backend"] == "netem" else 1 / 0.95
+    return share, (1 - loss["p"] - loss["r"]) ** steps
 
 
-def share_of(text):
-    return float(text.rstrip("%")) / 100
+def share_below(shape, ms):
+    """The share of packets whose delay is below this, by the profile's distribution."""
+    place = (ms - shape["delay_ms"]) / shape["jitter_ms"]
+    if shape["distribution"] == "uniform":
+        return min(1.0, max(0.0, (place + 1) / 2))
+    return (1 + math.erf(place / math.sqrt(2))) / 2
 
 
-def loss_of(shape, pace=1.0):
-    """The mean loss, and by how much bursts widen its variance beyond independent losses: a state lasts
-    for the time of full frames, so packets at a pace beyond theirs meet longer bursts."""
-    loss = shape.get("loss", "0%")
-    if isinstance(loss, str):
-        return share_of(loss), 1.0
-    p, r = share_of(loss["p"]), share_of(loss["r"])
-    bad, good = share_of(loss.get("bad", "100%")), share_of(loss.get("good", "0%"))
-    kept = (1 - p - r) ** (bits_of(shape["rate"]) / 8 / FRAME / pace)
-    return p / (p + r) * bad + r / (p + r) * good, max(1.0, (1 + kept) / (1 - kept))
+def deviation_ms(shape):
+    jitter = shape.get("jitter_ms", 0.0)
+    return jitter / math.sqrt(3) if shape.get("distribution") == "uniform" else jitter
 
 
-def pace_that_fits(shape):
-    """Packets per second that a direction holds without dropping: its limit counts packets, whatever
-    their size, and those in the delay line with them."""
-    delay, jitter = seconds_of(shape.get("delay", "0ms")), seconds_of(shape.get("jitter", "0ms"))
-    frames_per_s = bits_of(shape["rate"]) / 8 / FRAME
-    queue = shape["queue"]
-    limit = frames_per_s * delay
-    limit += float(queue.rstrip("packets")) if queue.endswith(("p", "packets")) else frames_per_s * seconds_of(queue)
-    return 0.7 * limit / (delay + 2.5 * jitter + 0.01)
+def codel_waits(shape, sent):
+    """The waits (s) of datagrams of full frames sent at these times, by the pseudocode of RFC 8289, 5: a queue with
+    a head that is asked when the bottleneck is free."""
+    target, interval, service = 0.005, 0.1, 1 / frames_per_s(shape)
+    waits, queue, free, at = [], [], sent[0], 0
+    first_above = drop_next = 0.0
+    count = last_count = 0
+    dropping = False
+
+    def take(now):
+        nonlocal first_above
+        if not queue:
+            first_above = 0.0
+            return None, False
+        came = queue.pop(0)
+        if now - came < target or not queue:
+            first_above = 0.0
+            return came, False
+        if first_above == 0.0:
+            first_above = now + interval
+            return came, False
+        return came, now >= first_above
+
+    while at < len(sent) or queue:
+        now = free if queue else max(free, sent[at])
+        while at < len(sent) and sent[at] <= now:
+            queue.append(sent[at])
+            at += 1
+        came, over = take(now)
+        if dropping:
+            if not over:
+                dropping = False
+            while dropping and now >= drop_next:
+                count += 1
+                came, over = take(now)
+                if not over:
+                    dropping = False
+                else:
+                    drop_next += interval / math.sqrt(count)
+        elif over:
+            came, _ = take(now)
+            dropping = True
+            delta = count - last_count
+            count = delta if delta > 1 and now - drop_next < 16 * interval else 1
+            drop_next = now + interval / math.sqrt(count)
+            last_count = count
+        if came is not None:
+            waits.append(now - came)
+            free = now + service
+    return waits
 
 
-def round_trips(link, count, gap):
-    """Starts handshakes at a pace and asks the kernel how long each took, in ms."""
-    poll = []
-    for _ in range(count):
-        sock = socket.socket()
-        sock.setblocking(False)
-        sock.connect_ex((SERVERS[link], PORT))
-        poll.append(sock)
-        time.sleep(gap)
-    time.sleep(2)
+# ---- measuring
+
+def idle(way, shape):
+    """One-way delays (ms) of small frames on an idle way."""
+    gap = max(0.025, 2.2 * shape.get("correlation_ms", 0) / 1e3, 3 * shape.get("jitter_ms", 0) * 2 / 1e3)
+    return way.start(SMALL_FRAME, gap, int(max(60, min(400, IDLE_S / gap)))), gap
+
+
+def measure_all(drawn):
+    """All figures of two profiles that are in force, by link and direction; [asked, found, range] or the like."""
+    ways = {(link, direction): Way(link, direction) for link in "ab" for direction in ("down", "up")}
+    shapes = {(link, direction): drawn[link][direction] for link, direction in ways}
+    found = {key: {} for key in ways}
+    for link in "ab":
+        if "trace" in drawn[link]:
+            found[link, "down"]["trace"] = play(ways[link, "down"], drawn[link])
+    # Idle: delays, and round trips between them.
+    senders = {key: idle(way, shapes[key]) for key, way in ways.items()}
+    for sender, _ in senders.values():
+        sender.join()
+    for key, way in ways.items():
+        found[key]["delays_ms"] = [(came - sent) * 1e3 for _, sent, came in way.settled()]
+    trips = {}
+    for link in "ab":
+        jitter = sum(deviation_ms(shapes[link, direction]) for direction in ("down", "up"))
+        trips[link] = probe.round_trips(link, 60, max(0.03, jitter * 12e-3))
+    for link in "ab":
+        found[link, "down"]["trips_ms"] = [trip * 1e3 for trip in trips[link].get()]
+        ways[link, "up"].settled()
+    for group in ([("a", "down"), ("b", "up")], [("a", "up"), ("b", "down")]):
+        lossy = [key for key in group if "loss" in shapes[key]]
+        started = [(key, *lose(ways[key], shapes[key])) for key in lossy]
+        for key, sender, count in started:
+            sender.join()
+            found[key]["lost"] = lost(ways[key].settled(), count)
+        # A traced way has been flooded already.
+        group = [key for key in group if "trace" not in found[key]]
+        for keys in [[key] for key in group] if VM else [group]:
+            started = [(key, flood(ways[key], shapes[key])) for key in keys]
+            for key, sender in started:
+                sender.join()
+                found[key]["flood"] = ways[key].settled()
+    return found
+
+
+def lose(way, shape):
+    share, stays = loss_of(shape)
+    if "share" in shape["loss"]:
+        pace = small_pace(shape, shape["backend"])
+        count = math.ceil(min(130 / share, LOSS_S * pace))
+        return way.start(SMALL_FRAME, 1 / pace, count, max(1, int(pace / 500))), count
+    pace = 0.95 * frames_per_s(shape)
+    count = math.ceil(min(100 / (share * (1 - stays)), LOSS_S * pace))
+    return way.start(FRAME, 1 / pace, count, max(1, int(pace / 500))), count
+
+
+def lost(rows, count):
+    """Packets sent and lost, and how many runs of losses there were. A loss at an end has no neighbour."""
+    came = sorted({int(number) for number, *_ in rows})
+    gaps = [b - a - 1 for a, b in zip(came, came[1:]) if b > a + 1]
+    return {"sent": count, "lost": count - len(came), "bursts": len(gaps), "in_bursts": sum(gaps)}
+
+
+def flood(way, shape):
+    fps = frames_per_s(shape)
+    over = 1.05 if "codel_ms" in shape else OVER
+    seconds = flood_warm_s(shape) + max(3.0, 410 / fps)
+    pace = over * fps
+    return way.start(FRAME, 1 / pace, int(pace * seconds), max(1, int(pace / WAKES_PER_S)), catch_up=True)
+
+
+def flood_warm_s(shape):
+    """Until the queue is full, or CoDel drops as much as is too much."""
+    if "codel_ms" in shape:
+        return 4.0 + shape["delay_ms"] / 1e3
+    fps = frames_per_s(shape)
+    queue_s = shape["queue_packets"] / fps if "queue_packets" in shape else shape["queue_ms"] / 1e3
+    lossy = loss_of(shape)[0] if "loss" in shape else 0.0
+    return 0.3 + shape["delay_ms"] / 1e3 + 2 * (queue_s + 0.05) / (OVER * (1 - lossy) - 1)
+
+
+def began():
+    """When this process began: the traces of the links that it was started for began just before."""
+    with open("/proc/self/stat", encoding="utf-8") as file:
+        ticks = int(file.read().rsplit(")", 1)[1].split()[19])
+    # Ticks are since boot, stamps on the monotonic clock.
+    return ticks / os.sysconf("SC_CLK_TCK") - (time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic())
+
+
+def start_above(way, most_mbit, seconds):
+    """Starts a flood above the greatest rate of a trace."""
+    pace = 1.2 * most_mbit * 1e6 / 8 / FRAME
+    return way.start(FRAME, 1 / pace, int(pace * seconds), max(1, int(pace / WAKES_PER_S)), catch_up=True)
+
+
+def play(way, profile):
+    """What came of a flood above a trace that has just begun, in frames; with when the trace began."""
+    start_above(way, max(mbit for _, mbit in profile["trace"]), 12.2).join()
+    return {"began": began(), "came": [came for _, _, came in way.settled()]}
+
+
+# ---- judging
+
+class Judge:
+    """Collects cells of a table and what is out of its range."""
+
+    def __init__(self, name):
+        self.name, self.cells, self.wrong = name, {}, []
+
+    def within(self, what, asked, found, low, high, form="{:.2f}"):
+        text = f"{form.format(asked)} → {form.format(found)} ({form.format(low)} to {form.format(high)})"
+        if asked == 0:
+            text = f"{form.format(found)} (at most {form.format(high)})"
+        if not low <= found <= high:
+            text = f"**{text}**"
+            self.wrong.append(f"{self.name} {what}: {text}")
+        self.cells[what] = text
+
+
+def judge(name, direction, shape, found, bare_ms):
+    judged = Judge(f"{name} {direction}")
+    jitter, n = deviation_ms(shape), len(found["delays_ms"])
+    slack = max(1.0, 0.03 * shape["delay_ms"]) + Z * 1.2533 * jitter / math.sqrt(n)
+    delay = statistics.median(found["delays_ms"])
+    judged.within("delay, ms", shape["delay_ms"], delay, shape["delay_ms"] - slack, shape["delay_ms"] + slack + bare_ms)
+    if jitter:
+        came = sorted(found["delays_ms"])
+
+        def distance_of(late_ms):
+            shares = [share_below(shape, ms - late_ms) for ms in came]
+            return max(max(share - at / n, (at + 1) / n - share) for at, share in enumerate(shares))
+
+        distance = min(distance_of(late / 10) for late in range(0, int(10 * (slack + bare_ms)) + 1))
+        judged.within("jitter, KS distance", 0, distance, 0, KOLMOGOROV / math.sqrt(n), "{:.3f}")
+    if "lost" in found:
+        share, stays = loss_of(shape)
+        loss = found["lost"]
+        half = Z * math.sqrt(share * (1 - share) * (1 + stays) / (1 - stays) / loss["sent"])
+        judged.within("loss, %", share * 100, loss["lost"] / loss["sent"] * 100, max(0, share - half) * 100, (share + half) * 100)
+        if stays and loss["bursts"]:
+            goes_on = share + (1 - share) * stays
+            mean = 1 / (1 - goes_on)
+            half = Z * math.sqrt(goes_on) * mean / math.sqrt(loss["bursts"])
+            judged.within("burst, packets", mean, loss["in_bursts"] / loss["bursts"], mean - half, mean + half)
+    if "flood" in found:
+        judge_flood(judged, shape, found["flood"])
+    if "trace" in found:
+        judge_trace(judged, shape, found["trace"])
+    return judged
+
+
+def judge_flood(judged, shape, rows):
+    jitter, service_ms = deviation_ms(shape), 1e3 / frames_per_s(shape)
+    warm = min(sent for _, sent, _ in rows) + flood_warm_s(shape)
+    last_sent = max(sent for _, sent, _ in rows)
+    steady = [(sent, came) for _, sent, came in rows if warm <= came - shape["delay_ms"] / 1e3 <= last_sent]
+    seconds = steady[-1][1] - steady[0][1]
+    mbit = (len(steady) - 1) * FRAME * 8 / 1e6 / seconds
+    ends = Z * math.sqrt(2) * jitter / 1e3 / seconds
+    mean_mbit = mbit
+    # The median of all stretches of a half, since one that begins or ends while a thread was late is too short or too
+    # long. In a virtual machine the best: what holds it up takes from a rate.
+    half = len(steady) // 2
+    spans = [after[1] - before[1] for before, after in zip(steady, steady[half:])]
+    mbit = half * FRAME * 8 / 1e6 / (min(spans) if VM else statistics.median(spans))
+    seconds /= 2
+    below, above = (0.08, 0.02) if VM else (0.01, 0.01)
+    judged.within("rate, Mbit/s", shape["mbit"], mbit, shape["mbit"] * (1 - below - ends), shape["mbit"] * (1 + above + ends))
+    # Behind a full queue the draws of netem's jitter are not independent of the order that is kept.
+    if jitter and shape["backend"] == "netem":
+        return
+    wait = statistics.median((came - sent) * 1e3 for sent, came in steady) - shape["delay_ms"]
+    # By Little's law what waits is the wait times the rate that was, also where the machine was held up.
+    wait *= mean_mbit / shape["mbit"] if VM else 1
+    moves = Z * 1.2533 * jitter / math.sqrt(max(1.0, 2 * seconds * 1e3 / max(1.0, shape.get("correlation_ms", 0))))
+    if "codel_ms" in shape:
+        asked = statistics.median(codel_waits(shape, codel_sent(rows))[-len(steady):]) * 1e3
+        slack, less, more = 2 + moves, 2 * service_ms, 2 * service_ms
+    else:
+        asked = shape.get("queue_ms") or shape["queue_packets"] * service_ms
+        slack, less = 1 + 0.01 * asked + moves, 2 * service_ms
+        more = service_ms if shape["backend"] == "netem" else 0
+    judged.within("queue, ms", asked, wait, asked - slack - less, asked + slack + more, "{:.1f}")
+
+
+def codel_sent(rows):
+    """When each datagram was sent, those that were dropped between their neighbours."""
+    known = sorted((number, sent) for number, sent, _ in rows)
     times = []
-    for sock in poll:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-        if info[0] == 1:
-            times.append(struct.unpack_from("I", info, TCPI_RTT)[0] / 1e3)
-        sock.close()
+    for (number, sent), (other, then) in zip(known, known[1:]):
+        times += [sent + (then - sent) * at / (other - number) for at in range(int(other - number))]
     return times
 
 
-def round_trips_in_turn(link, count, gap=0):
-    """One handshake after another, in ms. Order is kept, so one that starts just behind the last packets
-    of the one before waits for the latest of them: the gap is for these to arrive."""
-    times = []
-    for _ in range(count):
-        with socket.socket() as sock:
-            sock.settimeout(3)
-            try:
-                sock.connect((SERVERS[link], PORT))
-            except TimeoutError:
-                continue
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-            times.append(struct.unpack_from("I", info, TCPI_RTT)[0] / 1e3)
-        time.sleep(gap)
-    if len(times) < 0.7 * count:
-        sys.exit(f"only {len(times)} of {count} handshakes came about")
-    return times
+def judge_trace(judged, shape, trace):
+    """Frames of each 100 ms, where the trace began at the moment that fits best: how long a program takes to start is
+    not the link's."""
+    steps = trace["steps"]
+
+    def mbit_s(until):
+        whole = sum(mbit * 1.5 for _, mbit in steps)
+        laps, rest = divmod(until, 1.5 * len(steps))
+        return laps * whole + sum(mbit * min(max(rest - at, 0), 1.5) for at, mbit in steps)
+
+    came = sorted(trace["came"])
+    base = trace["began"] + shape["delay_ms"] / 1e3
+    # From when the queue has filled on.
+    first = math.ceil((came[0] - base + 0.8) * 10)
+
+    def errors(shift):
+        rows = []
+        for at in range(first, first + 105):
+            since, until = at / 10, (at + 1) / 10
+            frames = bisect.bisect_left(came, base + shift + until) - bisect.bisect_left(came, base + shift + since)
+            rows.append((frames * FRAME * 8 / 1e6, mbit_s(until) - mbit_s(since)))
+        return rows
+
+    shift = min((at / 1000 for at in range(-300, 301, 4)), key=lambda s: sum(abs(a - b) for a, b in errors(s)))
+    rows = errors(shift)
+    frame = FRAME * 8 / 1e6
+    over = sorted(max(0.0, abs(found - asked) - 2 * frame) / asked * 100 for found, asked in rows)
+    judged.within("trace, % off in nine tenths of 100 ms", 0, over[len(over) * 9 // 10], 0, 5)
+    asked, found = sum(row[1] for row in rows), sum(row[0] for row in rows)
+    below = 0.08 if VM else 0.01
+    judged.within("trace, Mbit", asked, found, asked * (1 - below), asked * 1.01, "{:.1f}")
 
 
-def both_round_trips(expected_ms, jitter_ms):
-    # Enough handshakes that the median of what jitter spreads is within a third of the tolerance,
-    # far enough apart that none holds the next one back.
-    tolerance = max(1.0, 0.03 * expected_ms)
-    spread = 1.25 * jitter_ms * math.sqrt(2)
-    count = max(20, min(600, math.ceil((3 * spread / tolerance) ** 2 / 2)))
-    if GENTLE:
-        gap = (expected_ms / 2 + 4 * jitter_ms) / 1e3
-        return statistics.median(round_trips_in_turn("a", min(2 * count, 500), gap))
-    gap = max(0.02, 5 * jitter_ms / 1e3)
-    queue = multiprocessing.Queue()
-    workers = []
-    for link in SERVERS:
-        worker = multiprocessing.Process(target=lambda link=link: queue.put(round_trips(link, count, gap)))
-        worker.start()
-        workers.append(worker)
-    times = queue.get() + queue.get()
-    for worker in workers:
-        worker.join()
-    if len(times) < count:
-        sys.exit(f"only {len(times)} of {2 * count} handshakes came about")
-    return statistics.median(times)
+# ---- the run
+
+def measure(path):
+    drawn = json.loads(pathlib.Path(path).read_text())
+    results = []
+    for (link, direction), row in measure_all(drawn).items():
+        if "trace" in row:
+            row["trace"]["steps"] = drawn[link]["trace"]
+        shape = drawn[link][direction]
+        judged = judge(drawn[link]["name"], direction, shape, row, drawn["bare_ms"])
+        if direction == "down":
+            asked = shape["delay_ms"] + drawn[link]["up"]["delay_ms"]
+            jitter = math.hypot(deviation_ms(shape), deviation_ms(drawn[link]["up"]))
+            slack = max(1.0, 0.03 * asked) + Z * 1.2533 * jitter / math.sqrt(len(row["trips_ms"]))
+            judged.within("round trip, ms", asked, statistics.median(row["trips_ms"]), asked - slack, asked + slack + drawn["bare_ms"])
+        results.append({"name": judged.name, "cells": judged.cells, "wrong": judged.wrong})
+    pathlib.Path(path).with_suffix(".result").write_text(json.dumps(results))
 
 
-class Way:
-    """One direction of the link that measures it."""
-
-    def __init__(self, direction, shape, link=None, port=PORT):
-        self.direction, self.shape, self.port = direction, shape, port
-        link = link or ("a" if direction == "down" else "b")
-        self.rate = bits_of(shape["rate"])
-        self.sender = link if direction == "down" else "client"
-        self.address = CLIENT if direction == "down" else SERVERS[link]
-        self.counter = Counter("client" if direction == "down" else link, self.address, port)
-
-    def start(self, *args):
-        worker = multiprocessing.Process(target=send, args=(self.sender, self.address, self.port, *args))
-        worker.start()
-        return worker
-
-    def flood(self, seconds):
-        batch = max(1, min(40, int(self.rate / 8 / FRAME / 200)))
-        return self.start(FRAME, batch, batch * FRAME * 8 / (1.3 * self.rate), 0, seconds)
+COLUMNS = ["rate, Mbit/s", "delay, ms", "round trip, ms", "jitter, KS distance", "loss, %", "burst, packets", "queue, ms",
+           "trace, % off in nine tenths of 100 ms", "trace, Mbit"]
 
 
-def settle(ways):
-    """Waits until nothing arrives any more."""
-    before = None
-    while before != (before := [way.counter.arrived() for way in ways]):
-        time.sleep(1.5)
-
-
-def best_rates(ways, seconds):
-    """The bit/s that arrives each way in its best stretch of four fifths of this time or more. What holds the
-    machine up only takes from a rate: a stretch counts from before its first reading to after its last."""
-    readings = [[] for _ in ways]
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        for way, row in zip(ways, readings):
-            before = time.monotonic()
-            row.append((before, way.counter.arrived(), time.monotonic()))
-        time.sleep(0.05)
-    return [
-        max(
-            (to[1] - since[1]) * FRAME * 8 / (to[2] - since[0])
-            for at, since in enumerate(row)
-            for to in row[at + 1 :]
-            if to[0] - since[2] >= 0.8 * seconds
-        )
-        for row in readings
-    ]
-
-
-def measure_rates(ways, delay_s):
-    warm = delay_s + 1.0
-    seconds = max(5.0, max(300 * FRAME * 8 / way.rate for way in ways))
-    workers = [way.flood(warm + seconds + 0.5) for way in ways]
-    time.sleep(warm)
-    rates = best_rates(ways, seconds)
-    for worker in workers:
-        worker.join()
-    settle(ways)
-    return rates
-
-
-def measure_losses(ways):
-    """The share lost in each direction, and the range in which it should be; none without loss."""
-    results, workers = {}, []
-    for way in ways:
-        if GENTLE and workers:
-            workers[-1][1].join()
-        mean, _ = loss_of(way.shape)
-        if mean == 0:
-            continue
-        count = math.ceil(120 / mean)
-        pace = min(PACKETS_PER_S, 0.7 * way.rate / 8 / SMALL_FRAME, pace_that_fits(way.shape))
-        if count / pace > LONGEST_S:
-            continue
-        batch = max(1, min(10, int(pace / 200)))
-        before = way.counter.arrived()
-        workers.append((way, way.start(SMALL_FRAME, batch, batch / pace, count, 0), count, before, pace))
-    for worker in workers:
-        worker[1].join()
-    settle([way for way, *_ in workers])
-    for way, _, count, before, pace in workers:
-        # On netem a burst counts packets, and the lesser widening holds all the more.
-        mean, widened = loss_of(way.shape, pace)
-        lost = 1 - (way.counter.arrived() - before) / count
-        half = Z_9999 * math.sqrt(mean * (1 - mean) * widened / count)
-        results[way.direction] = (lost, max(0.0, mean - half), mean + half)
-    return results
-
-
-def flood(links):
-    """Keeps links full and prints what arrives of each in six seconds, after two to get going."""
-    shape = {"rate": "50mbit"}
-    ways = [Way("down", shape, link, PORT + index) for index, link in enumerate(links)]
-    workers = [way.flood(8.5) for way in ways]
-    time.sleep(2)
-    began = [(time.monotonic(), way.counter.arrived()) for way in ways]
-    time.sleep(6)
-    for way, (since, before) in zip(ways, began):
-        print(f"{(way.counter.arrived() - before) * FRAME * 8 / (time.monotonic() - since):.0f}", end=" ")
-    print()
-    for worker in workers:
-        worker.join()
-
-
-def main():
-    if sys.argv[1] == "flood":
-        flood(sys.argv[2])
-        return
-    listeners = [made_in(link, socket.socket) for link in SERVERS]
-    for listener, address in zip(listeners, SERVERS.values()):
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, PORT))
-        listener.listen(4000)
-    if sys.argv[1] == "idle":
-        print(f"{statistics.median(round_trips_in_turn('a', 21)):.3f}")
-        return
-    with open(sys.argv[1], encoding="utf-8") as file:
-        profile = json.load(file)
-    shapes = {direction: profile[direction] for direction in ("down", "up")}
-    ways = [Way(direction, shape) for direction, shape in shapes.items()]
-    delay = {d: seconds_of(s.get("delay", "0ms")) for d, s in shapes.items()}
-    jitter_ms = max(seconds_of(s.get("jitter", "0ms")) * 1e3 for s in shapes.values())
-    expected_ms = sum(delay.values()) * 1e3
-    slack_ms = max(1.0, 0.03 * expected_ms)
-
-    def in_time(found):
-        return expected_ms - slack_ms <= found <= expected_ms + slack_ms + BARE_MS
-
-    def at_rate(way, found):
-        return -LEAST_BELOW <= found / way.rate - 1 <= 0.02
-
-    rtt_ms = both_round_trips(expected_ms, jitter_ms)
-    rates = []
-    for group in [[way] for way in ways] if GENTLE else [ways]:
-        rates += measure_rates(group, sum(delay.values()))
-    losses = measure_losses(ways)
+def run(backend, seed, count, most_mbit=100):
+    rng = random.Random(int(seed))
+    drawn = [draw(rng, number, backend, float(most_mbit)) for number in range(1, int(count) + 1)]
+    folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ.get("WORK")))
+    echo = Way("a", "up")
+    bare_ms = statistics.median(probe.round_trips("a", 40, 0.025).get()) * 1e3
+    echo.stop()
+    print(f"Linux {os.uname().release}, {backend}, seed {seed}; a round trip without links takes {bare_ms:.2f} ms.\n")
     wrong = []
-    if not in_time(rtt_ms):
-        wrong.append("round trip")
-    for way, rate in zip(ways, rates):
-        if not at_rate(way, rate):
-            wrong.append(f"{way.direction} rate")
-        loss = "–"
-        if way.direction in losses:
-            lost, low, high = losses[way.direction]
-            loss = f"{lost:.4%} ({low:.4%}–{high:.4%})"
-            if not low <= lost <= high:
-                wrong.append(f"{way.direction} loss")
-        print(
-            f"| {profile['name']} {way.direction} | {way.rate / 1e6:g} | {rate / 1e6:.3f} "
-            f"| {expected_ms:g} | {rtt_ms:.2f} | {loss} |",
-            flush=True,
-        )
+    print("| way | " + " | ".join(COLUMNS) + " |\n" + "|---" * (len(COLUMNS) + 1) + "|", flush=True)
+    for first, second in zip(drawn[::2], drawn[1::2]):
+        pair = {"a": first, "b": second, "bare_ms": bare_ms}
+        for profile in (first, second):
+            for direction in ("down", "up"):
+                profile[direction]["backend"] = backend
+        paths = {link: to_toml(profile, folder) for link, profile in zip("ab", (first, second))}
+        plan = folder / f"{first['name']}.json"
+        plan.write_text(json.dumps(pair))
+        command = [os.environ["TWINLINK_BIN"], "link", "hold", "--link-a", paths["a"], "--link-b", paths["b"], "--backend",
+                   backend, "--", sys.executable, __file__, "measure", plan]
+        held = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if held.returncode:
+            sys.exit(f"cannot measure {first['name']} and {second['name']}: {held.stderr[-2000:]}")
+        for line in held.stderr.splitlines():
+            if "overload" in line:
+                print(line, file=sys.stderr)
+        for row in json.loads(plan.with_suffix(".result").read_text()):
+            print("| " + " | ".join([row["name"], *(row["cells"].get(column, "–") for column in COLUMNS)]) + " |", flush=True)
+            wrong += row["wrong"]
     if wrong:
-        sys.exit(f"{profile['name']}: out of range: {', '.join(wrong)}")
+        sys.exit("out of range:\n" + "\n".join(wrong))
 
 
-main()
+def pair(path):
+    """Holds the seconds of both links against the columns of a file; the trace began at the moment
+    that fits best, the same for both."""
+    rows = [[float(word) for word in line.split(",")] for line in pathlib.Path(path).read_text().splitlines()]
+    asked = {"a": [row[1] for row in rows], "b": [row[2] for row in rows]}
+    ways = {link: Way(link, "down") for link in "ab"}
+    senders = [start_above(way, max(asked[link]), len(rows) + 0.5) for link, way in ways.items()]
+    for sender in senders:
+        sender.join()
+    came = {link: sorted(arrived for *_, arrived in way.settled()) for link, way in ways.items()}
+
+    def mbit(link, second, shift):
+        since = began() + shift + second
+        frames = bisect.bisect_left(came[link], since + 1) - bisect.bisect_left(came[link], since)
+        return frames * FRAME * 8 / 1e6
+
+    # The first second has the programs' own start in it.
+    seconds = range(1, len(rows))
+    found_at = {s: {k: [mbit(k, second, s) for second in seconds] for k in "ab"} for s in (at / 1000 for at in range(-300, 301, 4))}
+    wanted = {link: asked[link][1:] for link in "ab"}
+    found = min(found_at.values(), key=lambda f: sum(abs(x - y) for k in "ab" for x, y in zip(f[k], wanted[k])))
+    wrong = []
+    for second, (x, y) in enumerate(zip(found["a"], found["b"]), 1):
+        print(f"second {second}: a {asked['a'][second]} → {x:.3f}, b {asked['b'][second]} → {y:.3f} Mbit/s")
+        for link, rate in (("a", x), ("b", y)):
+            if abs(rate - asked[link][second]) > max(0.02 * asked[link][second], 2 * FRAME * 8 / 1e6):
+                wrong.append(f"second {second} of link {link}")
+    goes = [statistics.correlation(rates["a"], rates["b"]) for rates in (wanted, found)]
+    print(f"correlation: {goes[0]:.3f} → {goes[1]:.3f}")
+    if abs(goes[0] - goes[1]) > 0.01:
+        wrong.append("correlation")
+    if wrong:
+        sys.exit("out of range: " + ", ".join(wrong))
+
+
+def flood_down(links):
+    """Keeps links full and prints what arrives of each in six seconds, after two to get going."""
+    ways = [Way(link, "down") for link in links]
+    pace = 65e6 / 8 / FRAME
+    senders = [way.start(FRAME, 1 / pace, int(pace * 8.5), 20, catch_up=True) for way in ways]
+    time.sleep(2)
+    for way in ways:
+        way.arrivals()
+    began = time.monotonic()
+    time.sleep(6)
+    seconds = time.monotonic() - began
+    print(*(f"{len(way.arrivals()) * FRAME * 8 / seconds:.0f}" for way in ways))
+    for sender in senders:
+        sender.join()
+
+
+if __name__ == "__main__":
+    {"run": run, "measure": measure, "pair": pair, "flood": flood_down}[sys.argv[1]](*sys.argv[2:])

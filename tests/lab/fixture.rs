@@ -196,7 +196,7 @@ pub(crate) struct Lab {
 }
 
 /// Programs in Python that tests run inside.
-const HELPERS: [&str; 3] = ["link-traffic.py", "trace-meter.py", "acceptance.py"];
+const HELPERS: [&str; 4] = ["link-traffic.py", "trace-meter.py", "acceptance.py", "acceptance_probe.py"];
 const INSIDE: &str = "TWINLINK_TEST_INSIDE";
 const FOLDER: &str = "TWINLINK_TEST_FOLDER";
 pub(crate) const CLIENT: &str = "10.45.0.4";

@@ -1,55 +1,38 @@
-//! Rate, round trip and loss of profiles whose packets are held in userspace, on two links at once, against the profile's own
-//! words. `tests/acceptance.py` says what is measured and within which range.
+//! Links on the userspace backend as a sender and a receiver see them that share no code with the shaper:
+//! `tests/acceptance.py` says what is measured, within which range, and why.
 
-use serde_json::Value;
+use crate::fixture::{Lab, words};
 
-use crate::fixture::{Lab, stdout_of, words};
-
-fn expect_profile(name: &str) {
+/// Two profiles; `tests/acceptance-table.sh` takes twenty.
+#[test]
+fn drawn_profiles_are_as_they_say() {
     let Some(lab) = Lab::bare().enter() else { return };
+    let measured =
+        lab.command("python3", &[&lab.helper("acceptance.py"), "run", "userspace", "1", "2"]).output();
+    let measured = measured.unwrap();
+    assert!(measured.status.success(), "{}", words(&measured));
+    println!("{}", words(&measured));
+}
+
+#[test]
+fn links_of_a_pair_of_traces_go_together() {
+    let Some(lab) = Lab::bare().enter() else { return };
+    // Where one link fades the other is at its best, but for one tunnel that both go through.
+    let second = |second: u32| {
+        let at = f64::from(second) / 3.0;
+        let (a, b) = match second {
+            12..15 => (1.5, 2.5),
+            _ => (9.0 + 6.0 * at.sin(), 14.0 - 8.0 * (at + 0.4).sin()),
+        };
+        format!("{second},{a:.2},{b:.2}\n")
+    };
+    let pair = lab.write("pair.csv", &(0..20).map(second).collect::<String>());
+    let plain = "rate = \"8mbit\"\nqueue = \"100ms\"";
+    let profile = lab.profile("pair", plain, plain, "[trace]\npair = \"pair.csv\"");
+    let links = ["link", "hold", "--link-a", &profile, "--link-b", &profile, "--backend", "userspace", "--"];
     let program = lab.helper("acceptance.py");
-    let bare = stdout_of(&mut lab.command("python3", &[&program, "idle"]));
-    println!("round trip with nothing shaped: {bare} ms");
-    let profiles = lab.json(&["link", "list", "--json"]);
-    let listed = profiles.as_array().unwrap().iter().find(|profile| profile["name"] == name).unwrap();
-    let mut profile = listed["profile"].clone();
-    profile["name"] = Value::from(name);
-    let file = lab.write("profile.json", &profile.to_string());
-    let links = ["--link-a", name, "--link-b", name, "--backend", "userspace", "--counters", "counters.json"];
-    let mut hold =
-        lab.twinlink(&[&["link", "hold"], &links[..], &["--", "python3", &program, &file]].concat());
-    let output = hold.env("ACCEPTANCE_BARE_MS", bare).output().unwrap();
-    assert!(output.status.success(), "{}", words(&output));
-    println!("{}", words(&output));
-}
-
-macro_rules! profiles {
-    ($($(#[$attribute:meta])? $name:ident: $profile:literal,)*) => {$(
-        $(#[$attribute])?
-        #[test]
-        fn $name() {
-            expect_profile($profile);
-        }
-    )*};
-}
-
-// To take every wireless profile, and the time that their losses need:
-// ACCEPTANCE_LONGEST_S=150 cargo nextest run acceptance --run-ignored all
-profiles! {
-    wifi_far: "wifi-far",
-    lte_medium: "lte-medium",
-    edge: "edge",
-    fast_5g_mid: "5g-mid",
-    #[ignore = "all of them take 15 minutes"]
-    wifi_near: "wifi-near",
-    #[ignore = "all of them take 15 minutes"]
-    wifi_mid: "wifi-mid",
-    #[ignore = "all of them take 15 minutes"]
-    lte_strong: "lte-strong",
-    #[ignore = "all of them take 15 minutes"]
-    lte_weak: "lte-weak",
-    #[ignore = "all of them take 15 minutes"]
-    umts_3g: "3g",
-    #[ignore = "all of them take 15 minutes"]
-    geo: "geo",
+    let measured =
+        lab.twinlink(&[&links[..], &["python3", &program, "pair", &pair]].concat()).output().unwrap();
+    assert!(measured.status.success(), "{}", words(&measured));
+    println!("{}", words(&measured));
 }
