@@ -55,7 +55,9 @@ pub(crate) fn main(args: DoctorArgs) -> Result<()> {
     let table = table(&checks).to_string();
     // Cells are padded to the terminal's width, which only makes copies of the text wide.
     let lines: Vec<&str> = table.lines().map(str::trim_end).collect();
-    print(&format!("{}\n{}\n", lines.join("\n"), summary(&checks)))
+    let summary = summary(&checks);
+    let ready = if summary.starts_with("every profile") { "Ready" } else { "Not ready for every profile" };
+    print(&format!("{}\n{ready}: {summary}.\n", lines.join("\n")))
 }
 
 /// The findings, for the log: all but Docker's, which no container can see and which take a while.

@@ -45,6 +45,9 @@ pub(crate) struct ReportArgs {
     /// Count runs that met faults like the others; else they are named and left out of every figure
     #[arg(long)]
     pub with_faulty: bool,
+    /// Print the tables alone, as Markdown or LaTeX (with booktabs), and write nothing
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub export: Option<table::TableForm>,
 }
 
 /// The command: what could be used is reported, what could not is named, and then the exit code says so.
@@ -56,6 +59,9 @@ pub(crate) fn main(args: ReportArgs) -> Result<()> {
     }
     let out = args.out.unwrap_or_else(|| folder_of(&args.paths[0]));
     let studies = compare::studies(&loaded, args.with_faulty);
+    if let Some(form) = args.export {
+        return print(&table::export(&studies, form));
+    }
     print(&table::text(&studies))?;
     write(&loaded, &studies, &out)?;
     print(&format!("{}\n", out.join(PAGE).display()))?;

@@ -9,10 +9,69 @@ use comfy_table::{
 use super::model::{ConditionResults, EntrantResults, Study};
 use super::words;
 use super::worth;
+use crate::text::visible;
 
 const LINE: LineStyle = LineStyle::none().fill('─').junction('─');
 /// Lines around the rows, none between them: a place may have a dozen.
 const STYLE: TableStyle = TableStyle::new().top_border(LINE).header_separator(LINE).bottom_border(LINE);
+
+const COLUMNS: [&str; 8] =
+    ["schedule", "runs", "median s", "interval", "efficiency", "from a", "longer than best", ""];
+
+/// A form of tables for papers and notes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum TableForm {
+    Md,
+    Latex,
+}
+
+/// Returns a table for each condition, without the verdicts.
+pub(crate) fn export(studies: &[Study], form: TableForm) -> String {
+    let places = studies.iter().flat_map(|study| &study.places);
+    places.map(|place| export_one(place, form)).collect::<Vec<_>>().join("\n")
+}
+
+fn export_one(place: &ConditionResults, form: TableForm) -> String {
+    let rows = place.cells.iter().enumerate().map(|(index, cell)| {
+        let [label, runs, median, interval, efficiency, share, longer] = row(cell);
+        let remark = remark(cell, place.best == Some(index)).to_string();
+        [label, runs, median, interval, efficiency, share, longer, remark]
+    });
+    let rows = [COLUMNS.map(String::from)].into_iter().chain(rows);
+    let (name, columns) = (place.name(), COLUMNS.len() - 2);
+    match form {
+        TableForm::Md => {
+            let cell = |text: String| visible(&text).replace('|', "\\|");
+            let mut lines = rows.map(|row| format!("| {} |\n", row.map(cell).join(" | ")));
+            let head = lines.next().unwrap_or_default();
+            let rule = format!("|---|{}---|\n", "---:|".repeat(columns));
+            format!("**{}**\n\n{head}{rule}{}", cell(name), lines.collect::<String>())
+        }
+        TableForm::Latex => {
+            let mut lines = rows.map(|row| format!("{} \\\\\n", row.map(|text| latex(&text)).join(" & ")));
+            let head = lines.next().unwrap_or_default();
+            format!(
+                "\\begin{{table}}\n\\caption{{{}}}\n\\begin{{tabular}}{{l{}l}}\n\\toprule\n{head}\\midrule\n{}\\bottomrule\n\
+                 \\end{{tabular}}\n\\end{{table}}\n",
+                latex(&name),
+                "r".repeat(columns),
+                lines.collect::<String>()
+            )
+        }
+    }
+}
+
+/// Text in which LaTeX finds no command.
+fn latex(text: &str) -> String {
+    let escape = |sign| match sign {
+        '\\' => "\\textbackslash{}".into(),
+        '^' => "\\textasciicircum{}".into(),
+        '~' => "\\textasciitilde{}".into(),
+        '{' | '}' | '$' | '&' | '#' | '_' | '%' => format!("\\{sign}"),
+        other => String::from(other),
+    };
+    visible(text).chars().map(escape).collect()
+}
 
 pub(crate) fn text(studies: &[Study]) -> String {
     let mut text = String::new();
@@ -39,16 +98,7 @@ pub(crate) fn text(studies: &[Study]) -> String {
 fn table(place: &ConditionResults) -> String {
     let mut table = Table::new();
     table.load_style(STYLE).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header([
-        "schedule",
-        "runs",
-        "median s",
-        "interval",
-        "efficiency",
-        "from a",
-        "longer than best",
-        "",
-    ]);
+    table.set_header(COLUMNS);
     for column in 1..7 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);

@@ -240,6 +240,26 @@ fn an_experiment_that_was_cut_short_or_mixed_up_is_named() {
 }
 
 #[test]
+fn tables_are_exported_for_notes_and_papers_and_nothing_is_written() {
+    let dir = TempDir::new().unwrap();
+    made_up("sweep", dir.path(), &["--segments", "10", "--repetitions", "2"]);
+    let table = |form: &str| {
+        let output = report(&["--export".as_ref(), form.as_ref(), dir.path()]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let markdown = table("md");
+    let wanted = "| schedule | runs | median s | interval | efficiency | from a | longer than best |  |\n\
+                  |---|---:|---:|---:|---:|---:|---:|---|\n| ratio=0:1 | 2 | ";
+    assert!(markdown.starts_with(&format!("**near**\n\n{wanted}")), "{markdown}");
+    assert_eq!(markdown.matches("\n\n| schedule").count(), 6);
+    let latex = table("latex");
+    assert_eq!(latex.matches("\\begin{tabular}{lrrrrrrl}\n\\toprule\nschedule & runs").count(), 6);
+    assert!(latex.contains("0.0 \\%") && !latex.contains("0.0 %"), "{latex}");
+    assert!(!dir.path().join("report.html").exists());
+}
+
+#[test]
 fn the_page_is_one_file_that_needs_nothing_else() {
     let dir = TempDir::new().unwrap();
     made_up("sweep", dir.path(), &["--segments", "40", "--repetitions", "2"]);
