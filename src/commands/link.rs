@@ -419,8 +419,9 @@ fn loss(shape: &Shape) -> String {
 }
 
 fn queue(shape: &Shape) -> String {
-    match shape.queue {
+    let queue = match shape.queue {
         Queue::CoDel(_) => shape.queue.to_string(),
         _ => format!("{} ms", (shape.queue_time().as_secs_f64() * 1e3).round()),
-    }
+    };
+    queue + &shape.cross.map_or(String::new(), |cross| format!(", with {cross}"))
 }
