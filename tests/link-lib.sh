@@ -24,6 +24,18 @@ own_links() {
     at_exit "kill $owner 2>/dev/null || true"
     eventually 90 bash -c "kill -0 $owner && test -S '${TWINLINK_CONTROL:-/run/twinlink/control.sock}'"
 }
+
+# start_servers DATA: twinlink's own, in both namespaces and for both kinds of address.
+start_servers() {
+    local each listen=0.0.0.0
+    [ ! -e /proc/net/if_inet6 ] || listen='[::]'
+    for each in a b; do
+        in_server "$each" "$TWINLINK_BIN" server --data "$1" --listen "$listen:4455" >"$WORK/server-$each.log" 2>&1 &
+        at_exit "kill $!"
+    done
+    for each in a b; do eventually 20 "$TWINLINK_BIN" health "${server[$each]}:4455"; done
+}
+
 start_sinks() {
     local each
     for each in a b; do
