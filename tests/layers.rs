@@ -55,7 +55,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // Shapes and logs as the client does; a program fetches in its place.
     (
         "program",
-        &["bound", "client", "config", "log", "manifest", "qoe", "results", "shape", "text", "units"],
+        &["bound", "client", "config", "http", "log", "manifest", "qoe", "results", "shape", "text", "units"],
     ),
     (
         "sweep",

@@ -37,6 +37,14 @@ pub(crate) fn target<'a>(method: &str, text: &'a str) -> Option<Target<'a>> {
     Some(Target::Path(path.strip_prefix('/').unwrap_or(path)))
 }
 
+/// Returns the name of the file that a target asks for, as a server looks it up; nothing where it names none.
+pub(crate) fn file_name(method: &str, text: &str) -> Option<String> {
+    match target(method, text)? {
+        Target::Path(path) => percent_decoded(path),
+        Target::NoPath => None,
+    }
+}
+
 /// Resolves a redirect (RFC 3986, section 5.3); `None` where it leads to another host, port or scheme.
 pub(crate) fn same_host(host: &str, path: &str, location: &str) -> Option<String> {
     let location = location.split('#').next()?;

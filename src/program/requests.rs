@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
+use crate::http::target::file_name;
 use crate::log::schema::{Event, Record, Sender};
 use crate::units::LinkId;
 
@@ -16,7 +17,7 @@ pub(crate) const NAMES: [&str; 2] = ["server-a", "server-b"];
 pub(crate) struct ServedRequest {
     pub link: LinkId,
     pub connection: u64,
-    /// The path without its slash, as it was sent.
+    /// The name that the server looked up, whatever the spelling of the target.
     pub name: String,
     /// The first byte that was asked for, and one past the last that was sent.
     pub from_byte: u64,
@@ -74,7 +75,7 @@ pub(crate) fn parse(text: &str, link: LinkId, epoch: SystemTime) -> Result<Vec<S
                 requests.push(ServedRequest {
                     link,
                     connection: request.connection,
-                    name: request.target.trim_start_matches('/').to_string(),
+                    name: file_name(&request.method, &request.target).unwrap_or(request.target),
                     from_byte,
                     to_byte: from_byte + request.bytes,
                     method: request.method,
@@ -127,6 +128,17 @@ mod tests {
             "{request:?}"
         );
         assert!(request.fetches());
+    }
+
+    #[test]
+    fn a_file_has_one_name_however_it_is_asked_for() {
+        for target in ["/s001.m4s?x=1", "/%73001.m4s", "http://server-a/s001.m4s", "/s001.m4s#t"] {
+            let found =
+                parse(&LOG.replace("/s001.m4s", target), LinkId::A, at("2026-01-01T00:00:11Z")).unwrap();
+            assert_eq!(found[0].name, "s001.m4s", "{target}");
+        }
+        let spaced = parse(&LOG.replace("s001", "a%20%3C"), LinkId::A, at("2026-01-01T00:00:11Z")).unwrap();
+        assert_eq!(spaced[0].name, "a <.m4s");
     }
 
     #[test]

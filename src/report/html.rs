@@ -136,8 +136,11 @@ fn subtitle(loaded: &Loaded, studies: &[Study]) -> String {
     let mut when: Vec<&str> =
         runs.iter().filter_map(|run| Some(run.start.as_ref()?.wall_clock.as_str())).collect();
     when.sort_unstable();
-    let complete =
+    let is_complete = |run: &&&LoggedRun| run.end.as_ref().is_some_and(|end| end.exit == Outcome::Ok);
+    let complete = runs.iter().filter(is_complete).count();
+    let counted =
         studies.iter().flat_map(|s| &s.places).flat_map(|p| &p.cells).map(|c| c.runs.len()).sum::<usize>();
+    let apart = if counted < complete { format!(", {counted} without a fault") } else { String::new() };
     let span = match when[..] {
         [] => String::new(),
         [one] => format!(", {}", minute(one)),
@@ -148,7 +151,7 @@ fn subtitle(loaded: &Loaded, studies: &[Study]) -> String {
     let described = described.map_or(String::new(), |text| format!("<p>{}</p>", escape(&text)));
     let counted = match runs.len() {
         1 => "One run".to_string(),
-        count => format!("{count} runs, {complete} of them with every file"),
+        count => format!("{count} runs, {complete} of them with every file{apart}"),
     };
     format!("{described}<p class=\"sub\">{counted}{}</p>{}", escape(&span), links_in_short(&runs))
 }
@@ -193,7 +196,11 @@ fn section_of(study: &Study, named: bool) -> String {
             );
         }
         let met = place.cells.iter().flat_map(EntrantResults::all_runs).any(|run| run.met().next().is_some());
-        let class = if met { " faulty" } else { "" };
+        let class = match (place.best, met) {
+            (None, _) => " problems",
+            (Some(_), true) => " faulty",
+            (Some(_), false) => "",
+        };
         let _ = write!(text, "<div class=\"verdict{class}\"><h3>{}</h3>{said}</div>", escape(&place.name()));
     }
     if !study.faults.is_empty() {
@@ -283,7 +290,7 @@ fn details(study: &Study) -> String {
     text += &titled(
         "Predicted against measured",
         charts::predictions(study),
-        "What the simulation expected, and the median that was measured; warm where they are far apart.",
+        "What the simulation expected, and the median that was measured; darker where they are far apart.",
     );
     text + &titled(
         "What a viewer would have met",

@@ -30,9 +30,14 @@ pub(crate) fn headline(run: &LoggedRun) -> String {
     let schedule = run.start.as_ref().map_or("a run", |start| &start.schedule);
     let [a, b] = LinkId::BOTH.map(|link| run.profile(link));
     let over = if run.shares_channel() { "on one channel, " } else { "" };
+    let crossed =
+        run.links.iter().filter_map(|link| link.data.asked.as_ref()).any(|asked| asked.cross.is_some());
+    let beside = if crossed { ", beside traffic of others" } else { "" };
     let took = match &run.end {
         None => "it never ended".into(),
-        Some(end) if end.exit != Outcome::Ok => format!("it failed, {}", end.exit),
+        Some(end) if end.exit != Outcome::Ok => {
+            format!("it failed: {}", end.exit.to_string().replace('_', " "))
+        }
         Some(end) => match (end.elapsed_ms, end.bound_ms) {
             (Some(elapsed), Some(bound)) if bound > 0.0 && elapsed.is_finite() => format!(
                 "{}, {:.1} % above the fastest possible {}",
@@ -44,7 +49,7 @@ pub(crate) fn headline(run: &LoggedRun) -> String {
             (None, _) => "nothing was left to fetch".into(),
         },
     };
-    format!("{schedule} over {a} + {b}: {over}{took}")
+    format!("{schedule} over {a} + {b}{beside}: {over}{took}")
 }
 
 /// Says how a link was shaped at the start of a run, in the down direction.
@@ -79,9 +84,8 @@ pub(crate) fn verdict(place: &ConditionResults) -> Verdict {
 
 fn winner(place: &ConditionResults, best: &EntrantResults) -> String {
     let mut text = time(best);
-    if let Some(percent) = best.efficiency.map(|efficiency| efficiency * 100.0).filter(|pct| pct.is_finite())
-    {
-        text += &format!(", {percent:.1} % of what the bound allows");
+    if let Some(efficiency) = best.efficiency.filter(|efficiency| efficiency.is_finite()) {
+        text += &format!(", efficiency {efficiency:.3}");
     }
     let mut others: Vec<(&EntrantResults, &Difference)> =
         place.cells.iter().filter_map(|cell| Some((cell, cell.against_best.as_ref()?))).collect();
