@@ -44,6 +44,9 @@ pub(crate) struct ProgramArgs {
     /// End the program when its processes hold more memory than this together
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub memory_limit: Option<ByteCount>,
+    /// A Docker image whose file system the command finds in the place of this machine's
+    #[arg(long, value_name = "IMAGE", conflicts_with = "out")]
+    pub image: Option<String>,
     /// The program and its arguments; {server_a} {server_b} {files} {manifest} {out} are filled in, and in its
     /// environment in capitals
     #[arg(last = true, required = true, value_name = "COMMAND")]
@@ -66,6 +69,7 @@ impl From<ProgramArgs> for ProgramConfig {
             time_limit: args.time_limit.0,
             memory_limit: args.memory_limit,
             sandbox: None,
+            image: args.image,
             give_up: args.live.give_up.0,
             segment_duration: args.run.segment_duration,
             startup: args.run.startup,

@@ -18,6 +18,7 @@ use super::judge::{TrialVerdict, points};
 use super::task::{BuildVerdict, Task, VERDICT, Work};
 use super::{page, records};
 use crate::log::schema;
+use crate::program::image::{self, UnpackedImage};
 use crate::program::sandbox::copy_folder;
 use crate::results::{self, Folder};
 use crate::segments::Set;
@@ -197,13 +198,16 @@ impl Class {
         let folder = self.folder.new_child(name.as_ref())?;
         let built = self.scratch.path().join("built").join(name);
         fs::create_dir_all(built.parent().expect("it has one"))?;
-        let build_problem = match &self.assignment.build {
-            Some(_) => match self.too_large(submission) {
-                None => self.build(submission, &folder, &built)?,
-                large => large,
-            },
-            None => copy_folder(submission, &built, None).map(|()| None)?,
+        let (image, build_problem) = match self.image(name, submission)? {
+            Ok(image) => (image, None),
+            Err(problem) => (None, Some(problem)),
         };
+        let build_problem =
+            match (build_problem.or_else(|| self.too_large(submission)), &self.assignment.build) {
+                (Some(problem), _) => Some(problem),
+                (None, Some(_)) => self.build(submission, image.as_ref(), &folder, &built)?,
+                (None, None) => copy_folder(submission, &built, None).map(|()| None)?,
+            };
         let build_problem = build_problem.or_else(|| self.too_large(&built));
         let mut grade = Grade { name: name.into(), build_problem, trials: Vec::new() };
         if grade.build_problem.is_some() {
@@ -214,7 +218,7 @@ impl Class {
                 let results = folder.new_child(trial_name(index, &condition.name, at).as_ref())?;
                 let data = data_folder(self.scratch.path(), seed);
                 let work = Work::Trial { condition: index, seed, data: data.clone() };
-                let verdict = self.in_lab(&built, &results, work, Some(&data));
+                let verdict = self.in_lab(&built, image.as_ref(), &results, work, Some(&data));
                 let verdict: Option<TrialVerdict> = verdict
                     .map_err(|error| tell(&format!("{name}, {}: {}", condition.name, explained(&error))))
                     .ok();
@@ -233,10 +237,33 @@ impl Class {
         (bytes > disk.0).then(|| format!("its folder holds {bytes} bytes, and its disk {disk}"))
     }
 
-    fn build(&self, submission: &Path, folder: &Folder, built: &Path) -> Result<Option<String>> {
+    /// Builds and unpacks the image of a submission with a Dockerfile. The inner error is the submission's.
+    fn image(&self, name: &str, submission: &Path) -> Result<Result<Option<UnpackedImage>, String>> {
+        if !submission.join("Dockerfile").is_file() {
+            return Ok(Ok(None));
+        }
+        let root = self.scratch.path().join("images");
+        fs::create_dir_all(&root)?;
+        Ok(match image::build(submission) {
+            Ok(built) => {
+                let unpacked = image::unpack(&built, &root.join(name));
+                image::remove(&built);
+                Ok(Some(unpacked?))
+            }
+            Err(error) => Err(format!("{error:#}")),
+        })
+    }
+
+    fn build(
+        &self,
+        submission: &Path,
+        image: Option<&UnpackedImage>,
+        folder: &Folder,
+        built: &Path,
+    ) -> Result<Option<String>> {
         let results = folder.new_child("build".as_ref())?;
         let work = Work::Build { to: built.to_path_buf() };
-        let verdict: BuildVerdict = self.in_lab(submission, &results, work, None)?;
+        let verdict: BuildVerdict = self.in_lab(submission, image, &results, work, None)?;
         Ok(verdict.problem)
     }
 
@@ -244,6 +271,7 @@ impl Class {
     fn in_lab<T: serde::de::DeserializeOwned>(
         &self,
         submission: &Path,
+        image: Option<&UnpackedImage>,
         results: &Folder,
         work: Work,
         data: Option<&Path>,
@@ -256,6 +284,7 @@ impl Class {
         let task = Task {
             assignment: self.path.clone(),
             submission: submission.into(),
+            image: image.cloned(),
             visible: self.visible.clone(),
             results: place.clone(),
             work,

@@ -18,6 +18,7 @@ use crate::manifest::SUMS;
 use crate::program::account::Account;
 use crate::program::command::{RunningProgram, Surroundings};
 use crate::program::config::ProgramConfig;
+use crate::program::image::UnpackedImage;
 use crate::program::sandbox::{self, Disk, Sandbox};
 use crate::program::{self, ObservedRun, ProgramRun, tail};
 use crate::qoe::Rule;
@@ -34,6 +35,8 @@ pub(crate) struct Task {
     pub assignment: PathBuf,
     /// The submission, as it was handed in or built.
     pub submission: PathBuf,
+    /// The system that it brings along.
+    pub image: Option<UnpackedImage>,
     /// Folders beside those of the system that it may read.
     pub visible: Vec<PathBuf>,
     /// An empty folder for what comes of it.
@@ -84,7 +87,8 @@ pub(crate) fn main(path: &Path, afterwards: impl FnOnce(&Path)) -> Result<()> {
 
 fn sandbox(assignment: &Assignment, task: &Task, builds: bool) -> Sandbox {
     Sandbox {
-        folder: task.submission.clone(),
+        folder: Some(task.submission.clone()),
+        image: task.image.clone(),
         visible: task.visible.clone(),
         disk: assignment.limits.disk,
         processes: assignment.limits.processes,
@@ -161,6 +165,7 @@ fn trial(
         time_limit: limits.time.0,
         memory_limit: Some(limits.memory),
         sandbox: Some(sandbox(assignment, task, false)),
+        image: None,
         give_up: Duration::from_secs(10),
         segment_duration: Delay(Duration::from_secs_f64(player.segment_duration_ms / 1e3)),
         startup: player.startup_segments,

@@ -31,6 +31,8 @@ pub(crate) struct ProgramConfig {
     pub memory_limit: Option<ByteCount>,
     /// The program is one that nobody vouches for.
     pub sandbox: Option<Sandbox>,
+    /// A Docker image that the program runs in, where no sandbox says more.
+    pub image: Option<String>,
     /// How long a server may take to answer before the program starts.
     pub give_up: Duration,
     /// The time that a segment plays, and the segments that a player waits for before it starts.

@@ -8,6 +8,7 @@ pub(crate) mod account;
 pub(crate) mod arrivals;
 pub(crate) mod command;
 pub(crate) mod config;
+pub(crate) mod image;
 pub(crate) mod requests;
 pub(crate) mod sandbox;
 
@@ -152,19 +153,19 @@ struct ProgramContext {
     out: PathBuf,
     /// Holds the lists of names and digests, and the folder itself where none was given.
     temporary: tempfile::TempDir,
-    /// The disk of a program in a sandbox.
-    disk: Option<Disk>,
+    /// The sandbox of a program, and its disk.
+    sandbox: Option<(Sandbox, Disk)>,
     surroundings: Surroundings,
 }
 
 impl ProgramContext {
     fn command(&self, config: &ProgramConfig) -> Result<std::process::Command> {
-        match (&config.sandbox, &self.disk) {
-            (Some(sandbox), Some(disk)) => {
+        match &self.sandbox {
+            Some((sandbox, disk)) => {
                 let lists = self.temporary.path().join(LISTS);
                 sandbox.command(disk, &lists, &self.surroundings.words(&config.command))
             }
-            _ => Ok(self.surroundings.command(&config.command, &config.folder)),
+            None => Ok(self.surroundings.command(&config.command, &config.folder)),
         }
     }
 }
@@ -227,7 +228,7 @@ impl<'a> Observed<'a> {
             .command(self.config)
             .and_then(|command| RunningProgram::start(command, &place.surroundings, stdout, stderr))
             .map_err(|error| Failure::new(Outcome::Program, error))?;
-        let ended = self.follow(&mut program, &links, &arrivals, place.disk.as_ref()).await;
+        let ended = self.follow(&mut program, &links, &arrivals, &place).await;
         let left = program.end_all();
         self.sample(&links).await?;
         let used = program.ended().await.map_err(|error| Failure::new(Outcome::Internal, error))?;
@@ -288,9 +289,21 @@ impl<'a> Observed<'a> {
             std::fs::create_dir(&folder).context("cannot make the program's folder; set TMPDIR")?;
             Ok(folder)
         };
-        let make_disk = |sandbox| Disk::new(sandbox, &folder("disk")?);
-        let disk = self.config.sandbox.as_ref().map(make_disk).transpose()?;
-        let out = match (&self.config.out, &disk) {
+        let sandbox = match (&self.config.sandbox, &self.config.image) {
+            (Some(sandbox), _) => Some(sandbox.clone()),
+            (None, Some(name)) => {
+                let image = image::unpack(name, &temporary.path().join("image"))?;
+                Some(Sandbox::of_image(image, self.config.memory_limit))
+            }
+            (None, None) => None,
+        };
+        let with_disk = |sandbox: Sandbox| -> Result<(Sandbox, Disk)> {
+            let disk = Disk::new(&sandbox, &folder("disk")?)?;
+            Ok((sandbox, disk))
+        };
+        let sandbox = sandbox.map(with_disk).transpose()?;
+        let disk = sandbox.as_ref().map(|(_, disk)| disk);
+        let out = match (&self.config.out, disk) {
             (_, Some(disk)) => disk.at(sandbox::OUT),
             (Some(out), None) => {
                 let folder = Folder::make(out)?;
@@ -329,7 +342,7 @@ impl<'a> Observed<'a> {
         if disk.is_some() {
             surroundings.0.push(("SUBMISSION", sandbox::SUBMISSION.into()));
         }
-        Ok(ProgramContext { out, temporary, disk, surroundings })
+        Ok(ProgramContext { out, temporary, sandbox, surroundings })
     }
 
     /// Samples the links until the program has ended, or has reached a limit.
@@ -338,7 +351,7 @@ impl<'a> Observed<'a> {
         program: &mut RunningProgram,
         links: &Arc<Links>,
         arrivals: &Arrivals,
-        disk: Option<&Disk>,
+        place: &ProgramContext,
     ) -> Result<(), Failure> {
         let count = self.files.len() as u64;
         let bar = if self.shown { progress::files_bar(count) } else { ProgressBar::hidden() };
@@ -364,7 +377,7 @@ impl<'a> Observed<'a> {
             let kbit = self.sample(links).await?;
             bar.set_position(arrivals.count().min(self.files.len()) as u64);
             bar.set_message(format!("a {:>7.2}  b {:>7.2} Mbit/s", kbit[0] / 1e3, kbit[1] / 1e3));
-            if let Some(failure) = self.limits(disk).exceeded(program, began.elapsed()) {
+            if let Some(failure) = self.limits(place).exceeded(program, began.elapsed()) {
                 // Ending a program that forks on takes its time, so it gets none to end by itself.
                 if failure.exit != Outcome::ProcessLimit {
                     self.stop(program).await;
@@ -402,11 +415,11 @@ impl<'a> Observed<'a> {
         Ok(())
     }
 
-    fn limits<'b>(&'b self, disk: Option<&'b Disk>) -> ProgramLimits<'b> {
+    fn limits<'b>(&self, place: &'b ProgramContext) -> ProgramLimits<'b> {
         ProgramLimits {
             time: self.config.time_limit,
             memory: self.config.memory_limit,
-            sandbox: self.config.sandbox.as_ref().zip(disk),
+            sandbox: place.sandbox.as_ref().map(|(sandbox, disk)| (sandbox, disk)),
         }
     }
 
@@ -538,8 +551,8 @@ impl<'a> Observed<'a> {
 
     /// Says which missing file is in another place, and which file in `OUT` nobody asked for.
     fn elsewhere(&self, place: &ProgramContext) -> Vec<String> {
-        let others: Vec<(PathBuf, &str)> = match &place.disk {
-            Some(disk) => ["/tmp", sandbox::SUBMISSION].map(|folder| (disk.at(folder), folder)).to_vec(),
+        let others: Vec<(PathBuf, &str)> = match &place.sandbox {
+            Some((_, disk)) => ["/tmp", sandbox::SUBMISSION].map(|folder| (disk.at(folder), folder)).to_vec(),
             None if self.config.out.is_some() => Vec::new(),
             None => vec![(self.config.folder.clone(), "the current folder")],
         };
@@ -557,7 +570,7 @@ impl<'a> Observed<'a> {
         let Account { missing, wrong, .. } = &self.account;
         let label = &self.config.name;
         if let (Some(failure), false) =
-            (self.limits(place.disk.as_ref()).full_disk(), missing.is_empty() && wrong.is_empty())
+            (self.limits(place).full_disk(), missing.is_empty() && wrong.is_empty())
         {
             return Err(failure);
         }

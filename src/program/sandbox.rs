@@ -24,6 +24,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
+use super::image::UnpackedImage;
 use crate::units::ByteCount;
 
 /// Where the program finds things, whatever the machine calls them.
@@ -47,8 +48,10 @@ pub(crate) const OWN_PROCESSES: u64 = 2;
 /// A sandbox, before it is made.
 #[derive(Clone, Debug)]
 pub(crate) struct Sandbox {
-    /// The program's own folder. It sees a copy, as [`SUBMISSION`].
-    pub folder: PathBuf,
+    /// The program's own folder. It sees a copy, as [`SUBMISSION`]; without one, an empty folder.
+    pub folder: Option<PathBuf>,
+    /// The system that it sees in the place of the machine's.
+    pub image: Option<UnpackedImage>,
     /// Further folders that it may read.
     pub visible: Vec<PathBuf>,
     /// Holds that copy, `OUT` and `/tmp`.
@@ -57,6 +60,21 @@ pub(crate) struct Sandbox {
     pub memory: ByteCount,
     /// The copy may be changed.
     pub builds: bool,
+}
+
+impl Sandbox {
+    /// A sandbox for a program of an image that the user vouches for: its limits are far away.
+    pub(crate) fn of_image(image: UnpackedImage, memory: Option<ByteCount>) -> Sandbox {
+        Sandbox {
+            folder: None,
+            image: Some(image),
+            visible: Vec::new(),
+            disk: ByteCount(8_000_000_000),
+            processes: 10_000,
+            memory: memory.unwrap_or(ByteCount(1 << 40)),
+            builds: false,
+        }
+    }
 }
 
 /// A mounted disk.
@@ -81,7 +99,10 @@ impl Disk {
             let made = disk.at(folder);
             fs::create_dir(&made).and_then(|()| chown(&made, uid, uid)).context("cannot use the disk")?;
         }
-        copy_folder(&sandbox.folder, &disk.at(SUBMISSION), uid)?;
+        match &sandbox.folder {
+            Some(folder) => copy_folder(folder, &disk.at(SUBMISSION), uid)?,
+            None => fs::create_dir(disk.at(SUBMISSION)).context("cannot use the disk")?,
+        }
         Ok(disk)
     }
 
@@ -140,6 +161,8 @@ pub(crate) struct Entrance {
     /// The disk, and the folder of lists.
     disk: PathBuf,
     lists: PathBuf,
+    /// The root of the system that it sees; the machine's own where there is none.
+    system: Option<PathBuf>,
     visible: Vec<PathBuf>,
     builds: bool,
     uid: Option<u32>,
@@ -157,6 +180,7 @@ impl Sandbox {
         let entrance = Entrance {
             disk: disk.path.clone(),
             lists: lists.to_path_buf(),
+            system: self.image.as_ref().map(|image| image.root.clone()),
             visible: self.visible.clone(),
             builds: self.builds,
             uid: uid(),
@@ -169,6 +193,7 @@ impl Sandbox {
         command
             .env_clear()
             .env("PATH", tools.collect::<String>() + PATH)
+            .envs(self.image.iter().flat_map(UnpackedImage::variables))
             .env("HOME", TMP)
             .env("TMPDIR", TMP)
             .env("LANG", "C.UTF-8")
@@ -271,13 +296,19 @@ fn build_view(entrance: &Entrance) -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("tmpfs"), &root, Some("tmpfs"), flags, Some("size=1m,mode=755"))
         .context("cannot mount the sandbox's root")?;
-    for folder in SYSTEM {
-        let path = Path::new(folder);
-        match path.symlink_metadata() {
+    for (from, path) in system(entrance.system.as_deref())? {
+        match from.symlink_metadata() {
             Err(_) => {}
-            Ok(data) if data.is_symlink() => symlink(fs::read_link(path)?, inside(&root, path))?,
-            Ok(_) => show(path, &root, path, true)?,
+            Ok(data) if data.is_symlink() => symlink(fs::read_link(&from)?, inside(&root, &path))?,
+            Ok(data) if data.is_dir() => show(&from, &root, &path, true)?,
+            Ok(_) => {}
         }
+    }
+    // The names of the lab's hosts.
+    let hosts = Path::new("/etc/hosts");
+    if entrance.system.is_some() && inside(&root, hosts).is_file() {
+        mount(Some(hosts), &inside(&root, hosts), None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .context("cannot show /etc/hosts")?;
     }
     for folder in &entrance.visible {
         show(folder, &root, folder, true)?;
@@ -313,6 +344,23 @@ fn build_view(entrance: &Entrance) -> Result<()> {
     seal(Path::new("/"), false)?;
     std::env::set_current_dir(if entrance.builds { SUBMISSION } else { OUT })?;
     Ok(())
+}
+
+/// Returns the folders of a system, each with the path where the program sees it. Those that every sandbox has of
+/// its own are left out of an image's.
+fn system(image: Option<&Path>) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let Some(root) = image else {
+        return Ok(SYSTEM.map(|folder| (folder.into(), folder.into())).to_vec());
+    };
+    let own = ["dev", "proc", "sys", "run", "tmp", "out", "lists", "submission"];
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))? {
+        let name = entry?.file_name();
+        if own.iter().all(|own| name != *own) {
+            found.push((root.join(&name), Path::new("/").join(name)));
+        }
+    }
+    Ok(found)
 }
 
 fn inside(root: &Path, path: &Path) -> PathBuf {

@@ -289,6 +289,7 @@ impl Sweep<'_> {
             time_limit: program.time_limit.0,
             memory_limit: None,
             sandbox: None,
+            image: program.image.clone(),
             give_up,
             segment_duration: self.experiment.segment_duration,
             startup: self.experiment.startup,

@@ -374,6 +374,32 @@ fn pair_with_a_protocol_of_its_own_is_graded_too() {
 }
 
 #[test]
+fn image_is_the_system_of_its_submission() {
+    let Some(place) = Place::all().into_iter().next() else { return };
+    let works = |command: &str| Command::new("sh").args(["-c", command]).output().unwrap().status.success();
+    // The image is made of one program that needs no library.
+    if !works("docker info && busybox true && ! ldd $(command -v busybox)") {
+        eprintln!("NOT RUN: no docker, or no static busybox");
+        return;
+    }
+    place.write("assignment.toml", LENIENT);
+    let script = "#!/bin/sh\n[ ! -e /usr ] && [ \"$LIKED\" = yes ] || exit 5\n\
+         while read -r name; do wget -q -O \"$OUT/$name\" \"http://$SERVER_A/$name\" || exit 6; done <\"$FILES\"\n";
+    place.write("boxed/client", script);
+    place.write("boxed/Dockerfile", "FROM scratch\nCOPY bin /bin\nENV LIKED=yes\n");
+    fs::create_dir(place.path("boxed/bin")).unwrap();
+    assert!(works(&format!("cp $(command -v busybox) {}", place.path("boxed/bin/busybox").display())));
+    for name in ["sh", "wget"] {
+        std::os::unix::fs::symlink("busybox", place.path("boxed/bin").join(name)).unwrap();
+    }
+    place.write("broken/Dockerfile", "FROM scratch\nCOPY nothing /\n");
+    let graded = place.grade(&["boxed", "broken"], &[]);
+    assert_eq!(graded.output.status.code(), Some(0), "{}", graded.said());
+    assert_eq!(graded.points("boxed"), (10.0, String::new()), "{}", graded.said());
+    graded.nothing("broken", "docker build failed");
+}
+
+#[test]
 fn nothing_is_started_for_an_invalid_assignment() {
     let Some(place) = Place::all().into_iter().next() else { return };
     place.write("good/client", GOOD);

@@ -34,6 +34,8 @@ pub(crate) struct ProgramEntry {
     pub name: String,
     /// A line for `sh`, as `twinlink run -- sh -c LINE`.
     pub command: String,
+    /// A Docker image that the line runs in.
+    pub image: Option<String>,
     /// Programs that the line needs; without it, its first word.
     needs: Option<Vec<String>>,
     #[serde(default = "time_limit")]
@@ -83,6 +85,9 @@ impl ProgramEntry {
     }
 
     fn needs(&self) -> Vec<&str> {
+        if self.image.is_some() {
+            return vec!["docker", "tar"];
+        }
         match &self.needs {
             Some(needs) => needs.iter().map(String::as_str).collect(),
             // A word that the shell has yet to expand is not known.
