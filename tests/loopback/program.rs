@@ -113,6 +113,10 @@ fn python_program_is_judged_like_a_client() {
     assert_eq!((&end["files"], &end["wasted_bytes"]), (&12.into(), &0.into()), "{end}");
     assert_eq!((&end["links"]["a"]["files"], &end["links"]["b"]["files"]), (&6.into(), &6.into()));
     assert_eq!((&end["links"]["a"]["connections"], &end["program"]["requests"]), (&1.into(), &12.into()));
+    let connections = end["program"]["connections"].as_array().unwrap();
+    let told: Vec<_> = connections.iter().map(|one| (&one["link"], &one["requests"])).collect();
+    assert_eq!(told, [(&Value::from("a"), &Value::from(6)), (&Value::from("b"), &Value::from(6))]);
+    assert!(connections.iter().all(|one| one["sender"]["rtt_ms"].as_f64().unwrap() > 0.0), "{connections:?}");
     let sum = end["links"]["a"]["bytes"].as_u64().unwrap() + end["links"]["b"]["bytes"].as_u64().unwrap();
     assert_eq!(Value::from(sum), end["bytes"]);
     let (elapsed, bound) = (end["elapsed_ms"].as_f64().unwrap(), end["bound_ms"].as_f64().unwrap());

@@ -518,6 +518,7 @@ fn runs_with_faults_are_marked_and_left_out_of_verdicts() {
     assert!(
         page.contains("One that fetched everything is left out of all figures; --with-faulty counts it.")
     );
+    assert!(page.contains("No figure is left of ratio=2:1, of which every run met faults."));
     assert_eq!(counts(&["--with-faulty"]), (0, 0));
 }
 
