@@ -164,7 +164,7 @@ fn trial(
         server_logs: std::env::var_os("TWINLINK_SERVER_LOGS").map(PathBuf::from),
         time_limit: limits.time.0,
         memory_limit: Some(limits.memory),
-        sandbox: Some(sandbox(assignment, task, false)),
+        sandbox: Some(Box::new(sandbox(assignment, task, false))),
         image: None,
         give_up: Duration::from_secs(10),
         segment_duration: Delay(Duration::from_secs_f64(player.segment_duration_ms / 1e3)),

@@ -30,7 +30,7 @@ pub(crate) struct ProgramConfig {
     pub time_limit: Duration,
     pub memory_limit: Option<ByteCount>,
     /// The program is one that nobody vouches for.
-    pub sandbox: Option<Sandbox>,
+    pub sandbox: Option<Box<Sandbox>>,
     /// A Docker image that the program runs in, where no sandbox says more.
     pub image: Option<String>,
     /// How long a server may take to answer before the program starts.

@@ -290,7 +290,7 @@ impl<'a> Observed<'a> {
             Ok(folder)
         };
         let sandbox = match (&self.config.sandbox, &self.config.image) {
-            (Some(sandbox), _) => Some(sandbox.clone()),
+            (Some(sandbox), _) => Some(Sandbox::clone(sandbox)),
             (None, Some(name)) => {
                 let image = image::unpack(name, &temporary.path().join("image"))?;
                 Some(Sandbox::of_image(image, self.config.memory_limit))

@@ -55,7 +55,7 @@ struct Sweep<'a> {
 /// How a cell is run.
 enum EntrantConfig {
     Client(RunConfig),
-    Program(Box<ProgramConfig>),
+    Program(ProgramConfig),
 }
 
 /// Whether to go on with the next step.
@@ -252,7 +252,7 @@ impl Sweep<'_> {
         let entrant = self.experiment.entrant_of(cell).ok_or_else(|| wrong("no entrant".into()))?;
         let schedule = match entrant {
             Entrant::Program(program) => {
-                return Ok(Some(EntrantConfig::Program(Box::new(self.program(cell, program)))));
+                return Ok(Some(EntrantConfig::Program(self.program(cell, program))));
             }
             Entrant::Schedule(schedule) => schedule.clone(),
             Entrant::RatesAlone => {
