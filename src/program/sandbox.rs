@@ -346,8 +346,8 @@ fn build_view(entrance: &Entrance) -> Result<()> {
     Ok(())
 }
 
-/// Returns the folders of a system, each with the path where the program sees it. Those that every sandbox has of
-/// its own are left out of an image's.
+/// Returns the folders of a system, each with the path where the program sees it. An image's leave out what every
+/// sandbox has of its own.
 fn system(image: Option<&Path>) -> Result<Vec<(PathBuf, PathBuf)>> {
     let Some(root) = image else {
         return Ok(SYSTEM.map(|folder| (folder.into(), folder.into())).to_vec());
