@@ -67,13 +67,15 @@ impl Trial {
         format!("hidden seed {}", at.unwrap_or_default() + 1)
     }
 
-    /// Says why there are not all points, without what a program prints under a hidden seed.
+    /// Says why there are not all points, of a hidden seed without what came.
     pub(crate) fn reason(&self) -> String {
         let Some(verdict) = &self.verdict else {
             return "the lab failed: this trial is not graded".into();
         };
-        let said = verdict.reason.split("; it printed: ").next().filter(|_| self.hidden);
-        said.unwrap_or(&verdict.reason).to_string()
+        match verdict.checks.iter().find(|check| !check.ok).filter(|_| self.hidden) {
+            Some(missed) => format!("{}: {}", missed.name, missed.shown(true)),
+            None => verdict.reason.clone(),
+        }
     }
 }
 
@@ -92,11 +94,15 @@ impl Grade {
 
     /// Returns true where a trial failed for a reason that is not the submission's.
     pub(crate) fn is_incomplete(&self) -> bool {
-        self.trials.iter().any(|trial| !trial.verdict.as_ref().is_some_and(|verdict| verdict.graded))
+        let none = self.trials.is_empty() && self.build_problem.is_none();
+        none || self.trials.iter().any(|trial| !trial.verdict.as_ref().is_some_and(|verdict| verdict.graded))
     }
 
     /// Returns the first reason for which points are missing; empty where none are.
     pub(crate) fn reason(&self) -> String {
+        if self.trials.is_empty() && self.build_problem.is_none() {
+            return "it could not be graded".into();
+        }
         let of_trials = self.trials.iter().map(Trial::reason).find(|reason| !reason.is_empty());
         self.build_problem.clone().or(of_trials).unwrap_or_default()
     }
@@ -135,8 +141,7 @@ pub(crate) fn main(config: &ClassConfig) -> Result<()> {
     let failed: Vec<anyhow::Error> = std::thread::scope(|scope| {
         let workers: Vec<_> =
             (0..config.jobs.clamp(1, class.of)).map(|_| scope.spawn(|| class.work(&queue))).collect();
-        let ended = workers.into_iter().map(|worker| worker.join().expect("a worker does not panic"));
-        ended.filter_map(Result::err).collect()
+        workers.into_iter().flat_map(|worker| worker.join().expect("a worker does not panic")).collect()
     });
     class.close(failed)
 }
@@ -154,7 +159,14 @@ fn named(paths: &[PathBuf]) -> Result<Vec<(String, PathBuf)>> {
         let path = path.canonicalize().with_context(|| format!("cannot grade {}", path.display()))?;
         let name =
             path.file_name().with_context(|| format!("cannot grade {}: it has no name", path.display()))?;
-        let name = name.to_string_lossy().into_owned();
+        let name = name.to_str().with_context(|| {
+            format!("cannot grade {}: its name is not UTF-8; give it another", path.display())
+        })?;
+        ensure!(
+            !["class.csv", "junit.xml"].contains(&name),
+            "cannot grade {name}: a result has that name; give it another"
+        );
+        let name = name.to_string();
         ensure!(names.insert(name.clone()), "two submissions are called {name}: give one another name");
         found.push((name, path));
     }
@@ -184,13 +196,18 @@ struct Class {
 }
 
 impl Class {
-    /// Grades one submission after another until none is left.
-    fn work(&self, queue: &Mutex<VecDeque<(String, PathBuf)>>) -> Result<()> {
+    /// Grades one submission after another until none is left. Returns why some could not be graded; the others are.
+    fn work(&self, queue: &Mutex<VecDeque<(String, PathBuf)>>) -> Vec<anyhow::Error> {
+        let mut failed = Vec::new();
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            let Some((name, path)) = next else { return Ok(()) };
-            let grade = self.grade(&name, &path).with_context(|| format!("cannot grade {name}"))?;
-            self.record(grade)?;
+            let Some((name, path)) = next else { return failed };
+            let grade = self.grade(&name, &path).unwrap_or_else(|error| {
+                failed.push(error.context(format!("cannot grade {name}")));
+                Grade { name: name.clone(), build_problem: None, trials: Vec::new() }
+            });
+            failed
+                .extend(self.record(grade).err().map(|error| error.context(format!("cannot grade {name}"))));
         }
     }
 

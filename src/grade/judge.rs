@@ -28,6 +28,16 @@ impl Observation {
     ) -> Observation {
         Observation { name: name.into(), expected: expected.into(), came: came.into(), ok }
     }
+
+    /// Says what came. Of a hidden seed it says no more than whether that was right: sizes and names of files
+    /// would tell the seed.
+    pub(crate) fn shown(&self, hidden: bool) -> &str {
+        match (hidden, self.ok) {
+            (false, _) => &self.came,
+            (true, true) => "as expected",
+            (true, false) => "not shown for a hidden seed",
+        }
+    }
 }
 
 /// A trial that has been judged.
@@ -54,15 +64,48 @@ pub(crate) fn is_the_programs(exit: Outcome) -> bool {
     matches!(exit, Ok | Program | Incomplete | TimeLimit | MemoryLimit | ProcessLimit | DiskLimit)
 }
 
-/// Checks how the program asked for the files. `rtt_ms` are the links' least round trips.
+/// More than the bound allows: not all bytes can have come over the links.
+const GREATEST_EFFICIENCY: f64 = 1.02;
+
+/// Holds an efficiency against the points that it is worth. Returns the share of them, and what was seen.
+pub(crate) fn efficiency(condition: &GradedCondition, efficiency: Option<f64>) -> (f64, Observation) {
+    let (share, came) = match efficiency.filter(|efficiency| efficiency.is_finite()) {
+        None => (0.0, "not measured: no request was seen before the last file was there".into()),
+        Some(much) if much > GREATEST_EFFICIENCY => {
+            (0.0, format!("{much:.3}, faster than the links carry: not all files came over them"))
+        }
+        Some(some) => (share(condition, some), format!("{some:.3}")),
+    };
+    let expected = format!("all points from {}, none up to {}", condition.full_from, condition.none_below);
+    (share, Observation::new("efficiency", expected, came, share >= 1.0))
+}
+
+/// Checks that the servers sent each file of these sizes, which a program could have made by itself.
+fn sent(files: &[(String, u64)], served: &[ServedRequest]) -> Observation {
+    let mut bytes: HashMap<&str, u64> = HashMap::new();
+    for request in served.iter().filter(|request| request.fetches()) {
+        *bytes.entry(&request.name).or_default() += request.bytes();
+    }
+    let short = files.iter().find(|(name, size)| bytes.get(&**name).copied().unwrap_or(0) < *size);
+    let came = match short {
+        None => "they did".into(),
+        Some((name, size)) => {
+            let some = bytes.get(&**name).copied().unwrap_or(0);
+            format!("of {name} they sent {some} of {size} bytes")
+        }
+    };
+    Observation::new("transfer", "the servers send every byte of each file", came, short.is_none())
+}
+
+/// Checks how the program asked for the files, each with its size. `rtt_ms` are the links' least round trips.
 pub(crate) fn behaviour(
     condition: &GradedCondition,
-    names: &[String],
+    files: &[(String, u64)],
     served: &[ServedRequest],
     rtt_ms: &PerLink<f64>,
 ) -> Vec<Observation> {
-    let index: HashMap<&str, usize> = names.iter().enumerate().map(|(at, name)| (&**name, at)).collect();
-    let mut checks = Vec::new();
+    let index: HashMap<&str, usize> = files.iter().enumerate().map(|(at, (name, _))| (&**name, at)).collect();
+    let mut checks = vec![sent(files, served)];
     if let Some(most) = condition.require.connections {
         let used = LinkId::BOTH.map(|link| {
             let of = served.iter().filter(|request| request.link == link);
@@ -186,10 +229,10 @@ mod tests {
 
     /// Returns the checks that fail, as name and what came.
     fn failed(served: &[ServedRequest]) -> Vec<(String, String)> {
-        let names: Vec<String> = (1..=6).map(|number| format!("s{number:03}")).collect();
-        let checks = behaviour(&condition(ALL), &names, served, &PerLink { a: 20.0, b: 20.0 });
-        assert_eq!(checks.len(), 3);
-        checks.into_iter().filter(|check| !check.ok).map(|check| (check.name, check.came)).collect()
+        let files: Vec<(String, u64)> = (1..=6).map(|number| (format!("s{number:03}"), 9)).collect();
+        let checks = behaviour(&condition(ALL), &files, served, &PerLink { a: 20.0, b: 20.0 });
+        assert_eq!(checks.len(), 4);
+        checks.into_iter().skip(1).filter(|check| !check.ok).map(|check| (check.name, check.came)).collect()
     }
 
     #[test]
@@ -228,6 +271,26 @@ mod tests {
         );
         let back = [get(B, 1, 3, 0.0..10.0), get(B, 1, 2, 40.0..50.0)];
         assert_eq!(failed(&back), [("order".into(), "s002 was asked of server b after s003".into())]);
+    }
+
+    #[test]
+    fn a_file_of_which_the_servers_sent_less_than_all_is_named() {
+        let files = [("s001".to_string(), 9), ("s002".to_string(), 12)];
+        let both = [get(LinkId::A, 1, 1, 0.0..10.0), get(LinkId::B, 1, 2, 0.0..10.0)];
+        assert_eq!(sent(&files, &both).came, "of s002 they sent 9 of 12 bytes");
+        assert!(!sent(&files, &[]).ok && sent(&files[..1], &both).ok);
+        let head = ServedRequest { method: "HEAD".into(), ..both[0].clone() };
+        assert_eq!(sent(&files, &[head]).came, "of s001 they sent 0 of 9 bytes");
+    }
+
+    #[test]
+    fn nothing_is_faster_than_the_links() {
+        let condition = condition(Requirements::default());
+        for odd in [None, Some(17.8), Some(f64::NAN), Some(f64::INFINITY)] {
+            let (share, seen) = efficiency(&condition, odd);
+            assert!(share == 0.0 && !seen.ok && seen.came.len() > 10, "{odd:?}: {seen:?}");
+        }
+        assert_eq!(efficiency(&condition, Some(1.01)).0, 1.0);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::report::timeline::{self, Detail};
 /// Steps of a timeline.
 const DETAIL: Detail = Detail { most: 200, names: true };
 
-/// The whole page. Of hidden seeds it shows neither the seed nor what the program printed.
+/// The whole page. Of hidden seeds it shows what was missed, and nothing from which the seed could be told.
 pub(crate) fn page(assignment: &Assignment, grade: &Grade) -> String {
     let got = points(grade.all_points(assignment));
     let of = points(assignment.points());
@@ -89,7 +89,7 @@ fn one(assignment: &Assignment, trial: &Trial) -> String {
     let Some(verdict) = &trial.verdict else {
         return format!("<h3>{seed}</h3><p>{}</p>", escape(&trial.reason()));
     };
-    let took = verdict.elapsed_ms.map_or(String::new(), |ms| {
+    let took = verdict.elapsed_ms.filter(|_| !trial.hidden).map_or(String::new(), |ms| {
         let bound =
             verdict.bound_ms.map_or(String::new(), |ms| format!(", at least {} on these links", seconds(ms)));
         format!(": {}{bound}", seconds(ms))
@@ -97,9 +97,8 @@ fn one(assignment: &Assignment, trial: &Trial) -> String {
     let got = points(verdict.share * assignment.conditions[trial.condition].points);
     let mut sheet = Sheet::new(&[("", true), ("expected", true), ("came", true), ("", true)]);
     for check in &verdict.checks {
-        let said = check.came.split("; it printed: ").next().filter(|_| trial.hidden);
         let mark = if check.ok { "✓" } else { "✗" };
-        let cells = [escape(&check.expected), escape(said.unwrap_or(&check.came)), mark.into()];
+        let cells = [escape(&check.expected), escape(check.shown(trial.hidden)), mark.into()];
         sheet.row(&check.name, &cells);
     }
     let mut text = format!("<h3>{seed}{took}: {got} points</h3>{}", sheet.markup().unwrap_or_default());

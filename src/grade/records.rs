@@ -50,9 +50,8 @@ fn lines(trial: &Trial) -> String {
     let Some(verdict) = &trial.verdict else { return trial.reason() };
     let mut text = String::new();
     for check in &verdict.checks {
-        let said = check.came.split("; it printed: ").next().filter(|_| trial.hidden);
         let mark = if check.ok { "ok" } else { "missed" };
-        let came = said.unwrap_or(&check.came);
+        let came = check.shown(trial.hidden);
         let _ = writeln!(text, "{} ({mark}): expected {}; came: {came}", check.name, check.expected);
     }
     text

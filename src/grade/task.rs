@@ -191,28 +191,22 @@ fn verdict(
     let record = &finished.record;
     let graded = is_the_programs(record.exit);
     let failure = finished.outcome.as_ref().err().map(|failure| format!("{:#}", failure.error));
-    let names: Vec<String> = {
-        let mut names: Vec<String> = account.segments.iter().map(|segment| segment.name.clone()).collect();
-        names.extend(account.missing.iter().cloned());
-        names.sort();
-        names
-    };
+    let names = account.segments.iter().map(|segment| &segment.name).chain(&account.missing);
+    let size = |name: &String| std::fs::metadata(data.join(name)).map_or(0, |data| data.len());
+    let mut sizes: Vec<(String, u64)> = names.map(|name| (name.clone(), size(name))).collect();
+    sizes.sort();
     let mut checks = vec![ended_well(record.exit, record.program.as_ref(), failure.as_deref(), &printed)];
-    checks.push(files(account, names.len(), data));
+    checks.push(files(account, sizes.len(), data));
     if let Some(served) = served {
         let rtt_ms = PerLink::of(|link| rtt_ms(condition, link));
-        checks.extend(judge::behaviour(condition, &names, served, &rtt_ms));
+        checks.extend(judge::behaviour(condition, &sizes, served, &rtt_ms));
     }
     let did = checks.iter().all(|check| check.ok);
-    let efficiency = record.efficiency.filter(|_| did);
-    let share = efficiency.map_or(0.0, |efficiency| judge::share(condition, efficiency));
-    if let Some(efficiency) = efficiency {
-        checks.push(Observation::new(
-            "efficiency",
-            format!("all points from {}, none up to {}", condition.full_from, condition.none_below),
-            format!("{efficiency:.3}"),
-            share >= 1.0,
-        ));
+    let mut share = 0.0;
+    if did {
+        let (worth, seen) = judge::efficiency(condition, record.efficiency);
+        share = worth;
+        checks.push(seen);
     }
     let reason = checks.iter().find(|check| !check.ok).map(|check| format!("{}: {}", check.name, check.came));
     TrialVerdict {
