@@ -6,11 +6,12 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use super::assignment::{Assignment, trial_name};
@@ -26,6 +27,27 @@ use crate::text::{count, explained, print, tell};
 
 /// The time of a lab beside its program: to build the network, start and end servers, write results.
 const LAB_TIME: Duration = Duration::from_secs(120);
+
+/// Whether the user ended the grading.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// Notes SIGINT, SIGTERM and SIGHUP, so that labs end and temporary files go before this process does.
+fn heed_signals() -> Result<()> {
+    let mut signals = SigSet::empty();
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].iter().for_each(|&signal| signals.add(signal));
+    signals.thread_block().context("cannot block signals")?;
+    std::thread::spawn(move || {
+        if signals.wait().is_ok() {
+            STOPPED.store(true, Ordering::Relaxed);
+            tell("ending: the labs are ended, and what has been graded is kept");
+        }
+    });
+    Ok(())
+}
+
+fn is_stopped() -> bool {
+    STOPPED.load(Ordering::Relaxed)
+}
 
 /// The request of the command line.
 #[derive(Clone, Debug)]
@@ -123,6 +145,7 @@ pub(crate) fn main(config: &ClassConfig) -> Result<()> {
         tell("no hidden seeds are here: the public ones alone are graded");
     }
     let folder = results::new_folder(&config.results, &format!("grade-{}", schema::new_run_id()))?;
+    heed_signals()?;
     let scratch = tempfile::tempdir().context("cannot make a temporary folder; set TMPDIR")?;
     for (seed, _) in assignment.seeds() {
         let set = Set::new(assignment.data.count, assignment.data.mean_size, seed)?;
@@ -201,8 +224,12 @@ impl Class {
         let mut failed = Vec::new();
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            let Some((name, path)) = next else { return failed };
-            let grade = self.grade(&name, &path).unwrap_or_else(|error| {
+            let Some((name, path)) = next.filter(|_| !is_stopped()) else { return failed };
+            let grade = self.grade(&name, &path);
+            if is_stopped() {
+                return failed;
+            }
+            let grade = grade.unwrap_or_else(|error| {
                 failed.push(error.context(format!("cannot grade {name}")));
                 Grade { name: name.clone(), build_problem: None, trials: Vec::new() }
             });
@@ -232,6 +259,7 @@ impl Class {
         }
         for (index, condition) in self.assignment.conditions.iter().enumerate() {
             for (at, (seed, hidden)) in self.assignment.seeds().enumerate() {
+                ensure!(!is_stopped(), "interrupted");
                 let results = folder.new_child(trial_name(index, &condition.name, at).as_ref())?;
                 let data = data_folder(self.scratch.path(), seed);
                 let work = Work::Trial { condition: index, seed, data: data.clone() };
@@ -379,6 +407,9 @@ impl Class {
                 incomplete.join(", ")
             );
         }
+        if is_stopped() {
+            bail!("interrupted: {} of {} submissions are graded", ended.len(), self.of);
+        }
         match failed.len() {
             0 => Ok(()),
             number => Err(anyhow!("{} could not be graded", count(number as u64, "submission"))),
@@ -403,6 +434,11 @@ fn run_lab(command: &mut Command, told: File, limit: Duration) -> Result<()> {
         if let Some(status) = child.try_wait().context("cannot wait for a lab")? {
             ensure!(status.success(), "the lab ended with {status}");
             return Ok(());
+        }
+        if is_stopped() {
+            let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
+            child.wait().context("cannot wait for a lab")?;
+            bail!("interrupted");
         }
         if began.elapsed() > limit {
             let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL);

@@ -2,6 +2,7 @@
 //! ordinary user grades too.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -271,7 +272,21 @@ fn failures_are_named_in_words() {
     place.write("unbuilt/build", "#!/bin/sh\necho a semicolon is missing >&2\nexit 2\n");
     place.write("large/client", "");
     fs::File::create(place.path("large/data")).unwrap().set_len(21_000_000).unwrap();
+    // Both bring the files with them; one asks for a byte of each.
+    for name in ["cached", "peeks"] {
+        let made = place.path(&format!("{name}/files"));
+        let mut segments = place.command();
+        segments.args(["segments", "--count", "6", "--mean-size", "20KB", "--seed", "1"]).arg(made);
+        assert!(segments.output().unwrap().status.success());
+    }
+    place.write("cached/client", "#!/bin/sh\ncp /submission/files/*.m4s \"$OUT\"\n");
+    let a_byte = "urllib.request.Request(\"http://\" + os.environ[\"SERVER_A\"] + \"/%73\" + name[1:] + \"?x\", headers={\"Range\": \"bytes=0-0\"})";
+    let peeks = GOOD.replace("\"http://\" + os.environ[\"SERVER_A\"] + \"/\" + name", a_byte);
+    let copies = "answer.read() and open(\"/submission/files/\" + name, \"rb\").read()";
+    place.write("peeks/client", &peeks.replace("answer.read()", copies));
     let cases = [
+        ("cached", "transfer: of s001.m4s they sent 0 of "),
+        ("peeks", "transfer: of s001.m4s they sent 1 of "),
         ("empty", "the command was not found"),
         ("ends", "6 of 6 are missing, the first s001.m4s"),
         ("elsewhere", "s001.m4s is in /tmp instead of $OUT"),
@@ -400,6 +415,36 @@ fn image_is_the_system_of_its_submission() {
 }
 
 #[test]
+fn interrupted_grading_keeps_what_is_graded_and_leaves_no_files() {
+    let Some(place) = Place::all().into_iter().next() else { return };
+    place.write("assignment.toml", LENIENT);
+    place.write("good/client", GOOD);
+    place.write("hangs/client", "#!/bin/sh\ntouch \"$OUT/s001.m4s\"\nsleep 100\n");
+    fs::create_dir(place.path("scratch")).unwrap();
+    let mut grading = place.command();
+    grading.args(["grade", "assignment.toml", "good", "hangs", "--jobs", "1"]);
+    grading
+        .env("TMPDIR", place.path("scratch"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = grading.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line == "[1/2] good: 10 of 10 points"));
+    // The next one is in its lab, or about to be.
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT)
+        .unwrap();
+    let table = lines.last().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("interrupted: 1 of 2 submissions are graded"), "{said}");
+    let csv = fs::read_to_string(place.path(&table)).unwrap();
+    assert!(csv.lines().count() == 2 && csv.contains("\"good\",10,10"), "{csv}");
+    assert_eq!(fs::read_dir(place.path("scratch")).unwrap().count(), 0, "temporary files are left");
+}
+
+#[test]
 fn nothing_is_started_for_an_invalid_assignment() {
     let Some(place) = Place::all().into_iter().next() else { return };
     place.write("good/client", GOOD);
@@ -414,6 +459,12 @@ fn nothing_is_started_for_an_invalid_assignment() {
         assert!(graded.said().contains(words), "{words}: {}", graded.said());
     }
     place.write("assignment.toml", LENIENT);
-    let graded = place.grade(&["good", "none"], &[]);
-    assert!(graded.said().contains("cannot grade none: it is not a folder") && graded.folder.is_none());
+    place.write("class.csv/client", GOOD);
+    for (name, words) in [
+        ("none", "cannot grade none: it is not a folder"),
+        ("class.csv", "cannot grade class.csv: a result has that name"),
+    ] {
+        let graded = place.grade(&["good", name], &[]);
+        assert!(graded.said().contains(words) && graded.folder.is_none(), "{}", graded.said());
+    }
 }
