@@ -70,15 +70,20 @@ fn least_of_all_s(shape: &Shape, played: bool) -> f64 {
     delays.min().map_or_else(|| least_s(shape, shape.delay), |delay| least_s(shape, delay))
 }
 
-impl Stage {
-    /// Takes off the rate what datagrams of others took: they yield to nobody, so it was never to be had. TCP yields.
-    pub(crate) fn leave_out_datagrams(&mut self, bits_per_s: f64) {
-        if let Some(Cross::Datagrams(_)) = self.down.cross {
-            let left = self.down.rate.bits_per_s().saturating_sub(bits_per_s as u64);
-            self.down.rate = Rate::from_bits_per_s(left.max(1));
-        }
+/// Takes off the rate what datagrams of others took: they yield to nobody, so it was never to be had. TCP yields, so
+/// that beside it nothing is taken off; nor is it where both had their time, since the count has the bytes of both.
+pub(crate) fn leave_out_datagrams(stages: &mut [Stage], bits_per_s: f64) {
+    let has_only_datagrams = |stage: &Stage| matches!(stage.down.cross, None | Some(Cross::Datagrams(_)));
+    if !stages.iter().all(has_only_datagrams) {
+        return;
     }
+    for stage in stages.iter_mut().filter(|stage| stage.down.cross.is_some()) {
+        let left = stage.down.rate.bits_per_s().saturating_sub(bits_per_s as u64);
+        stage.down.rate = Rate::from_bits_per_s(left.max(1));
+    }
+}
 
+impl Stage {
     fn least_delays_s(&self) -> (f64, f64) {
         (least_of_all_s(&self.down, self.played), least_of_all_s(&self.up, self.played))
     }

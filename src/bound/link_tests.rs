@@ -203,3 +203,20 @@ fn headers_without_timestamps_leave_more_payload() {
     assert_eq!(bare.payload_share(), 1460.0 / 1514.0);
     assert_eq!(TcpSegments::USUAL.payload_share(), 1448.0 / 1514.0);
 }
+
+#[test]
+fn datagrams_count_off_the_rate_unless_connections_had_their_time_too() {
+    let crossed = |cross: &str| {
+        let down = format!("rate = \"20mbit\"\ndelay = \"5ms\"{cross}");
+        stage(0.0, &profile(&down, "rate = \"20mbit\"\ndelay = \"5ms\""))
+    };
+    let left = |crosses: [&str; 2]| {
+        let mut stages = crosses.map(crossed);
+        leave_out_datagrams(&mut stages, 6e6);
+        stages.map(|stage| stage.down.rate.bits_per_s() / 1_000_000)
+    };
+    let [datagrams, connections] = ["\ncross = \"6mbit\"", "\ncross = \"2 x cubic\""];
+    assert_eq!(left(["", datagrams]), [20, 14]);
+    assert_eq!(left([datagrams, connections]), [20, 20]);
+    assert_eq!(left(["", connections]), [20, 20]);
+}

@@ -375,7 +375,7 @@ impl Links {
                 if let Some(passed) = self.passed(link) {
                     let took_s = seconds_between(first_request, passed.at).max(1e-3);
                     let bits_per_s = passed.cross_bytes as f64 * 8.0 / took_s;
-                    stages.iter_mut().for_each(|stage| stage.leave_out_datagrams(bits_per_s));
+                    bound::link::leave_out_datagrams(&mut stages, bits_per_s);
                 }
                 bound::link::path(&stages, segments[link.index()])
             })

@@ -330,7 +330,10 @@ fn plan(args: &PlanArgs) -> Result<()> {
         ipv6: server.is_some_and(|server| server.is_ipv6()),
     });
     let shown_steps = if args.all { usize::MAX } else { SHOWN_STEPS };
-    print(&plan_text(&places, &profile, args.seed, shown_steps))
+    let nearly = netem::check::difference(&profile).map_or(String::new(), |difference| {
+        format!("# by default twinlink holds this link in userspace; of netem, {difference}\n")
+    });
+    print(&format!("{nearly}{}", plan_text(&places, &profile, args.seed, shown_steps)))
 }
 
 /// Returns the script that shapes a link where nothing is shaped yet. Its devices belong to no process.

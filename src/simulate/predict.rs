@@ -245,7 +245,7 @@ fn path(setup: &Setup, link: LinkId, stages: &[LinkStage], cross_bits_per_s: f64
             }
         })
         .collect();
-    stages.iter_mut().for_each(|stage| stage.leave_out_datagrams(cross_bits_per_s));
+    bound::link::leave_out_datagrams(&mut stages, cross_bits_per_s);
     bound::link::path(&stages, TcpSegments::USUAL)
 }
 

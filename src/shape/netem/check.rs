@@ -134,11 +134,13 @@ fn check_trace(profile: &Profile) -> Result<()> {
     Ok(())
 }
 
-/// The first thing of a profile that netem does only nearly, if there is any; docs/backends.md has the
+/// The first thing of a profile that netem does not do, or only nearly, if there is any; docs/backends.md has the
 /// sizes.
-fn difference(profile: &Profile) -> Option<&'static str> {
+pub(crate) fn difference(profile: &Profile) -> Option<&'static str> {
     let any = |differs: fn(&Shape) -> bool| [&profile.down, &profile.up].into_iter().any(differs);
-    if any(|shape| matches!(shape.loss, Loss::GilbertElliott(_)) && shape.can_lose()) {
+    if any(|shape| shape.cross.is_some()) {
+        Some("it has no traffic of others")
+    } else if any(|shape| matches!(shape.loss, Loss::GilbertElliott(_)) && shape.can_lose()) {
         Some("its bursts of loss last for packets, not for a time")
     } else if any(|shape| !shape.jitter_correlation().is_zero()) {
         Some("its jitter on a busy link stays near the upper end")
