@@ -3,7 +3,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod capture;
 mod command;
 mod compose;
 mod congestion;

@@ -9,9 +9,9 @@ use std::process::Command;
 use nix::sys::signal::Signal::{SIGINT, SIGKILL};
 use serde_json::Value;
 
-use crate::fixture::{Inside, Lab, Log, between, eventually, number, signal};
+use crate::fixture::{Inside, Lab, Log, eventually, number, signal};
 
-const LINKS: &str = r#"
+pub(crate) const LINKS: &str = r#"
 repetitions = 2
 probe = "off"
 schedules = ["greedy", "ratio=1:2"]
@@ -29,14 +29,14 @@ link_a = "rate-80"
 link_b = { profile = "rate-20", rate = "30mbit" }
 "#;
 
-fn lab_with_experiment() -> Option<Inside> {
+pub(crate) fn lab_with_experiment() -> Option<Inside> {
     let lab = Lab::serving(24, "100KB").enter()?;
     lab.write("links.toml", LINKS);
     Some(lab)
 }
 
 impl Inside {
-    fn sweep(&self, file: &str, options: &[&str]) -> Command {
+    pub(crate) fn sweep(&self, file: &str, options: &[&str]) -> Command {
         let args = [&["sweep", file, "--results", "results", "--give-up", "2s"], options].concat();
         self.twinlink(&args)
     }
@@ -49,7 +49,7 @@ impl Inside {
         Some(folder)
     }
 
-    fn sweep_log(&self) -> Log {
+    pub(crate) fn sweep_log(&self) -> Log {
         self.sweep_folder().map_or(Log(Vec::new()), |folder| Log::read(&folder.join("sweep.jsonl")))
     }
 
@@ -96,19 +96,6 @@ fn links_of_every_kind_are_set_for_each_run() {
         let end = run.end();
         assert!(end["exit"] == "ok" && end["files"] == 24 && number(&end["efficiency"]) <= 1.0, "{end}");
     }
-    // On the shared channel the two together carry less than the sum of both alone, and on
-    // channels of their own about as much.
-    let share = |condition: &str, channel: &str| {
-        let of = |data: &&Value| data["condition"] == condition && data["channel"] == channel;
-        let both = |rates: &Value| number(&rates["a"]) + number(&rates["b"]);
-        let measured = log.of("throughput").into_iter().filter(of);
-        let shares: Vec<f64> =
-            measured.map(|data| both(&data["together_kbit"]) / both(&data["alone_kbit"])).collect();
-        shares.iter().sum::<f64>() / shares.len() as f64
-    };
-    between("together over alone, shared", share("wifi", "shared"), 0.0, 0.7499);
-    between("together over alone, independent", share("wifi", "independent"), 0.7501, 9.0);
-    between("together over alone, rates", share("rates", "independent"), 0.7501, 9.0);
     lab.expect_unshaped();
 }
 

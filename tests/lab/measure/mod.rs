@@ -1,6 +1,7 @@
 //! Tests that measure rates, delays or the time of runs. Each has the machine to itself.
 
 mod acceptance;
+mod capture;
 mod channel;
 mod jitter;
 mod link_rate;
@@ -10,4 +11,5 @@ mod main_job;
 mod probe;
 mod queues;
 mod simulate;
+mod sweep;
 mod trace;

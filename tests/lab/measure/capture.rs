@@ -68,7 +68,7 @@ fn samples_have_the_bytes_of_a_capture() {
     if !have(&["tcpdump"]) {
         return;
     }
-    let Some(lab) = Lab::with_segments(120, "500KB").once().enter() else { return };
+    let Some(lab) = Lab::with_segments(120, "500KB").enter() else { return };
     if !lab.is_real_root() {
         println!("NOT RUN: tcpdump changes its user, which a user namespace with one user does not allow");
         return;
