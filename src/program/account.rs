@@ -77,6 +77,18 @@ pub(crate) struct Account {
     pub bytes: u64,
 }
 
+/// Returns true if these requests brought every byte of the files that are there.
+pub(crate) fn tell_all(requests: &[ServedRequest], files: &[FoundFile]) -> bool {
+    let mut told: HashMap<&str, u64> = HashMap::new();
+    for request in requests.iter().filter(|request| request.fetches()) {
+        *told.entry(&request.name).or_default() += request.bytes();
+    }
+    files.iter().all(|file| match file.state {
+        FileState::Whole { bytes, .. } => told.get(&*file.name).copied().unwrap_or(0) >= bytes,
+        FileState::Missing => true,
+    })
+}
+
 /// Accounts for a run. `requests` are those since the program began, or `None` where no server tells.
 pub(crate) fn account(files: &[FoundFile], requests: Option<&[ServedRequest]>) -> Account {
     let mut account = Account::default();
@@ -200,6 +212,14 @@ mod tests {
             sent_ms: ms.end,
             sender: None,
         }
+    }
+
+    #[test]
+    fn logs_tell_all_once_they_have_every_byte_of_a_file() {
+        let file = [whole("s1", 300, 1.0, Some(true))];
+        let parts = [served(LinkId::A, "s1", 100..300, 0.0..1.0), served(LinkId::B, "s1", 0..100, 0.0..1.0)];
+        assert!(!tell_all(&parts[..1], &file) && tell_all(&parts, &file));
+        assert!(tell_all(&[], &[FoundFile { name: "s2".into(), state: FileState::Missing }]));
     }
 
     #[test]

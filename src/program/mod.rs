@@ -73,6 +73,9 @@ pub(crate) struct ProgramRun<'a> {
     pub bars: bool,
 }
 
+/// How long the servers' logs may take to tell of the last requests.
+const LONGEST_WAIT_FOR_LOGS: Duration = Duration::from_secs(5);
+
 /// A run that is over, and what was seen of it from outside.
 pub(crate) struct ObservedRun {
     pub finished: FinishedRun,
@@ -484,7 +487,7 @@ impl<'a> Observed<'a> {
                 .collect::<Vec<_>>())
         })
         .await?;
-        self.served = self.read_served(origins).await;
+        self.served = self.read_served(origins, &found).await;
         self.account = account::account(&found, self.served.as_deref());
         self.account.elsewhere = self.elsewhere(place);
         for segment in &self.account.segments {
@@ -496,8 +499,13 @@ impl<'a> Observed<'a> {
         Ok(())
     }
 
-    /// Reads the servers' access logs from the program's start on; `None` where they keep none that is known.
-    async fn read_served(&self, origins: &PerLink<Origin>) -> Option<Vec<ServedRequest>> {
+    /// Reads the servers' access logs from the program's start on; `None` where they keep none that is known. Waits
+    /// for them to tell of every byte of the files that are there.
+    async fn read_served(
+        &self,
+        origins: &PerLink<Origin>,
+        files: &[FoundFile],
+    ) -> Option<Vec<ServedRequest>> {
         let dir = self.config.server_logs.as_ref()?;
         let began_ms = self.began.map_or(0.0, |began| self.log.ms(began));
         let read = || -> Result<Vec<ServedRequest>> {
@@ -519,11 +527,11 @@ impl<'a> Observed<'a> {
         };
         // A server writes a record once it sees that a connection has ended.
         let mut found = read();
-        let until = Instant::now() + Duration::from_secs(2);
+        let until = Instant::now() + LONGEST_WAIT_FOR_LOGS;
         while Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let again = read();
-            let same = matches!((&found, &again), (Ok(a), Ok(b)) if a.len() == b.len());
+            let same = matches!((&found, &again), (Ok(a), Ok(b)) if a.len() == b.len() && account::tell_all(b, files));
             found = again;
             if same {
                 break;

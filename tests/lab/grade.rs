@@ -73,13 +73,21 @@ impl Place {
     }
 
     fn command(&self) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after=1", "--foreground", "300"]).arg(self.program());
+        self.of_this_place(command)
+    }
+
+    fn program(&self) -> PathBuf {
         // A binary that an ordinary user can reach, whatever folder the tests were built in.
         let own = self.path("twinlink");
         if !own.exists() {
             fs::copy(BIN, &own).unwrap();
         }
-        let mut command = Command::new("timeout");
-        command.args(["--kill-after=1", "--foreground", "300"]).arg(own);
+        own
+    }
+
+    fn of_this_place(&self, mut command: Command) -> Command {
         command.current_dir(self.dir.path()).stdin(Stdio::null());
         command.env("HOME", self.dir.path()).env("TMPDIR", self.dir.path());
         command.env("XDG_CACHE_HOME", self.path("cache")).env("TWINLINK_LABS", self.path("labs"));
@@ -421,7 +429,8 @@ fn interrupted_grading_keeps_what_is_graded_and_leaves_no_files() {
     place.write("good/client", GOOD);
     place.write("hangs/client", "#!/bin/sh\ntouch \"$OUT/s001.m4s\"\nsleep 100\n");
     fs::create_dir(place.path("scratch")).unwrap();
-    let mut grading = place.command();
+    // Not behind `timeout`, which would kill it a second after the signal.
+    let mut grading = place.of_this_place(Command::new(place.program()));
     grading.args(["grade", "assignment.toml", "good", "hangs", "--jobs", "1"]);
     grading
         .env("TMPDIR", place.path("scratch"))
