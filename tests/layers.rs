@@ -68,8 +68,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "grade",
         &[
-            "client", "config", "log", "manifest", "program", "qoe", "report", "results", "schedule",
-            "segments", "shape", "sweep", "text", "units",
+            "client", "config", "log", "manifest", "program", "qoe", "report", "results", "runtime",
+            "schedule", "segments", "shape", "sweep", "text", "units",
         ],
     ),
     ("report", &["log", "qoe", "results", "text", "units"]),

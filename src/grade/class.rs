@@ -7,11 +7,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::assignment::{Assignment, trial_name};
@@ -22,32 +22,12 @@ use crate::log::schema;
 use crate::program::image::{self, UnpackedImage};
 use crate::program::sandbox::copy_folder;
 use crate::results::{self, Folder};
+use crate::runtime::{self, EndingSignals};
 use crate::segments::Set;
 use crate::text::{count, explained, print, tell};
 
 /// The time of a lab beside its program: to build the network, start and end servers, write results.
 const LAB_TIME: Duration = Duration::from_secs(120);
-
-/// Whether the user ended the grading.
-static STOPPED: AtomicBool = AtomicBool::new(false);
-
-/// Notes SIGINT, SIGTERM and SIGHUP, so that labs end and temporary files go before this process does.
-fn heed_signals() -> Result<()> {
-    let mut signals = SigSet::empty();
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].iter().for_each(|&signal| signals.add(signal));
-    signals.thread_block().context("cannot block signals")?;
-    std::thread::spawn(move || {
-        if signals.wait().is_ok() {
-            STOPPED.store(true, Ordering::Relaxed);
-            tell("ending: the labs are ended, and what has been graded is kept");
-        }
-    });
-    Ok(())
-}
-
-fn is_stopped() -> bool {
-    STOPPED.load(Ordering::Relaxed)
-}
 
 /// The request of the command line.
 #[derive(Clone, Debug)]
@@ -145,7 +125,15 @@ pub(crate) fn main(config: &ClassConfig) -> Result<()> {
         tell("no hidden seeds are here: the public ones alone are graded");
     }
     let folder = results::new_folder(&config.results, &format!("grade-{}", schema::new_run_id()))?;
-    heed_signals()?;
+    let stopped = Arc::new(AtomicBool::new(false));
+    // A signal ends the labs and the temporary files before this process.
+    let runtime = runtime::multi_thread(1)?;
+    let (mut signals, noted) = (runtime.block_on(async { EndingSignals::listen() })?, stopped.clone());
+    runtime.spawn(async move {
+        signals.next().await;
+        noted.store(true, Ordering::Relaxed);
+        tell("ending: the labs are ended, and what has been graded is kept");
+    });
     let scratch = tempfile::tempdir().context("cannot make a temporary folder; set TMPDIR")?;
     for (seed, _) in assignment.seeds() {
         let set = Set::new(assignment.data.count, assignment.data.mean_size, seed)?;
@@ -157,6 +145,7 @@ pub(crate) fn main(config: &ClassConfig) -> Result<()> {
         visible,
         folder,
         scratch,
+        stopped,
         ended: Mutex::default(),
         of: submissions.len(),
     };
@@ -213,20 +202,26 @@ struct Class {
     folder: Folder,
     /// Holds files to fetch and built submissions while grading.
     scratch: tempfile::TempDir,
+    /// Whether the user ended the grading.
+    stopped: Arc<AtomicBool>,
     /// Submissions that have been graded, by name.
     ended: Mutex<BTreeMap<String, Grade>>,
     of: usize,
 }
 
 impl Class {
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
     /// Grades one submission after another until none is left. Returns why some could not be graded; the others are.
     fn work(&self, queue: &Mutex<VecDeque<(String, PathBuf)>>) -> Vec<anyhow::Error> {
         let mut failed = Vec::new();
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            let Some((name, path)) = next.filter(|_| !is_stopped()) else { return failed };
+            let Some((name, path)) = next.filter(|_| !self.is_stopped()) else { return failed };
             let grade = self.grade(&name, &path);
-            if is_stopped() {
+            if self.is_stopped() {
                 return failed;
             }
             let grade = grade.unwrap_or_else(|error| {
@@ -259,7 +254,7 @@ impl Class {
         }
         for (index, condition) in self.assignment.conditions.iter().enumerate() {
             for (at, (seed, hidden)) in self.assignment.seeds().enumerate() {
-                ensure!(!is_stopped(), "interrupted");
+                ensure!(!self.is_stopped(), "interrupted");
                 let results = folder.new_child(trial_name(index, &condition.name, at).as_ref())?;
                 let data = data_folder(self.scratch.path(), seed);
                 let work = Work::Trial { condition: index, seed, data: data.clone() };
@@ -355,11 +350,43 @@ impl Class {
         arguments.extend([own.clone().into(), "grade-task".into(), file.path().into()]);
         let told = results.create_new("lab.txt")?;
         let limit = self.assignment.limits.time.0 + LAB_TIME;
-        let ended = run_lab(Command::new(own).args(arguments), told, limit);
+        let ended = self.run_lab(Command::new(own).args(arguments), told, limit);
         let said = || fs::read_to_string(place.join("lab.txt")).unwrap_or_default();
         ended.with_context(|| said().trim().to_string())?;
         let text = fs::read_to_string(place.join(VERDICT)).with_context(|| said().trim().to_string())?;
         serde_json::from_str(&text).context("cannot read the verdict")
+    }
+
+    /// Runs a lab to its end, for a time at most.
+    fn run_lab(&self, command: &mut Command, told: File, limit: Duration) -> Result<()> {
+        use std::os::unix::process::CommandExt;
+        let copy = told.try_clone()?;
+        command.stdin(Stdio::null()).stdout(copy).stderr(told).process_group(0);
+        let follow = || match nix::sys::prctl::set_pdeathsig(Signal::SIGTERM) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        };
+        // SAFETY: a plain system call.
+        unsafe { command.pre_exec(follow) };
+        let mut child = command.spawn().context("cannot start a lab")?;
+        let began = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().context("cannot wait for a lab")? {
+                ensure!(status.success(), "the lab ended with {status}");
+                return Ok(());
+            }
+            if self.is_stopped() {
+                let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
+                child.wait().context("cannot wait for a lab")?;
+                bail!("interrupted");
+            }
+            if began.elapsed() > limit {
+                let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+                child.wait().context("cannot wait for a lab")?;
+                bail!("the lab took longer than {limit:?}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Tells how far it is.
@@ -391,6 +418,7 @@ impl Class {
     }
 
     fn close(self, failed: Vec<anyhow::Error>) -> Result<()> {
+        let stopped = self.is_stopped();
         let ended = self.ended.into_inner().unwrap_or_else(PoisonError::into_inner);
         print(&format!("{}\n", self.folder.join("class.csv").display()))?;
         for error in &failed {
@@ -407,44 +435,12 @@ impl Class {
                 incomplete.join(", ")
             );
         }
-        if is_stopped() {
+        if stopped {
             bail!("interrupted: {} of {} submissions are graded", ended.len(), self.of);
         }
         match failed.len() {
             0 => Ok(()),
             number => Err(anyhow!("{} could not be graded", count(number as u64, "submission"))),
         }
-    }
-}
-
-/// Runs a lab to its end, for a time at most.
-fn run_lab(command: &mut Command, told: File, limit: Duration) -> Result<()> {
-    use std::os::unix::process::CommandExt;
-    let copy = told.try_clone()?;
-    command.stdin(Stdio::null()).stdout(copy).stderr(told).process_group(0);
-    let follow = || match nix::sys::prctl::set_pdeathsig(Signal::SIGTERM) {
-        Ok(()) => Ok(()),
-        Err(error) => Err(error.into()),
-    };
-    // SAFETY: a plain system call.
-    unsafe { command.pre_exec(follow) };
-    let mut child = command.spawn().context("cannot start a lab")?;
-    let began = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().context("cannot wait for a lab")? {
-            ensure!(status.success(), "the lab ended with {status}");
-            return Ok(());
-        }
-        if is_stopped() {
-            let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
-            child.wait().context("cannot wait for a lab")?;
-            bail!("interrupted");
-        }
-        if began.elapsed() > limit {
-            let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
-            child.wait().context("cannot wait for a lab")?;
-            bail!("the lab took longer than {limit:?}");
-        }
-        std::thread::sleep(Duration::from_millis(20));
     }
 }

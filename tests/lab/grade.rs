@@ -8,6 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -429,6 +431,12 @@ fn interrupted_grading_keeps_what_is_graded_and_leaves_no_files() {
     place.write("good/client", GOOD);
     place.write("hangs/client", "#!/bin/sh\ntouch \"$OUT/s001.m4s\"\nsleep 100\n");
     fs::create_dir(place.path("scratch")).unwrap();
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        ends_on(&place, signal);
+    }
+}
+
+fn ends_on(place: &Place, signal: Signal) {
     // Not behind `timeout`, which would kill it a second after the signal.
     let mut grading = place.of_this_place(Command::new(place.program()));
     grading.args(["grade", "assignment.toml", "good", "hangs", "--jobs", "1"]);
@@ -441,8 +449,7 @@ fn interrupted_grading_keeps_what_is_graded_and_leaves_no_files() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.any(|line| line == "[1/2] good: 10 of 10 points"));
     // The next one is in its lab, or about to be.
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT)
-        .unwrap();
+    kill(Pid::from_raw(child.id() as i32), signal).unwrap();
     let table = lines.last().unwrap();
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
