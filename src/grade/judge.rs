@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::assignment::GradedCondition;
 use crate::log::outcome::Outcome;
+use crate::program::account;
 use crate::program::requests::ServedRequest;
 use crate::schedule::ratio;
 use crate::units::{LinkId, PerLink};
@@ -82,18 +83,12 @@ pub(crate) fn efficiency(condition: &GradedCondition, efficiency: Option<f64>) -
 
 /// Checks that the servers sent each file of these sizes, which a program could have made by itself.
 fn sent(files: &[(String, u64)], served: &[ServedRequest]) -> Observation {
-    let mut bytes: HashMap<&str, u64> = HashMap::new();
-    for request in served.iter().filter(|request| request.fetches()) {
-        *bytes.entry(&request.name).or_default() += request.bytes();
-    }
-    let short = files.iter().find(|(name, size)| bytes.get(&**name).copied().unwrap_or(0) < *size);
-    let came = match short {
-        None => "they did".into(),
-        Some((name, size)) => {
-            let some = bytes.get(&**name).copied().unwrap_or(0);
-            format!("of {name} they sent {some} of {size} bytes")
-        }
-    };
+    let bytes = account::sent_bytes(served);
+    let sent = |name: &str| bytes.get(name).copied().unwrap_or(0);
+    let short = files.iter().find(|(name, size)| sent(name) < *size);
+    let came = short.map_or("they did".into(), |(name, size)| {
+        format!("of {name} they sent {} of {size} bytes", sent(name))
+    });
     Observation::new("transfer", "the servers send every byte of each file", came, short.is_none())
 }
 
@@ -178,7 +173,7 @@ fn out_of_order<'a>(
 }
 
 /// Gives the share of a condition's points that an efficiency is worth: none below one value, all from another.
-pub(crate) fn share(condition: &GradedCondition, efficiency: f64) -> f64 {
+fn share(condition: &GradedCondition, efficiency: f64) -> f64 {
     let span = condition.full_from - condition.none_below;
     ((efficiency - condition.none_below) / span).clamp(0.0, 1.0)
 }

@@ -196,7 +196,7 @@ fn verdict(
     let mut sizes: Vec<(String, u64)> = names.map(|name| (name.clone(), size(name))).collect();
     sizes.sort();
     let mut checks = vec![ended_well(record.exit, record.program.as_ref(), failure.as_deref(), &printed)];
-    checks.push(files(account, sizes.len(), data));
+    checks.push(files(account, &sizes));
     if let Some(served) = served {
         let rtt_ms = PerLink::of(|link| rtt_ms(condition, link));
         checks.extend(judge::behaviour(condition, &sizes, served, &rtt_ms));
@@ -257,14 +257,15 @@ fn ending(code: Option<i32>, signal: Option<i32>, printed: &str) -> String {
 }
 
 /// Checks the files by name, and says which are partial, wrong or in the wrong place.
-fn files(account: &Account, count: usize, data: &Path) -> Observation {
+fn files(account: &Account, sizes: &[(String, u64)]) -> Observation {
+    let count = sizes.len();
     let mut words = Vec::new();
     if let [first, ..] = &account.missing[..] {
         words.push(format!("{} of {count} are missing, the first {first}", account.missing.len()));
     }
     for name in account.wrong.iter().take(1) {
         let found = account.segments.iter().find(|segment| segment.name == *name).map_or(0, |one| one.bytes);
-        let whole = std::fs::metadata(data.join(name)).map_or(0, |data| data.len());
+        let whole = sizes.iter().find(|(other, _)| other == name).map_or(0, |(_, size)| *size);
         let which = if found < whole {
             format!("{name} is partial, with {found} of {whole} bytes")
         } else {

@@ -77,14 +77,20 @@ pub(crate) struct Account {
     pub bytes: u64,
 }
 
+/// Returns the bytes of each file that the servers sent.
+pub(crate) fn sent_bytes(requests: &[ServedRequest]) -> HashMap<&str, u64> {
+    let mut sent = HashMap::new();
+    for request in requests.iter().filter(|request| request.fetches()) {
+        *sent.entry(request.name.as_str()).or_default() += request.bytes();
+    }
+    sent
+}
+
 /// Returns true if these requests brought every byte of the files that are there.
 pub(crate) fn tell_all(requests: &[ServedRequest], files: &[FoundFile]) -> bool {
-    let mut told: HashMap<&str, u64> = HashMap::new();
-    for request in requests.iter().filter(|request| request.fetches()) {
-        *told.entry(&request.name).or_default() += request.bytes();
-    }
+    let sent = sent_bytes(requests);
     files.iter().all(|file| match file.state {
-        FileState::Whole { bytes, .. } => told.get(&*file.name).copied().unwrap_or(0) >= bytes,
+        FileState::Whole { bytes, .. } => sent.get(&*file.name).copied().unwrap_or(0) >= bytes,
         FileState::Missing => true,
     })
 }
