@@ -55,8 +55,8 @@ pub(crate) fn main(args: DoctorArgs) -> Result<()> {
     let table = table(&checks).to_string();
     // Cells are padded to the terminal's width, which only makes copies of the text wide.
     let lines: Vec<&str> = table.lines().map(str::trim_end).collect();
-    let summary = summary(&checks);
-    let ready = if summary.starts_with("every profile") { "Ready" } else { "Not ready for every profile" };
+    let (every, summary) = profiles(&checks);
+    let ready = if every { "Ready" } else { "Not ready for every profile" };
     print(&format!("{}\n{ready}: {summary}.\n", lines.join("\n")))
 }
 
@@ -195,25 +195,30 @@ fn works(checks: &[Finding], feature: &str) -> Option<bool> {
     checks.iter().find(|check| check.name == feature).and_then(|check| check.ok)
 }
 
-/// One sentence: which profiles can run here.
+/// Says which profiles can run here.
 fn summary(checks: &[Finding]) -> String {
+    profiles(checks).1.into()
+}
+
+/// Returns whether every profile can run here, as far as any kernel runs it, and the same in words.
+fn profiles(checks: &[Finding]) -> (bool, &'static str) {
     let basics: Vec<_> = FEATURES[..3].iter().map(|feature| works(checks, feature.name)).collect();
     let netem = works(checks, FEATURES[3].name);
-    let text = if basics == [Some(true); 3] && netem == Some(true) {
-        "every profile runs on this kernel"
+    if basics == [Some(true); 3] && netem == Some(true) {
+        (true, "every profile runs on this kernel")
     } else if works(checks, "nfqueue") == Some(true) {
-        "every profile without duplicate and up.reorder runs on this kernel: what its qdiscs cannot do is held \
-         in userspace, by NFQUEUE"
+        let held = "every profile without duplicate runs on this kernel: what its qdiscs cannot do is held in userspace, \
+                    by NFQUEUE";
+        (true, held)
     } else if basics.contains(&Some(false)) {
-        "this kernel cannot shape links: runs are unshaped (--backend none)"
+        (false, "this kernel cannot shape links: runs are unshaped (--backend none)")
     } else if basics.contains(&None) {
-        "what this kernel can do was not tried; see the lines above"
+        (false, "what this kernel can do was not tried; see the lines above")
     } else if netem == Some(false) {
-        "profiles with a rate and a queue run on this kernel; delay and loss need netem"
+        (false, "profiles with a rate and a queue run on this kernel; delay and loss need netem")
     } else {
-        "profiles with a rate and a queue run on this kernel; netem was not tried"
-    };
-    text.to_string()
+        (false, "profiles with a rate and a queue run on this kernel; netem was not tried")
+    }
 }
 
 fn table(checks: &[Finding]) -> Table {
@@ -252,7 +257,7 @@ mod tests {
         for (netem, tbf) in [(Some(false), Some(true)), (Some(true), Some(false))] {
             let mut checks = with(netem, tbf);
             checks.push(Finding::new("nfqueue", Some(true), "", ""));
-            assert!(summary(&checks).starts_with("every profile without duplicate and up.reorder"));
+            assert!(summary(&checks).starts_with("every profile without duplicate runs on this kernel"));
         }
     }
 
