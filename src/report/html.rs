@@ -78,7 +78,7 @@ fn heading(study: &Study) -> String {
 
 /// Keeps each number on one line with its unit.
 fn with_units(text: &str) -> String {
-    text.replace(" s,", "&nbsp;s,").replace(" % ", "&nbsp;% ").replace(" s</", "&nbsp;s</")
+    text.replace(" s,", "&nbsp;s,").replace(" % ", "&nbsp;% ")
 }
 
 /// Gives each section without an id one, for the navigation.
