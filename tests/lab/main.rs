@@ -1,4 +1,4 @@
-//! What needs links: each test makes a lab of its own with `twinlink lab`.
+//! Tests that need links: each makes a lab of its own with `twinlink lab`.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -116,7 +116,7 @@ fn missing_privilege_is_named() {
     let mut client = lab.command("setpriv", &drop_privilege);
     client.args(SHAPED).args(["--log", "refused.jsonl"]).args(SERVERS);
     expect_refusal(&lab, "refused", client, &["NET_ADMIN"], "link");
-    // Who shapes nothing needs no privilege.
+    // A client that shapes nothing needs no privilege.
     let mut client = lab.command("setpriv", &drop_privilege);
     client.args(["--log", "unshaped.jsonl"]).args(SERVERS);
     stdout_of(&mut client);

@@ -131,7 +131,7 @@ fn links_are_set_shown_changed_and_cleared() {
     let another = format!("another twinlink process ({})", owner.0.id());
     lab.refused_without_change(&mut elsewhere(&["hold", "--link-b", "rate-20", "--", "true"]), &another);
     lab.refused_without_change(&mut elsewhere(&["clear"]), &another);
-    // Who shapes nothing is not refused beside a process that shapes.
+    // A client that shapes nothing is not refused beside a process that shapes.
     stdout_of(&mut elsewhere(&["hold", "--", "true"]));
     assert_eq!(lab.links(&["link"]), [json!(["a"])]);
     owner.release();

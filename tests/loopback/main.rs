@@ -1,4 +1,4 @@
-//! What needs no links: rules in virtual time, the program, and servers and clients on loopback, every port picked
+//! Tests that need no links: rules in virtual time, the program, and servers and clients on loopback, every port picked
 //! by the kernel.
 
 #[path = "../support/mod.rs"]
