@@ -19,7 +19,7 @@ use crate::log::spool::Spool;
 use crate::results::page_for_people;
 
 use crate::commands::simulate::predicted_ms;
-use crate::commands::{grade, init, manifest, run};
+use crate::commands::{export, grade, init, manifest, run};
 use crate::shape::setup::LinkOptions;
 use crate::text::{explained, print, tell, visible, visible_json};
 use crate::{doctor, lab, report, segments, server, sweep};
@@ -66,6 +66,9 @@ enum Command {
     Segments(segments::SegmentsArgs),
     /// Compare runs: a verdict, a page, tables and a summary from logs
     Report(report::ReportArgs),
+    /// Write a run for another tool: a Perfetto timeline
+    #[command(subcommand)]
+    Export(export::ExportCommand),
     /// Say what this host can do, and what to do about the rest
     Doctor(doctor::DoctorArgs),
     /// Print what makes a shell complete twinlink's commands, as in: source <(twinlink completions bash)
@@ -117,6 +120,7 @@ impl Command {
             Command::Manifest(args) => manifest::main(&args),
             Command::Segments(args) => segments::main(args),
             Command::Report(args) => report::main(args),
+            Command::Export(command) => export::main(&command),
             Command::Doctor(args) => doctor::main(args),
             Command::Health(args) => crate::commands::health::main(args),
         }

@@ -5,6 +5,7 @@
 //! - [`cli`] reads the command line and calls one role or one of [`commands`].
 //! - Roles: [`server`] answers, [`client`] fetches over two links, [`sweep`] does an experiment's runs,
 //!   [`program`] judges a program of the user's in the client's place, `grade` those of a class, [`report`] makes a verdict of logs,
+//!   `export` renders them in other tools' formats,
 //!   [`segments`] makes sample files, [`lab`] starts servers and a client in namespaces of their own, [`doctor`]
 //!   says what this host can do.
 //! - A module is `pub` where `tests/` drives it; everything else is `pub(crate)`, so that the compiler finds dead code.
@@ -25,6 +26,7 @@ pub(crate) mod commands;
 pub mod config;
 pub(crate) mod doctor;
 pub mod emulate;
+pub(crate) mod export;
 pub(crate) mod grade;
 pub(crate) mod http;
 pub(crate) mod lab;

@@ -73,10 +73,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("report", &["log", "qoe", "results", "text", "units"]),
+    // Runs as `report` reads them.
+    ("export", &["log", "qoe", "report", "units"]),
 ];
 
 /// Rooms that read no clock, open no file or socket, and start nothing.
-const PURE: &[&str] = &["units", "wifi", "qoe", "emulate", "bound", "schedule"];
+const PURE: &[&str] = &["units", "wifi", "qoe", "emulate", "bound", "schedule", "export"];
 const IMPURE: &[&str] =
     &["tokio", "std::fs", "std::net", "std::thread", "Instant::now", "SystemTime::now", "std::process"];
 

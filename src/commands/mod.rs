@@ -1,6 +1,7 @@
 //! Small commands that print to standard output.
 
 pub(crate) mod client;
+pub(crate) mod export;
 pub(crate) mod grade;
 pub(crate) mod health;
 pub(crate) mod hold;

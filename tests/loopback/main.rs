@@ -8,6 +8,7 @@ mod channel;
 mod channel_truth;
 mod client;
 mod exec;
+mod export;
 mod from_video;
 mod hostile;
 mod link;
