@@ -66,7 +66,7 @@ enum Command {
     Segments(segments::SegmentsArgs),
     /// Compare runs: a verdict, a page, tables and a summary from logs
     Report(report::ReportArgs),
-    /// Write a run for another tool: a Perfetto timeline
+    /// Write a run for another tool: a Perfetto timeline, or the input of ITU-T P.1203
     #[command(subcommand)]
     Export(export::ExportCommand),
     /// Say what this host can do, and what to do about the rest

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use crate::export::perfetto;
+use crate::export::{p1203, perfetto};
 use crate::report::load::load;
 use crate::report::run::LoggedRun;
 use crate::results::write_named;
@@ -16,6 +16,13 @@ pub(crate) enum ExportCommand {
     Perfetto {
         #[command(flatten)]
         of: ExportedRun,
+    },
+    /// The input of ITU-T P.1203, mode 0, for the quality that a viewer would have seen; for itu-p1203
+    P1203 {
+        #[command(flatten)]
+        of: ExportedRun,
+        #[command(flatten)]
+        media: p1203::P1203Media,
     },
 }
 
@@ -36,6 +43,10 @@ pub(crate) struct ExportedRun {
 pub(crate) fn main(command: &ExportCommand) -> Result<()> {
     let (of, text) = match command {
         ExportCommand::Perfetto { of } => (of, perfetto::render(&read(of)?)),
+        ExportCommand::P1203 { of, media } => {
+            let text = p1203::render(&read(of)?, media);
+            (of, text.context("cannot rate the run: no segment came that could be played")?)
+        }
     };
     let Some(path) = &of.out else { return print(&text) };
     write_named(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))

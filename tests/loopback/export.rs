@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{Server, client, segments, stderr};
@@ -78,6 +78,43 @@ fn perfetto_trace_has_each_file_on_its_link() {
 }
 
 #[test]
+fn p1203_input_is_what_the_model_reads() {
+    let dir = TempDir::new().unwrap();
+    let run = run_in(&dir);
+    let options =
+        ["p1203", "--resolution", "1280x720", "--fps", "24", "--audio-kbit", "20", "--device", "mobile"];
+    let input = exported(&options, &run);
+    let stream = |key: &str, items: Value| json!({"type": "object", "required": [key, "streamId"], "properties": {key: {"type": "array", "items": items}}});
+    let positive = json!({"type": "number", "exclusiveMinimum": 0});
+    let of = |codec: &str, more: &[&str]| {
+        let required = [&["codec", "start", "duration", "bitrate"], more].concat();
+        json!({"required": required, "properties": {
+            "codec": {"const": codec}, "start": {"type": "number", "minimum": 0}, "duration": positive,
+            "bitrate": positive, "fps": positive, "resolution": {"pattern": "^[0-9]+x[0-9]+$"}}})
+    };
+    let pair =
+        json!({"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number", "minimum": 0}});
+    // The keys as the implementation's description of its input has them.
+    let schema = json!({"required": ["I11", "I13", "I23", "IGen"], "properties": {
+        "I11": stream("segments", of("aaclc", &[])), "I13": stream("segments", of("h264", &["fps", "resolution"])),
+        "I23": stream("stalling", pair)}});
+    jsonschema::validator_for(&schema)
+        .unwrap()
+        .validate(&input)
+        .unwrap_or_else(|error| panic!("{error}: {input:#}"));
+    let of = |stream: &str| input[stream]["segments"].as_array().unwrap().clone();
+    assert_eq!((of("I13").len(), of("I11").len()), (FILES, FILES));
+    assert_eq!(of("I13")[1]["start"], 4.0);
+    assert_eq!(input["I23"]["stalling"][0][0], 0.0);
+    assert_eq!(input["IGen"]["device"], "mobile");
+    let file = dir.path().join("p1203.json");
+    fs::write(&file, input.to_string()).unwrap();
+    if let Some(read) = if_here("itu_p1203", Command::new("python3").args(["-m", "itu_p1203"]).arg(&file)) {
+        assert!(read.contains("O46"), "{read}");
+    }
+}
+
+#[test]
 fn what_cannot_be_exported_is_refused_in_words() {
     let dir = TempDir::new().unwrap();
     let first = run_in(&dir);
@@ -89,6 +126,9 @@ fn what_cannot_be_exported_is_refused_in_words() {
     for (args, run, expected) in [
         (&["perfetto"][..], results, "cannot export 2 runs at a time: name one of them"),
         (&["perfetto"], &empty, "nothing to export"),
+        (&["p1203"], &dir.path().join("missing"), "cannot read"),
+        (&["p1203", "--resolution", "720p"], &first, "expected pixels as in 1920x1080"),
+        (&["p1203", "--fps", "0"], &first, "expected pictures a second"),
     ] {
         let output = export(args, run);
         assert!(!output.status.success() && output.stdout.is_empty());
