@@ -19,13 +19,13 @@ profile marks '{ kind = "fq_codel", limit = "200ms", ecn = true }'
 
 managed() { tc -s -j qdisc show dev twl-a-down | jq -c '.[] | select(.parent == "10:1")'; }
 
-# loaded NAME: a run over both links; the median of handshakes beside it, in ms, is then in $rtt.
+# loaded NAME: a run over both links; the median of handshakes beside it, once slow start is over, in ms, is then in $rtt.
 loaded() {
     local run
     "$TWINLINK_BIN" client --backend netem --link-a "$WORK/$1.toml" --link-b "$WORK/$1.toml" --schedule ratio=1:1 \
         --congestion reno --log "$WORK/$1.jsonl" server-a server-b >"$WORK/$1.out" 2>&1 &
     run=$!
-    eventually 60 bash -c "records sample '$WORK/$1.jsonl' | jq -es 'any(.[]; .down.queue_ms > 60)'"
+    eventually 60 bash -c "records sample '$WORK/$1.jsonl' | jq -es 'any(.[]; .link == \"a\" and .bytes > 4000000)'"
     read -r rtt _ <<<"$(traffic rtt "${server[a]}" 20)"
     managed >"$WORK/$1.qdisc"
     wait "$run" || fail "$1: $(tail -n 2 "$WORK/$1.out")"
