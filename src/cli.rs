@@ -10,13 +10,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::debug_fn;
 
 use crate::log::spool::Spool;
-use crate::results::page_for_people;
+use crate::output;
+use crate::output::Output;
 
 use crate::commands::simulate::predicted_ms;
 use crate::commands::{export, grade, init, manifest, run};
@@ -30,6 +31,10 @@ use crate::{doctor, lab, report, segments, server, sweep};
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// The form of the output: json, text, or auto (bars and a table on a terminal, else JSON lines)
+    #[arg(long, global = true, env = output::SETTING, value_enum, default_value = "auto", value_name = "FORM",
+          hide_possible_values = true, help_heading = "Output")]
+    output: Output,
 }
 
 #[derive(clap::Subcommand)]
@@ -178,7 +183,7 @@ fn run_program(mut args: run::ProgramArgs) -> Result<ExitCode> {
 /// Runs an experiment over the links of the lab that this process is in; elsewhere in a lab of its own.
 fn run_sweep(args: sweep::SweepArgs) -> Result<ExitCode> {
     if args.dry_run || lab::is_served(&args.server_a, &args.server_b) {
-        return sweep::main(args, predicted_ms, leave_report).map(|()| ExitCode::SUCCESS);
+        return sweep::main(args, predicted_ms, leave_verdict).map(|()| ExitCode::SUCCESS);
     }
     sweep::check(&args)?;
     lab::main(lab::LabArgs::of_command(this_command()?), None)
@@ -205,12 +210,20 @@ fn this_command() -> Result<Vec<OsString>> {
 /// run is no failure.
 fn leave_report(folder: &Path) {
     match report::leave_in(folder) {
-        Ok(_) if io::stdout().is_terminal() => {
-            // A page that nobody is told of is no failure either.
-            let _ = print(&format!("The page: {}\n", page_for_people(folder)));
-        }
         Ok(_) => {}
         Err(error) => tracing::warn!("the run's log is there, but not its report: {}", explained(&error)),
+    }
+}
+
+/// Puts a report beside an experiment's logs, and shows a person its tables.
+fn leave_verdict(folder: &Path) {
+    match report::leave_in(folder) {
+        // Tables that nobody reads are no failure.
+        Ok(tables) if output::is_text() => drop(print(&tables)),
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!("the experiment's log is there, but not its report: {}", explained(&error));
+        }
     }
 }
 
@@ -218,12 +231,15 @@ fn leave_report(folder: &Path) {
 pub fn main() -> ExitCode {
     forget_empty_settings();
     outlive_the_limit_on_files();
-    let json_expected = !io::stderr().is_terminal();
     let cli = match Cli::try_parse_from(spell_out_probe(std::env::args_os())) {
         Ok(cli) => cli,
-        Err(error) => return usage_error(&error, json_expected),
+        Err(error) => {
+            let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into()).collect();
+            return usage_error(&error, output::asks_for_json(&args));
+        }
     };
-    let json = json_expected && cli.command.prints_json_lines();
+    hand_on(cli.output);
+    let json = output::tells_json() && cli.command.prints_json_lines();
     let told = start_tracing(json);
     let code = match cli.command.run() {
         Ok(code) => code,
@@ -271,6 +287,15 @@ fn forget_empty_settings() {
     }
 }
 
+/// Chooses the form of the output for this process and for those that it starts.
+fn hand_on(output: Output) {
+    output::choose(output);
+    if let Some(value) = output.to_possible_value().filter(|_| output != Output::Auto) {
+        // SAFETY: no other thread runs yet, so none can be reading the environment.
+        unsafe { std::env::set_var(output::SETTING, value.get_name()) };
+    }
+}
+
 /// Lets a write that meets the limit on the size of files fail with an error. A handler, other than an ignored
 /// signal, is not handed on to the programs that this one starts.
 fn outlive_the_limit_on_files() {
@@ -280,11 +305,11 @@ fn outlive_the_limit_on_files() {
     let _ = unsafe { sigaction(Signal::SIGXFSZ, &nothing) };
 }
 
-/// Help and version go to stdout as clap writes them; a mistake in a container's command line is
-/// one JSON line, as everything that a container prints.
-fn usage_error(error: &clap::Error, json_expected: bool) -> ExitCode {
+/// Help and version go to stdout as clap writes them; a mistake is told in text, and as one JSON line where JSON
+/// was asked for.
+fn usage_error(error: &clap::Error, json: bool) -> ExitCode {
     let role = std::env::args().nth(1).unwrap_or_default();
-    if error.use_stderr() && json_expected && matches!(role.as_str(), "server" | "client" | "run" | "sweep") {
+    if error.use_stderr() && json && matches!(role.as_str(), "server" | "client" | "run" | "sweep") {
         let told = start_tracing(true);
         let text = error.render().to_string();
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -15,7 +15,7 @@
 //! - Pure: [`schedule`] decides which link fetches what, [`bound`] is what physics allows, [`qoe`] what a viewer
 //!   would have met.
 //! - Shared: `http` speaks HTTP/1.1, [`manifest`] reads lists of files, [`log`] is the log, [`results`] the folders
-//!   that it stands in, [`tcp`] what the kernel says of a socket, [`sender_report`] how a server tells it.
+//!   that it stands in, `output` the form in which a role reports, [`tcp`] what the kernel says of a socket, [`sender_report`] how a server tells it.
 //! - [`text`] makes text of others fit to print; [`units`] has quantities that cannot be written without their unit.
 
 pub(crate) mod adviser;
@@ -32,6 +32,7 @@ pub(crate) mod http;
 pub(crate) mod lab;
 pub mod log;
 pub(crate) mod manifest;
+pub(crate) mod output;
 pub(crate) mod program;
 pub(crate) mod qoe;
 pub(crate) mod report;

@@ -34,6 +34,12 @@ pub(crate) fn page_for_people(folder: &Path) -> String {
     outside.as_deref().unwrap_or(folder).join(PAGE).display().to_string()
 }
 
+/// The line that names the page in `folder` to a person; empty where it has none.
+pub(crate) fn page_line(folder: &Path) -> String {
+    let is_there = folder.join(PAGE).is_file();
+    if is_there { format!("The page: {}\n", page_for_people(folder)) } else { String::new() }
+}
+
 const FILE_MODE: Mode = Mode::from_raw_mode(0o666);
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o777);
 

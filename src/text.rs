@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use comfy_table::{ContentArrangement, Table};
 
 /// Prints text to stdout, made fit for a terminal; a reader that has gone away (a closed pipe) is no failure.
 ///
@@ -31,6 +32,14 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
 /// Prints a line to stderr, made fit for a terminal, where that can be written.
 pub(crate) fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{}", lines(line));
+}
+
+/// The columns that every terminal has.
+pub(crate) const TERMINAL_COLUMNS: u16 = 80;
+
+/// Makes a table wrap what does not fit a terminal of 80 columns.
+pub(crate) fn fit(table: &mut Table) {
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(TERMINAL_COLUMNS);
 }
 
 /// Returns a remedy for a system error whose cause is room: on a disk, in a quota, under a limit on files.

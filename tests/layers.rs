@@ -13,6 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sender_report", &[]),
     ("tcp", &["sender_report"]),
     ("results", &[]),
+    ("output", &[]),
     ("wifi", &["units"]),
     ("config", &["units", "wifi"]),
     ("emulate", &["units", "config", "wifi"]),
@@ -21,7 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("schedule", &["units", "qoe"]),
     // The user's own scheduler, as a process.
     ("adviser", &["schedule"]),
-    ("log", &["units", "config", "shape", "qoe", "tcp", "sender_report", "text"]),
+    ("log", &["units", "config", "output", "shape", "qoe", "tcp", "sender_report", "text"]),
     ("shape", &["units", "config", "emulate", "text"]),
     ("http", &["sender_report"]),
     ("manifest", &["units", "http"]),
@@ -41,6 +42,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "http",
             "log",
             "manifest",
+            "output",
             "qoe",
             "results",
             "runtime",
@@ -55,12 +57,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // Shapes and logs as the client does; a program fetches in its place.
     (
         "program",
-        &["bound", "client", "config", "http", "log", "manifest", "qoe", "results", "shape", "text", "units"],
+        &[
+            "bound", "client", "config", "http", "log", "manifest", "output", "qoe", "results", "shape",
+            "text", "units",
+        ],
     ),
     (
         "sweep",
         &[
-            "client", "config", "doctor", "log", "program", "qoe", "results", "schedule", "shape",
+            "client", "config", "doctor", "log", "output", "program", "qoe", "results", "schedule", "shape",
             "simulate", "tcp", "text", "units",
         ],
     ),

@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use tokio::task::JoinSet;
 
 use super::links::{CounterReading, Links};
-use super::measure::{Prober, When, reconciliation};
+use super::measure::{Prober, When, expected, reconciliation};
 use super::origin::{self, Origin};
 use super::prepare::Ready;
 use super::progress::{self, Bars};
@@ -17,10 +17,11 @@ use super::transfer::{Failure, Transfer};
 use super::worker::{Fetcher, LinkEnd};
 use super::{Run, blocking, reach, running, scripted};
 use crate::log::outcome::Outcome;
-use crate::log::schema::{Event, PerLink, Reconciled};
+use crate::log::schema::{Event, Reconciled};
+use crate::output;
 use crate::shape::active_shaping::Counters;
 use crate::shape::control::server::ControlServer;
-use crate::text::duration;
+use crate::text::{duration, tell};
 use crate::units::{Direction, LinkId};
 
 /// A run that was prepared, and the results of its transfer so far.
@@ -41,7 +42,8 @@ impl Fetched {
     pub(crate) async fn fetch(&mut self, run: &Run<'_>) -> Result<(), Failure> {
         let (config, ready) = (run.config, &self.ready);
         let script = run.links.script.clone().unwrap_or_default();
-        if run.bars && progress::on_terminal() {
+        let told = run.bars && output::is_text();
+        if run.bars && output::on_terminal() {
             progress::tell_links(&ready.links.applied());
         }
         let control = ControlServer::open().inspect_err(|error| {
@@ -59,17 +61,15 @@ impl Fetched {
         }
         if config.probe != When::Off {
             let started = Instant::now();
-            probe_links(ready, config.probe).await?;
+            if told {
+                progress::tell_probe(expected::probe_s(&run.links));
+            }
+            probe_links(ready, config.probe, told).await?;
             self.probe_ms = started.elapsed().as_secs_f64() * 1e3;
         }
-        let origins = PerLink { a: &ready.origins.a, b: &ready.origins.b };
         let names = run.links.names();
-        let bars = Bars::new(
-            run.bars,
-            &origins,
-            ready.transfer.segments.len() as u64,
-            names.each_ref().map(Option::as_deref),
-        );
+        let files = ready.transfer.segments.len() as u64;
+        let bars = Bars::new(run.bars, files, names.each_ref().map(Option::as_deref));
         let before = read(&ready.links).await?;
         let fetching = fetch_all(ready);
         let mut sampler = Sampler::new(ready.transfer.clone(), ready.links.clone());
@@ -80,7 +80,7 @@ impl Fetched {
             error = scripted::play(script, ready.transfer.clone(), ready.links.clone()) => Err(error),
             () = tell_of_standstills(&ready.transfer) => Ok(()),
         };
-        bars.finish();
+        bars.finish(&ready.transfer);
         if outcome.is_ok() {
             sampler.last().await?;
         }
@@ -124,11 +124,11 @@ fn reconciled(ready: &Ready, link: LinkId, readings: [&CounterReading; 2]) -> Op
     }))
 }
 
-/// Measures the links and logs what was found.
+/// Measures the links, logs the measurements and, where they are `told`, gives a person the verdict in a line.
 ///
 /// # Errors
 /// A link that is not what its profile says, where that is to end the run.
-async fn probe_links(ready: &Ready, when: When) -> Result<(), Failure> {
+async fn probe_links(ready: &Ready, when: When, told: bool) -> Result<(), Failure> {
     let (links, transfer) = (ready.links.clone(), &ready.transfer);
     let paths = transfer.segments.iter().map(|segment| segment.path.clone()).collect();
     let rows = Arc::new(move || links.rows());
@@ -148,12 +148,19 @@ async fn probe_links(ready: &Ready, when: When) -> Result<(), Failure> {
             .map_err(|error| Failure::new(Outcome::Log, error))?;
     }
     match (bad.is_empty(), when) {
-        (true, _) => Ok(()),
+        (true, _) => {
+            if told {
+                tell("both links are within tolerance of their profiles");
+            }
+            Ok(())
+        }
         (false, When::On) => {
-            let error = anyhow!(
-                "the links are not what their profiles say ({}); --probe warn runs all the same",
-                bad.join(" ")
-            );
+            let go_on = if output::in_compose() {
+                "TWINLINK_PROBE=warn docker compose up --exit-code-from client"
+            } else {
+                "--probe warn"
+            };
+            let error = anyhow!("cannot rely on the links: {}; to run all the same: {go_on}", bad.join(" "));
             Err(Failure::new(Outcome::Probe, error))
         }
         (false, _) => {

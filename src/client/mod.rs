@@ -33,6 +33,7 @@ use anyhow::{Result, anyhow};
 use crate::log::outcome::Outcome;
 use crate::log::schema;
 use crate::log::schema::{Cell, Log, RunEnd, Stdout};
+use crate::output;
 use crate::results;
 use crate::shape::setup::LinkSetup;
 use crate::text::print;
@@ -66,11 +67,16 @@ pub(crate) fn main(
     afterwards: impl FnOnce(&Path),
 ) -> Result<()> {
     let (log, folder) = open_log(place)?;
-    let outcome = runtime()?.block_on(run(config, links, log, predict));
-    if let Some(folder) = folder {
-        afterwards(&folder);
+    let (servers, names) = (config.servers.clone(), links.names());
+    let finished = runtime()?.block_on(run(config, links, log, predict))?;
+    if let Some(folder) = &folder {
+        afterwards(folder);
     }
-    outcome
+    if output::is_text() {
+        let names = names.each_ref().map(Option::as_deref);
+        print(&progress::summary(&finished.record, &servers, names, folder.as_deref()))?;
+    }
+    finished.outcome.map_err(|failure| failure.error)
 }
 
 /// Returns the runtime for runs.
@@ -99,16 +105,10 @@ pub(crate) struct FinishedRun {
     pub outcome: Result<(), Failure>,
 }
 
-async fn run(config: RunConfig, links: LinkSetup, log: Arc<Log>, predict: Predict) -> Result<()> {
-    let names = links.names();
+async fn run(config: RunConfig, links: LinkSetup, log: Arc<Log>, predict: Predict) -> Result<FinishedRun> {
     let mut signals = Signals::listen()?;
     let run = Run { config: &config, links, log, cell: None, bars: true, predict };
-    let FinishedRun { record, outcome, .. } = one_run(run, &mut signals).await;
-    if progress::on_terminal() {
-        let summary = progress::summary(&record, &config.servers, names.each_ref().map(Option::as_deref));
-        print(&format!("{summary}\n"))?;
-    }
-    outcome.map_err(|failure| failure.error)
+    Ok(one_run(run, &mut signals).await)
 }
 
 /// Does a run: shapes, fetches, logs and clears. A signal ends it like any other failure.
@@ -176,7 +176,7 @@ fn open_log(place: &LogPlace) -> Result<(Arc<Log>, Option<PathBuf>)> {
         (Some(folder), _) => Some(folder.create_new(results::LOG)?),
         (None, log) => log.as_deref().map(schema::create_log_file).transpose()?,
     };
-    let stdout = if progress::on_terminal() { Stdout::Nothing } else { place.stdout };
+    let stdout = if output::on_terminal() { Stdout::Nothing } else { place.stdout };
     let folder = folder.map(|folder| folder.path().to_path_buf());
     let page = folder.as_deref().map(results::page_for_people);
     Ok((Arc::new(Log::new(run, file, stdout)?.with_page(page)), folder))

@@ -22,8 +22,6 @@ pub(crate) const DEFAULT_PORT: u16 = 4455;
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     pub link: LinkId,
-    /// As it was written on the command line.
-    pub name: String,
     pub address: SocketAddr,
     /// All that its name stands for, that one first.
     pub addresses: Vec<SocketAddr>,
@@ -52,7 +50,7 @@ impl Origin {
         let address = *addresses
             .first()
             .with_context(|| format!("cannot find server {link}: \"{name}\" has no address"))?;
-        Ok(Origin { link, name: name.to_string(), address, addresses, host, congestion })
+        Ok(Origin { link, address, addresses, host, congestion })
     }
 
     /// Opens a connection.

@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::blocking;
 use super::links::{CounterReading, Links};
-use super::progress::{Bars, SAMPLE_EVERY};
+use super::progress::{Bars, LinkMoment, SAMPLE_EVERY};
 use super::transfer::{Failure, Transfer};
 use crate::log::outcome::Outcome;
 use crate::log::schema::{Event, Sample};
@@ -41,14 +41,14 @@ impl Sampler {
         loop {
             ticks.tick().await;
             match self.sample().await {
-                Ok(goodput_kbit) => bars.update(&self.transfer, goodput_kbit),
+                Ok(now) => bars.update(&self.transfer, now),
                 Err(failure) => return failure,
             }
         }
     }
 
-    /// Takes and logs one sample of each link. Returns the goodputs in kbit/s.
-    async fn sample(&mut self) -> Result<[f64; 2], Failure> {
+    /// Takes and logs one sample of each link.
+    async fn sample(&mut self) -> Result<[LinkMoment; 2], Failure> {
         let reading = self.links.clone();
         let reading = blocking(move || reading.read().context("the links can no longer be read")).await?;
         self.taken += 1;
@@ -74,15 +74,16 @@ fn log(
     transfer: &Transfer,
     reading: &CounterReading,
     before: &mut [(Instant, u64); 2],
-) -> Result<[f64; 2], Failure> {
-    let mut goodputs = [0.0; 2];
+) -> Result<[LinkMoment; 2], Failure> {
+    let mut now_of = [LinkMoment::default(); 2];
     for link in LinkId::BOTH {
         let metrics = transfer.metrics(link);
         let (now, bytes) = (Instant::now(), metrics.bytes());
         let (then, earlier) = std::mem::replace(&mut before[link.index()], (now, bytes));
         let span_s = (now - then).as_secs_f64();
         let goodput_kbit = if span_s > 0.0 { (bytes - earlier) as f64 * 8e-3 / span_s } else { 0.0 };
-        goodputs[link.index()] = goodput_kbit;
+        let queue_ms = reading.counters(link, Direction::Down).and_then(|down| down.queue_ms);
+        now_of[link.index()] = LinkMoment { goodput_kbit, queue_ms };
         let socket = metrics.socket().clone();
         let tcp = socket.as_ref().and_then(|stream| tcp::read(stream.as_ref()).ok());
         if let Some(tcp) = &tcp {
@@ -112,5 +113,5 @@ fn log(
             .write(Event::Sample(Box::new(sample)))
             .map_err(|error| Failure::new(Outcome::Log, error))?;
     }
-    Ok(goodputs)
+    Ok(now_of)
 }

@@ -149,9 +149,9 @@ mod tests {
         incoming.write_at(0, b"hello").unwrap();
         let finished = transfer.take_finished(0, &incoming).unwrap();
         let address = ([127, 0, 0, 1], 9).into();
-        let (name, host) = ("a".to_string(), "a".to_string());
+        let host = "a".to_string();
         let addresses = vec![address];
-        let origin = Origin { link: LinkId::A, name, address, addresses, host, congestion: None };
+        let origin = Origin { link: LinkId::A, address, addresses, host, congestion: None };
         let check = Check::new(&transfer, &origin, 0, finished);
         (transfer, check)
     }

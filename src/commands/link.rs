@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, Table, presets};
 
 use super::hold::{self, HoldArgs};
 use crate::config::file::FileSource;
@@ -23,7 +23,7 @@ use crate::shape::guard;
 use crate::shape::netem;
 use crate::shape::netem::tc::render;
 use crate::shape::netem::tc::render::{Child, DeviceDirection};
-use crate::text::{print, print_json, tell};
+use crate::text::{fit, print, print_json, tell};
 use crate::units::{Direction, LinkId, Rate};
 
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -169,25 +169,13 @@ fn print_rows(rows: &[ActiveShaping], json: bool) -> Result<()> {
     if rows.is_empty() {
         return print("no link is shaped\n");
     }
-    let mut table = new_table(&[
-        "link",
-        "profile",
-        "backend",
-        "rate",
-        "delay",
-        "jitter",
-        "loss",
-        "queue",
-        "packets",
-        "bytes",
-        "dropped",
-        "queued",
-        "most queued",
-    ]);
+    let mut shapes = new_table(&["link", "profile", "backend", "rate", "delay", "jitter", "loss", "queue"]);
+    let mut counts = new_table(&["link", "packets", "bytes", "dropped", "queued", "queued B", "most"]);
     for row in rows {
         let (shape, counters) = (&row.shape, &row.counters);
-        table.add_row([
-            format!("{} {}", row.link, row.direction),
+        let link = format!("{} {}", row.link, row.direction);
+        shapes.add_row([
+            link.clone(),
             row.profile.clone(),
             row.backend.clone(),
             rate_now(row),
@@ -195,20 +183,25 @@ fn print_rows(rows: &[ActiveShaping], json: bool) -> Result<()> {
             milliseconds(shape.jitter.ms()),
             loss(shape),
             queue(shape),
+        ]);
+        counts.add_row([
+            link,
             counters.packets.to_string(),
             counters.bytes.to_string(),
             dropped(counters),
-            format!("{} p, {} B", counters.queue_packets, counters.queue_bytes),
-            counters.queue_packets_max.map_or("-".into(), |most| format!("{most} p")),
+            counters.queue_packets.to_string(),
+            counters.queue_bytes.to_string(),
+            counters.queue_packets_max.map_or("-".into(), |most| most.to_string()),
         ]);
     }
-    align(&mut table, 3..=12);
+    align(&mut shapes, 3..=7);
+    align(&mut counts, 1..=6);
     let dead = if rows.iter().any(|row| row.owner == Owner::Dead) {
         "A run that was killed left this; the next one, or \"twinlink link clear\", removes it.\n"
     } else {
         ""
     };
-    print(&format!("{table}\n{}{}{dead}", notes(rows), airtimes(rows)))
+    print(&format!("{shapes}\n\n{counts}\n\n{}{}{dead}", notes(rows), airtimes(rows)))
 }
 
 /// A trace's rate is that of the moment.
@@ -258,34 +251,22 @@ fn list(json: bool) -> Result<()> {
         let entries: Vec<serde_json::Value> = profiles.iter().map(listed).collect();
         return print_json(&entries);
     }
-    let mut table = new_table(&[
-        "profile",
-        "direction",
-        "rate",
-        "delay",
-        "rtt",
-        "jitter",
-        "loss",
-        "queue",
-        "source",
-        "what it is",
-    ]);
+    let mut values = new_table(&["profile", "", "rate", "delay", "RTT", "jitter", "loss", "queue"]);
+    let mut said = new_table(&["profile", "source", "what it is"]);
     for (name, source, profile) in &profiles {
-        match profile {
-            Ok(profile) => {
-                for direction in Direction::BOTH {
-                    table.add_row(list_row(name, source, profile, direction));
-                }
-            }
-            Err(error) => {
-                let mut row = vec![String::new(); 10];
-                (row[0], row[1], row[9]) = (name.clone(), "not valid".into(), format!("{error:#}"));
-                table.add_row(row);
+        if let Ok(profile) = profile {
+            for direction in Direction::BOTH {
+                values.add_row(list_row(name, profile, direction));
             }
         }
+        let what = match profile {
+            Ok(profile) => profile.description.clone(),
+            Err(error) => format!("not valid: {error:#}"),
+        };
+        said.add_row([name.clone(), source.to_string(), what]);
     }
-    align(&mut table, 2..=7);
-    print(&format!("{table}\n"))
+    align(&mut values, 2..=7);
+    print(&format!("{values}\n\n{said}\n"))
 }
 
 fn listed((name, source, profile): &(String, FileSource, Result<Profile>)) -> serde_json::Value {
@@ -297,7 +278,7 @@ fn listed((name, source, profile): &(String, FileSource, Result<Profile>)) -> se
     }
 }
 
-fn list_row(name: &str, source: &FileSource, profile: &Profile, direction: Direction) -> Vec<String> {
+fn list_row(name: &str, profile: &Profile, direction: Direction) -> Vec<String> {
     let shape = profile.shape(direction);
     let rate = match &shape.trace {
         Some(trace) => format!("trace, mean {:.1} mbit", trace.mean_kbit() / 1e3),
@@ -314,8 +295,6 @@ fn list_row(name: &str, source: &FileSource, profile: &Profile, direction: Direc
         milliseconds(shape.jitter.ms()),
         loss(shape),
         queue(shape),
-        of_link(source.to_string()),
-        of_link(profile.description.clone()),
     ]
 }
 
@@ -394,6 +373,11 @@ fn schedule(shape: &Shape, direction: Direction, shown_steps: usize) -> String {
 fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.to_vec());
+    fit(&mut table);
+    // A name is typed as it is shown.
+    if let Some(names) = table.column_mut(0) {
+        names.set_constraint(ColumnConstraint::ContentWidth);
+    }
     table
 }
 

@@ -16,7 +16,7 @@ use crate::commands::link::show;
 use crate::log::schema;
 use crate::log::schema::{Log, PerLink, Probe, Stdout};
 use crate::shape::setup::{LinkOptions, LinkSetup};
-use crate::text::{print, print_json};
+use crate::text::{fit, print, print_json};
 use crate::units::{Delay, LinkId};
 use crate::{client, manifest};
 
@@ -54,7 +54,11 @@ fn measured_as_they_are(arg: clap::Arg) -> clap::Arg {
 pub(crate) fn main(args: &ProbeArgs) -> Result<()> {
     let asked = args.links.load(None)?;
     let probes = client::runtime()?.block_on(run(args, asked))?;
-    if args.json { print_json(&probes) } else { print(&format!("{}\n", table(&probes))) }?;
+    if args.json {
+        print_json(&probes)
+    } else {
+        print(&format!("{}\n{}", table(&probes), verdicts(&probes)))
+    }?;
     let bad = probes.iter().filter(|probe| probe.ok == Some(false)).count();
     if bad > 0 {
         bail!("{bad} of {} directions are not what their profiles say", probes.len());
@@ -97,33 +101,29 @@ async fn measure(args: &ProbeArgs, origins: PerLink<Origin>, rows: Rows) -> Resu
     Prober::new(origins, &PerLink { a, b }, paths, rows, give_up).measure().await
 }
 
+fn verdicts(probes: &[Probe]) -> String {
+    probes.iter().map(|probe| format!("{} {}: {}\n", probe.link, probe.direction, probe.verdict)).collect()
+}
+
 fn table(probes: &[Probe]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(vec![
-        "link",
-        "round trip",
-        "expected",
-        "rate",
-        "expected",
-        "goodput",
-        "loss",
-        "ok",
-        "verdict",
-    ]);
+    table
+        .load_style(presets::NOTHING)
+        .set_header(vec!["link", "RTT ms", "expected", "Mbit/s", "expected", "goodput", "loss", "ok"]);
+    fit(&mut table);
     let number = |value: Option<f64>, factor: f64, digits: usize, unit: &str| {
         value.map_or("-".to_string(), |value| format!("{:.digits$} {unit}", value * factor))
     };
     for probe in probes {
         table.add_row([
             format!("{} {}", probe.link, probe.direction),
-            number(probe.rtt_ms, 1.0, 1, "ms"),
-            number(probe.rtt_expected_ms, 1.0, 1, "ms"),
-            number(probe.rate_kbit, 1e-3, 3, "Mbit/s"),
-            number(probe.rate_expected_kbit, 1e-3, 3, "Mbit/s"),
-            number(probe.goodput_kbit, 1e-3, 3, "Mbit/s"),
+            number(probe.rtt_ms, 1.0, 1, ""),
+            number(probe.rtt_expected_ms, 1.0, 1, ""),
+            number(probe.rate_kbit, 1e-3, 3, ""),
+            number(probe.rate_expected_kbit, 1e-3, 3, ""),
+            number(probe.goodput_kbit, 1e-3, 3, ""),
             number(probe.loss_pct, 1.0, 3, "%"),
             probe.ok.map_or("-", |ok| if ok { "yes" } else { "NO" }).to_string(),
-            probe.verdict.clone(),
         ]);
     }
     table

@@ -8,7 +8,7 @@ mod ways;
 use std::sync::OnceLock;
 
 use anyhow::Result;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::shape;
@@ -19,7 +19,7 @@ use crate::shape::netem::check::FEATURES;
 use crate::shape::netem::tc::run;
 use crate::shape::netem::tc::run::Tool;
 use crate::shape::userspace::nfqueue;
-use crate::text::{print, print_json};
+use crate::text::{fit, print, print_json};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct DoctorArgs {
@@ -223,7 +223,8 @@ fn profiles(checks: &[Finding]) -> (bool, &'static str) {
 
 fn table(checks: &[Finding]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING);
+    fit(&mut table);
     for check in checks {
         let mark = match check.ok {
             Some(true) => "ok",

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::say::say;
 use super::schema::{Event, Fault, Record, RunEnd, SCHEMA};
 use super::spool::Spool;
+use crate::output::is_text;
 use crate::text::{visible, visible_json};
 
 /// Writes records as they happen: all of them to the file, those that `stdout` lets through there.
@@ -192,7 +193,9 @@ impl Log {
             Event::ServeEnd(end) => end.dropped_records = dropped,
             _ => {}
         }
-        let shown = sinks.stdout.as_ref().filter(|_| detail <= sinks.shows);
+        // A person reads a table after the last record, which has its sentence.
+        let in_table = is_text() && matches!(record.event, Event::RunEnd(_) | Event::SweepEnd(_));
+        let shown = sinks.stdout.as_ref().filter(|_| detail <= sinks.shows && !in_table);
         let mut line = line(record)?;
         if let Some(file) = &sinks.file {
             file.insist(line.clone());
@@ -205,11 +208,8 @@ impl Log {
             }
         }
         if let Some(stdout) = shown {
-            let mut spoken = b"{\"say\":".to_vec();
             let said = say(&record.event, self.page.as_deref());
-            serde_json::to_writer(&mut spoken, &visible(&said)).context("cannot render a log record")?;
-            spoken.push(b',');
-            spoken.extend(&line[1..]);
+            let spoken = spoken(&said, &line)?;
             if is_last { stdout.insist(spoken) } else { stdout.offer(spoken) }
         }
         if let Some(stdout) = sinks.stdout.as_ref().filter(|_| is_last) {
@@ -225,6 +225,19 @@ impl Log {
             (None, None) => Ok(()),
         }
     }
+}
+
+/// Returns a record as standard output has it: its sentence for a person, else the record that begins with it.
+fn spoken(said: &str, line: &[u8]) -> Result<Vec<u8>> {
+    let said = visible(said);
+    if is_text() {
+        return Ok(format!("{said}\n").into_bytes());
+    }
+    let mut spoken = b"{\"say\":".to_vec();
+    serde_json::to_writer(&mut spoken, &said).context("cannot render a log record")?;
+    spoken.push(b',');
+    spoken.extend(&line[1..]);
+    Ok(spoken)
 }
 
 fn line(record: &Record) -> Result<Vec<u8>> {

@@ -39,6 +39,7 @@ use crate::log::outcome::Outcome;
 use crate::log::schema::{self, Cell, Event, Fault, LinkTotals, Log, PerLink, ProgramEnd, RunEnd, Sample};
 use crate::log::writer::Stdout;
 use crate::manifest::{self, ManifestEntry, digest::Digest, metalink};
+use crate::output;
 use crate::qoe::{self, Arrival, Rule};
 use crate::results::{self, Folder};
 use crate::shape::control::server::ControlServer;
@@ -97,7 +98,7 @@ pub(crate) fn main(
 ) -> Result<()> {
     let run = schema::new_run_id();
     let folder = results::new_folder(results, &run)?;
-    let stdout = if progress::on_terminal() { Stdout::Nothing } else { stdout };
+    let stdout = if output::on_terminal() { Stdout::Nothing } else { stdout };
     let (path, names) = (folder.path().to_path_buf(), links.names());
     let page = Some(results::page_for_people(&path));
     let log = Arc::new(Log::new(run, Some(folder.create_new(results::LOG)?), stdout)?.with_page(page));
@@ -106,10 +107,9 @@ pub(crate) fn main(
         anyhow::Ok(one_run(run, &mut Signals::listen()?).await.finished)
     })?;
     afterwards(&path);
-    if progress::on_terminal() {
-        let summary =
-            progress::summary(&finished.record, &config.servers, names.each_ref().map(Option::as_deref));
-        print(&format!("{summary}\n"))?;
+    if output::is_text() {
+        let names = names.each_ref().map(Option::as_deref);
+        print(&progress::summary(&finished.record, &config.servers, names, Some(&path)))?;
     }
     finished.outcome.map_err(|failure| failure.error)
 }
@@ -117,7 +117,7 @@ pub(crate) fn main(
 /// Does a run: shapes, starts the program, watches, logs and clears. A signal ends it like any other failure.
 pub(crate) async fn one_run(run: ProgramRun<'_>, signals: &mut Signals) -> ObservedRun {
     let ProgramRun { config, links, log, folder, cell, bars } = run;
-    let mut observed = Observed::new(config, log, folder, bars && progress::on_terminal());
+    let mut observed = Observed::new(config, log, folder, bars && output::on_terminal());
     let outcome = tokio::select! {
         outcome = observed.whole(links, cell) => outcome,
         interrupted = signals.next() => Err(interrupted),

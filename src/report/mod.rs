@@ -75,14 +75,15 @@ pub(crate) fn main(args: ReportArgs) -> Result<()> {
     }
 }
 
-/// Makes the report of one folder without a word, as after a run; returns the path of its page.
+/// Makes the report of one folder without a word, as after a run; returns its tables as text.
 ///
 /// # Errors
 /// When it cannot be read, or its report not be written.
-pub(crate) fn leave_in(dir: &Path) -> Result<PathBuf> {
+pub(crate) fn leave_in(dir: &Path) -> Result<String> {
     let loaded = load::load(&[dir.to_path_buf()])?;
-    write(&loaded, &compare::studies(&loaded, false), dir)?;
-    Ok(dir.join(PAGE))
+    let studies = compare::studies(&loaded, false);
+    write(&loaded, &studies, dir)?;
+    Ok(table::text(&studies))
 }
 
 const SUMMARY: &str = "summary.json";

@@ -2,14 +2,12 @@
 
 use std::fmt::Write;
 
-use comfy_table::{
-    Attribute, Cell as TableCell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle,
-};
+use comfy_table::{Attribute, Cell as TableCell, CellAlignment, LineStyle, Table, TableStyle};
 
 use super::model::{ConditionResults, EntrantResults, Study};
 use super::words;
 use super::worth;
-use crate::text::visible;
+use crate::text::{fit, visible};
 
 const LINE: LineStyle = LineStyle::none().fill('─').junction('─');
 /// Lines around the rows, none between them: a place may have a dozen.
@@ -97,7 +95,8 @@ pub(crate) fn text(studies: &[Study]) -> String {
 
 fn table(place: &ConditionResults) -> String {
     let mut table = Table::new();
-    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(STYLE);
+    fit(&mut table);
     table.set_header(COLUMNS);
     for column in 1..7 {
         if let Some(column) = table.column_mut(column) {

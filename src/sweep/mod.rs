@@ -21,8 +21,11 @@ use crate::client::config::{give_up_time, server_name};
 use crate::client::finish::Predict;
 use crate::log::outcome::Outcome;
 use crate::log::schema;
+use crate::output;
+use crate::results::page_line;
 use crate::shape::backend::BackendChoice;
 use crate::simulate;
+use crate::text::fit;
 use crate::units::Delay;
 use experiment::{Experiment, entrant};
 use folder::ExperimentFolder;
@@ -82,6 +85,9 @@ pub(crate) fn main(args: SweepArgs, predict: Predict, afterwards: impl FnOnce(&P
     let end = client::runtime()?.block_on(run::all(&args, &experiment, &folder, predict));
     afterwards(&folder.dir);
     let end = end?;
+    if output::is_text() && end.exit == Outcome::Ok {
+        print(&format!("{}\n{}", end.summary, page_line(&folder.dir)))?;
+    }
     if end.exit != Outcome::Ok {
         bail!("{} What there is stands in {}", end.summary, folder.dir.display());
     }
@@ -102,16 +108,15 @@ pub(crate) fn check(args: &SweepArgs) -> Result<Experiment> {
 fn dry_run(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header([
-        "run",
-        "block",
-        "condition",
-        "channel",
-        "entrant",
-        "pipeline",
-        "congestion",
-        "predicted s",
-    ]);
+    fit(&mut table);
+    let (pipelines, controls) = (experiment.pipelines.len() > 1, experiment.congestion.len() > 1);
+    let shown_columns = [true, true, true, true, true, pipelines, controls, true];
+    let only_shown = |cells: [String; 8]| {
+        let kept = cells.into_iter().zip(shown_columns).filter(|(_, shown)| *shown);
+        kept.map(|(cell, _)| cell).collect::<Vec<_>>()
+    };
+    let head = ["run", "block", "condition", "links", "entrant", "pipeline", "congestion", "predicted s"];
+    table.set_header(only_shown(head.map(String::from)));
     for column in 0..2 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -126,7 +131,7 @@ fn dry_run(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
     for cell in &cells {
         let congestion = cell.congestion.clone().unwrap_or("the kernel's".into());
         let seconds = outlook.seconds(cell);
-        table.add_row([
+        table.add_row(only_shown([
             cell.index.to_string(),
             cell.block.to_string(),
             cell.condition.clone(),
@@ -135,7 +140,7 @@ fn dry_run(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
             cell.pipeline.clone(),
             congestion,
             seconds.map_or("unknown".into(), shown),
-        ]);
+        ]));
     }
     let total = outlook
         .expected(&plan::steps(experiment, &[], &[]))

@@ -1,22 +1,19 @@
 //! How far an experiment is: a bar with the time that is left, for a person at a terminal.
 
-use std::io::IsTerminal;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::client::progress::time_left;
 use crate::log::schema::{Cell, CellEnd};
+use crate::output::on_terminal;
 use crate::text::{duration, visible};
 
-/// Whether a person is looking.
-pub(crate) fn on_terminal() -> bool {
-    std::io::stdout().is_terminal()
-}
-
-/// The time that is left where `done` runs took this long in all, what was measured between them included;
-/// none before the first is over.
-fn time_left(elapsed: Duration, done: u64, left: u64) -> Option<Duration> {
-    (done > 0).then(|| elapsed.mul_f64(left as f64 / done as f64))
+/// The condition of a cell, and its channel where both links share one.
+fn place(cell: &Cell) -> String {
+    let shared = if cell.channel == "shared" { " (shared channel)" } else { "" };
+    format!("{}{shared}", cell.condition)
 }
 
 /// The bar.
@@ -27,6 +24,8 @@ pub(crate) struct Progress {
     before: u64,
     /// How long the others take, as far as that is known before they are done.
     expected: Option<Duration>,
+    /// The least time of each condition so far (ms), and whose it is.
+    best: HashMap<String, (f64, String)>,
 }
 
 impl Progress {
@@ -34,11 +33,11 @@ impl Progress {
     pub(crate) fn new(cells: u64, done: u64, expected: Option<Duration>) -> Progress {
         let target =
             if on_terminal() { ProgressDrawTarget::stderr_with_hz(4) } else { ProgressDrawTarget::hidden() };
-        let style = ProgressStyle::with_template("[{bar:30}] {pos}/{len} runs  {msg}")
+        let style = ProgressStyle::with_template("[{bar:20}] run {pos} of {len} done, {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar())
             .progress_chars("=> ");
         let bar = ProgressBar::with_draw_target(Some(cells), target).with_style(style).with_position(done);
-        Progress { bar, began: Instant::now(), before: done, expected }
+        Progress { bar, began: Instant::now(), before: done, expected, best: HashMap::new() }
     }
 
     /// Shows the current step.
@@ -47,9 +46,12 @@ impl Progress {
         let left = self.bar.length().unwrap_or_default().saturating_sub(done);
         let left = time_left(self.began.elapsed(), done - self.before, left)
             .or(self.expected)
-            .map_or(String::new(), |left| format!(", about {} left", duration(left)));
-        let line = format!("{what}{} ({}){left}", cell.condition, cell.channel);
-        self.bar.set_message(visible(&line).into_owned());
+            .map_or(String::new(), |left| format!("about {} left", duration(left)));
+        let place = place(cell);
+        let best = self.best.get(&place).map_or(String::new(), |(ms, schedule)| {
+            format!("\n  best so far under {place}: {schedule}, {:.2} s", ms / 1e3)
+        });
+        self.bar.set_message(visible(&format!("{left}\n  now: {what}{place}{best}")).into_owned());
     }
 
     /// Prints a line above the bar.
@@ -58,9 +60,15 @@ impl Progress {
     }
 
     /// A run is over.
-    pub(crate) fn ended(&self, end: &CellEnd) {
+    pub(crate) fn ended(&mut self, end: &CellEnd) {
         let (cell, outcome) = (&end.cell, &end.summary);
-        self.say(&format!("{:>4}  {} ({}): {outcome}", cell.index, cell.condition, cell.channel));
+        self.say(&format!("{:>4}  {}: {outcome}", cell.index + 1, place(cell)));
+        if let Some(ms) = end.elapsed_ms {
+            let best = self.best.entry(place(cell)).or_insert_with(|| (ms, cell.schedule.clone()));
+            if ms < best.0 {
+                *best = (ms, cell.schedule.clone());
+            }
+        }
         self.bar.inc(1);
     }
 
@@ -88,18 +96,5 @@ impl Predicting {
 
     pub(crate) fn finish(&self) {
         self.0.finish_and_clear();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_time_left_is_that_of_the_mean_run() {
-        let seconds = Duration::from_secs;
-        assert_eq!(time_left(seconds(1), 0, 10), None);
-        assert_eq!(time_left(seconds(4), 2, 10), Some(seconds(20)));
-        assert_eq!(time_left(seconds(4), 2, 0), Some(Duration::ZERO));
     }
 }

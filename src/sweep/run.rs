@@ -15,7 +15,7 @@ use super::folder::ExperimentFolder;
 use super::outlook::{Effort, Predictions};
 use super::plan;
 use super::plan::PlanStep;
-use super::progress::{self, Progress};
+use super::progress::Progress;
 use crate::client;
 use crate::client::capabilities::listed_sizes;
 use crate::client::config::RunConfig;
@@ -30,6 +30,7 @@ use crate::log::schema;
 use crate::log::schema::{
     Cell, CellEnd, Event, Fault, Log, PerLink, Stdout, SweepEnd, SweepStart, Throughput,
 };
+use crate::output;
 use crate::program;
 use crate::program::ProgramRun;
 use crate::program::config::ProgramConfig;
@@ -75,7 +76,7 @@ pub(crate) async fn all(
     folder: &ExperimentFolder,
     predict: Predict,
 ) -> Result<SweepEnd> {
-    let stdout = if progress::on_terminal() { Stdout::Nothing } else { Stdout::Records };
+    let stdout = if output::on_terminal() { Stdout::Nothing } else { Stdout::Records };
     let page = results::page_for_people(&folder.dir);
     let log = Arc::new(Log::new(folder.name.clone(), Some(folder.log()?), stdout)?.with_page(Some(page)));
     let mut signals = Signals::listen()?;

@@ -197,8 +197,11 @@ fn the_command_line_is_checked() {
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         let text = stderr(&output);
         assert!(text.contains(expected), "{args:?}: {text}");
-        let line: serde_json::Value = serde_json::from_str(text.trim()).expect("one JSON line");
+        assert!(text.starts_with("error: "), "{args:?}: {text}");
+        let output = client(&[args, &["--output", "json"]].concat());
+        let line: serde_json::Value = serde_json::from_str(stderr(&output).trim()).expect("one JSON line");
         assert_eq!(line["level"], "ERROR");
+        assert!(line["message"].as_str().unwrap().contains(expected), "{args:?}: {line}");
     }
 }
 

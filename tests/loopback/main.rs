@@ -14,6 +14,7 @@ mod hostile;
 mod link;
 mod model;
 mod model_trace;
+mod output;
 mod program;
 mod report;
 mod segments;
