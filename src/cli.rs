@@ -185,8 +185,8 @@ fn run_sweep(args: sweep::SweepArgs) -> Result<ExitCode> {
     if args.dry_run || lab::is_served(&args.server_a, &args.server_b) {
         return sweep::main(args, predicted_ms, leave_verdict).map(|()| ExitCode::SUCCESS);
     }
-    sweep::check(&args)?;
-    lab::main(lab::LabArgs::of_command(this_command()?), None)
+    let server = sweep::check(&args)?.server_command();
+    lab::main(lab::LabArgs { server, data: args.data, ..lab::LabArgs::of_command(this_command()?) }, None)
 }
 
 /// Gives links of which nothing is said the lab's profiles. Returns the options that say the same.

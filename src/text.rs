@@ -104,6 +104,51 @@ pub(crate) fn duration(span: Duration) -> String {
     }
 }
 
+/// Returns a command with its placeholders filled in: `{name}` becomes the value of that name, and `{{name}}` becomes
+/// `{name}`. Other braces stay, as those of `${name}`, `%{name}` and `{ print }`.
+///
+/// # Errors
+/// A name is unknown.
+pub(crate) fn fill_in(command: &str, values: &[(&str, &str)]) -> Result<String, String> {
+    let mut filled = String::with_capacity(command.len());
+    let mut rest = command;
+    while let Some((before, behind)) = rest.split_once('{') {
+        filled.push_str(before);
+        let (inner, end) = behind.strip_prefix('{').map_or((behind, "}"), |inner| (inner, "}}"));
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (name, after) = inner.split_at(inner.find(|c| !is_of_name(c)).unwrap_or(inner.len()));
+        let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic()) && !before.ends_with(['$', '%']);
+        let Some(after) = after.strip_prefix(end).filter(|_| is_name) else {
+            filled.push('{');
+            rest = behind;
+            continue;
+        };
+        let value = values.iter().find(|(known, _)| *known == name);
+        match (end, value) {
+            ("}}", _) => filled.extend(["{", name, "}"]),
+            (_, Some((_, value))) => filled.push_str(value),
+            (_, None) => {
+                let known: Vec<String> = values.iter().map(|(name, _)| format!("{{{name}}}")).collect();
+                let use_one =
+                    if known.is_empty() { String::new() } else { format!("use {}, or ", known.join(" ")) };
+                return Err(format!(
+                    "cannot fill in {{{name}}}: unknown placeholder; {use_one}write {{{{{name}}}}} for {{{name}}} itself"
+                ));
+            }
+        }
+        rest = after;
+    }
+    Ok(filled + rest)
+}
+
+/// Refuses a command with other placeholders than those of these names.
+///
+/// # Errors
+/// A name is unknown.
+pub(crate) fn check_placeholders(command: &str, names: &[&str]) -> Result<(), String> {
+    fill_in(command, &names.iter().map(|&name| (name, "")).collect::<Vec<_>>()).map(drop)
+}
+
 /// Whether a terminal would obey a character instead of showing it: control characters of both sets, line and
 /// paragraph separators, and marks that turn the direction of writing.
 fn is_obeyed(c: char) -> bool {
@@ -157,6 +202,30 @@ mod tests {
             assert_eq!(serde_json::from_str::<Vec<String>>(&shown).unwrap(), [text]);
             assert_eq!(lines(&shown), shown);
         }
+    }
+
+    #[test]
+    fn placeholders_are_filled_in_and_other_braces_stay() {
+        let values = [("out", "/o"), ("server_a", "{out}:1")];
+        for (command, filled) in [
+            ("http://{server_a}/{out}", "http://{out}:1//o"),
+            ("awk '{ print }' {out}{out", "awk '{ print }' /o{out"),
+            (
+                "${out} ${x:-1} %{http_code} {1..3} {} {\"a\":1}",
+                "${out} ${x:-1} %{http_code} {1..3} {} {\"a\":1}",
+            ),
+            ("{{out}} {{x}} {{{out}}} events {{}}", "{out} {x} {{out}} events {{}}"),
+        ] {
+            assert_eq!(fill_in(command, &values).as_deref(), Ok(filled));
+        }
+        let unknown = "cannot fill in {OUT}: unknown placeholder; use {out} {server_a}, or write {{OUT}} for {OUT} itself";
+        assert_eq!(fill_in("x {OUT}", &values).unwrap_err(), unknown);
+        assert!(
+            check_placeholders("{out}", &[])
+                .unwrap_err()
+                .ends_with("placeholder; write {{out}} for {out} itself")
+        );
+        assert_eq!(check_placeholders("{out}", &["out"]), Ok(()));
     }
 
     #[test]

@@ -65,15 +65,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "sweep",
         &[
-            "client", "config", "doctor", "log", "output", "program", "qoe", "results", "schedule", "shape",
-            "simulate", "tcp", "text", "units",
+            "client", "config", "doctor", "lab", "log", "manifest", "output", "program", "qoe", "results",
+            "schedule", "shape", "simulate", "tcp", "text", "units",
         ],
     ),
     // Trials as of `program`, conditions as of `sweep`, pages as of `report`.
     (
         "grade",
         &[
-            "client", "config", "log", "manifest", "program", "qoe", "report", "results", "runtime",
+            "client", "config", "lab", "log", "manifest", "program", "qoe", "report", "results", "runtime",
             "schedule", "segments", "shape", "sweep", "text", "units",
         ],
     ),

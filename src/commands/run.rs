@@ -7,8 +7,10 @@ use anyhow::Result;
 use super::options::{LiveOptions, RunOptions};
 use crate::client::config::server_name;
 use crate::program;
+use crate::program::command::PLACEHOLDERS;
 use crate::program::config::ProgramConfig;
 use crate::sweep::experiment::entrant::program_name;
+use crate::text::check_placeholders;
 use crate::units::{ByteCount, Delay, PerLink};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -49,7 +51,7 @@ pub(crate) struct ProgramArgs {
     pub image: Option<String>,
     /// The program and its arguments; {server_a} {server_b} {files} {manifest} {out} are filled in, and in its
     /// environment in capitals
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    #[arg(last = true, required = true, value_name = "COMMAND", value_parser = filled_in_later)]
     pub command: Vec<String>,
 }
 
@@ -59,6 +61,7 @@ impl From<ProgramArgs> for ProgramConfig {
         ProgramConfig {
             name: args.name.or_else(file).unwrap_or_else(|| args.command[0].clone()),
             command: args.command,
+            placeholders: Vec::new(),
             folder: PathBuf::new(),
             servers: PerLink { a: args.server_a, b: args.server_b },
             backend: args.run.links.backend,
@@ -81,6 +84,10 @@ impl From<ProgramArgs> for ProgramConfig {
 fn some_time(text: &str) -> Result<Delay, String> {
     let time: Delay = text.parse()?;
     if time.is_zero() { Err("a program needs some time: write 10s, say".into()) } else { Ok(time) }
+}
+
+fn filled_in_later(word: &str) -> Result<String, String> {
+    check_placeholders(word, &PLACEHOLDERS).map(|()| word.into())
 }
 
 /// Runs the program. `afterwards` is told the run's folder, however the run went.

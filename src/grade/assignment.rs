@@ -9,13 +9,23 @@ use serde::Deserialize;
 
 use crate::config::file;
 use crate::config::server_fault::ServerFault;
+use crate::lab::servers;
+use crate::program::command::PLACEHOLDERS;
+use crate::program::sandbox::SUBMISSION;
 use crate::shape::setup::LinkSetup;
 use crate::sweep::experiment::links::{self, LinkChoice, TimedChange};
+use crate::text::check_placeholders;
 use crate::units::{ByteCount, Delay, check_seed};
 
 /// An assignment is some pages long; a file beyond this is something else.
 const LARGEST_BYTES: u64 = 256 * 1024;
-const LONGEST_NAME_BYTES: usize = 60;
+const LONGEST_LABEL_BYTES: usize = 100;
+/// Points are added up and shown with two decimals.
+const MOST_POINTS: f64 = 10_000.0;
+const LONGEST_TURN: u32 = 10_000;
+/// The least limits with which a shell and a program start.
+const LEAST_TIME: Delay = Delay::from_millis(100);
+const LEAST_MEMORY: ByteCount = ByteCount(1_000_000);
 
 /// A validated assignment.
 #[derive(Clone, Debug)]
@@ -161,6 +171,7 @@ impl Assignment {
 
     fn parse(text: &str, folder: &Path) -> Result<Assignment> {
         let file: AssignmentFile = file::parse(text)?;
+        check_label(&file.title).context("title")?;
         ensure!(!file.command.trim().is_empty(), "command is empty: write the line that starts a submission");
         let assignment = Assignment {
             title: file.title,
@@ -186,10 +197,20 @@ impl Assignment {
     fn check(&self) -> Result<()> {
         crate::segments::Set::new(self.data.count, self.data.mean_size, 1).context("data")?;
         let limits = &self.limits;
+        ensure!(limits.time >= LEAST_TIME, "limits: time is {}: write {LEAST_TIME} or more", limits.time);
+        ensure!(limits.processes > 0, "limits: processes is 0: write 1 or more");
         ensure!(
-            !limits.time.is_zero() && limits.processes > 0 && limits.memory.0 > 0 && limits.disk.0 > 0,
-            "a limit is 0: with nothing at all no program runs"
+            limits.memory >= LEAST_MEMORY,
+            "limits: memory is {}, in which no program runs: write {LEAST_MEMORY} or more",
+            limits.memory
         );
+        let needed = ByteCount(self.data.mean_size.0.saturating_mul(self.data.count.into()));
+        ensure!(
+            limits.disk > needed,
+            "limits: disk is {}, and the files to fetch hold {needed}: write more than that",
+            limits.disk
+        );
+        self.check_placeholders()?;
         ensure!(!self.public_seeds.is_empty(), "public_seeds is empty: name one at least, as in [1]");
         let mut seen = HashSet::new();
         for &seed in self.public_seeds.iter().chain(&self.hidden_seeds) {
@@ -204,6 +225,13 @@ impl Assignment {
                 .check(self.server_command.is_none())
                 .with_context(|| format!("the condition \"{}\" is invalid", condition.name))?;
         }
+        let needs_ratio = ["{n_a}", "{n_b}"].iter().any(|name| self.command.contains(name));
+        let without = self.conditions.iter().find(|condition| needs_ratio && condition.ratio.is_none());
+        ensure!(
+            without.is_none(),
+            "the condition \"{}\" has no ratio to fill in {{n_a}} and {{n_b}} of the command: write ratio = \"1:2\"",
+            without.map_or("", |condition| &condition.name)
+        );
         Ok(())
     }
 
@@ -218,12 +246,17 @@ impl Assignment {
         public.chain(self.hidden_seeds.iter().map(|&seed| (seed, true)))
     }
 
-    /// Returns the line that starts a submission under a condition.
-    pub(crate) fn line(&self, condition: &GradedCondition) -> String {
-        match condition.ratio {
-            Some((a, b)) => self.command.replace("{n_a}", &a.to_string()).replace("{n_b}", &b.to_string()),
-            None => self.command.clone(),
-        }
+    /// Refuses placeholders that nothing fills in.
+    fn check_placeholders(&self) -> Result<()> {
+        let of_all: Vec<&str> = PLACEHOLDERS.into_iter().chain(["submission"]).collect();
+        let names = [&of_all[..], &["n_a", "n_b"]].concat();
+        let check = |key: &str, line: &Option<String>, names: &[&str]| match line {
+            Some(line) => check_placeholders(line, names).map_err(|problem| anyhow!("{key}: {problem}")),
+            None => Ok(()),
+        };
+        check("command", &Some(self.command.clone()), &names)?;
+        check("build", &self.build, &[])?;
+        check("server_command", &self.server_command, &servers::PLACEHOLDERS_OF_FILE)
     }
 }
 
@@ -247,13 +280,23 @@ impl ConditionTable {
 }
 
 impl GradedCondition {
+    /// Returns the placeholders of the command beside those of every program, with their values.
+    pub(crate) fn placeholders(&self) -> Vec<(&'static str, String)> {
+        let turns = self.ratio.map(|(a, b)| [("n_a", a.to_string()), ("n_b", b.to_string())]);
+        std::iter::once(("submission", SUBMISSION.into())).chain(turns.into_iter().flatten()).collect()
+    }
+
     fn check(&self, logs_requests: bool) -> Result<()> {
-        let name = &self.name;
+        check_label(&self.name).context("name")?;
         ensure!(
-            !name.trim().is_empty() && name.len() <= LONGEST_NAME_BYTES && !name.contains(char::is_control),
-            "its name is empty, longer than {LONGEST_NAME_BYTES} bytes, or has control characters"
+            self.points.is_sign_positive() && self.points <= MOST_POINTS,
+            "points is {}: write a number from 0 to {MOST_POINTS}",
+            self.points
         );
-        ensure!(self.points.is_finite() && self.points >= 0.0, "points is {}: write 0 or more", self.points);
+        ensure!(
+            self.require.connections != Some(0),
+            "connections is 0, with which no file comes: write 1 or more"
+        );
         ensure!(
             0.0 <= self.none_below && self.none_below < self.full_from && self.full_from <= 1.0,
             "none_below is {} and full_from {}: write 0 <= none_below < full_from <= 1",
@@ -278,6 +321,19 @@ impl GradedCondition {
     }
 }
 
+/// Checks a title or a name, which heads pages and lists.
+fn check_label(label: &str) -> Result<()> {
+    ensure!(
+        label.starts_with(char::is_alphanumeric)
+            && label.len() <= LONGEST_LABEL_BYTES
+            && !label.contains(char::is_control),
+        "\"{}\" does not begin with a letter or a digit, is longer than {LONGEST_LABEL_BYTES} bytes, or has control \
+         characters: write a short line",
+        label.escape_debug()
+    );
+    Ok(())
+}
+
 /// Reads a ratio as of the course: the files of a turn.
 fn ratio(text: &str) -> Result<(u32, u32)> {
     let read = || -> Option<(u32, u32)> {
@@ -286,6 +342,7 @@ fn ratio(text: &str) -> Result<(u32, u32)> {
     };
     let (a, b) = read().with_context(|| format!("ratio is \"{text}\": write it as in \"1:2\""))?;
     ensure!(a > 0 || b > 0, "ratio is 0:0, by which no file comes from anywhere");
+    ensure!(a.max(b) <= LONGEST_TURN, "ratio is {text}: the files of a turn are {LONGEST_TURN} at most");
     Ok((a, b))
 }
 
@@ -336,7 +393,9 @@ mod tests {
         let require = assignment.conditions[0].require;
         let expected = Requirements { connections: Some(1), sequential: Some(false), order: Some(true) };
         assert_eq!(require, expected);
-        assert_eq!(assignment.line(&assignment.conditions[0]), "{submission}/client 1 2");
+        let placeholders = assignment.conditions[0].placeholders();
+        let named = |name, value: &str| (name, value.to_string());
+        assert_eq!(placeholders, [named("submission", "/submission"), named("n_a", "1"), named("n_b", "2")]);
     }
 
     #[test]
@@ -354,8 +413,38 @@ mod tests {
                 full("points_ = 1").replace("points = 5\n", "points = -1\n").replace("points_ = 1", ""),
                 "points is -1",
             ),
+            (full("").replace("= 5", "= 1e300"), "points is 1000000000"),
+            (full("").replace("= 5", "= -0.0"), "points is -0: write a number from 0 to 10000"),
+            (full("").replace("\"x\"", "\"..x\""), "name: \"..x\" does not begin with a letter"),
+            (full("ratio = \"1:4294967295\""), "10000 at most"),
+            (full("require = { connections = 0 }"), "connections is 0"),
+            (full(""), "\"x\" has no ratio to fill in {n_a} and {n_b}"),
         ] {
             let error = format!("{:#}", parse(&text).unwrap_err());
+            assert!(error.contains(words), "{text}: {error}");
+        }
+        // Of the file's own keys, with the key that is replaced.
+        let all = format!("{BASE}\n{CONDITION}ratio = \"1:2\"\n");
+        assert!(Assignment::parse(&all, Path::new("/none")).is_ok());
+        for (from, to, words) in [
+            ("\"t\"", "\"...t\"", "title: \"...t\" does not begin with a letter or a digit"),
+            (
+                "{n_b}",
+                "{n_c}",
+                "command: cannot fill in {n_c}: unknown placeholder; use {server_a} {server_b} ",
+            ),
+            ("title", "build = \"make -C {out}\"\ntitle", "build: cannot fill in {out}"),
+            ("title", "server_command = \"x {port}\"\ntitle", "use {DATA} {ADDR} {PORT} {NAME} {folder}, or"),
+            ("title", "limits = { memory = \"1B\" }\ntitle", "memory is 1B, in which no program runs"),
+            ("title", "limits = { time = \"1ms\" }\ntitle", "time is 1ms: write 100ms or more"),
+            (
+                "title",
+                "limits = { disk = \"40KB\" }\ntitle",
+                "disk is 40KB, and the files to fetch hold 40KB",
+            ),
+        ] {
+            let text = all.replacen(from, to, 1);
+            let error = format!("{:#}", Assignment::parse(&text, Path::new("/none")).unwrap_err());
             assert!(error.contains(words), "{text}: {error}");
         }
     }

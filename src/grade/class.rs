@@ -18,6 +18,8 @@ use super::assignment::{Assignment, trial_name};
 use super::judge::{TrialVerdict, points};
 use super::task::{BuildVerdict, Task, VERDICT, Work};
 use super::{page, records};
+use crate::lab::scratch::Scratch;
+use crate::lab::servers;
 use crate::log::schema;
 use crate::program::image::{self, UnpackedImage};
 use crate::program::sandbox::copy_folder;
@@ -124,7 +126,25 @@ pub(crate) fn main(config: &ClassConfig) -> Result<()> {
     if assignment.hidden_seeds.is_empty() {
         tell("no hidden seeds are here: the public ones alone are graded");
     }
+    // Before any thread.
+    let scratch = Scratch::new()?;
+    let graded = grade_all(config, assignment, submissions, visible, scratch.path());
+    scratch.remove();
+    graded
+}
+
+fn grade_all(
+    config: &ClassConfig,
+    assignment: Assignment,
+    submissions: Vec<(String, PathBuf)>,
+    visible: Vec<PathBuf>,
+    scratch: &Path,
+) -> Result<()> {
     let folder = results::new_folder(&config.results, &format!("grade-{}", schema::new_run_id()))?;
+    for (seed, _) in assignment.seeds() {
+        let set = Set::new(assignment.data.count, assignment.data.mean_size, seed)?;
+        set.write(&data_folder(scratch, seed)).context("cannot make the files to fetch")?;
+    }
     let stopped = Arc::new(AtomicBool::new(false));
     // A signal ends the labs and the temporary files before this process.
     let runtime = runtime::multi_thread(1)?;
@@ -134,17 +154,12 @@ pub(crate) fn main(config: &ClassConfig) -> Result<()> {
         noted.store(true, Ordering::Relaxed);
         tell("ending: the labs are ended, and what has been graded is kept");
     });
-    let scratch = tempfile::tempdir().context("cannot make a temporary folder; set TMPDIR")?;
-    for (seed, _) in assignment.seeds() {
-        let set = Set::new(assignment.data.count, assignment.data.mean_size, seed)?;
-        set.write(&data_folder(scratch.path(), seed)).context("cannot make the files to fetch")?;
-    }
     let class = Class {
         path: config.assignment.canonicalize().context("cannot find the assignment")?,
         assignment,
         visible,
         folder,
-        scratch,
+        scratch: scratch.to_path_buf(),
         stopped,
         ended: Mutex::default(),
         of: submissions.len(),
@@ -201,7 +216,7 @@ struct Class {
     visible: Vec<PathBuf>,
     folder: Folder,
     /// Holds files to fetch and built submissions while grading.
-    scratch: tempfile::TempDir,
+    scratch: PathBuf,
     /// Whether the user ended the grading.
     stopped: Arc<AtomicBool>,
     /// Submissions that have been graded, by name.
@@ -235,7 +250,7 @@ impl Class {
 
     fn grade(&self, name: &str, submission: &Path) -> Result<Grade> {
         let folder = self.folder.new_child(name.as_ref())?;
-        let built = self.scratch.path().join("built").join(name);
+        let built = self.scratch.join("built").join(name);
         fs::create_dir_all(built.parent().expect("it has one"))?;
         let (image, build_problem) = match self.image(name, submission)? {
             Ok(image) => (image, None),
@@ -256,7 +271,7 @@ impl Class {
             for (at, (seed, hidden)) in self.assignment.seeds().enumerate() {
                 ensure!(!self.is_stopped(), "interrupted");
                 let results = folder.new_child(trial_name(index, &condition.name, at).as_ref())?;
-                let data = data_folder(self.scratch.path(), seed);
+                let data = data_folder(&self.scratch, seed);
                 let work = Work::Trial { condition: index, seed, data: data.clone() };
                 let verdict = self.in_lab(&built, image.as_ref(), &results, work, Some(&data));
                 let verdict: Option<TrialVerdict> = verdict
@@ -282,7 +297,7 @@ impl Class {
         if !submission.join("Dockerfile").is_file() {
             return Ok(Ok(None));
         }
-        let root = self.scratch.path().join("images");
+        let root = self.scratch.join("images");
         fs::create_dir_all(&root)?;
         Ok(match image::build(submission) {
             Ok(built) => {
@@ -330,7 +345,7 @@ impl Class {
             work,
         };
         // Beside the scratch folder of labs, which a submission does not see either.
-        let mut file = tempfile::NamedTempFile::new_in(self.scratch.path())?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.scratch)?;
         file.write_all(serde_json::to_string(&task)?.as_bytes())?;
         let own = std::env::current_exe().context("cannot find the program itself")?;
         let mut arguments: Vec<OsString> = vec!["lab".into()];
@@ -341,8 +356,8 @@ impl Class {
                     arguments.extend(fault.map(|fault| format!("{option}={fault}").into()));
                 }
                 arguments.extend(["--data".into(), data.into()]);
-                let folder = self.path.parent().unwrap_or(Path::new("/")).to_string_lossy();
-                let server = server.as_ref().map(|line| line.replace("{folder}", &folder).into());
+                let folder = self.path.parent().unwrap_or(Path::new("/"));
+                let server = server.as_ref().map(|line| servers::of_file(line, folder).into());
                 arguments.extend(server.into_iter().flat_map(|line| ["--server".into(), line]));
             }
         }

@@ -64,11 +64,14 @@ fn tried(assignment: &Assignment, index: usize) -> String {
         .zip(condition.faults)
         .filter_map(|(server, fault)| Some(format!(" Server {server} {}.", fault_words(fault?))))
         .collect();
+    let filled_in =
+        |line: String, (name, value): (&str, String)| line.replace(&format!("{{{name}}}"), &value);
+    let line = condition.placeholders().into_iter().fold(assignment.command.clone(), filled_in);
     format!(
         "<p>Link a: {}. Link b: {}.{faults} Started as <code>{}</code>.</p>",
         escape(&a),
         escape(&b),
-        escape(&assignment.line(condition))
+        escape(&line)
     )
 }
 

@@ -12,7 +12,8 @@ use crate::report::plot::escape;
 
 /// Returns points as a number with at most two decimals.
 fn rounded(points: f64) -> f64 {
-    (points * 100.0).round() / 100.0
+    // The sum of no points is -0.0.
+    (points * 100.0).round() / 100.0 + 0.0
 }
 
 /// The form of Gradescope's autograder (its documentation, "Autograder Specifications", "Output Format").

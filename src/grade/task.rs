@@ -154,7 +154,8 @@ fn trial(
     let name = task.submission.file_name().map_or("submission".into(), |name| name.to_string_lossy());
     let config = ProgramConfig {
         name: name.into_owned(),
-        command: ["sh", "-c", &assignment.line(condition)].map(String::from).to_vec(),
+        command: ["sh", "-c", &assignment.command].map(String::from).to_vec(),
+        placeholders: condition.placeholders(),
         folder: PathBuf::new(),
         servers: PerLink { a: "server-a".into(), b: "server-b".into() },
         backend: BackendChoice::Auto,

@@ -2,6 +2,7 @@
 //! Every process of the lab is its child or becomes one, and none outlives it.
 
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, isatty, setsid};
 
 use super::network::{self, Network};
+use super::samples;
 use super::servers;
 use super::servers::LabServer;
 use super::signals::LabSignals;
@@ -34,13 +36,17 @@ pub(crate) fn run(plan: &Plan, signals: &LabSignals) -> Result<u8> {
     namespaces::mount_own_folders(&plan.control)?;
     let network = network::build(plan.ipv6)?;
     namespaces::mount_hosts(&network::hosts_file(&network, plan.ipv6))?;
-    let mut servers = match &plan.servers {
-        Some(wanted) => servers::start(wanted, &network, &plan.program, &plan.scratch, plan.ipv6)?,
-        None => Vec::new(),
+    let (data, mut servers) = match &plan.servers {
+        Some(wanted) => {
+            let data = wanted.data.clone().map_or_else(|| samples::folder(&plan.scratch), Ok)?;
+            let servers = servers::start(wanted, &network, &plan.program, &data, plan.ipv6)?;
+            (Some(data), servers)
+        }
+        None => (None, Vec::new()),
     };
     let code = match await_servers(&mut servers, &network, plan.give_up, signals)? {
         Some(signal) => 128 + signal as u8,
-        None => run_command(plan, &network, &mut servers, signals)?,
+        None => run_command(plan, &network, data.as_deref(), &mut servers, signals)?,
     };
     end(&mut servers, signals)?;
     Ok(code)
@@ -77,12 +83,14 @@ fn await_servers(
 fn run_command(
     plan: &Plan,
     network: &Network,
+    data: Option<&Path>,
     servers: &mut [LabServer],
     signals: &LabSignals,
 ) -> Result<u8> {
     let mut command = network.client.command(&plan.command[0]);
     command.args(&plan.command[1..]);
     set_environment(&mut command, plan, network);
+    command.envs(data.map(|data| ("TWINLINK_DATA", data)));
     // At a terminal the command stays among the foreground processes, which the terminal itself interrupts.
     let at_terminal = isatty(std::io::stdin()).unwrap_or(false);
     if !at_terminal {

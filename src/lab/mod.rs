@@ -47,7 +47,7 @@ pub(crate) struct LabArgs {
     #[arg(long, value_name = "DIR")]
     pub data_b: Option<PathBuf>,
     /// Other servers, with {DATA} {ADDR} {PORT} {NAME} filled in, as in --server 'python3 -m http.server {PORT} --bind {ADDR} --directory {DATA}'
-    #[arg(long, value_name = "COMMAND", conflicts_with = "servers")]
+    #[arg(long, value_name = "COMMAND", conflicts_with = "servers", value_parser = servers::command)]
     pub server: Option<String>,
     /// A fault that server-a has on purpose: dies, trickles, corrupts or busy, after some bytes as in dies@200KB
     #[arg(long, value_name = "FAULT", conflicts_with_all = ["server", "servers"])]
@@ -142,12 +142,13 @@ pub(crate) fn main(args: LabArgs, give_up: Option<Duration>) -> Result<ExitCode>
     };
     let data = args.data.as_deref().map(folder).transpose()?;
     let data_b = args.data_b.as_deref().map(folder).transpose()?;
+    // From now on the lab ends in its own way, so that nothing is left.
+    let signals = LabSignals::block()?;
     let scratch = Scratch::new()?;
     let logs = log_folder(&args.server_logs.unwrap_or_else(|| scratch.path().join("servers")))?;
     let control = scratch.path().join("control");
     std::fs::create_dir(&control).with_context(|| format!("cannot make the folder {}", control.display()))?;
     let entry = Entry::new(args.name.as_ref(), &control, &command_line())?;
-    let signals = LabSignals::block()?;
     let servers = args.servers.is_none().then_some(servers::ServerRequest {
         data,
         data_b,

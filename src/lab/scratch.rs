@@ -1,4 +1,4 @@
-//! The lab's folder for temporary files, and the process that deletes it however the lab ends.
+//! A folder for temporary files, and the process that deletes it however this one ends: a lab's, or a grading's.
 
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -13,7 +13,7 @@ use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork,
 
 use super::registry;
 
-/// Exists as long as a process of the lab holds it: the pipe ends with the last one.
+/// Exists as long as this process or one that it forks holds it: the pipe ends with the last one.
 pub(crate) struct Scratch {
     path: PathBuf,
     _held: OwnedFd,
@@ -26,11 +26,9 @@ impl Scratch {
     /// `$TMPDIR` cannot be written.
     pub(crate) fn new() -> Result<Scratch> {
         let path = tempfile::Builder::new()
-            .prefix("twinlink-lab-")
+            .prefix("twinlink-")
             .tempdir()
-            .context(
-                "cannot make a temporary folder for the lab; set TMPDIR to a folder that can be written",
-            )?
+            .context("cannot make a temporary folder; set TMPDIR to a folder that can be written")?
             .keep();
         let (end, held) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
         // SAFETY: no other thread runs, so the child may go on as any program.
@@ -54,8 +52,8 @@ impl Scratch {
     }
 }
 
-/// Waits until the lab's processes have ended, then deletes the folder and the lab's entry. Holds no file, terminal or
-/// folder of whoever started the lab.
+/// Waits until those processes have ended, then deletes the folder and a lab's entry. Holds no file, terminal or folder
+/// of whoever started them.
 fn delete_at_the_end(end: OwnedFd, path: &Path) {
     let _ = setsid();
     let _ = chdir("/");

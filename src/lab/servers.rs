@@ -13,10 +13,9 @@ use anyhow::{Context, Result, anyhow};
 use nix::unistd::{Pid, setsid};
 
 use super::network::{Host, Network, PORT};
-use super::samples;
 use crate::config::server_fault::ServerFault;
 use crate::http::health;
-use crate::text::duration;
+use crate::text::{check_placeholders, duration, fill_in};
 
 /// The servers to start.
 pub(crate) struct ServerRequest {
@@ -44,24 +43,25 @@ pub(crate) struct LabServer {
     command: Option<String>,
 }
 
-/// Starts both servers.
+/// Starts both servers, which serve `data` where b has no folder of its own.
 ///
 /// # Errors
-/// There are no segments and none can be made, a log cannot be written, or the program cannot be started.
+/// A log cannot be written, or the program cannot be started.
 pub(crate) fn start(
     wanted: &ServerRequest,
     network: &Network,
     program: &Path,
-    scratch: &Path,
+    data: &Path,
     ipv6: bool,
 ) -> Result<Vec<LabServer>> {
-    let data = wanted.data.clone().map_or_else(|| samples::folder(scratch), Ok)?;
-    let both = [(&network.server_a, &data), (&network.server_b, wanted.data_b.as_ref().unwrap_or(&data))];
+    let data_b = wanted.data_b.as_deref().unwrap_or(data);
+    let both = [(&network.server_a, data), (&network.server_b, data_b)];
     both.into_iter()
         .zip(wanted.faults)
         .map(|((host, data), fault)| {
             let address = if ipv6 { host.ipv6() } else { host.ipv4() };
-            let command = wanted.command.as_ref().map(|command| fill_in(command, data, &address, host.name));
+            let filled_in = |command: &String| filled_in(command, data, &address, host.name);
+            let command = wanted.command.as_ref().map(filled_in).transpose()?;
             let line = match &command {
                 Some(filled) => ["sh".into(), "-c".into(), OsString::from(format!("exec {filled}"))].to_vec(),
                 None => {
@@ -95,12 +95,29 @@ fn spawn(host: &Host, line: &[OsString], log: &File) -> Result<Pid> {
     Ok(Pid::from_raw(child.id() as i32))
 }
 
-fn fill_in(command: &str, data: &Path, address: &str, name: &str) -> String {
-    command
-        .replace("{DATA}", &data.to_string_lossy())
-        .replace("{ADDR}", address)
-        .replace("{PORT}", &PORT.to_string())
-        .replace("{NAME}", name)
+/// The placeholders of a server's command.
+pub(crate) const PLACEHOLDERS: [&str; 4] = ["DATA", "ADDR", "PORT", "NAME"];
+
+/// The placeholders of a server's command in a file, with the folder of that.
+pub(crate) const PLACEHOLDERS_OF_FILE: [&str; 5] = ["DATA", "ADDR", "PORT", "NAME", "folder"];
+
+/// Returns the command of a file in this folder, with that filled in.
+pub(crate) fn of_file(command: &str, folder: &Path) -> String {
+    command.replace("{folder}", &folder.to_string_lossy())
+}
+
+/// Reads a server's command.
+///
+/// # Errors
+/// It has other placeholders than its own.
+pub(crate) fn command(text: &str) -> Result<String, String> {
+    check_placeholders(text, &PLACEHOLDERS).map(|()| text.into())
+}
+
+fn filled_in(command: &str, data: &Path, address: &str, name: &str) -> Result<String> {
+    let (data, port) = (data.to_string_lossy(), PORT.to_string());
+    let values: Vec<_> = PLACEHOLDERS.into_iter().zip([&*data, address, &port, name]).collect();
+    fill_in(command, &values).map_err(|problem| anyhow!(problem))
 }
 
 impl LabServer {
@@ -160,7 +177,7 @@ mod tests {
     #[test]
     fn places_of_a_server_command_are_filled_in() {
         let line =
-            fill_in("x {PORT} -b {ADDR} {DATA}/{NAME} {DATA}", Path::new("/d"), "10.45.0.2", "server-a");
-        assert_eq!(line, "x 4455 -b 10.45.0.2 /d/server-a /d");
+            filled_in("x {PORT} -b {ADDR} {DATA}/{NAME} {DATA}", Path::new("/d"), "10.45.0.2", "server-a");
+        assert_eq!(line.unwrap(), "x 4455 -b 10.45.0.2 /d/server-a /d");
     }
 }

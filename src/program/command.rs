@@ -1,8 +1,10 @@
 //! The user's program: its arguments and environment, its limits, and what it used.
 
-use std::ffi::OsStr;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -14,29 +16,35 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getpgrp};
 use tokio::sync::watch;
 
-/// Names and values that a program finds in its environment, and in its arguments as `{name}` in small letters.
+use crate::text::fill_in;
+
+/// The names of [`Surroundings`] that every program has.
+pub(crate) const PLACEHOLDERS: [&str; 7] =
+    ["server_a", "server_b", "ip_a", "ip_b", "files", "manifest", "out"];
+
+/// Names and values that a program finds in its arguments as `{name}`, and in its environment in capitals.
 pub(crate) struct Surroundings(pub Vec<(&'static str, String)>);
 
 impl Surroundings {
-    /// Puts the values into an argument. Other braces stay.
-    pub(crate) fn fill_in(&self, argument: &str) -> String {
-        self.0.iter().fold(argument.to_string(), |text, (name, value)| {
-            text.replace(&format!("{{{}}}", name.to_ascii_lowercase()), value)
-        })
-    }
-
-    /// Returns words with the values put in.
-    pub(crate) fn words(&self, command: &[String]) -> Vec<String> {
-        command.iter().map(|word| self.fill_in(word)).collect()
+    /// Returns words with the values filled in.
+    ///
+    /// # Errors
+    /// A placeholder is unknown.
+    pub(crate) fn words(&self, command: &[String]) -> Result<Vec<String>> {
+        let values: Vec<(&str, &str)> = self.0.iter().map(|(name, value)| (*name, &**value)).collect();
+        command.iter().map(|word| fill_in(word, &values).map_err(anyhow::Error::msg)).collect()
     }
 
     /// Returns the command of a program that starts in a folder; in the current one if that is empty.
-    pub(crate) fn command(&self, words: &[String], folder: &Path) -> Command {
-        let words = self.words(words);
+    ///
+    /// # Errors
+    /// A placeholder is unknown.
+    pub(crate) fn command(&self, words: &[String], folder: &Path) -> Result<Command> {
+        let words = self.words(words)?;
         let mut command = Command::new(&words[0]);
         command.current_dir(if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
         command.args(&words[1..]);
-        command
+        Ok(command)
     }
 }
 
@@ -78,7 +86,7 @@ impl RunningProgram {
         // Processes that the program leaves behind become children of this process, which ends them.
         nix::sys::prctl::set_child_subreaper(true).context("cannot adopt processes of the program")?;
         let child = command
-            .envs(surroundings.0.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value))))
+            .envs(surroundings.0.iter().map(|(name, value)| (name.to_ascii_uppercase(), value)))
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)
@@ -119,14 +127,17 @@ impl RunningProgram {
         self.processes().len() as u64
     }
 
-    /// Returns the resident memory of all its processes (bytes).
+    /// Returns the memory of all its processes (bytes): what is resident, and files in memory (`memfd_create`), which
+    /// belong to no process.
     pub(crate) fn memory_bytes(&self) -> u64 {
         let page = rustix::param::page_size() as u64;
         let resident = |pid: &Pid| -> Option<u64> {
             let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
             statm.split(' ').nth(1)?.parse::<u64>().ok()
         };
-        self.processes().iter().filter_map(resident).sum::<u64>() * page
+        let processes = self.processes();
+        let files: HashMap<u64, u64> = processes.iter().flat_map(memory_files).collect();
+        processes.iter().filter_map(resident).sum::<u64>() * page + files.values().sum::<u64>()
     }
 
     /// Asks the program's group to end.
@@ -175,6 +186,17 @@ impl RunningProgram {
         }
         found
     }
+}
+
+/// Returns the files in memory (`memfd:`) that a process holds open: each one's inode and bytes. The kernel keeps
+/// all of them in one file system, so that an inode is one file.
+fn memory_files(pid: &Pid) -> Vec<(u64, u64)> {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let is_memory = |path: &PathBuf| {
+        std::fs::read_link(path).is_ok_and(|target| target.as_os_str().as_bytes().starts_with(b"/memfd:"))
+    };
+    let held = |path: PathBuf| std::fs::metadata(path).map(|data| (data.ino(), data.blocks() * 512)).ok();
+    open.map(|entry| entry.path()).filter(is_memory).filter_map(held).collect()
 }
 
 struct Process {
@@ -239,18 +261,12 @@ mod tests {
     fn start(line: &str) -> Result<RunningProgram> {
         let file = || tempfile::tempfile().unwrap();
         let words: Vec<String> = ["sh", "-c", line].map(String::from).to_vec();
-        let around = Surroundings(vec![("OUT", "/x".into())]);
-        RunningProgram::start(around.command(&words, Path::new("")), &around, file(), file())
+        let around = Surroundings(vec![("out", "/x".into())]);
+        RunningProgram::start(around.command(&words, Path::new(""))?, &around, file(), file())
     }
 
     fn ended(mut program: RunningProgram) -> ProgramUse {
         crate::runtime::multi_thread(1).unwrap().block_on(program.ended()).unwrap()
-    }
-
-    #[test]
-    fn places_are_filled_in_and_other_braces_stay() {
-        let around = Surroundings(vec![("SERVER_A", "a:1".into()), ("OUT", "/o".into())]);
-        assert_eq!(around.fill_in("http://{server_a}/{out}/{x} {OUT}"), "http://a:1//o/{x} {OUT}");
     }
 
     #[test]
@@ -282,7 +298,7 @@ mod tests {
         let file = || tempfile::tempfile().unwrap();
         let words = ["/none/such".to_string()];
         let nothing = Surroundings(Vec::new());
-        let command = nothing.command(&words, Path::new(""));
+        let command = nothing.command(&words, Path::new("")).unwrap();
         let error = RunningProgram::start(command, &nothing, file(), file()).map(drop).unwrap_err();
         assert_eq!(
             error.to_string(),

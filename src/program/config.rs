@@ -14,6 +14,8 @@ pub(crate) struct ProgramConfig {
     pub name: String,
     /// The program and its arguments.
     pub command: Vec<String>,
+    /// Further placeholders of the command, with their values.
+    pub placeholders: Vec<(&'static str, String)>,
     /// The folder that it starts in; the current one if empty.
     pub folder: PathBuf,
     /// Each as host or host:port.

@@ -48,7 +48,7 @@ use crate::text::{duration, print};
 use crate::units::{ByteCount, Direction, LinkId};
 use account::{Account, FileState, FoundFile, PassedBytes};
 use arrivals::Arrivals;
-use command::{ProgramUse, RunningProgram, Surroundings};
+use command::{PLACEHOLDERS, ProgramUse, RunningProgram, Surroundings};
 use config::ProgramConfig;
 use requests::ServedRequest;
 use sandbox::{Disk, Sandbox};
@@ -166,9 +166,9 @@ impl ProgramContext {
         match &self.sandbox {
             Some((sandbox, disk)) => {
                 let lists = self.temporary.path().join(LISTS);
-                sandbox.command(disk, &lists, &self.surroundings.words(&config.command))
+                sandbox.command(disk, &lists, &self.surroundings.words(&config.command)?)
             }
-            None => Ok(self.surroundings.command(&config.command, &config.folder)),
+            None => self.surroundings.command(&config.command, &config.folder),
         }
     }
 }
@@ -333,18 +333,17 @@ impl<'a> Observed<'a> {
         let seen = if disk.is_some() { Path::new(sandbox::OUT) } else { &out };
         let files = list("files.txt", self.files.iter().map(|file| format!("{}\n", file.name)).collect())?;
         let sums = list(manifest::SUMS, metalink::sums(&self.files))?;
-        let mut surroundings = Surroundings(vec![
-            ("SERVER_A", origins.a.host.clone()),
-            ("SERVER_B", origins.b.host.clone()),
-            ("IP_A", origins.a.address.ip().to_string()),
-            ("IP_B", origins.b.address.ip().to_string()),
-            ("FILES", files),
-            ("MANIFEST", sums),
-            ("OUT", seen.to_string_lossy().into_owned()),
-        ]);
-        if disk.is_some() {
-            surroundings.0.push(("SUBMISSION", sandbox::SUBMISSION.into()));
-        }
+        let values = [
+            origins.a.host.clone(),
+            origins.b.host.clone(),
+            origins.a.address.ip().to_string(),
+            origins.b.address.ip().to_string(),
+            files,
+            sums,
+            seen.to_string_lossy().into_owned(),
+        ];
+        let own = PLACEHOLDERS.into_iter().zip(values);
+        let surroundings = Surroundings(own.chain(self.config.placeholders.clone()).collect());
         Ok(ProgramContext { out, temporary, sandbox, surroundings })
     }
 
@@ -531,7 +530,12 @@ impl<'a> Observed<'a> {
         while Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let again = read();
-            let same = matches!((&found, &again), (Ok(a), Ok(b)) if a.len() == b.len() && account::tell_all(b, files));
+            let same = match (&found, &again) {
+                (Ok(a), Ok(b)) => a.len() == b.len() && account::tell_all(b, files),
+                // The log of another kind of server stays one.
+                (Err(_), Err(_)) => true,
+                _ => false,
+            };
             found = again;
             if same {
                 break;

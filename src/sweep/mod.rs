@@ -13,7 +13,7 @@ pub(crate) mod run;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::client;
@@ -45,7 +45,7 @@ pub(crate) struct SweepArgs {
     /// List the runs and do none; needs no server and no privilege
     #[arg(long)]
     pub dry_run: bool,
-    /// For a dry run: the folder whose files are served, for their sizes; without it the built-in sample's
+    /// The folder whose files are served: by a lab of the sweep's own, and for sizes in a dry run; without it the built-in sample's
     #[arg(long, env = "TWINLINK_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Go on in DIR, or in the newest folder that holds this experiment: complete runs are not repeated
@@ -78,6 +78,11 @@ pub(crate) fn main(args: SweepArgs, predict: Predict, afterwards: impl FnOnce(&P
         return Ok(());
     }
     let experiment = check(&args)?;
+    ensure!(
+        experiment.server_command.is_none() || args.data.is_some(),
+        "cannot tell the files of server_command: run the sweep outside a lab, so that it makes one, or name the folder \
+         that is served with --data"
+    );
     let folder = match &args.resume {
         Some(dir) => ExperimentFolder::find(&args.results, dir.as_deref(), &experiment)?,
         None => ExperimentFolder::create(&args.results, schema::new_run_id(), &experiment)?,

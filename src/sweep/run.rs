@@ -30,6 +30,7 @@ use crate::log::schema;
 use crate::log::schema::{
     Cell, CellEnd, Event, Fault, Log, PerLink, Stdout, SweepEnd, SweepStart, Throughput,
 };
+use crate::manifest::SUMS;
 use crate::output;
 use crate::program;
 use crate::program::ProgramRun;
@@ -120,7 +121,7 @@ pub(crate) async fn all(
 
 /// Says about how long these steps take with the files of server a; `None` where that is not known.
 async fn expected(args: &SweepArgs, experiment: &Experiment, steps: &[PlanStep]) -> Option<Duration> {
-    if args.backend == BackendChoice::None || steps.is_empty() {
+    if args.backend == BackendChoice::None || steps.is_empty() || experiment.server_command.is_some() {
         return None;
     }
     let sizes = listed_sizes(&args.server_a, experiment.files.as_deref(), args.give_up.0).await;
@@ -280,11 +281,17 @@ impl Sweep<'_> {
         ProgramConfig {
             name: program.name.clone(),
             command: program.words(),
+            placeholders: Vec::new(),
             folder: self.experiment.folder.clone(),
             servers,
             backend,
             files,
-            manifest: None,
+            manifest: self
+                .experiment
+                .server_command
+                .as_ref()
+                .and(self.args.data.as_ref())
+                .map(|data| data.join(SUMS)),
             out: None,
             server_logs: self.args.server_logs.clone(),
             time_limit: program.time_limit.0,

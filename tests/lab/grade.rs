@@ -13,6 +13,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::fixture::{eventually, have};
+
 const BIN: &str = env!("CARGO_BIN_EXE_twinlink");
 const NOBODY: u32 = 65534;
 /// The seed that no submission may learn.
@@ -279,6 +281,10 @@ fn failures_are_named_in_words() {
     // Neither of its two processes reaches the limit alone.
     let eats = "#!/usr/bin/python3\nimport os, time\nos.fork()\nheld = b'x' * 150_000_000\ntime.sleep(60)\n";
     place.write("eats/client", eats);
+    // Files in memory, which belong to no process; its disk of 20 MB is the most that each may hold.
+    let hides = "#!/usr/bin/python3\nimport os, time\nfor _ in range(15):\n    \
+         os.write(os.memfd_create('x'), b'x' * 19_000_000)\ntime.sleep(60)\n";
+    place.write("hides/client", hides);
     place.write("unbuilt/build", "#!/bin/sh\necho a semicolon is missing >&2\nexit 2\n");
     place.write("large/client", "");
     fs::File::create(place.path("large/data")).unwrap().set_len(21_000_000).unwrap();
@@ -305,6 +311,7 @@ fn failures_are_named_in_words() {
         ("leaves", "$OUT holds s001.m4s.part, which nobody asked for"),
         ("crashes", "it ended with exit code 3; it printed: no such server"),
         ("eats", "held more than 200MB of memory, its limit"),
+        ("hides", "held more than 200MB of memory, its limit"),
         ("large", "its folder holds 21000192 bytes, and its disk 20MB"),
         ("unbuilt", "building it ended with exit code 2; it printed: a semicolon is missing"),
     ];
@@ -404,6 +411,10 @@ fn image_is_the_system_of_its_submission() {
     let works = |command: &str| Command::new("sh").args(["-c", command]).output().unwrap().status.success();
     // The image is made of one program that needs no library.
     if !works("docker info && busybox true && ! ldd $(command -v busybox)") {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "no docker, or no static busybox: tests/setup/packages.sh compose"
+        );
         eprintln!("NOT RUN: no docker, or no static busybox");
         return;
     }
@@ -461,6 +472,64 @@ fn ends_on(place: &Place, signal: Signal) {
 }
 
 #[test]
+fn killed_grading_leaves_no_files() {
+    let Some(place) = Place::all().into_iter().next() else { return };
+    place.write("assignment.toml", LENIENT);
+    place.write("hangs/client", "#!/bin/sh\ntouch \"$OUT/s001.m4s\"\nsleep 100\n");
+    fs::create_dir(place.path("scratch")).unwrap();
+    let mut grading = place.of_this_place(Command::new(place.program()));
+    grading.args(["grade", "assignment.toml", "hangs"]).env("TMPDIR", place.path("scratch"));
+    let mut child = grading.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let files = || fs::read_dir(place.path("scratch")).unwrap().count();
+    // Its own folder, and that of the lab.
+    eventually("a lab runs", || files() == 2);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    eventually("all files are gone", || files() == 0);
+}
+
+/// The folder of each submission, and its program in experiments/peers.toml.
+const PEERS: [(&str, &str, &str); 5] = [
+    ("aria2", "aria2 -j5", "aria2c"),
+    ("curl", "curl -Z", "curl"),
+    ("wget2", "wget2", "wget2"),
+    ("lftp", "lftp, two", "lftp"),
+    ("python", "Python, two threads", "python3"),
+];
+
+#[test]
+fn tools_of_others_are_graded_under_the_public_conditions() {
+    let Some(place) = Place::all().into_iter().next() else { return };
+    if !have(&PEERS.map(|(_, _, program)| program)) {
+        return;
+    }
+    let second = "[[condition]]\nname = \"far\"\nlink_a = { profile = \"rate-80\", delay = \"20ms\" }\n\
+                  link_b = \"rate-20\"\npoints = 5\nfull_from = 0.001\n";
+    place.write("assignment.toml", &format!("{LENIENT}{second}"));
+    let peers: toml::Table = toml::from_str(include_str!("../../experiments/peers.toml")).unwrap();
+    for (folder, name, _) in PEERS {
+        let mut programs = peers["program"].as_array().unwrap().iter();
+        let program = programs.find(|program| program["name"].as_str() == Some(name)).unwrap();
+        let command = program["command"].as_str().unwrap();
+        place.write(&format!("{folder}/client"), &format!("#!/bin/sh\n{}\n", command.trim()));
+    }
+    let graded = place.grade(&PEERS.map(|(folder, ..)| folder), &["--jobs", "3"]);
+    assert_eq!(graded.output.status.code(), Some(0), "{}", graded.said());
+    for (folder, ..) in PEERS {
+        assert_eq!(graded.points(folder), (15.0, String::new()), "{folder}: {}", graded.said());
+        let results = graded.results(folder);
+        let tests = results["tests"].as_array().unwrap().iter();
+        let conditions: Vec<_> = tests
+            .map(|test| {
+                let name = test["name"].as_str().unwrap().split(',').next().unwrap();
+                (name, test["visibility"].as_str().unwrap())
+            })
+            .collect();
+        assert_eq!(conditions, [("steady", "visible"), ("far", "visible")]);
+    }
+}
+
+#[test]
 fn nothing_is_started_for_an_invalid_assignment() {
     let Some(place) = Place::all().into_iter().next() else { return };
     place.write("good/client", GOOD);
@@ -468,6 +537,12 @@ fn nothing_is_started_for_an_invalid_assignment() {
         (LENIENT.replace("rate-80", "rate-81"), "rate-81"),
         (LENIENT.replace("points = 10", "point = 10"), "unknown key \"point\""),
         (LENIENT.replace("[1]", "[]"), "public_seeds is empty"),
+        (
+            LENIENT.replace("/client", "/{cilent}"),
+            "command: cannot fill in {cilent}: unknown placeholder; use {server_a}",
+        ),
+        (LENIENT.replace("200MB", "1B"), "memory is 1B, in which no program runs"),
+        (LENIENT.replace("points = 10", "points = 1e300"), "write a number from 0 to 10000"),
     ] {
         place.write("assignment.toml", &text);
         let graded = place.grade(&["good"], &[]);

@@ -181,6 +181,86 @@ fn program_and_schedule_are_compared_over_the_same_links() {
 }
 
 #[test]
+fn pair_with_its_own_protocol_runs_and_sweeps() {
+    let Some(place) = Place::new() else { return };
+    let raw = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/raw").display().to_string();
+    let data = place.path("data").display().to_string();
+    let made = place.command("segments", &[&data, "--count", "6", "--mean-size", "400KB"]).output().unwrap();
+    assert!(made.status.success());
+    let (client, server) =
+        (format!("{raw}/client/client"), format!("python3 {raw}/server.py {{ADDR}} {{PORT}} {{DATA}}"));
+    let list = format!("{data}/SHA256SUMS");
+    let lab = ["--data", &data, "--server", &server, "--exec", BIN];
+    let run =
+        ["run", "--manifest", &list, "--link-a", "rate-80", "--link-b", "rate-20", "--results", "runs", "--"];
+    let output =
+        place.command("lab", &[&lab[..], &run, &[&client, "2", "1", "{ip_a}", "{ip_b}"]].concat()).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let folder = fs::read_dir(place.path("runs")).unwrap().next().unwrap().unwrap().path();
+    let end = Judged { output, folder }.end();
+    // What an access log would tell is unknown.
+    assert_eq!(
+        (&end["exit"], &end["files"], &end["program"]["requests"]),
+        (&"ok".into(), &6.into(), &Value::Null)
+    );
+    let efficiency = |of: &Value| of["efficiency"].as_f64().unwrap();
+    assert!(efficiency(&end) > 0.0 && efficiency(&end) <= 1.0, "{end}");
+
+    // An experiment has the sweep's own lab start the servers.
+    let experiment = format!(
+        "repetitions = 2\nserver_command = \"python3 '{{folder}}/server.py' {{ADDR}} {{PORT}} {{DATA}}\"\n\
+         [[condition]]\nname = \"80 and 20\"\nlink_a = \"rate-80\"\nlink_b = \"rate-20\"\n\
+         [[program]]\nname = \"2:1\"\ncommand = \"{client} 2 1 {{ip_a}} {{ip_b}}\"\n\
+         [[program]]\nname = \"all of a\"\ncommand = \"{client} 1 0 {{ip_a}} {{ip_b}}\"\n"
+    );
+    fs::copy(format!("{raw}/server.py"), place.path("server.py")).unwrap();
+    fs::write(place.path("raw.toml"), &experiment).unwrap();
+    let output = place.command("sweep", &["raw.toml", "--data", &data]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let folder = fs::read_dir(place.path("results")).unwrap().next().unwrap().unwrap().path();
+    let ends = records(&folder.join("sweep.jsonl"), "cell_end");
+    assert_eq!(ends.len(), 4);
+    assert!(ends.iter().all(|end| end["exit"] == "ok" && efficiency(end) <= 1.0), "{ends:?}");
+
+    // The lab's own servers speak HTTP, so that a schedule has no part.
+    fs::write(place.path("raw.toml"), format!("schedules = [\"greedy\"]\n{experiment}")).unwrap();
+    let output = place.command("sweep", &["raw.toml", "--data", &data]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("greedy needs servers of HTTP"), "{output:?}");
+}
+
+#[test]
+fn unknown_placeholder_is_refused_before_anything_starts() {
+    let place = Place(tempfile::tempdir().unwrap());
+    for (role, args, words) in [
+        (
+            "run",
+            &["--", "curl", "-o", "{outt}/x"][..],
+            "cannot fill in {outt}: unknown placeholder; use {server_a} ",
+        ),
+        ("run", &["--", "sh", "-c", "echo {n_a}"], "or write {{n_a}} for {n_a} itself"),
+        (
+            "lab",
+            &["--server", "serve {PORTT}", "--exec", "true"],
+            "use {DATA} {ADDR} {PORT} {NAME}, or write {{PORTT}}",
+        ),
+    ] {
+        let output = place.command(role, args).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(words), "{said}");
+    }
+    let experiment = "[[condition]]\nname = \"x\"\nlink_a = \"rate-80\"\n[[program]]\nname = \"x\"\ncommand = \"x {ot}\"\n";
+    fs::write(place.path("x.toml"), experiment).unwrap();
+    let output = place.command("sweep", &["x.toml", "--dry-run"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.code() == Some(1) && said.contains("the program \"x\": cannot fill in {ot}"),
+        "{said}"
+    );
+    assert!(!place.path("results").exists());
+}
+
+#[test]
 fn failures_of_a_program_are_named() {
     let Some(place) = Place::new() else { return };
     let files = ["--files", "s{001..003}.m4s", "--backend", "none"];

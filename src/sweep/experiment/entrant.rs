@@ -9,7 +9,9 @@ use std::str::FromStr;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 
+use crate::program::command::PLACEHOLDERS;
 use crate::schedule::Schedule;
+use crate::text::check_placeholders;
 use crate::units::Delay;
 
 /// How a schedule is written whose rates are those that the links were measured to have alone.
@@ -76,6 +78,8 @@ impl ProgramEntry {
             "the program \"{name}\" has a time_limit of 0: give it some time"
         );
         ensure!(!self.command.trim().is_empty(), "the program \"{name}\" has an empty command");
+        check_placeholders(&self.command, &PLACEHOLDERS)
+            .map_err(|problem| anyhow!("the program \"{name}\": {problem}"))?;
         Ok(())
     }
 

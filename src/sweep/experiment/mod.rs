@@ -18,11 +18,13 @@ use serde::Deserialize;
 use crate::client::config::files_pattern;
 use crate::client::measure::When;
 use crate::config::file::{self, did_you_mean};
+use crate::lab::servers;
 use crate::log::schema::Cell;
 use crate::qoe::Rule;
 use crate::schedule::Pipeline;
 use crate::shape::setup::LinkSetup;
 use crate::tcp;
+use crate::text::check_placeholders;
 use crate::units::Delay;
 use entrant::{Entrant, ProgramEntry, RATES_ALONE};
 use links::{LinkChoice, TimedChange};
@@ -45,6 +47,8 @@ pub(crate) struct Experiment {
     /// Which files each run fetches; all that the servers have where nothing is said.
     pub files: Option<String>,
     pub entrants: Vec<Entrant>,
+    /// Servers of the programs' own protocol, as of `twinlink lab --server`.
+    pub server_command: Option<String>,
     pub pipelines: Vec<Pipeline>,
     /// Of the client's sockets; none for the kernel's own.
     pub congestion: Vec<Option<String>>,
@@ -88,6 +92,7 @@ struct ExperimentFile {
     #[serde(default = "one")]
     repetitions: u64,
     files: Option<String>,
+    server_command: Option<String>,
     #[serde(default)]
     schedules: Vec<String>,
     #[serde(default)]
@@ -156,6 +161,7 @@ impl Experiment {
             seed: file.seed,
             repetitions: file.repetitions,
             files,
+            server_command: file.server_command,
             entrants: entrant::read(&file.schedules, file.program)?,
             pipelines: entries("pipelines", &pipelines, str::parse)?,
             congestion,
@@ -200,6 +206,18 @@ impl Experiment {
                 "the schedule {RATES_ALONE} needs the throughputs of this experiment: add throughput = \"2s\""
             );
         }
+        if let Some(command) = &self.server_command {
+            check_placeholders(command, &servers::PLACEHOLDERS_OF_FILE)
+                .map_err(|problem| anyhow!("server_command: {problem}"))?;
+            let speaks = self.entrants.iter().find(|entrant| !matches!(entrant, Entrant::Program(_)));
+            if let Some(entrant) =
+                speaks.map(Entrant::to_string).or(self.throughput.map(|_| "throughput".into()))
+            {
+                bail!(
+                    "{entrant} needs servers of HTTP, and those of server_command may be others: leave one of them out"
+                );
+            }
+        }
         ensure!(
             !self.segment_duration.is_zero(),
             "segment_duration is {}: a segment plays for some time; write 4s, say",
@@ -212,6 +230,12 @@ impl Experiment {
             "this makes {cells} cells, more than {MOST_CELLS}: leave some conditions, entrants or repetitions out"
         );
         Ok(())
+    }
+
+    /// Returns the command of the servers, for `twinlink lab --server`.
+    pub(crate) fn server_command(&self) -> Option<String> {
+        let folder = std::path::absolute(Path::new(".").join(&self.folder)).unwrap_or_default();
+        self.server_command.as_ref().map(|command| servers::of_file(command, &folder))
     }
 
     /// How many runs this is.
