@@ -400,6 +400,15 @@ pub(crate) fn new_folder(parent: &Path, name: &str) -> Result<Folder> {
     Folder::make(parent)?.new_child(name.as_ref())
 }
 
+/// Makes a new file that the user has named.
+///
+/// # Errors
+/// It exists, or cannot be made.
+pub(crate) fn create_named(path: &Path) -> Result<File> {
+    let name = path.file_name().with_context(|| format!("cannot create {}: name a file", path.display()))?;
+    Folder::open(path.parent().unwrap_or(Path::new(".")))?.create_new(name)
+}
+
 /// Writes a file that the user has named. In a folder of another user root follows no link to it.
 ///
 /// # Errors

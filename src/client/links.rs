@@ -17,6 +17,7 @@ use crate::config::profile::{Profile, Shape};
 use crate::config::script::{Change, To};
 use crate::log::schema;
 use crate::log::schema::{Airtime, Event, Fault, Log};
+use crate::results;
 use crate::shape::Shaper;
 use crate::shape::active_shaping::{ActiveShaping, Counters};
 use crate::shape::active_trace::StartedStep;
@@ -131,7 +132,8 @@ impl Links {
         log: Arc<Log>,
     ) -> Result<Links> {
         let wanted = asked.requests(|link| Ok(servers[link.index()]))?;
-        let shaper = Shaper::start(&wanted, asked.channel.as_ref(), choice, seed);
+        let capture = asked.capture.as_deref().map(results::create_named).transpose()?;
+        let shaper = Shaper::start(&wanted, asked.channel.as_ref(), choice, seed, capture);
         let shaper = shaper.context("cannot shape the links")?;
         let links = Links {
             shaper: Mutex::new(shaper),

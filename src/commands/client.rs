@@ -86,7 +86,7 @@ impl From<ClientArgs> for RunConfig {
 /// # Errors
 /// An option is invalid, or the run failed.
 pub(crate) fn main(args: ClientArgs, predict: Predict, afterwards: impl FnOnce(&Path)) -> Result<()> {
-    let links = args.run.load_links()?;
+    let links = args.run.load_links()?.with_capture(args.live.capture.as_deref(), args.run.links.backend)?;
     let place = LogPlace { results: args.results.clone(), file: args.log.clone(), stdout: args.live.stdout };
     client::main(args.into(), links, &place, predict, afterwards)
 }

@@ -37,6 +37,9 @@ pub(crate) struct HoldArgs {
     /// Write what was counted to this file when the program has ended, as JSON
     #[arg(long, value_name = "FILE")]
     counters: Option<std::path::PathBuf>,
+    /// Write what became of each packet to FILE, as pcapng; userspace backend
+    #[arg(long, value_name = "FILE")]
+    capture: Option<std::path::PathBuf>,
     /// The program and its arguments
     #[arg(last = true, required = true)]
     command: Vec<String>,
@@ -89,10 +92,12 @@ fn resolve(host: &str) -> Result<IpAddr> {
 
 /// Shapes, runs the program, removes the shaping; fails if the program does.
 pub(crate) fn main(args: &HoldArgs) -> Result<()> {
-    let setup = args.links.load(None)?;
+    let setup = args.links.load(None)?.with_capture(args.capture.as_deref(), args.links.backend)?;
     let wanted = setup.requests(|link| resolve(args.server(link)))?;
     let runtime = crate::runtime::multi_thread(1)?;
-    let shaper = Shaper::start(&wanted, setup.channel.as_ref(), args.links.backend, args.links.seed)?;
+    let capture = setup.capture.as_deref().map(crate::results::create_named).transpose()?;
+    let shaper =
+        Shaper::start(&wanted, setup.channel.as_ref(), args.links.backend, args.links.seed, capture)?;
     for row in shaper.rows() {
         let (link, direction, profile) = (row.link, row.direction, &row.profile);
         tracing::info!(

@@ -73,6 +73,9 @@ pub(crate) struct LiveOptions {
     /// Records on standard output where it is no terminal: all but segments and samples, segments too, or all
     #[arg(long, env = "TWINLINK_STDOUT", value_enum, default_value = "records", help_heading = "Results")]
     pub stdout: Stdout,
+    /// Write what became of each packet on the shaped links to FILE, as pcapng; userspace backend
+    #[arg(long, env = "TWINLINK_CAPTURE", value_name = "FILE", help_heading = "Results")]
+    pub capture: Option<PathBuf>,
 }
 
 fn playing_time(text: &str) -> Result<Delay, String> {

@@ -95,6 +95,7 @@ fn filled_in_later(word: &str) -> Result<String, String> {
 /// # Errors
 /// An option is invalid, or the run failed.
 pub(crate) fn main(args: ProgramArgs, afterwards: impl FnOnce(&Path)) -> Result<()> {
-    let (links, results, stdout) = (args.run.load_links()?, args.results.clone(), args.live.stdout);
+    let links = args.run.load_links()?.with_capture(args.live.capture.as_deref(), args.run.links.backend)?;
+    let (results, stdout) = (args.results.clone(), args.live.stdout);
     program::main(&args.into(), links, &results, stdout, afterwards)
 }

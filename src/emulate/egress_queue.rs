@@ -35,6 +35,8 @@ pub struct Departure {
     /// The caller's number of the packet.
     pub id: u32,
     pub bytes: u32,
+    /// When it left the bottleneck, or the channel.
+    pub out: Nanos,
     /// When it should leave.
     pub at: Nanos,
     /// A random number that chooses the bit to flip, where the packet is corrupted.
@@ -122,9 +124,9 @@ impl EgressQueue {
         if self.next_departure()? > now {
             return None;
         }
-        let Packet { id, bytes, due, corrupt, marked, .. } = self.packets.pop_front()?;
+        let Packet { id, bytes, out, due, corrupt, marked, .. } = self.packets.pop_front()?;
         self.bytes -= u64::from(bytes);
-        Some(Departure { id, bytes, at: due, corrupt, marked })
+        Some(Departure { id, bytes, out, at: due, corrupt, marked })
     }
 
     /// Changes the line for packets that have not entered it yet, and returns these in order; the caller

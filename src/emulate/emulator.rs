@@ -45,6 +45,11 @@ impl Emulator {
         self.channel.as_mut().filter(|channel| channel.carries(link))
     }
 
+    /// Returns true if the shared channel carries this link.
+    pub(crate) fn is_on_channel(&self, link: LinkId) -> bool {
+        self.channel.as_ref().is_some_and(|channel| channel.carries(link))
+    }
+
     /// Sets a link up, or changes it in place. A link on the channel keeps to its channel file.
     pub(crate) fn set(&mut self, now: Nanos, link: LinkId, profile: &Profile) {
         if self.on_channel(link).is_some() {

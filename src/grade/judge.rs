@@ -199,7 +199,7 @@ mod tests {
             none_below: 0.3,
             ratio: Some((1, 2)),
             require,
-            links: LinkSetup { profiles: [None, None], channel: None, script: None },
+            links: LinkSetup { profiles: [None, None], channel: None, script: None, capture: None },
             faults: [None, None],
         }
     }

@@ -15,6 +15,7 @@ pub(crate) mod netem;
 pub(crate) mod setup;
 pub(crate) mod userspace;
 
+use std::fs::File;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -29,20 +30,21 @@ use kernel_support::Feature;
 use netem::Netem;
 use netem::tc::read;
 use userspace::UserspaceLinks;
+use userspace::nfqueue::capture::Capture;
 
 /// Makes the backends, in the order in which `auto` tries them. Another one takes a line here.
-fn backends(channel: Option<&ChannelConfig>, seed: u64) -> Vec<Box<dyn Backend>> {
-    vec![Box::new(Netem::new(seed)), Box::new(UserspaceLinks::new(channel, seed))]
+fn backends(channel: Option<&ChannelConfig>, seed: u64, capture: Option<Capture>) -> Vec<Box<dyn Backend>> {
+    vec![Box::new(Netem::new(seed)), Box::new(UserspaceLinks::new(channel, seed, capture))]
 }
 
 /// The names of the backends.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    backends(None, 0).into_iter().map(|backend| backend.name())
+    backends(None, 0, None).into_iter().map(|backend| backend.name())
 }
 
 /// Returns the features of the kernel that the backends need.
 pub fn features() -> impl Iterator<Item = &'static Feature> {
-    backends(None, 0).into_iter().flat_map(|backend| backend.features())
+    backends(None, 0, None).into_iter().flat_map(|backend| backend.features())
 }
 
 /// Owns the shaping of this network namespace for as long as it lives; clears it when dropped.
@@ -65,6 +67,7 @@ impl Shaper {
     /// Checks everything first, then shapes all the links or none of them.
     ///
     /// Links that a shared channel carries follow it, and their profiles are [`ChannelConfig::profile`]'s.
+    /// With a file to capture in, the userspace backend carries them and says there what became of each packet.
     /// With no link to shape it removes what a process left that was killed.
     ///
     /// # Errors
@@ -75,9 +78,12 @@ impl Shaper {
         channel: Option<&ChannelConfig>,
         choice: BackendChoice,
         seed: u64,
+        capture: Option<File>,
     ) -> Result<Shaper> {
+        // No other sees each packet.
+        let choice = if capture.is_some() { BackendChoice::Named("userspace") } else { choice };
         let mut shaper = Shaper {
-            backends: backends(channel, seed),
+            backends: backends(channel, seed, capture.map(Capture::start).transpose()?),
             channel: channel.cloned(),
             choice,
             rows: Vec::new(),
@@ -311,7 +317,7 @@ impl Drop for Shaper {
 /// # Errors
 /// The kernel's state cannot be read.
 pub fn in_force() -> Result<Vec<ActiveShaping>> {
-    let rows: Result<Vec<_>> = backends(None, 0).iter().map(|backend| backend.in_force()).collect();
+    let rows: Result<Vec<_>> = backends(None, 0, None).iter().map(|backend| backend.in_force()).collect();
     Ok(rows?.concat())
 }
 
@@ -328,7 +334,7 @@ pub fn clean_up() -> Result<()> {
 /// Removes what a killed process left, unless a process shapes here: it repairs that itself, and a run that
 /// shapes nothing leaves its links as they are.
 fn clean_up_if_idle() -> Result<()> {
-    if !backends(None, 0).iter().any(|backend| backend.has_leftovers()) {
+    if !backends(None, 0, None).iter().any(|backend| backend.has_leftovers()) {
         return Ok(());
     }
     match guard::lock() {
@@ -341,7 +347,7 @@ fn clean_up_if_idle() -> Result<()> {
 }
 
 fn remove_leftovers(devs: &[String]) -> Result<()> {
-    backends(None, 0).iter().try_for_each(|backend| backend.clean_up(devs))
+    backends(None, 0, None).iter().try_for_each(|backend| backend.clean_up(devs))
 }
 
 /// The interface that leads to a link's server, if it is one that may be shaped.

@@ -1,7 +1,7 @@
 //! The links as people ask for them: options of the command line, and the profiles, channel and script that they name.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
@@ -56,7 +56,7 @@ impl LinkOptions {
                 bail!("the script changes link {link}, which is on the channel and follows its channel file");
             }
         }
-        Ok(LinkSetup { profiles, channel, script })
+        Ok(LinkSetup { profiles, channel, script, capture: None })
     }
 }
 
@@ -67,9 +67,25 @@ pub(crate) struct LinkSetup {
     pub channel: Option<ChannelConfig>,
     /// The changes during the run.
     pub script: Option<Script>,
+    /// The new file in which the shaper says what became of each packet.
+    pub capture: Option<PathBuf>,
 }
 
 impl LinkSetup {
+    /// Adds the file of a capture.
+    ///
+    /// # Errors
+    /// Nothing is shaped, or by another backend than the one that sees each packet.
+    pub(crate) fn with_capture(self, file: Option<&Path>, backend: BackendChoice) -> Result<LinkSetup> {
+        if file.is_some() && !self.shapes() {
+            bail!("cannot capture: no link is shaped; name a profile with --link-a or --link-b");
+        }
+        if file.is_some() && !matches!(backend, BackendChoice::Auto | BackendChoice::Named("userspace")) {
+            bail!("cannot capture: only the userspace backend sees each packet; leave --backend out");
+        }
+        Ok(LinkSetup { capture: file.map(Path::to_path_buf), ..self })
+    }
+
     /// Returns true if a link is to be shaped.
     pub(crate) fn shapes(&self) -> bool {
         self.profiles.iter().any(Option::is_some)

@@ -16,6 +16,7 @@ mod logs;
 mod main_job;
 mod measure;
 mod owner;
+mod packets;
 mod peers;
 mod real_media;
 mod report_page;

@@ -36,7 +36,7 @@ fn a_shaper_owns_what_it_put_there_from_start_to_drop() {
     let Some(_lab) = Lab::bare().enter() else { return };
     let clean = kernel_state();
     let links = [wanted(LinkId::A, "rate-20"), wanted(LinkId::B, "rate-80")];
-    let mut shaper = Shaper::start(&links, None, BackendChoice::Auto, 1).unwrap();
+    let mut shaper = Shaper::start(&links, None, BackendChoice::Auto, 1, None).unwrap();
     assert_eq!(
         profiles(&shaper),
         [both_ways(LinkId::A, "rate-20"), both_ways(LinkId::B, "rate-80")].concat()
@@ -50,7 +50,7 @@ fn a_shaper_owns_what_it_put_there_from_start_to_drop() {
     assert_eq!(counted.len(), 4);
     assert_eq!(counted[2].counters.rate_kbit, Some(80_000.0));
 
-    let second = Shaper::start(&links, None, BackendChoice::Auto, 1).err().unwrap().to_string();
+    let second = Shaper::start(&links, None, BackendChoice::Auto, 1, None).err().unwrap().to_string();
     assert!(second.contains(&format!("another twinlink process ({})", std::process::id())), "{second}");
 
     let rows = shaper.change(&wanted(LinkId::A, "rate-80")).unwrap();
@@ -77,11 +77,11 @@ fn all_is_checked_before_anything_is_done() {
         (vec![wanted(LinkId::A, "rate-20"), far], BackendChoice::Auto, "203.0.113.9"),
     ];
     for (links, choice, expected) in cases {
-        let error = format!("{:#}", Shaper::start(&links, None, choice, 1).err().unwrap());
+        let error = format!("{:#}", Shaper::start(&links, None, choice, 1, None).err().unwrap());
         assert!(error.contains(expected), "{error}");
         assert_eq!(kernel_state(), clean, "{error}");
     }
-    let none = Shaper::start(&[wanted(LinkId::A, "rate-20")], None, BackendChoice::None, 1).unwrap();
+    let none = Shaper::start(&[wanted(LinkId::A, "rate-20")], None, BackendChoice::None, 1, None).unwrap();
     assert!(none.rows().is_empty());
     assert_eq!(kernel_state(), clean);
 }

@@ -20,7 +20,7 @@ programs_of() {
     root) echo ip=iproute2 tc=iproute2 iptables=iptables ping=iputils-ping ethtool=ethtool tcpdump=tcpdump jq=jq ;;
     peers) echo ffmpeg=ffmpeg aria2c=aria2 wget2=wget2 lftp=lftp nginx=nginx-light iperf3=iperf3 curl=curl python3=python3 ;;
     compose) echo curl=curl jq=jq python3=python3 busybox=busybox-static ;;
-    browser) echo chromium=chromium,fonts-dejavu-core pdftotext=poppler-utils jq=jq python3=python3 ;;
+    browser) echo chromium=chromium,fonts-dejavu-core tshark=tshark pdftotext=poppler-utils jq=jq python3=python3 ;;
     images) echo mmdebstrap=mmdebstrap ;;
     vm) echo depmod=kmod ping=iputils-ping ;;
     lint) echo shellcheck=shellcheck ;;

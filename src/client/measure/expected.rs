@@ -67,7 +67,7 @@ mod tests {
 
     fn asked(names: [&str; 2]) -> LinkSetup {
         let profiles = names.map(|name| Some(load::load(name, LinkId::A).unwrap()));
-        LinkSetup { profiles, channel: None, script: None }
+        LinkSetup { profiles, channel: None, script: None, capture: None }
     }
 
     /// Both ways of these took so long in the lab with userspace links, from 3.3 to 10.3 s in all.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use self::nfqueue::capture::Capture;
 use self::nfqueue::{QueueCounts, Userspace};
 use super::active_shaping::{ActiveShaping, Counters, Owner};
 use super::backend::{Backend, Fit, Refusal, ShapingRequest};
@@ -28,6 +29,8 @@ static FEATURES: [Feature; 1] = [Feature {
 /// The links held in userspace; costs nothing while there are none.
 pub(crate) struct UserspaceLinks {
     packets: Option<Userspace>,
+    /// Dropped behind `packets`, whose tap it waits for.
+    capture: Option<Capture>,
     /// Each with the reason why it is held here, by link.
     links: Vec<(ShapingRequest, String)>,
     channel: Option<ChannelConfig>,
@@ -64,7 +67,7 @@ impl Backend for UserspaceLinks {
     fn set(&mut self, requests: &[ShapingRequest], why: &str) -> Result<()> {
         match &mut self.packets {
             Some(packets) => packets.set(requests),
-            None => Userspace::start(requests, self.channel.as_ref(), self.seed)
+            None => Userspace::start(requests, self.channel.as_ref(), self.seed, self.capture.as_ref())
                 .map(|packets| self.packets = Some(packets)),
         }
         .with_context(|| format!("cannot hold the links in userspace ({why})"))?;
@@ -135,9 +138,13 @@ impl Backend for UserspaceLinks {
 }
 
 impl UserspaceLinks {
-    pub(crate) fn new(channel: Option<&ChannelConfig>, seed: u64) -> UserspaceLinks {
+    pub(crate) fn new(
+        channel: Option<&ChannelConfig>,
+        seed: u64,
+        capture: Option<Capture>,
+    ) -> UserspaceLinks {
         let channel = channel.cloned();
-        UserspaceLinks { packets: None, links: Vec::new(), channel, seed, faults: Vec::new() }
+        UserspaceLinks { packets: None, capture, links: Vec::new(), channel, seed, faults: Vec::new() }
     }
 
     fn on_channel(&self, link: LinkId) -> bool {

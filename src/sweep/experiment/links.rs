@@ -112,7 +112,7 @@ pub(crate) fn load(
     }) {
         bail!("at changes link {link}, which has no profile of its own: give it link_{link}");
     }
-    Ok(LinkSetup { profiles, channel, script })
+    Ok(LinkSetup { profiles, channel, script, capture: None })
 }
 
 impl TimedChange {

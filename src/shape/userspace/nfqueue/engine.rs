@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::capture::{CaptureTap, SNAP_BYTES};
+use super::clock;
 use super::detach;
 use super::header;
 use super::lateness::{Lateness, LatenessSummary};
@@ -84,6 +86,7 @@ pub(crate) struct Engine {
     socket: NetlinkSocket,
     emulator: Emulator,
     taps: [Tap; 4],
+    capture: Option<CaptureTap>,
     commands: Receiver<EngineCommand>,
     /// Becomes readable when there is a command.
     wake: Arc<OwnedFd>,
@@ -97,17 +100,6 @@ const ROUND: Nanos = 100_000;
 
 /// The number of held packets from which rounds apply: an idle link holds fewer, and waits for nothing.
 const MANY: u64 = 16;
-
-/// Nanoseconds on the monotonic clock.
-fn clock() -> Nanos {
-    // SAFETY: the structure is a local that lives through the call, which cannot fail for this clock.
-    let time = unsafe {
-        let mut time: libc::timespec = std::mem::zeroed();
-        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time);
-        time
-    };
-    time.tv_sec as Nanos * 1_000_000_000 + time.tv_nsec as Nanos
-}
 
 /// Makes this thread wake in time: exact timers, and a real-time priority where that is permitted.
 fn hurry() {
@@ -125,10 +117,11 @@ impl Engine {
     pub(crate) fn new(
         socket: NetlinkSocket,
         emulator: Emulator,
+        capture: Option<CaptureTap>,
         commands: Receiver<EngineCommand>,
         wake: Arc<OwnedFd>,
     ) -> Engine {
-        Engine { socket, emulator, taps: Default::default(), commands, wake, round_at: 0 }
+        Engine { socket, emulator, taps: Default::default(), capture, commands, wake, round_at: 0 }
     }
 
     /// Runs until it is told to stop, or its owner is gone.
@@ -188,12 +181,13 @@ impl Engine {
     /// Takes in what the kernel has queued, at most one batch, so that departures are never far.
     fn take_in(&mut self) -> Result<usize> {
         let now = clock();
-        let (emulator, taps) = (&mut self.emulator, &mut self.taps);
+        let (emulator, taps, capture) = (&mut self.emulator, &mut self.taps, &mut self.capture);
         // Verdicts go out on the socket that is being read, so they are gathered first.
         let mut rulings: Vec<(u16, u32, Ruling)> = Vec::new();
         let received = self.socket.receive(|packet| {
             let Some(way) = way_of(packet.queue) else { return };
-            if let Some(ruling) = take_packet(emulator, &mut taps[index_of(way)], now, way, &packet) {
+            if let Some(ruling) = take_packet(emulator, capture, &mut taps[index_of(way)], now, way, &packet)
+            {
                 rulings.push((packet.queue, packet.id, ruling));
             }
         });
@@ -213,8 +207,18 @@ impl Engine {
 
     /// Drops what the channel has lost after it was taken in.
     fn drop_lost(&mut self) -> Result<()> {
-        for (link, direction, id) in self.emulator.take_lost() {
+        let lost: Vec<_> = self.emulator.take_lost().collect();
+        for (link, direction, id) in lost {
             let way = (link, direction);
+            if let Some(capture) = &mut self.capture {
+                let on_channel = self.emulator.is_on_channel(link);
+                capture.drops(
+                    way,
+                    id,
+                    clock(),
+                    if on_channel { "lost on the channel" } else { "by the queue" },
+                );
+            }
             let tap = &mut self.taps[index_of(way)];
             tap.held = tap.held.saturating_sub(1);
             // One that is away is dropped when it comes.
@@ -244,6 +248,9 @@ impl Engine {
                 break;
             }
             tap.lateness.record(now.saturating_sub(departure.at));
+            if let Some(capture) = &mut self.capture {
+                capture.releases(way, now, &departure);
+            }
             tap.held = tap.held.saturating_sub(1);
             let changes = departure.marked || departure.corrupt.is_some();
             let kept = tap.kept.remove(&departure.id);
@@ -322,7 +329,11 @@ impl Engine {
             tap.in_order = self.emulator.keeps_order(way) && (tap.in_order || tap.held == 0);
             tap.keeps_bytes =
                 !shape.corrupt.is_zero() || matches!(shape.queue, Queue::CoDel(codel) if codel.ecn);
-            let copied = if tap.keeps_bytes || direction == Direction::Up { COPY_ALL } else { COPY_LITTLE };
+            let copied = match &self.capture {
+                _ if tap.keeps_bytes || direction == Direction::Up => COPY_ALL,
+                Some(_) => SNAP_BYTES as u32,
+                None => COPY_LITTLE,
+            };
             if copied != tap.copied {
                 self.socket.copy(queue_number(way), copied).context("cannot change what is copied")?;
                 tap.copied = copied;
@@ -338,6 +349,7 @@ impl Engine {
         self.emulator.remove(link);
         for direction in Direction::BOTH {
             let way = (link, direction);
+            self.capture.iter_mut().for_each(|capture| capture.forget(way));
             let (tap, queue) = (std::mem::take(&mut self.taps[index_of(way)]), queue_number(way));
             let mut kept: Vec<Kept> = tap.kept.into_values().collect();
             kept.sort_by_key(|kept| kept.id);
@@ -363,6 +375,7 @@ impl Engine {
 /// Asks the model about one packet. Gives its verdict, where that is decided at once.
 fn take_packet(
     emulator: &mut Emulator,
+    capture: &mut Option<CaptureTap>,
     tap: &mut Tap,
     now: Nanos,
     way: Way,
@@ -386,6 +399,9 @@ fn take_packet(
             }
             tap.held += 1;
             tap.last = packet.id;
+            if let Some(capture) = capture {
+                capture.holds(way, packet.id, now, packet.ip_bytes, packet.payload);
+            }
             if up && let Some(bytes) = detach::padded(packet.payload, packet.id) {
                 tap.away.insert(packet.id);
                 return Some(Ruling::Requeue(bytes));
@@ -396,7 +412,13 @@ fn take_packet(
             None
         }
         Ok(Arrived::NotModelled) => Some(Ruling::Accept),
-        Err(Cause::Loss | Cause::QueueFull) => Some(Ruling::Drop),
+        Err(cause) => {
+            if let Some(capture) = capture {
+                let cause = if cause == Cause::Loss { "lost" } else { "the queue is full" };
+                capture.refuses(way, now, packet.ip_bytes, packet.payload, cause);
+            }
+            Some(Ruling::Drop)
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //!
 //! It judges neither privilege nor namespace: the caller does, before it starts this.
 
+pub(crate) mod capture;
 pub(crate) mod detach;
 pub(crate) mod engine;
 pub(crate) mod header;
@@ -29,7 +30,8 @@ use crate::config::profile::{Profile, Shape};
 use crate::emulate::emulator::{Emulator, WAYS, Way, index_of};
 use crate::shape::active_shaping::StationLoad;
 use crate::shape::backend::ShapingRequest;
-use crate::units::{Direction, LinkId};
+use crate::units::{Direction, LinkId, Nanos};
+use capture::Capture;
 use engine::{Engine, EngineCommand, EngineReading, PATIENCE};
 pub(crate) use lateness::LatenessSummary as Lateness;
 use queues::{KernelQueue, bind, kernel_queues, open_socket};
@@ -50,6 +52,17 @@ pub(crate) const MEASURED_FRAMES_PER_S: f64 = 370_000.0;
 
 /// A departure that is later than this is a fault: the link is then the thread's, not the profile's.
 const OVERLOAD_MS: f64 = 20.0;
+
+/// Nanoseconds on the monotonic clock.
+fn clock() -> Nanos {
+    // SAFETY: the structure is a local that lives through the call, which cannot fail for this clock.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time);
+        time
+    };
+    time.tv_sec as Nanos * 1_000_000_000 + time.tv_nsec as Nanos
+}
 
 /// The queue's number for one direction of a link.
 fn queue_number(way: Way) -> u16 {
@@ -141,6 +154,7 @@ impl Userspace {
         requests: &[ShapingRequest],
         channel: Option<&ChannelConfig>,
         seed: u64,
+        capture: Option<&Capture>,
     ) -> Result<Userspace> {
         requests.iter().try_for_each(|request| check(&request.profile))?;
         if repair().context("cannot start the userspace backend")? {
@@ -154,7 +168,8 @@ impl Userspace {
         WAYS.into_iter().try_for_each(|way| bind(&mut socket, queue_number(way)))?;
         let (commands, receiver) = mpsc::channel();
         let wake = Arc::new(event_counter().context("cannot make an event counter")?);
-        let engine = Engine::new(socket, Emulator::new(channel, seed), receiver, Arc::clone(&wake));
+        let (emulator, tap) = (Emulator::new(channel, seed), capture.and_then(Capture::tap));
+        let engine = Engine::new(socket, emulator, tap, receiver, Arc::clone(&wake));
         let thread = std::thread::Builder::new()
             .name("links".into())
             .spawn(move || engine.run())
