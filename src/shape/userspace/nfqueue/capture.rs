@@ -31,18 +31,18 @@ const WAITING: usize = 32_768;
 
 /// The end of a packet at a link.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Fate {
+enum PacketEnd {
     Released { queue: Nanos, delay_line: Nanos, late: Nanos, marked: bool, corrupted: bool },
     Dropped { cause: &'static str, after: Nanos },
 }
 
-impl std::fmt::Display for Fate {
+impl std::fmt::Display for PacketEnd {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         let ms = |nanos: Nanos| nanos as f64 / 1e6;
         match *self {
-            Fate::Dropped { cause, after: 0 } => write!(f, "dropped: {cause}"),
-            Fate::Dropped { cause, after } => write!(f, "dropped: {cause}, after {:.3} ms", ms(after)),
-            Fate::Released { queue, delay_line, late, marked, corrupted } => {
+            PacketEnd::Dropped { cause, after: 0 } => write!(f, "dropped: {cause}"),
+            PacketEnd::Dropped { cause, after } => write!(f, "dropped: {cause}, after {:.3} ms", ms(after)),
+            PacketEnd::Released { queue, delay_line, late, marked, corrupted } => {
                 let (queue, delay_line, late) = (ms(queue), ms(delay_line), ms(late));
                 write!(f, "queue {queue:.3} ms, delay line {delay_line:.3} ms, late {late:.3} ms")?;
                 f.write_str(if marked { ", marked" } else { "" })?;
@@ -57,7 +57,7 @@ struct CapturedPacket {
     interface: usize,
     at: Nanos,
     packet: HeldPacket,
-    fate: Fate,
+    end: PacketEnd,
 }
 
 /// A packet as it came.
@@ -146,27 +146,27 @@ impl CaptureTap {
         payload: &[u8],
         cause: &'static str,
     ) {
-        self.record(way, at, HeldPacket::new(at, ip_bytes, payload), Fate::Dropped { cause, after: 0 });
+        self.record(way, at, HeldPacket::new(at, ip_bytes, payload), PacketEnd::Dropped { cause, after: 0 });
     }
 
     /// Records the drop of a packet that was taken in.
     pub(crate) fn drops(&mut self, way: Way, id: u32, at: Nanos, cause: &'static str) {
         if let Some(packet) = self.held[index_of(way)].remove(&id) {
-            self.record(way, at, packet, Fate::Dropped { cause, after: at.saturating_sub(packet.came) });
+            self.record(way, at, packet, PacketEnd::Dropped { cause, after: at.saturating_sub(packet.came) });
         }
     }
 
     /// Records a packet that is released now.
     pub(crate) fn releases(&mut self, way: Way, at: Nanos, departure: &Departure) {
         let Some(packet) = self.held[index_of(way)].remove(&departure.id) else { return };
-        let fate = Fate::Released {
+        let end = PacketEnd::Released {
             queue: departure.out.saturating_sub(packet.came),
             delay_line: departure.at.saturating_sub(departure.out),
             late: at.saturating_sub(departure.at),
             marked: departure.marked,
             corrupted: departure.corrupt.is_some(),
         };
-        self.record(way, at, packet, fate);
+        self.record(way, at, packet, end);
     }
 
     /// Forgets the packets of a way that is not modelled any more.
@@ -174,10 +174,10 @@ impl CaptureTap {
         self.held[index_of(way)].clear();
     }
 
-    fn record(&mut self, way: Way, at: Nanos, packet: HeldPacket, fate: Fate) {
+    fn record(&mut self, way: Way, at: Nanos, packet: HeldPacket, end: PacketEnd) {
         let interface = index_of(way);
         self.counts.seen[interface].fetch_add(1, Relaxed);
-        if self.sender.try_send(CapturedPacket { interface, at, packet, fate }).is_err() {
+        if self.sender.try_send(CapturedPacket { interface, at, packet, end }).is_err() {
             self.counts.left_out[interface].fetch_add(1, Relaxed);
         }
     }
@@ -290,7 +290,7 @@ fn packet_block(packet: &CapturedPacket, epoch: Nanos) -> Vec<u8> {
     body.extend(padded(&bytes[..*copied]));
     // Inbound or outbound, as the client sees it.
     let flags: u32 = if WAYS[packet.interface].1 == Direction::Down { 1 } else { 2 };
-    body.extend(options(&[(COMMENT, packet.fate.to_string().as_bytes()), (FLAGS, &flags.to_ne_bytes())]));
+    body.extend(options(&[(COMMENT, packet.end.to_string().as_bytes()), (FLAGS, &flags.to_ne_bytes())]));
     block(PACKET, &body)
 }
 
