@@ -30,12 +30,14 @@ pub(crate) struct Fetched {
     /// The time that measuring the links before the transfer took.
     pub probe_ms: f64,
     pub reconciled: [Option<Reconciled>; 2],
+    /// Packets that each link's queue marked on the way down.
+    pub marked: [Option<u64>; 2],
     pub sync_ms: Option<f64>,
 }
 
 impl Fetched {
     pub(crate) fn new(ready: Ready) -> Fetched {
-        Fetched { ready, probe_ms: 0.0, reconciled: [None; 2], sync_ms: None }
+        Fetched { ready, probe_ms: 0.0, reconciled: [None; 2], marked: [None; 2], sync_ms: None }
     }
 
     /// Fetches everything, and says whether it was what the links carried.
@@ -87,6 +89,10 @@ impl Fetched {
         outcome?;
         let after = read(&ready.links).await?;
         self.reconciled = LinkId::BOTH.map(|link| reconciled(ready, link, [&before, &after]));
+        self.marked = LinkId::BOTH.map(|link| {
+            let marked = |reading: &CounterReading| reading.counters(link, Direction::Down)?.marked;
+            marked(&after)?.checked_sub(marked(&before)?)
+        });
         if config.sync {
             let started = Instant::now();
             let names = ready.transfer.segments.iter().map(|segment| segment.name.as_str());

@@ -98,6 +98,7 @@ impl Fetched {
                 last_byte_ms,
                 connections: metrics.connections(),
                 reconciled: self.reconciled[link.index()],
+                marked: self.marked[link.index()],
                 cross_bytes: passed.map(|passed| passed.cross_bytes),
                 cross_pct: passed.map(|passed| passed.cross_pct()),
                 ..LinkTotals::default()

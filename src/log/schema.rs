@@ -402,6 +402,10 @@ pub struct LinkTotals {
     pub cross_bytes: Option<u64>,
     #[serde(default)]
     pub cross_pct: Option<f64>,
+    /// Packets that the queue marked (ECN) on the way down, in place of dropping them; null where the backend does not
+    /// say.
+    #[serde(default)]
+    pub marked: Option<u64>,
     /// Null where the link was not shaped all the time.
     pub reconciled: Option<Reconciled>,
 }
@@ -444,7 +448,19 @@ pub struct SweepStart {
     /// server a does not tell the sizes of its files.
     #[serde(default)]
     pub expected_s: Option<f64>,
+    /// The conditions, in the order of the file.
+    #[serde(default)]
+    pub conditions: Vec<NamedCondition>,
     pub wall_clock: String,
+}
+
+/// A condition of an experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct NamedCondition {
+    pub condition: String,
+    /// As in `cell`.
+    pub channel: String,
 }
 
 /// The throughput of each link under one condition, measured by an experiment.

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use super::model::{ConditionResults, EntrantResults, Study};
 use super::numbers::{seconds, short};
 use super::plot::{escape, stacked};
+use super::run::LoggedRun;
 use super::sheet::Sheet;
 use super::stats;
 use super::worth;
@@ -185,6 +186,9 @@ pub(crate) fn predictions(study: &Study) -> Option<String> {
 }
 
 pub(crate) fn viewers(study: &Study) -> Option<String> {
+    if !study.group.runs.iter().any(LoggedRun::is_film) {
+        return None;
+    }
     let some = |cell: &EntrantResults| cell.median(|end| end.qoe.as_ref()?.startup_delay_ms);
     matrix(study, |_, cell| {
         let startup = some(cell)?;

@@ -54,8 +54,8 @@ fn study(group: &Group, with_faulty: bool) -> Study<'_> {
         label
     };
 
-    // Places and cells keep the order in which an experiment's author thinks: that of first mention,
-    // which the order of runs hides; so places go by name, and schedules by the share of link a.
+    // Places keep the order of the experiment's file. Logs of runs alone do not have it, so places go by name there,
+    // and schedules by the share of link a.
     let mut places: BTreeMap<(String, String), BTreeMap<CellKey, EntrantResults>> = BTreeMap::new();
     for (key, block, run) in &runs {
         let place = places.entry((key.condition.clone(), key.channel.clone())).or_default();
@@ -74,11 +74,25 @@ fn study(group: &Group, with_faulty: bool) -> Study<'_> {
         .into_iter()
         .map(|((condition, channel), cells)| place(group, condition, channel, cells.into_values(), &labels))
         .collect();
+    let written =
+        group.sweep.iter().flat_map(|sweep| sweep.starts.last()).flat_map(|start| &start.conditions);
+    let written: Vec<_> = written.map(|one| (&*one.condition, &*one.channel)).collect();
+    let listed = |place: &ConditionResults| {
+        written.iter().position(|one| *one == (&*place.condition, &*place.channel)).unwrap_or(usize::MAX)
+    };
     places.sort_by(|x, y| {
         let by = |place: &ConditionResults| (place.channel.clone(), distance(&place.condition));
         let number = first_number(&x.condition).total_cmp(&first_number(&y.condition));
-        by(x).cmp(&by(y)).then(number).then_with(|| x.condition.cmp(&y.condition))
+        listed(x)
+            .cmp(&listed(y))
+            .then_with(|| by(x).cmp(&by(y)))
+            .then(number)
+            .then_with(|| x.condition.cmp(&y.condition))
     });
+    let names: Vec<String> = places.iter().map(|place| place.condition.clone()).collect();
+    for place in &mut places {
+        place.on_both = names.iter().filter(|name| **name == place.condition).count() > 1;
+    }
     let faults = group.sweep.iter().flat_map(|sweep| &sweep.faults);
     let faults = faults.map(|fault| words::fault(&fault.data)).collect();
     Study { title: title(group), group, labels, places, faults }
@@ -242,7 +256,7 @@ fn place<'a>(
     }
     let throughput = throughput(group, &condition, &channel, &cells);
     let split = split::split(&cells, throughput.as_ref());
-    ConditionResults { condition, channel, cells, best, throughput, split }
+    ConditionResults { condition, channel, on_both: false, cells, best, throughput, split }
 }
 
 /// Returns the links' throughput: of the experiment's measurement, else of the probes before the runs.

@@ -27,6 +27,9 @@ pub(crate) struct ConditionResults<'a> {
     pub condition: String,
     /// "shared" or "independent".
     pub channel: String,
+    /// Another place has this condition's name on the other kind of channel.
+    #[serde(skip)]
+    pub on_both: bool,
     pub cells: Vec<EntrantResults<'a>>,
     /// Index of the cell with the least median time.
     pub best: Option<usize>,
@@ -95,8 +98,12 @@ pub(crate) struct CompleteRun<'a> {
 
 impl ConditionResults<'_> {
     pub(crate) fn name(&self) -> String {
-        let shared = if self.channel == "shared" { ", shared channel" } else { "" };
-        format!("{}{shared}", self.condition)
+        let links = match (self.channel.as_str(), self.on_both) {
+            ("shared", _) => ", shared channel",
+            (_, true) => ", independent links",
+            (_, false) => "",
+        };
+        format!("{}{links}", self.condition)
     }
 
     pub(crate) fn cell(&self, label: &str) -> Option<&EntrantResults<'_>> {

@@ -97,6 +97,15 @@ impl LoggedRun {
         qoe::play(arrivals, self.first_request_ms()?, rule)
     }
 
+    /// Returns whether the files are a film: it was fetched for playback, its segments have a length that somebody gave,
+    /// or one of them is an init segment.
+    pub(crate) fn is_film(&self) -> bool {
+        let told = self.start.as_ref().is_some_and(|start| {
+            start.schedule == "inorder" || start.segment_duration_ms != Rule::default().segment_duration_ms
+        });
+        told || self.segments.iter().any(|segment| !qoe::is_media(&segment.name))
+    }
+
     /// When the clock of the transfer started, in ms since the run's start.
     pub(crate) fn first_request_ms(&self) -> Option<f64> {
         let said = self.end.as_ref().and_then(|end| end.first_request_ms);

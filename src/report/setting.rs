@@ -25,10 +25,19 @@ fn links(loaded: &Loaded) -> String {
     let mut rows: BTreeMap<SettingKey, (&Link, Vec<&Probe>, Vec<&LinkTotals>)> = BTreeMap::new();
     for run in loaded.runs() {
         let condition = compare::key(run).map_or(String::new(), |(key, _)| key.condition);
-        for link in run.links.iter().map(|timed| &timed.data).filter(|link| link.action == "set") {
-            let profile = link.profile.clone().unwrap_or_else(|| "unshaped".into());
+        for link in run.links.iter().map(|timed| &timed.data) {
+            if !["set", "changed"].contains(&link.action.as_str()) {
+                continue;
+            }
+            let profile = link.profile.as_deref().unwrap_or("unshaped");
+            let later = if link.action == "changed" { " (after a change)" } else { "" };
+            let profile = format!("{profile}{later}");
             let key = (condition.clone(), link.link, link.direction, profile);
             let (_, probes, totals) = rows.entry(key).or_insert((link, Vec::new(), Vec::new()));
+            // Probes, and sums over a run, are of the links that it began with.
+            if link.action == "changed" {
+                continue;
+            }
             let same = |probe: &&Probe| (probe.link, probe.direction) == (link.link, link.direction);
             probes.extend(run.probes.iter().filter(same));
             totals.extend(run.end.as_ref().map(|end| &end.links[link.link]));
@@ -44,14 +53,14 @@ fn links(loaded: &Loaded) -> String {
         ("link", true),
         ("profile", true),
         ("rate Mbit/s", false),
-        ("probed", false),
+        ("→ probed", false),
         ("RTT ms", false),
-        ("probed", false),
+        ("→ probed", false),
         ("busy", false),
         ("one way ms", false),
         ("jitter ms", false),
         ("loss %", false),
-        ("probed", false),
+        ("→ probed", false),
         ("queue ms", false),
         ("probes", true),
     ]);
@@ -92,7 +101,7 @@ fn links(loaded: &Loaded) -> String {
         );
     }
     text + &sheet.markup().unwrap_or_default()
-        + "<p class=\"note\">Rates count Ethernet frames. Probed values are medians over the runs; a run without a \
+        + "<p class=\"note\">Rates count Ethernet frames. After each value as asked (→) stands the one that was probed. Probed values are medians over the runs; a run without a \
            probe has none. The busy RTT is TCP&#39;s smoothed one while something came.</p></section>"
 }
 

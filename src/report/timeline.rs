@@ -326,7 +326,7 @@ impl TimelineView<'_> {
     }
 
     fn buffer(&self, most: usize) -> String {
-        let Some(played) = self.run.playback() else { return String::new() };
+        let Some(played) = self.run.playback().filter(|_| self.run.is_film()) else { return String::new() };
         let every = played.buffer.len().div_ceil(most * 2).max(1);
         let in_s = |ms: f64| (ms - self.first_ms) / 1e3;
         let points: Vec<(f64, f64)> =

@@ -78,7 +78,8 @@ pub(crate) fn verdict(place: &ConditionResults) -> Verdict {
     }
     said.extend(broken(place));
     said.extend(faulty(place));
-    worth.extend(worth::systematic(place));
+    let runs: Vec<&LoggedRun> = place.cells.iter().flat_map(EntrantResults::all_runs).collect();
+    worth.extend(worth::systematic(&runs));
     Verdict { said, worth }
 }
 
@@ -325,7 +326,7 @@ pub(crate) fn explain(run: &LoggedRun) -> Vec<String> {
             said.push(format!("Against the bound {} were lost{share}.", seconds(lost)));
         }
     }
-    if let Some(qoe) = &end.qoe {
+    if let Some(qoe) = end.qoe.as_ref().filter(|_| run.is_film()) {
         said.push(match (qoe.startup_delay_ms, qoe.rebuffer_count) {
             (Some(startup), 0) => {
                 format!("A viewer would have waited {} and seen no stall.", seconds(startup))
@@ -343,6 +344,18 @@ pub(crate) fn explain(run: &LoggedRun) -> Vec<String> {
     said.extend(
         (!drops.is_empty()).then(|| format!("Packets dropped in the down direction: {}.", drops.join(", "))),
     );
+    let marked = |link| Some((link, end.links[link].marked.filter(|&count| count > 0)?));
+    let marks: Vec<String> = LinkId::BOTH
+        .into_iter()
+        .filter_map(marked)
+        .map(|(link, count)| format!("{count} on link {link}"))
+        .collect();
+    said.extend(
+        (!marks.is_empty()).then(|| {
+            format!("Packets that the queue marked (ECN) in place of a drop: {}.", marks.join(", "))
+        }),
+    );
+    said.extend(worth::systematic(&[run]));
     said
 }
 
@@ -406,12 +419,13 @@ fn span(by: &Difference) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::schema::PerLink;
+    use crate::log::schema::{PerLink, Qoe, RunEnd, RunStart};
     use crate::report::stats;
     use crate::report::stats::LineFit;
 
     fn place(channel: &str) -> ConditionResults<'static> {
         ConditionResults {
+            on_both: false,
             condition: "near".into(),
             channel: channel.into(),
             cells: Vec::new(),
@@ -444,6 +458,45 @@ mod tests {
             together_kbit: Some(PerLink { a: together / 2.0, b: together / 2.0 }),
             n: 5,
         }
+    }
+
+    #[test]
+    fn a_condition_on_both_kinds_of_channel_is_named_with_its_kind() {
+        assert_eq!(
+            [place("shared"), place("independent")].map(|p| p.name()),
+            ["near, shared channel", "near"]
+        );
+        let apart = ConditionResults { on_both: true, ..place("independent") };
+        assert_eq!(apart.name(), "near, independent links");
+    }
+
+    #[test]
+    fn marks_are_said_and_a_viewer_only_of_a_film() {
+        let mut end =
+            RunEnd { summary: "It took 1 s.".into(), elapsed_ms: Some(1000.0), ..RunEnd::default() };
+        (end.links.a.last_byte_ms, end.links.b.last_byte_ms) = (Some(1000.0), Some(1000.0));
+        end.links.b.marked = Some(7);
+        end.qoe = Some(Qoe {
+            startup_delay_ms: Some(300.0),
+            rebuffer_count: 0,
+            rebuffer_ms: 0.0,
+            rebuffer_ratio: None,
+            stall_per_media: None,
+            segment_duration_ms: 2000.0,
+            startup_segments: 2,
+        });
+        let mut run = LoggedRun { end: Some(end), start: Some(RunStart::default()), ..LoggedRun::default() };
+        let start = |run: &mut LoggedRun, ms| {
+            run.start = Some(RunStart { segment_duration_ms: ms, ..RunStart::default() });
+            explain(run).join(" ")
+        };
+        let said = start(&mut run, 4000.0);
+        assert!(
+            said.contains("marked (ECN) in place of a drop: 7 on link b.") && !said.contains("viewer"),
+            "{said}"
+        );
+        let said = start(&mut run, 2000.0);
+        assert!(said.contains("A viewer would have waited 0.300 s and seen no stall."), "{said}");
     }
 
     #[test]

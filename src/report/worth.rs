@@ -1,7 +1,7 @@
 //! Says what a result is worth: the differences that its runs can tell, the correction for the number of
 //! comparisons, and the systematic errors, which no repetition takes away. Pure.
 
-use super::model::{ConditionResults, EntrantResults};
+use super::model::ConditionResults;
 use super::numbers::short;
 use super::run::LoggedRun;
 use super::stats::{self, Difference};
@@ -64,9 +64,10 @@ fn counted(comparisons: usize) -> String {
     if comparisons == 1 { "one comparison".into() } else { format!("{comparisons} comparisons") }
 }
 
-/// Says by how much all runs of a condition may be off in the same way.
-pub(crate) fn systematic(place: &ConditionResults) -> Option<String> {
-    let runs = || place.cells.iter().flat_map(EntrantResults::all_runs);
+/// Says by how much these runs, of one condition, may all be off in the same way.
+pub(crate) fn systematic(runs: &[&LoggedRun]) -> Option<String> {
+    let several = runs.len() > 1;
+    let runs = || runs.iter().copied();
     let mut said = Vec::new();
     if let Some(late_ms) = stats::median(runs().filter_map(lateness_ms)) {
         said.push(format!("99 % of the packets left the shaper at most {late_ms:.2} ms late"));
@@ -89,7 +90,9 @@ pub(crate) fn systematic(place: &ConditionResults) -> Option<String> {
     }
     let channel = runs().flat_map(|run| &run.links).find_map(|link| link.data.channel_error.as_ref());
     said.extend(channel.map(of_channel));
-    (!said.is_empty()).then(|| format!("Systematic errors, the same in all runs: {}.", said.join("; ")))
+    let whose =
+        if several { "Systematic errors, the same in all runs" } else { "Systematic errors of this run" };
+    (!said.is_empty()).then(|| format!("{whose}: {}.", said.join("; ")))
 }
 
 /// Says by how much the model of a channel is off in the cases most like it.

@@ -28,7 +28,7 @@ use crate::log::outcome::Outcome;
 use crate::log::say::sweep_start;
 use crate::log::schema;
 use crate::log::schema::{
-    Cell, CellEnd, Event, Fault, Log, PerLink, Stdout, SweepEnd, SweepStart, Throughput,
+    Cell, CellEnd, Event, Fault, Log, NamedCondition, PerLink, Stdout, SweepEnd, SweepStart, Throughput,
 };
 use crate::manifest::SUMS;
 use crate::output;
@@ -97,7 +97,9 @@ pub(crate) async fn all(
     let start = start(&log, args, experiment, skipped, expected);
     let progress = Progress::new(cells, skipped, expected);
     progress.say(&sweep_start(&start));
-    log.write(Event::SweepStart(Box::new(start)))?;
+    if let Err(error) = log.write(Event::SweepStart(Box::new(start))) {
+        outcome = Err(error);
+    }
     let mut sweep = Sweep {
         args,
         experiment,
@@ -142,7 +144,7 @@ fn start(
     SweepStart {
         version: env!("CARGO_PKG_VERSION").into(),
         experiment: experiment.name.clone(),
-        file: args.experiment.display().to_string(),
+        file: args.wanted().display().to_string(),
         description: experiment.description.clone(),
         command_line: std::env::args().collect(),
         kernel: doctor::kernel(),
@@ -151,8 +153,13 @@ fn start(
         repetitions: experiment.repetitions,
         skipped,
         expected_s: expected.map(|expected| expected.as_secs_f64()),
+        conditions: experiment.conditions.iter().map(named).collect(),
         wall_clock: log.wall_clock(),
     }
+}
+
+fn named(condition: &Condition) -> NamedCondition {
+    NamedCondition { condition: condition.name.clone(), channel: condition.channel().into() }
 }
 
 impl Sweep<'_> {

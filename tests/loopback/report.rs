@@ -251,7 +251,7 @@ fn tables_are_exported_for_notes_and_papers_and_nothing_is_written() {
     let markdown = table("md");
     let wanted = "| schedule | runs | median s | interval | efficiency | from a | longer than best |  |\n\
                   |---|---:|---:|---:|---:|---:|---:|---|\n| ratio=0:1 | 2 | ";
-    assert!(markdown.starts_with(&format!("**near**\n\n{wanted}")), "{markdown}");
+    assert!(markdown.starts_with(&format!("**near, independent links**\n\n{wanted}")), "{markdown}");
     assert_eq!(markdown.matches("\n\n| schedule").count(), 6);
     let latex = table("latex");
     assert_eq!(latex.matches("\\begin{tabular}{lrrrrrrl}\n\\toprule\nschedule & runs").count(), 6);
@@ -755,7 +755,7 @@ fn the_page_tells_what_the_probes_lost_and_how_the_servers_send() {
         }
     });
     let page = page_of(&log);
-    assert!(page.contains("<td data-of=\"loss %\">0.010</td><td data-of=\"probed\">0.013</td>"), "{page}");
+    assert!(page.contains("<td data-of=\"loss %\">0.010</td><td data-of=\"→ probed\">0.013</td>"), "{page}");
     assert!(page.contains("a: unknown, b: bbr"), "{page}");
     let runs = fs::read_to_string(dir.path().join("csv/runs.csv")).unwrap();
     assert!(runs.contains(",reno,,bbr,netem,netem,"), "{runs}");

@@ -47,6 +47,19 @@ fn a_good_experiment_is_read_as_it_is_written() {
 }
 
 #[test]
+fn cross_traffic_of_a_condition_takes_the_place_of_the_profiles() {
+    let text =
+        GOOD.replace("link_a = \"wifi-near\"", "link_a = { profile = \"wifi-near\", cross = \"2mbit\" }");
+    assert_ne!(text, GOOD);
+    let [a, b] = parse(&text).unwrap().conditions[0].asked.profiles.clone().map(Option::unwrap);
+    assert_eq!(a.name, "wifi-near, cross 2mbit");
+    assert_eq!([a.down.cross, a.up.cross].map(|cross| cross.unwrap().to_string()), ["2mbit", "2mbit"]);
+    assert!(b.down.cross.is_none());
+    let error = parse(&text.replace("2mbit", "200mbit")).unwrap_err();
+    assert!(format!("{error:#}").contains("cross: "), "{error:#}");
+}
+
+#[test]
 fn an_invalid_value_is_refused_by_name_with_a_remedy() {
     let cases: &[(&str, &str, &[&str])] = &[
         ("s{001..010}", "s{9..1}", &["files: ", "counts from 9 to 1"]),

@@ -10,6 +10,7 @@ use crate::config::channel::ChannelConfig;
 use crate::config::profile::load;
 use crate::config::profile::{Loss, Profile, Queue, Shape};
 use crate::config::script::{Change, Script, To};
+use crate::config::traffic::Cross;
 use crate::shape::setup::LinkSetup;
 use crate::units::{Delay, LinkId, Rate};
 
@@ -25,6 +26,7 @@ pub(crate) struct Changed {
     jitter: Option<Delay>,
     loss: Option<Loss>,
     queue: Option<Queue>,
+    cross: Option<Cross>,
 }
 
 /// The same, which may also be written as the profile's name alone.
@@ -133,6 +135,7 @@ impl Changed {
             self.jitter.map(|jitter| format!(", jitter {jitter}")),
             self.loss.map(|loss| format!(", loss {}", loss.mean())),
             self.queue.map(|queue| format!(", queue {queue}")),
+            self.cross.map(|cross| format!(", cross {cross}")),
         ];
         self.apply(&mut profile.down);
         self.apply(&mut profile.up);
@@ -150,6 +153,7 @@ impl Changed {
         }
         shape.loss = self.loss.unwrap_or(shape.loss);
         shape.queue = self.queue.unwrap_or(shape.queue);
+        shape.cross = self.cross.or(shape.cross);
     }
 }
 
