@@ -9,8 +9,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::debug_fn;
@@ -20,10 +21,11 @@ use crate::output;
 use crate::output::Output;
 
 use crate::commands::simulate::predicted_ms;
-use crate::commands::{export, grade, init, manifest, run};
+use crate::commands::{export, grade, init, manifest, run, watch};
+use crate::config::{channel, profile};
 use crate::shape::setup::LinkOptions;
 use crate::text::{explained, print, tell, visible, visible_json};
-use crate::{doctor, lab, report, segments, server, sweep};
+use crate::{doctor, lab, report, schedule, segments, server, sweep};
 
 /// A two-server, one-client network lab
 #[derive(Parser)]
@@ -54,7 +56,7 @@ enum Command {
     #[command(hide = true)]
     Sandbox(grade::SandboxArgs),
     /// Do an experiment: many runs in a random order, each with its own links and schedule
-    Sweep(sweep::SweepArgs),
+    Sweep(SweepCommand),
     /// Write an experiment and a profile to start from
     Init(init::InitArgs),
     /// Predict how long a run would take, in virtual time
@@ -69,6 +71,8 @@ enum Command {
     Manifest(manifest::ManifestArgs),
     /// Write a set of sample segments
     Segments(segments::SegmentsArgs),
+    /// Follow a run or an experiment while it goes on, on the terminal or on a page
+    Watch(watch::WatchArgs),
     /// Compare runs: a verdict, a page, tables and a summary from logs
     Report(report::ReportArgs),
     /// Write a run for another tool: a Perfetto timeline, or the input of ITU-T P.1203
@@ -80,6 +84,114 @@ enum Command {
     Completions { shell: clap_complete::Shell },
     /// Ask a server whether it is ready (for health checks)
     Health(crate::commands::health::HealthArgs),
+}
+
+#[derive(clap::Args)]
+struct SweepCommand {
+    #[command(flatten)]
+    args: sweep::SweepArgs,
+    #[command(flatten)]
+    watch: watch::WatchOptions,
+}
+
+/// The commands by what they are for, as the help shows them.
+const GROUPS: [(&str, &[&str]); 4] = [
+    ("Run", &["lab", "client", "server", "run", "sweep", "grade"]),
+    ("Look", &["watch", "report", "export", "simulate", "doctor"]),
+    ("Links", &["link", "trace"]),
+    ("Prepare", &["init", "segments", "manifest", "health", "completions"]),
+];
+
+/// Lines to type, shown below the help of a command.
+const EXAMPLES: [(&str, &str); 18] = [
+    ("lab", "twinlink lab -- --link-a wifi-near --link-b lte-medium\ntwinlink lab --exec bash"),
+    (
+        "client",
+        "twinlink client --link-a wifi-near --link-b lte-medium 192.0.2.1 192.0.2.2\ntwinlink client --schedule ratio=1:2 --results results server-a server-b",
+    ),
+    ("server", "twinlink server --data films\ntwinlink server --listen 127.0.0.1:4456"),
+    (
+        "run",
+        "twinlink run --link-a wifi-near --link-b lte-medium -- python3 mine.py\ntwinlink run --watch :8080 -- ./mine",
+    ),
+    (
+        "sweep",
+        "twinlink sweep --list\ntwinlink sweep course-quick --dry-run\ntwinlink sweep mine/experiment.toml --watch :8080",
+    ),
+    ("grade", "twinlink grade assignment.toml handed-in/*"),
+    ("watch", "twinlink watch\ntwinlink watch results --watch :8080 --control"),
+    ("report", "twinlink report results\ntwinlink report results --export latex"),
+    ("export", "twinlink export perfetto results/20261127T101502Z-9f3a"),
+    (
+        "simulate",
+        "twinlink simulate --schedule ratio=6:1\ntwinlink simulate --link-a wifi-far --link-b lte-weak --json",
+    ),
+    ("doctor", "twinlink doctor"),
+    ("link", "twinlink link list\ntwinlink link set b lte-weak\ntwinlink link show"),
+    ("trace", "twinlink trace check drive.csv"),
+    ("init", "twinlink init mine\ntwinlink sweep mine/experiment.toml"),
+    ("segments", "twinlink segments films --count 40 --mean-size 500KB"),
+    ("manifest", "twinlink manifest server-a server-b"),
+    ("health", "twinlink health 127.0.0.1:4455"),
+    ("completions", "source <(twinlink completions bash)"),
+];
+
+/// The command line, with the commands in groups and examples below each.
+fn command_line() -> clap::Command {
+    let mut command = Cli::command();
+    let mut groups = String::new();
+    for (heading, names) in GROUPS {
+        groups += &format!("{heading}:\n");
+        for name in names {
+            let about = command.find_subcommand(name).and_then(clap::Command::get_about);
+            groups += &format!("  {name:<12} {}\n", about.cloned().unwrap_or_default());
+        }
+        groups += "\n";
+    }
+    for (name, examples) in EXAMPLES {
+        let lines: String = examples.lines().map(|line| format!("\n  {line}")).collect();
+        command = command.mut_subcommand(name, |own| own.after_help(format!("Examples:{lines}")));
+    }
+    // A prediction shapes nothing.
+    command = command.mut_subcommand("simulate", |own| own.mut_arg("backend", |arg| arg.hide(true)));
+    command
+        .help_template(format!(
+            "{{about}}\n\n{{usage-heading}} {{usage}}\n\n{groups}Options:\n{{options}}{{after-help}}"
+        ))
+        .after_help("twinlink COMMAND --help says more of a command.")
+}
+
+/// Parses a command line.
+fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut command = command_line();
+    let matches = command.try_get_matches_from_mut(spell_out_probe(args))?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// Gives each argument that takes a name the names that there are, for shells to offer. A path may be typed all the same.
+fn with_names(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let names = names_for(arg.get_id().as_str());
+        if names.is_empty() { arg } else { arg.value_parser(PossibleValuesParser::new(names)) }
+    });
+    let own: Vec<String> = command.get_subcommands().map(|own| own.get_name().to_string()).collect();
+    own.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_names))
+}
+
+/// Returns the names that an argument may have, by the argument's id.
+fn names_for(id: &str) -> Vec<&'static str> {
+    let kept = |names: Vec<String>| names.into_iter().map(|name| &*name.leak()).collect();
+    match id {
+        "link" => vec!["a", "b"],
+        "link_a" | "link_b" | "profile" => {
+            let profiles = profile::load::list().unwrap_or_default();
+            kept(profiles.into_iter().map(|(name, ..)| name).collect())
+        }
+        "channel" => kept(channel::names()),
+        "schedule" => schedule::NAMES.to_vec(),
+        "experiment" => kept(sweep::experiment::find::names()),
+        _ => Vec::new(),
+    }
 }
 
 #[derive(clap::Subcommand)]
@@ -98,7 +210,9 @@ impl Command {
             // A lab is built before any thread is started, as the one that writes such lines would be.
             Command::Run(args) => lab::is_served(&args.server_a, &args.server_b),
             // A dry run prints a table, for a person.
-            Command::Sweep(args) => !args.dry_run && lab::is_served(&args.server_a, &args.server_b),
+            Command::Sweep(SweepCommand { args, .. }) => {
+                !args.dry_run && !args.list && lab::is_served(&args.server_a, &args.server_b)
+            }
             _ => false,
         }
     }
@@ -107,7 +221,10 @@ impl Command {
         match self {
             Command::Lab(args) => return run_lab(args),
             Command::Server(args) => server::main(args),
-            Command::Client(args) => crate::commands::client::main(args, predicted_ms, leave_report),
+            Command::Client(args) => {
+                let _watcher = args.watch.start(args.log_place(), None)?;
+                crate::commands::client::main(args, predicted_ms, leave_report)
+            }
             Command::Run(args) => return run_program(args),
             Command::Grade(args) => grade::main(args),
             Command::GradeTask(args) => grade::task(&args, leave_report),
@@ -124,6 +241,7 @@ impl Command {
             Command::Trace(command) => crate::commands::trace::main(command),
             Command::Manifest(args) => manifest::main(&args),
             Command::Segments(args) => segments::main(args),
+            Command::Watch(args) => watch::main(&args),
             Command::Report(args) => report::main(args),
             Command::Export(command) => export::main(&command),
             Command::Doctor(args) => doctor::main(args),
@@ -150,15 +268,17 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
              --link-b PROFILE -- COMMAND",
         );
     }
-    let mut give_up = None;
+    let (mut give_up, mut watcher) = (None, None);
     if let Some(arguments) = args.client_arguments() {
         let line = std::iter::once("twinlink".into()).chain(arguments);
-        match Cli::try_parse_from(spell_out_probe(line)).map(|cli| cli.command) {
+        match parse(line).map(|cli| cli.command) {
             Ok(Command::Client(mut client)) => {
                 args.command.extend(or_default_links(&mut client.run.links));
                 client.run.load_links()?;
                 give_up = Some(client.live.give_up.0);
-                if client.results.is_none() && client.log.is_none() {
+                let root = client.log_place().unwrap_or(Path::new("results"));
+                watcher = Some(client.watch.start(Some(root), args.name.as_ref().map(ToString::to_string))?);
+                if client.log_place().is_none() {
                     args.command.extend(["--results".into(), "results".into()]);
                 }
             }
@@ -166,13 +286,19 @@ fn run_lab(mut args: lab::LabArgs) -> Result<ExitCode> {
             Err(error) => return Ok(usage_error(&error, false)),
         }
     }
-    lab::main(args, give_up)
+    let code = lab::main(args, give_up);
+    drop(watcher);
+    code
 }
 
 /// Runs a program between the links of the lab that this process is in; elsewhere in a lab of its own.
 fn run_program(mut args: run::ProgramArgs) -> Result<ExitCode> {
     args.run.load_links()?;
+    let _watcher = args.watch.start(Some(&args.results), None)?;
     if lab::is_served(&args.server_a, &args.server_b) {
+        if !args.run.links.are_given() {
+            tracing::warn!("neither link is shaped: --link-a PROFILE --link-b PROFILE shapes them");
+        }
         return run::main(args, leave_report).map(|()| ExitCode::SUCCESS);
     }
     let mut command = this_command()?;
@@ -181,8 +307,9 @@ fn run_program(mut args: run::ProgramArgs) -> Result<ExitCode> {
 }
 
 /// Runs an experiment over the links of the lab that this process is in; elsewhere in a lab of its own.
-fn run_sweep(args: sweep::SweepArgs) -> Result<ExitCode> {
-    if args.dry_run || lab::is_served(&args.server_a, &args.server_b) {
+fn run_sweep(SweepCommand { args, watch }: SweepCommand) -> Result<ExitCode> {
+    let _watcher = watch.start(Some(&args.results), None)?;
+    if args.list || args.dry_run || lab::is_served(&args.server_a, &args.server_b) {
         return sweep::main(args, predicted_ms, leave_verdict).map(|()| ExitCode::SUCCESS);
     }
     let server = sweep::check(&args)?.server_command();
@@ -231,7 +358,7 @@ fn leave_verdict(folder: &Path) {
 pub fn main() -> ExitCode {
     forget_empty_settings();
     outlive_the_limit_on_files();
-    let cli = match Cli::try_parse_from(spell_out_probe(std::env::args_os())) {
+    let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into()).collect();
@@ -258,7 +385,7 @@ pub fn main() -> ExitCode {
 
 fn completions(shell: clap_complete::Shell) -> Result<()> {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "twinlink", &mut text);
+    clap_complete::generate(shell, &mut with_names(Cli::command()), "twinlink", &mut text);
     print(&String::from_utf8_lossy(&text))
 }
 
@@ -363,6 +490,37 @@ impl Write for VisibleJson {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_command_is_in_a_group_and_has_an_example_that_parses() {
+        let command = command_line();
+        let shown = command.get_subcommands().filter(|own| !own.is_hide_set());
+        let shown: std::collections::BTreeSet<&str> = shown.map(clap::Command::get_name).collect();
+        let grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        assert_eq!(grouped.iter().copied().collect::<std::collections::BTreeSet<_>>(), shown);
+        assert_eq!(grouped.len(), shown.len(), "none is there twice");
+        for name in shown {
+            let (_, examples) = EXAMPLES.iter().find(|(own, _)| *own == name).expect(name);
+            for example in examples.lines().filter(|line| line.starts_with("twinlink ")) {
+                assert!(parse(example.split(' ').map(OsString::from)).is_ok(), "{example}");
+            }
+        }
+    }
+
+    #[test]
+    fn shells_offer_names_of_profiles_channels_schedules_and_experiments() {
+        let mut text = Vec::new();
+        clap_complete::generate(
+            clap_complete::Shell::Bash,
+            &mut with_names(Cli::command()),
+            "twinlink",
+            &mut text,
+        );
+        let text = String::from_utf8(text).unwrap();
+        for name in ["lte-medium", "course-scenario-1-mid", "adaptive", "course-quick"] {
+            assert!(text.contains(name), "{name}");
+        }
+    }
 
     #[test]
     fn a_plain_probe_means_on() {

@@ -6,7 +6,7 @@
 //! - Roles: [`server`] answers, [`client`] fetches over two links, [`sweep`] does an experiment's runs,
 //!   [`program`] judges a program of the user's in the client's place, `grade` those of a class, [`report`] makes a verdict of logs,
 //!   `export` renders them in other tools' formats,
-//!   [`segments`] makes sample files, [`lab`] starts servers and a client in namespaces of their own, [`doctor`]
+//!   `watch` shows a run while it goes on, [`segments`] makes sample files, [`lab`] starts servers and a client in namespaces of their own, [`doctor`]
 //!   says what this host can do.
 //! - A module is `pub` where `tests/` drives it; everything else is `pub(crate)`, so that the compiler finds dead code.
 //! - Links: [`config`] is what people write of them, [`emulate`] what they do to packets, [`shape`] makes real
@@ -48,4 +48,5 @@ pub(crate) mod sweep;
 pub(crate) mod tcp;
 pub(crate) mod text;
 pub mod units;
+pub(crate) mod watch;
 pub mod wifi;

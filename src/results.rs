@@ -18,20 +18,29 @@ use rustix::io::Errno;
 
 /// The log in a run's folder.
 pub(crate) const LOG: &str = "log.jsonl";
+/// The folder of an experiment that holds its runs.
+pub(crate) const RUNS: &str = "runs";
+/// The log of an experiment, in its folder.
+pub(crate) const SWEEP_LOG: &str = "sweep.jsonl";
 
 /// The page beside a run's log.
 pub(crate) const PAGE: &str = "report.html";
 
-/// The path of the page in `folder` as a person finds it: in a container, `$TWINLINK_RESULTS_HOST` says
-/// where the host has what is mounted at `$TWINLINK_RESULTS`.
+/// The path of the page in `folder` as a person finds it.
 pub(crate) fn page_for_people(folder: &Path) -> String {
+    for_people(folder).join(PAGE).display().to_string()
+}
+
+/// A path as a person finds it: in a container, `$TWINLINK_RESULTS_HOST` says where the host has what is mounted at
+/// `$TWINLINK_RESULTS`.
+pub(crate) fn for_people(path: &Path) -> PathBuf {
     let setting = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let outside =
         setting("TWINLINK_RESULTS").zip(setting("TWINLINK_RESULTS_HOST")).and_then(|(inside, host)| {
-            let below = folder.strip_prefix(inside).ok()?;
+            let below = path.strip_prefix(inside).ok()?;
             Some(host.join(below))
         });
-    outside.as_deref().unwrap_or(folder).join(PAGE).display().to_string()
+    outside.unwrap_or_else(|| path.into())
 }
 
 /// The line that names the page in `folder` to a person; empty where it has none.

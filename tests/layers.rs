@@ -78,6 +78,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("report", &["log", "qoe", "results", "text", "units"]),
+    ("watch", &["log", "results", "text", "units"]),
     // Runs as `report` reads them.
     ("export", &["log", "qoe", "report", "units"]),
 ];

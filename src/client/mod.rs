@@ -114,7 +114,8 @@ async fn run(config: RunConfig, links: LinkSetup, log: Arc<Log>, predict: Predic
 /// Does a run: shapes, fetches, logs and clears. A signal ends it like any other failure.
 pub(crate) async fn one_run(run: Run<'_>, signals: &mut Signals) -> FinishedRun {
     let mut preparation = Preparation::new(&run);
-    let interrupted_by = |interrupted| with_what_is_kept(interrupted, run.config.out.as_deref());
+    let alone = run.cell.is_none();
+    let interrupted_by = |interrupted| with_what_is_kept(interrupted, run.config.out.as_deref(), alone);
     // Dropping the work on a signal clears the links: their owner clears them when it goes.
     let prepared = tokio::select! {
         prepared = preparation.prepare(&run) => prepared,
@@ -140,11 +141,15 @@ pub(crate) async fn one_run(run: Run<'_>, signals: &mut Signals) -> FinishedRun 
     FinishedRun { record, probe_ms: fetched.map_or(0.0, |fetched| fetched.probe_ms), outcome }
 }
 
-/// Adds to the error of a signal that `--resume` goes on, where there is a folder to go on with.
-fn with_what_is_kept(interrupted: Failure, out: Option<&Path>) -> Failure {
-    let Some(out) = out else { return interrupted };
+/// Adds to the error of a signal which files are kept; a run that is not `alone` is one of an experiment, which says it.
+fn with_what_is_kept(interrupted: Failure, out: Option<&Path>, alone: bool) -> Failure {
     let Failure { exit, error } = interrupted;
-    Failure::new(exit, anyhow!("{error}; {} keeps what came, and --resume goes on with it", out.display()))
+    let error = match out {
+        Some(out) => anyhow!("{error}; {} keeps what came, and --resume goes on with it", out.display()),
+        None if alone => anyhow!("{error}; without --out no file is kept"),
+        None => error,
+    };
+    Failure::new(exit, error)
 }
 
 /// Takes the shaping away, however the run went. Failing at it is a failure of the run, unless there

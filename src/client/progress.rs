@@ -7,6 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::transfer::Transfer;
+use crate::log::outcome::Outcome;
 use crate::log::schema::{PerLink, RunEnd};
 use crate::output::{self, on_terminal};
 use crate::results::page_line;
@@ -58,7 +59,7 @@ impl Bars {
         };
         let total = all.add(ProgressBar::new(files).with_style(style("[{bar:20}] {pos}/{len} files{msg}")));
         let links = LinkId::BOTH.map(|link| {
-            let bar = all.add(ProgressBar::new(files).with_style(style("  {prefix:24.24} {msg}")));
+            let bar = all.add(ProgressBar::new(files).with_style(style("  {prefix:24!} {msg}")));
             let profile = profiles[link.index()].unwrap_or("unshaped");
             bar.set_prefix(visible(&format!("{link} {profile}")).into_owned());
             bar
@@ -151,7 +152,9 @@ pub(crate) fn summary(
         ]);
     }
     let page = folder.map_or(String::new(), page_line);
-    format!("{table}\n{}\n{page}", end.summary)
+    // The error of a run that failed is told as all errors are.
+    let said = if end.exit == Outcome::Ok { format!("{}\n", end.summary) } else { String::new() };
+    format!("{table}\n{said}{page}")
 }
 
 /// How often the bars move and the samples are taken.

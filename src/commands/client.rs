@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::options::{LiveOptions, RunOptions, ScheduleOptions};
+use super::watch::WatchOptions;
 use crate::client;
 use crate::client::LogPlace;
 use crate::client::config::{RunConfig, server_name};
@@ -23,6 +24,8 @@ pub(crate) struct ClientArgs {
     pub schedule: ScheduleOptions,
     #[command(flatten)]
     pub live: LiveOptions,
+    #[command(flatten)]
+    pub watch: WatchOptions,
     /// Folder for the files, created if missing; without it they are verified and deleted
     #[arg(long, env = "TWINLINK_OUT", value_name = "DIR", help_heading = "Results")]
     pub out: Option<PathBuf>,
@@ -77,6 +80,13 @@ impl From<ClientArgs> for RunConfig {
             startup: args.run.startup,
             seed: args.run.links.seed,
         }
+    }
+}
+
+impl ClientArgs {
+    /// Returns the folder or file in which the run's log will be.
+    pub(crate) fn log_place(&self) -> Option<&Path> {
+        self.log.as_deref().or(self.results.as_deref())
     }
 }
 

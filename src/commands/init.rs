@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::output;
 use crate::results;
 use crate::text::print;
 
@@ -16,20 +17,29 @@ const FILES: [(&str, &str); 2] = [
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct InitArgs {
-    /// Where the files are written; the folder is made if missing
-    #[arg(default_value = ".")]
-    pub dir: PathBuf,
+    /// The folder to make for them [default: mine, in the container /results/mine]
+    pub dir: Option<PathBuf>,
 }
 
 /// Writes the files and says what to do with them.
 pub(crate) fn main(args: InitArgs) -> Result<()> {
-    write(&args.dir)?;
-    let experiment = args.dir.join(FILES[0].0);
-    let (experiment, link) = (experiment.display(), args.dir.join(FILES[1].0));
+    let dir = args.dir.unwrap_or_else(default_folder);
+    write(&dir)?;
+    let experiment = dir.join(FILES[0].0);
+    let [seen, link] = [&experiment, &dir.join(FILES[1].0)].map(|path| results::for_people(path));
+    let program = if output::in_compose() { "docker compose run --rm client" } else { "twinlink" };
     print(&format!(
-        "wrote {experiment} and {}\nnext: twinlink sweep {experiment} --dry-run\n",
-        link.display()
+        "wrote {} and {}\nnext: {program} sweep {} --dry-run\n",
+        seen.display(),
+        link.display(),
+        experiment.display()
     ))
+}
+
+/// A folder of its own: of the container's file system, only the results stay.
+fn default_folder() -> PathBuf {
+    let results = std::env::var_os("TWINLINK_RESULTS").filter(|_| output::in_compose());
+    results.map_or_else(PathBuf::new, PathBuf::from).join("mine")
 }
 
 /// Writes all files or none.

@@ -120,7 +120,7 @@ pub(crate) struct PlanArgs {
 
 pub(crate) fn main(command: LinkCommand) -> Result<()> {
     match command {
-        LinkCommand::Set { link, profile, place } => set(link, &profile, &place),
+        LinkCommand::Set { link, profile, place } => print_rows(&set_profile(link, &profile, &place)?, false),
         LinkCommand::Hold(args) => hold::main(&args),
         LinkCommand::Show { json, place } => {
             print_rows(&place.ask(&ControlRequest::Show)?.map_or_else(crate::shape::in_force, Ok)?, json)
@@ -131,10 +131,14 @@ pub(crate) fn main(command: LinkCommand) -> Result<()> {
     }
 }
 
-fn set(link: LinkId, profile: &str, place: &Place) -> Result<()> {
+/// Gives a link a profile. Returns the links in force then.
+///
+/// # Errors
+/// There is no such profile, or nobody shapes the link.
+pub(super) fn set_profile(link: LinkId, profile: &str, place: &Place) -> Result<Vec<ActiveShaping>> {
     let profile = Box::new(load::load(profile, link)?);
     match place.ask(&ControlRequest::Set { link, profile })? {
-        Some(rows) => print_rows(&rows, false),
+        Some(rows) => Ok(rows),
         None => bail!(
             "cannot set link {link}: no process shapes links here: start twinlink lab, or in a lab a client or a \
              program under \"twinlink link hold\""
@@ -191,7 +195,7 @@ fn print_rows(rows: &[ActiveShaping], json: bool) -> Result<()> {
             dropped(counters),
             counters.queue_packets.to_string(),
             counters.queue_bytes.to_string(),
-            counters.queue_packets_max.map_or("-".into(), |most| most.to_string()),
+            counters.queue_packets_max.map_or("-".into(), |most| format!("{most} p")),
         ]);
     }
     align(&mut shapes, 3..=7);
@@ -281,7 +285,7 @@ fn listed((name, source, profile): &(String, FileSource, Result<Profile>)) -> se
 fn list_row(name: &str, profile: &Profile, direction: Direction) -> Vec<String> {
     let shape = profile.shape(direction);
     let rate = match &shape.trace {
-        Some(trace) => format!("trace, mean {:.1} mbit", trace.mean_kbit() / 1e3),
+        Some(trace) => format!("{:.1}mbit mean", trace.mean_kbit() / 1e3),
         None => shape.rate.to_string(),
     };
     // The first of a link's two rows shows the values of both.

@@ -13,3 +13,4 @@ pub(crate) mod probe;
 pub(crate) mod run;
 pub(crate) mod simulate;
 pub(crate) mod trace;
+pub(crate) mod watch;

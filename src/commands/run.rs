@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::options::{LiveOptions, RunOptions};
+use super::watch::WatchOptions;
 use crate::client::config::server_name;
 use crate::program;
 use crate::program::command::PLACEHOLDERS;
@@ -19,6 +20,8 @@ pub(crate) struct ProgramArgs {
     pub run: RunOptions,
     #[command(flatten)]
     pub live: LiveOptions,
+    #[command(flatten)]
+    pub watch: WatchOptions,
     /// The server at the end of link a, host[:port]
     #[arg(long, value_name = "SERVER", default_value = "server-a", value_parser = server_name)]
     pub server_a: String,

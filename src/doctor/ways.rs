@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use super::{Finding, read};
 use crate::shape::kernel_support::major_and_minor;
+use crate::shape::netem::tc::run;
 
 /// The oldest compose that knows all that compose.yaml says.
 const OLDEST_COMPOSE: (u32, u32) = (2, 20);
@@ -133,9 +134,10 @@ const NOT_FOUND: &str = "not found";
 /// One line says why it does not answer.
 fn ask(program: &str, args: &[&str]) -> Result<String, String> {
     let output = Command::new(program).args(args).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => NOT_FOUND.to_string(),
-        _ => format!("cannot be started: {error}"),
+    let path = std::env::var("PATH").unwrap_or_default();
+    let output = output.map_err(|error| match run::is_missing(program, &path, &error) {
+        true => NOT_FOUND.to_string(),
+        false => format!("cannot be started: {error}"),
     })?;
     let text =
         |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().next().unwrap_or_default().trim().to_string();

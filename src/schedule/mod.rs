@@ -39,7 +39,7 @@ use exec::{Advice, Adviser};
 pub(crate) use link_state::LEAST_STALL;
 use link_state::LinkState;
 pub(crate) use pipeline::Pipeline;
-pub(crate) use policy::{HELP, Schedule};
+pub(crate) use policy::{HELP, NAMES, Schedule};
 use pool::{PartPool, Sizes};
 pub(crate) use ranges::Ranges;
 

@@ -39,6 +39,10 @@ files from server a, the next NB from server b, and so on), rates=KBIT_A:KBIT_B 
 finish together at these rates), min-rtt, ecf or dems (from the literature), or exec=PROGRAM (a program of yours \
 decides, by lines of JSON)";
 
+/// The schedules to choose from by name, with examples of those that take numbers.
+pub(crate) const NAMES: [&str; 9] =
+    ["adaptive", "inorder", "greedy", "ratio=1:1", "rates=", "min-rtt", "ecf", "dems", "exec="];
+
 impl Schedule {
     /// Returns true if it goes by the links' rates, and moves work from one link to the other.
     pub(crate) fn is_adaptive(&self) -> bool {

@@ -15,8 +15,7 @@ use crate::log::schema::{Cell, Event, Record, Throughput};
 use crate::results;
 
 const COPY: &str = "experiment.toml";
-const LOG: &str = "sweep.jsonl";
-const RUNS: &str = "runs";
+use results::{RUNS, SWEEP_LOG as LOG};
 
 /// A folder that an experiment is being done in.
 #[derive(Debug)]

@@ -27,21 +27,24 @@ use crate::shape::backend::BackendChoice;
 use crate::simulate;
 use crate::text::fit;
 use crate::units::Delay;
-use experiment::{Experiment, entrant};
+use experiment::{Experiment, entrant, find};
 use folder::ExperimentFolder;
 use outlook::{Effort, Predictions, Seconds};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct SweepArgs {
     /// A .toml file, or the name of an experiment in ./experiments or built in: course-quick, rtt and others
-    #[arg(value_name = "EXPERIMENT")]
-    pub experiment: PathBuf,
+    #[arg(value_name = "EXPERIMENT", required_unless_present = "list")]
+    pub experiment: Option<PathBuf>,
     /// Server a: host or host:port
     #[arg(env = "TWINLINK_SERVER_A", default_value = "server-a", value_parser = server_name)]
     pub server_a: String,
     /// Server b
     #[arg(env = "TWINLINK_SERVER_B", default_value = "server-b", value_parser = server_name)]
     pub server_b: String,
+    /// List the experiments that have a name, and end
+    #[arg(long, exclusive = true)]
+    pub list: bool,
     /// List the runs and do none; needs no server and no privilege
     #[arg(long)]
     pub dry_run: bool,
@@ -65,12 +68,22 @@ pub(crate) struct SweepArgs {
     pub give_up: Delay,
 }
 
+impl SweepArgs {
+    /// Returns the experiment's name or path; the command line requires one.
+    pub(crate) fn wanted(&self) -> &Path {
+        self.experiment.as_deref().unwrap_or(Path::new(""))
+    }
+}
+
 /// The experiment, from the command line to the exit code.
 ///
 /// `predict` gives each run its `predicted_ms`; `afterwards` is told the experiment's folder, however the experiment went.
 pub(crate) fn main(args: SweepArgs, predict: Predict, afterwards: impl FnOnce(&Path)) -> Result<()> {
+    if args.list {
+        return print(&list());
+    }
     if args.dry_run {
-        let experiment = Experiment::find(&args.experiment)?;
+        let experiment = Experiment::find(args.wanted())?;
         print(&dry_run(&experiment, args.data.as_deref())?)?;
         if let Err(error) = entrant::check_programs(&experiment.entrants, &experiment.folder) {
             tracing::warn!("the runs themselves would not begin: {error:#}");
@@ -99,12 +112,27 @@ pub(crate) fn main(args: SweepArgs, predict: Predict, afterwards: impl FnOnce(&P
     Ok(())
 }
 
+/// Returns the experiments that have a name, each with its runs and what it is for.
+fn list() -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["experiment", "runs", "what it is for"]);
+    fit(&mut table);
+    for name in find::names() {
+        let (cells, said) = match Experiment::find(Path::new(&name)) {
+            Ok(experiment) => (experiment.cells().to_string(), experiment.description.unwrap_or_default()),
+            Err(error) => ("-".into(), format!("not valid: {error:#}")),
+        };
+        table.add_row([name, cells, said]);
+    }
+    format!("{}\n", table.trim_fmt())
+}
+
 /// Finds the experiment, and looks for the programs that it needs.
 ///
 /// # Errors
 /// The experiment is not found or invalid, or a program is not there.
 pub(crate) fn check(args: &SweepArgs) -> Result<Experiment> {
-    let experiment = Experiment::find(&args.experiment)?;
+    let experiment = Experiment::find(args.wanted())?;
     entrant::check_programs(&experiment.entrants, &experiment.folder)?;
     Ok(experiment)
 }

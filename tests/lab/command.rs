@@ -136,7 +136,7 @@ fn terminal_shows_bars_table_and_page() {
     let output = script.env("TERM", "xterm").output().unwrap();
     let shown = words(&output);
     assert!(output.status.success(), "{shown}");
-    for part in ["/8 files", "goodput Mbit/s", "results/", "report.html"] {
+    for part in ["/8 files", "RTT ms, busy", "Mbit/s", "The page: results/", "report.html"] {
         assert!(shown.contains(part), "no {part} in {shown}");
     }
 }

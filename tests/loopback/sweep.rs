@@ -250,6 +250,25 @@ fn program_is_an_entrant_beside_the_schedules() {
 }
 
 #[test]
+fn conditions_keep_the_order_of_the_file_in_reports() {
+    let bench = Bench::new(&TWO_BY_TWO.replace("\"near\"", "\"zeta\"").replace("\"far\"", "\"alpha\""));
+    let output = bench.sweep(&bench.a.address, &bench.b.address, &["--output", "text"]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let heading = |name: &str| text.find(&format!("\n{name}\n")).expect(&text);
+    assert!(heading("zeta") < heading("alpha"), "{text}");
+    let [.., sentence, page] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+    assert_eq!(sentence, "All 8 runs of experiment are complete.");
+    assert!(page.starts_with("The page: ") && page.ends_with("report.html"), "{page}");
+    let start = &lines(&bench.folders()[0].join("sweep.jsonl"))[0]["data"];
+    assert_eq!(start["conditions"][0]["condition"], "zeta");
+    let list =
+        Command::new(TWINLINK).args(["sweep", "--list"]).current_dir(bench.dir.path()).output().unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    assert!(list.contains("course-quick ") && list.lines().all(|line| line.chars().count() <= 80), "{list}");
+}
+
+#[test]
 fn failing_program_is_recorded_and_the_others_go_on() {
     let bench = Bench::new(&WITH_PROGRAM.replace("echo copied", "rm $OUT/s002.m4s"));
     let output = bench.run(&[]);

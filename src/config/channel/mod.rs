@@ -184,6 +184,16 @@ fn folders() -> Result<Vec<PathBuf>> {
     Ok(all.filter(|dir| dir.is_dir()).collect())
 }
 
+/// Returns the names of all channels.
+pub(crate) fn names() -> Vec<String> {
+    let own = folders().map(|folders| CHANNELS.own_names(&folders)).unwrap_or_default();
+    let mut names: Vec<String> =
+        own.into_iter().chain(BUILT_IN.iter().map(|(name, _)| name.to_string())).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
 impl ChannelConfig {
     /// Loads a channel by its name or the path of its file.
     ///

@@ -29,13 +29,25 @@ pub(crate) const BUILT_IN: &[(&str, &str)] = built_in![
 const EXPERIMENTS: Library =
     Library { kind: "experiment", largest: super::LARGEST_BYTES, built_in: BUILT_IN };
 
+/// The folder whose experiments have names, beside those that are built in.
+const FOLDER: &str = "experiments";
+
+/// Returns the names of all experiments, sorted.
+pub(crate) fn names() -> Vec<String> {
+    let mut names = EXPERIMENTS.own_names(&[PathBuf::from(FOLDER)]);
+    names.extend(BUILT_IN.iter().map(|(name, _)| name.to_string()));
+    names.sort();
+    names.dedup();
+    names
+}
+
 impl Experiment {
     /// Loads an experiment by its name or its path.
     ///
     /// # Errors
     /// Nothing of that name, a file that cannot be read, or one whose text is not valid.
     pub(crate) fn find(wanted: &Path) -> Result<Experiment> {
-        let (text, source) = EXPERIMENTS.find(wanted, &[PathBuf::from("experiments")])?;
+        let (text, source) = EXPERIMENTS.find(wanted, &[PathBuf::from(FOLDER)])?;
         let path = match &source {
             FileSource::BuiltIn => wanted,
             FileSource::File(path) => path,

@@ -124,7 +124,8 @@ fn mistakes_in_starting_it_are_explained() {
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).unwrap();
     let explained = |args: &[&str], expected: &str| {
-        let output = program().arg("server").args(args).assert().failure().get_output().clone();
+        let output =
+            program().args(["server", "--output", "json"]).args(args).assert().failure().get_output().clone();
         let line: serde_json::Value = serde_json::from_slice(
             output.stderr.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()).unwrap(),
         )

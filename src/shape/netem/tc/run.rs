@@ -101,9 +101,20 @@ pub(crate) fn tables() -> Result<tempfile::TempDir> {
     Ok(dir)
 }
 
+/// Returns whether a program that was not started is in no folder of the `:`-separated `path`. A folder there that this
+/// user may not enter makes the system say "permission denied" of a program that is nowhere.
+pub(crate) fn is_missing(program: &str, path: &str, error: &std::io::Error) -> bool {
+    let is_there = || std::env::split_paths(path).any(|folder| folder.join(program).is_file());
+    match error.kind() {
+        ErrorKind::NotFound => true,
+        ErrorKind::PermissionDenied => !program.contains('/') && !is_there(),
+        _ => false,
+    }
+}
+
 pub(crate) fn start(tool: Tool, error: std::io::Error) -> anyhow::Error {
     let name = tool.name();
-    if error.kind() == ErrorKind::NotFound {
+    if is_missing(name, &path(), &error) {
         return anyhow::anyhow!("{name} not found: install the package iproute2 (the lab's image has it)");
     }
     anyhow::Error::from(error).context(format!("cannot start {name}"))
@@ -141,6 +152,24 @@ mod tests {
             stdout: Vec::new(),
             stderr: stderr.as_bytes().to_vec(),
         }
+    }
+
+    #[test]
+    fn a_folder_of_the_path_that_cannot_be_entered_hides_no_missing_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = format!("/no/such/folder:{}", dir.path().display());
+        let denied = || std::io::Error::from(ErrorKind::PermissionDenied);
+        assert!(is_missing("tc", &path, &denied()));
+        assert!(is_missing("tc", &path, &ErrorKind::NotFound.into()));
+        assert!(!is_missing("/sbin/tc", &path, &denied()), "a path names one file");
+        assert!(!is_missing("tc", &path, &ErrorKind::OutOfMemory.into()));
+        std::fs::write(dir.path().join("tc"), "").unwrap();
+        assert!(!is_missing("tc", &path, &denied()), "it is there and may not be run");
+        let text = |error| format!("{:#}", start(Tool::Tc, error));
+        assert_eq!(
+            text(ErrorKind::NotFound.into()),
+            "tc not found: install the package iproute2 (the lab's image has it)"
+        );
     }
 
     #[test]

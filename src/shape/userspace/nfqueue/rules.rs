@@ -147,8 +147,9 @@ fn run(program: &str, args: &[&str], input: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn is_missing(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+fn is_missing(program: &str, error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| tc::run::is_missing(program, &tc::run::path(), cause))
 }
 
 /// Returns our rules in a family's raw table, as this program sees it.
@@ -166,7 +167,9 @@ pub(crate) fn remove_all() -> Result<bool> {
         for program in family.programs().into_iter().filter(|program| !holds_nothing(program)) {
             let present = match present(program) {
                 Ok(present) => present,
-                Err(error) if error.is::<std::io::Error>() && !is_missing(&error) => return Err(error),
+                Err(error) if error.is::<std::io::Error>() && !is_missing(program, &error) => {
+                    return Err(error);
+                }
                 Err(_) => continue,
             };
             if present.anything() {
@@ -247,7 +250,7 @@ fn first_that_can(
     for program in first.iter().copied().chain(family.programs()) {
         match attempt(program) {
             Ok(()) => return Ok(()),
-            Err(error) if is_missing(&error) => {}
+            Err(error) if is_missing(program, &error) => {}
             // The system refuses to start a program at all.
             Err(error) if error.is::<std::io::Error>() => {
                 return Err(error.context("cannot hand packets to this process"));
@@ -314,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_is_told_from_one_that_fails() {
-        assert!(is_missing(&run("no-such-program-at-all", &[], "").unwrap_err()));
-        assert!(!is_missing(&run("false", &[], "").unwrap_err()));
+        assert!(is_missing("no-such-program-at-all", &run("no-such-program-at-all", &[], "").unwrap_err()));
+        assert!(!is_missing("false", &run("false", &[], "").unwrap_err()));
     }
 }
