@@ -22,6 +22,7 @@ use crate::shape::backend::ShapingRequest;
 use crate::shape::control::client::ControlRequest;
 use crate::shape::control::server::ControlServer;
 use crate::shape::setup::LinkOptions;
+use crate::text::tell;
 use crate::units::{Direction, LinkId};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -94,6 +95,9 @@ fn resolve(host: &str) -> Result<IpAddr> {
 pub(crate) fn main(args: &HoldArgs) -> Result<()> {
     let setup = args.links.load(None)?.with_capture(args.capture.as_deref(), args.links.backend)?;
     let wanted = setup.requests(|link| resolve(args.server(link)))?;
+    if wanted.is_empty() {
+        tell("neither link is shaped: --link-a PROFILE --link-b PROFILE shapes them");
+    }
     let runtime = crate::runtime::multi_thread(1)?;
     let capture = setup.capture.as_deref().map(crate::results::create_named).transpose()?;
     let shaper =

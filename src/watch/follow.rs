@@ -158,7 +158,7 @@ mod tests {
         fs::write(run.join(LOG), format!("{one}{}", &two[..9])).unwrap();
         assert_eq!(told(&mut follower), ["another run", "one"]);
         let mut log = File::options().append(true).open(run.join(LOG)).unwrap();
-        log.write_all(two[9..].as_bytes()).unwrap();
+        log.write_all(&two.as_bytes()[9..]).unwrap();
         log.write_all(b"no record\n").unwrap();
         assert_eq!(told(&mut follower), ["two"]);
         assert!(told(&mut follower).is_empty());

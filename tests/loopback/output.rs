@@ -76,6 +76,30 @@ fn records_begin_with_a_sentence_also_where_json_is_asked_for() {
 }
 
 #[test]
+fn init_makes_a_folder_of_its_own_and_says_what_to_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let init = |args: &[&str], settings: &[(&str, &str)]| {
+        let mut command = Command::new(TWINLINK);
+        command.arg("init").args(args).env_remove("TWINLINK_RESULTS").env_remove("TWINLINK_RESULTS_HOST");
+        let output = command.envs(settings.iter().copied()).current_dir(dir.path()).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    assert!(init(&[], &[]).ends_with("next: twinlink sweep mine/experiment.toml --dry-run\n"));
+    let inside = dir.path().join("results");
+    let inside = inside.to_str().unwrap();
+    let compose = [("TWINLINK_RESULTS", inside), ("TWINLINK_RESULTS_HOST", "results")];
+    let wanted = format!(
+        "wrote results/mine/experiment.toml and results/mine/link.toml\n\
+         next: docker compose run --rm client sweep {inside}/mine/experiment.toml --dry-run\n"
+    );
+    assert_eq!(init(&[], &compose), wanted);
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.len() == 2 && left.iter().all(|name| name == "mine" || name == "results"), "{left:?}");
+}
+
+#[test]
 fn json_asked_for_on_a_terminal_is_json() {
     if !crate::support::have(&["script"]) {
         return;
