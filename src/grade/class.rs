@@ -22,7 +22,7 @@ use crate::lab::scratch::Scratch;
 use crate::lab::servers;
 use crate::log::schema;
 use crate::program::image::{self, UnpackedImage};
-use crate::program::sandbox::copy_folder;
+use crate::program::sandbox::{self, copy_folder};
 use crate::results::{self, Folder};
 use crate::runtime::{self, EndingSignals};
 use crate::segments::Set;
@@ -122,7 +122,12 @@ pub(crate) fn main(config: &ClassConfig) -> Result<()> {
     for folder in &config.visible {
         ensure!(folder.is_dir(), "cannot show {} to submissions: it is not a folder", folder.display());
     }
-    let visible = config.visible.iter().map(|folder| folder.canonicalize()).collect::<Result<_, _>>()?;
+    let visible: Vec<PathBuf> =
+        config.visible.iter().map(|folder| folder.canonicalize()).collect::<Result<_, _>>()?;
+    let path = config.assignment.canonicalize().context("cannot find the assignment")?;
+    let results = std::path::absolute(&config.results).context("cannot find the results")?;
+    let own = [path.parent().unwrap_or(Path::new("/")), &*results];
+    ensure_unseen(submissions.iter().map(|(_, folder)| &**folder).chain(own), &visible)?;
     if assignment.hidden_seeds.is_empty() {
         tell("no hidden seeds are here: the public ones alone are graded");
     }
@@ -141,9 +146,9 @@ fn grade_all(
     scratch: &Path,
 ) -> Result<()> {
     let folder = results::new_folder(&config.results, &format!("grade-{}", schema::new_run_id()))?;
-    for (seed, _) in assignment.seeds() {
+    for (at, (seed, _)) in assignment.seeds().enumerate() {
         let set = Set::new(assignment.data.count, assignment.data.mean_size, seed)?;
-        set.write(&data_folder(scratch, seed)).context("cannot make the files to fetch")?;
+        set.write(&data_folder(scratch, at)).context("cannot make the files to fetch")?;
     }
     let stopped = Arc::new(AtomicBool::new(false));
     // A signal ends the labs and the temporary files before this process.
@@ -173,8 +178,25 @@ fn grade_all(
     class.close(failed)
 }
 
-fn data_folder(scratch: &Path, seed: u64) -> PathBuf {
-    scratch.join(format!("data-{seed}"))
+/// Refuses folders that lie in one that every submission may read.
+fn ensure_unseen<'a>(folders: impl Iterator<Item = &'a Path>, visible: &[PathBuf]) -> Result<()> {
+    let shown: Vec<PathBuf> =
+        sandbox::SYSTEM.iter().filter_map(|path| Path::new(path).canonicalize().ok()).collect();
+    for folder in folders {
+        if let Some(shown) = shown.iter().chain(visible).find(|shown| folder.starts_with(shown)) {
+            bail!(
+                "cannot hide {} from submissions, which may read {}: move it, as to your home folder",
+                folder.display(),
+                shown.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Its name is on the command lines of servers, where it is not to tell a hidden seed.
+fn data_folder(scratch: &Path, place_of_seed: usize) -> PathBuf {
+    scratch.join(format!("data-{}", place_of_seed + 1))
 }
 
 /// Returns the submissions' folders by name.
@@ -271,7 +293,7 @@ impl Class {
             for (at, (seed, hidden)) in self.assignment.seeds().enumerate() {
                 ensure!(!self.is_stopped(), "interrupted");
                 let results = folder.new_child(trial_name(index, &condition.name, at).as_ref())?;
-                let data = data_folder(&self.scratch, seed);
+                let data = data_folder(&self.scratch, at);
                 let work = Work::Trial { condition: index, seed, data: data.clone() };
                 let verdict = self.in_lab(&built, image.as_ref(), &results, work, Some(&data));
                 let verdict: Option<TrialVerdict> = verdict

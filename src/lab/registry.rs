@@ -148,8 +148,10 @@ pub(crate) fn running() -> Result<Vec<RunningLab>> {
             let Ok(note) = serde_json::from_str::<LabNote>(&text) else { continue };
             found.push(RunningLab { name, command: note.command, control: note.control });
         }
-        // Only an empty one goes.
-        let _ = fs::remove_dir(&path);
+        // Only an empty one goes, and not one that the user chose.
+        if std::env::var_os(FOLDER).is_none() {
+            let _ = fs::remove_dir(&path);
+        }
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
@@ -188,10 +190,13 @@ pub(crate) fn table(labs: &[RunningLab]) -> String {
     lines.join("\n")
 }
 
+/// The variable of the folder that the user chose.
+const FOLDER: &str = "TWINLINK_LABS";
+
 /// Where labs may be entered, the best first: `$TWINLINK_LABS` alone, else the user's runtime folders, and
 /// at last one beside the temporary files.
 fn folders() -> Vec<PathBuf> {
-    if let Some(path) = std::env::var_os("TWINLINK_LABS") {
+    if let Some(path) = std::env::var_os(FOLDER) {
         return vec![path.into()];
     }
     let user = rustix::process::geteuid().as_raw();

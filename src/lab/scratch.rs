@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ impl Scratch {
     pub(crate) fn new() -> Result<Scratch> {
         let path = tempfile::Builder::new()
             .prefix("twinlink-")
+            .permissions(fs::Permissions::from_mode(0o700))
             .tempdir()
             .context("cannot make a temporary folder; set TMPDIR to a folder that can be written")?
             .keep();

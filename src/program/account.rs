@@ -16,7 +16,7 @@ pub(crate) struct FoundFile {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum FileState {
-    /// Stored under its name; `done_ms` is when it was last written or renamed, on the run's clock.
+    /// Stored under its name; `done_ms` is when it last changed, on the run's clock.
     Whole {
         bytes: u64,
         done_ms: f64,
@@ -114,18 +114,32 @@ pub(crate) fn account(files: &[FoundFile], requests: Option<&[ServedRequest]>) -
             account.missing.push(file.name.clone());
             continue;
         };
+        let of = by_name.get(file.name.as_str()).map_or(&[][..], Vec::as_slice);
+        let done_ms = done_ms.max(least_done_ms(of, bytes));
         if digest_ok == Some(false) {
             account.wrong.push(file.name.clone());
         } else {
             account.bytes += bytes;
             account.last_file_ms = Some(account.last_file_ms.map_or(done_ms, |last: f64| last.max(done_ms)));
         }
-        let of = by_name.get(file.name.as_str()).map_or(&[][..], Vec::as_slice);
         account.segments.push(segment(index as u64, &file.name, (bytes, done_ms, digest_ok), of));
     }
     account.segments.sort_by(|a, b| a.done_ms.total_cmp(&b.done_ms));
     account.links = requests.map(|requests| per_link(requests, &names, &account.segments));
     account
+}
+
+/// Returns the least time at which all of a file can have come: the last byte of each answer did not before the
+/// server sent it, unless another answer has that byte too. A program that writes to memory that is mapped changes its
+/// file without a trace.
+fn least_done_ms(requests: &[&ServedRequest], bytes: u64) -> f64 {
+    let sent_ms = |last: u64| {
+        let with = requests.iter().filter(|request| (request.from_byte..request.to_byte).contains(&last));
+        with.map(|request| if request.to_byte == last + 1 { request.sent_ms } else { request.read_ms })
+            .fold(f64::INFINITY, f64::min)
+    };
+    let answers = requests.iter().filter(|request| request.bytes() > 0 && request.to_byte <= bytes);
+    answers.map(|request| sent_ms(request.to_byte - 1)).fold(0.0, f64::max)
 }
 
 fn segment(
@@ -252,6 +266,20 @@ mod tests {
         assert_eq!((found.first_request_ms, found.last_file_ms, found.bytes), (Some(10.0), Some(80.0), 1000));
         let links = found.links.unwrap();
         assert_eq!((links.a.sent_bytes, links.b.sent_bytes, links.b.files), (600, 400, 1));
+    }
+
+    #[test]
+    fn no_file_is_done_before_its_bytes_were_sent() {
+        use LinkId::{A, B};
+        let done = |requests: &[ServedRequest]| {
+            account(&[whole("x", 1000, 5.0, Some(true))], Some(requests)).last_file_ms.unwrap()
+        };
+        assert_eq!(done(&[served(A, "x", 0..600, 0.0..50.0), served(B, "x", 600..1000, 0.0..70.0)]), 70.0);
+        // The other server brought the end of what one sends twice.
+        assert_eq!(done(&[served(A, "x", 0..1000, 0.0..90.0), served(B, "x", 600..1000, 0.0..70.0)]), 70.0);
+        // An answer that breaks off brought bytes that came elsewhere.
+        assert_eq!(done(&[served(A, "x", 0..600, 0.0..90.0), served(B, "x", 0..1000, 3.0..70.0)]), 70.0);
+        assert_eq!(done(&[]), 5.0);
     }
 
     #[test]

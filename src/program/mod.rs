@@ -18,7 +18,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use indicatif::ProgressBar;
@@ -775,18 +775,20 @@ fn payload_bytes(reading: &CounterReading, link: LinkId) -> Option<u64> {
     Some(counters.bytes.saturating_sub((counters.packets as f64 * header) as u64))
 }
 
-/// Looks at a file. Where the watch saw nothing of it, its time of change counts.
+/// Looks at a file. It is done when the watch saw it last, or when it changed last, as by another of its names: the
+/// kernel keeps that time, and the program cannot set it.
 fn found(path: &Path, digest: Option<Digest>, seen_ms: Option<f64>, log: &Log) -> FileState {
+    use std::os::unix::fs::MetadataExt;
     let whole = || -> std::io::Result<FileState> {
         let data = path.symlink_metadata()?;
         if !data.is_file() {
             return Ok(FileState::Missing);
         }
-        let done_ms = match seen_ms {
-            Some(ms) => ms,
-            None => data.modified()?.duration_since(log.epoch()).unwrap_or_default().as_secs_f64() * 1e3,
-        };
         let digest_ok = digest.map(|wanted| hash(path).map(|found| found == wanted)).transpose()?;
+        let changed = Duration::new(data.ctime() as u64, data.ctime_nsec() as u32);
+        let began = log.epoch().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let changed_ms = changed.saturating_sub(began).as_secs_f64() * 1e3;
+        let done_ms = changed_ms.max(seen_ms.unwrap_or(0.0));
         Ok(FileState::Whole { bytes: data.len(), done_ms, digest_ok })
     };
     whole().unwrap_or(FileState::Missing)

@@ -558,4 +558,10 @@ fn nothing_is_started_for_an_invalid_assignment() {
         let graded = place.grade(&["good", name], &[]);
         assert!(graded.said().contains(words) && graded.folder.is_none(), "{}", graded.said());
     }
+    // Each folder that all may read holds the others' work, or the hidden seeds.
+    for shown in [".", "good", "/"] {
+        let graded = place.grade(&["good"], &["--visible", shown]);
+        let refused = graded.said().contains("cannot hide ") && graded.folder.is_none();
+        assert!(refused && graded.output.status.code() == Some(1), "{shown}: {}", graded.said());
+    }
 }

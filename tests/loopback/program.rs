@@ -281,6 +281,53 @@ fn failures_of_a_program_are_named() {
     run(&["--memory-limit", "150MB", "--", "python3", "-c", hog]).failed("memory_limit", &["150MB"]);
 }
 
+/// Fetches a file, and a second later four more, which it writes behind the watch's back: by another name, to a file
+/// without a name whose time it then sets back, by a descriptor that was open all along, and by mapped memory.
+const HIDDEN_WRITES: &str = r#"
+import mmap, os, time, urllib.request
+out = os.environ["OUT"]
+def ask(name, **how):
+    return urllib.request.urlopen(urllib.request.Request(f"http://{os.environ['SERVER_A']}/{name}", **how))
+first, linked, dated, held, mapped = open(os.environ["FILES"]).read().split()
+size = int(ask(mapped, method="HEAD").headers["Content-Length"])
+os.chdir(out)
+open(first, "wb").write(ask(first).read())
+early = time.time()
+os.mkdir("d")
+open(linked, "w").close()
+os.link(linked, "d/x")
+os.link("d/x", "d/y")
+nameless = open(os.open(out, os.O_TMPFILE | os.O_WRONLY), "wb", 0)
+file = open(held, "wb", 0)
+open(held, "r+").close()
+with open(mapped, "wb+") as begun:
+    begun.truncate(size)
+    memory = mmap.mmap(begun.fileno(), size)
+time.sleep(1)
+open("d/x", "wb").write(ask(linked).read())
+nameless.write(ask(dated).read())
+os.link(f"/proc/self/fd/{nameless.fileno()}", dated, src_dir_fd=os.open("/", os.O_RDONLY), follow_symlinks=True)
+os.utime(dated, (early, early))
+file.write(ask(held).read())
+memory.write(ask(mapped).read())
+os.unlink("d/x"), os.unlink("d/y"), os.rmdir("d")
+os._exit(0)
+"#;
+
+#[test]
+fn file_is_done_when_it_changed_last_however_it_was_written() {
+    let Some(place) = Place::new() else { return };
+    fs::write(place.path("hidden.py"), HIDDEN_WRITES).unwrap();
+    let run = place.run(&["--files", "s{001..005}.m4s", "--backend", "none", "--", "python3", "hidden.py"]);
+    let end = run.end();
+    assert_eq!(end["exit"], "ok", "{end}");
+    let mut segments = run.records("segment");
+    segments.sort_by_key(|segment| segment["index"].as_u64());
+    let done: Vec<_> = segments.iter().map(|segment| segment["done_ms"].as_f64().unwrap()).collect();
+    assert_eq!(done.len(), 5);
+    assert!(done[1..].iter().all(|&ms| ms >= done[0] + 1000.0), "{done:?}");
+}
+
 #[test]
 fn what_a_program_leaves_behind_is_ended() {
     let Some(place) = Place::new() else { return };

@@ -143,7 +143,9 @@ fn mistakes_in_starting_it_are_explained() {
     let taken = listener.local_addr().unwrap().to_string();
     explained(&["--data", data, "--listen", &taken], "name a free address and port with --listen");
     drop(listener);
-    explained(&["--data", data, "--listen", "nowhere"], "is not an address and a port");
+    let usage = program().args(["server", "--listen", "nowhere"]).assert().code(2).get_output().clone();
+    let text = String::from_utf8(usage.stderr).unwrap();
+    assert!(text.starts_with("error: ") && text.contains("is not an address and a port"), "{text}");
     explained(&["--data", data, "--listen", "no.where.invalid:4455"], "cannot listen on no.where.invalid");
 }
 
