@@ -34,7 +34,8 @@ pub(crate) const LISTS: &str = "/lists";
 const TMP: &str = "/tmp";
 
 /// Folders of the machine that every program may read: programs, libraries and their settings.
-const SYSTEM: [&str; 9] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/nix"];
+pub(crate) const SYSTEM: [&str; 9] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/nix"];
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The most files on the disk: each costs memory of the kernel beside its content.
