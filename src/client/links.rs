@@ -192,11 +192,12 @@ impl Links {
     /// Logs every link as it is: the records at the beginning of a run.
     pub(crate) fn log_all(&self) -> Result<()> {
         let applied = self.applied();
+        let unshaped = self.shaper().unshaped_because();
         for link in LinkId::BOTH {
             for direction in Direction::BOTH {
                 match applied.iter().find(|a| a.link == link && a.direction == direction) {
                     Some(applied) => self.log_applied(applied, "set")?,
-                    None => self.log_unshaped(link, direction, "set")?,
+                    None => self.log_unshaped(link, direction, "set", unshaped)?,
                 }
             }
         }
@@ -229,8 +230,8 @@ impl Links {
         self.log.write(Event::Link(Box::new(schema::Link::shaped(applied, action))))
     }
 
-    fn log_unshaped(&self, link: LinkId, direction: Direction, action: &str) -> Result<()> {
-        self.log.write(Event::Link(Box::new(schema::Link::unshaped(link, direction, action))))
+    fn log_unshaped(&self, link: LinkId, direction: Direction, action: &str, why: &str) -> Result<()> {
+        self.log.write(Event::Link(Box::new(schema::Link::unshaped(link, direction, action, why))))
     }
 
     /// Puts another profile on a link while the run goes on.
@@ -251,7 +252,7 @@ impl Links {
         for link in LinkId::named(link) {
             self.shaper().clear_link(link)?;
             for direction in Direction::BOTH {
-                self.log_unshaped(link, direction, "cleared")?;
+                self.log_unshaped(link, direction, "cleared", "its shaping was cleared")?;
             }
         }
         self.remember_from(began);

@@ -157,7 +157,10 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
     let at = error.span().map_or(text.len(), |span| span.start.min(text.len()));
     let at = (0..=at).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
     let line = text[..at].matches('\n').count() + 1;
-    let (table, key) = key_at(text, at);
+    let (table, mut key) = key_at(text, at);
+    let inner = inline_key_at(text, at);
+    let last = inner.unwrap_or(&key).to_string();
+    key.extend(inner.into_iter().flat_map(|inner| [".", inner]));
     let quoted = |prefix: &str| {
         message.strip_prefix(prefix).and_then(|rest| rest.split('`').nth(1)).map(str::to_string)
     };
@@ -198,7 +201,7 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
         (table, key) => format!("{table}.{key}: "),
     };
     let hint = if message.starts_with("invalid type") && !message.contains("percentage") {
-        example(&key)
+        example(&last)
     } else {
         String::new()
     };
@@ -209,7 +212,8 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
 fn example(key: &str) -> String {
     let value = match key {
         "rate" => "37mbit",
-        "delay" | "jitter" => "30ms",
+        "delay" | "jitter" | "limit" | "target" | "interval" => "30ms",
+        "quantum" => "1514B",
         "queue" => "100ms",
         "loss" | "reorder" | "duplicate" | "corrupt" | "p" | "r" | "bad" | "good" => "0.1%",
         "distribution" => "normal",
@@ -235,6 +239,15 @@ fn key_at(text: &str, at: usize) -> (String, String) {
         }
     }
     (table, key)
+}
+
+/// The key of an inline table whose value begins at a place in the text.
+fn inline_key_at(text: &str, at: usize) -> Option<&str> {
+    let line = text[..at].lines().next_back().filter(|_| !text[..at].ends_with('\n'))?;
+    let (_, inside) = line.rsplit_once('{')?;
+    let last = inside.rsplit(',').next()?;
+    let (key, value) = last.split_once('=')?;
+    value.trim().is_empty().then_some(key.trim())
 }
 
 /// Asks whether the nearest of the known words was meant, between two of `quote`; empty where none is near.

@@ -79,7 +79,7 @@ impl Emulator {
     /// The cause, where the packet is dropped.
     pub(crate) fn arrive(&mut self, now: Nanos, way: Way, packet: ArrivingPacket) -> Result<Arrived, Cause> {
         if let Some(channel) = self.on_channel(way.0) {
-            return channel.arrive(now, way, packet.id, packet.bytes).map(|()| Arrived::Held);
+            return channel.arrive(now, way, packet).map(|()| Arrived::Held);
         }
         match &mut self.own[index_of(way)] {
             Some(model) => model.take_in(now, packet).map(|_| Arrived::Held),
@@ -89,6 +89,10 @@ impl Emulator {
 
     /// Whether a way's packets leave in the order in which they came, from now on.
     pub(crate) fn keeps_order(&self, way: Way) -> bool {
+        let channel = self.channel.as_ref().filter(|channel| channel.carries(way.0));
+        if let Some(channel) = channel {
+            return channel.keeps_order(way.0, way.1);
+        }
         self.own[index_of(way)].as_ref().is_none_or(LinkModel::keeps_order)
     }
 

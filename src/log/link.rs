@@ -16,17 +16,17 @@ impl Link {
             asked: Some(LinkShape::from(&row.shape)),
             kernel: row.kernel.clone(),
             channel_error: row.channel_error.clone(),
-            ..Link::unshaped(row.link, row.direction, action)
+            ..Link::unshaped(row.link, row.direction, action, "")
         }
     }
 
     /// The record of a direction that is not shaped.
-    pub fn unshaped(link: LinkId, direction: Direction, action: &str) -> Link {
+    pub fn unshaped(link: LinkId, direction: Direction, action: &str, why: &str) -> Link {
         Link {
             link,
             direction,
             backend: "none".into(),
-            why: "no profile was asked for".into(),
+            why: why.into(),
             profile: None,
             asked: None,
             kernel: serde_json::Value::Null,

@@ -57,7 +57,7 @@ pub trait Backend: Send {
 
     /// Sets links up, all or none of them. Where it carries one to the same server already, the profile
     /// changes in place and the queue stays. Its rows tell `why` it carries them.
-    fn set(&mut self, requests: &[ShapingRequest], why: &str) -> Result<()>;
+    fn set(&mut self, requests: &[ShapingRequest], whys: &[String]) -> Result<()>;
 
     /// Removes the shaping of one link, or of all.
     fn clear(&mut self, link: Option<LinkId>) -> Result<()>;
@@ -107,11 +107,26 @@ pub enum BackendChoice {
 }
 
 impl BackendChoice {
-    /// Picks a backend for these links, all of them: its place in `backends`, and why it.
+    /// Picks a backend for these links, all of them: its place in `backends`, and for each link why it. A link
+    /// that another backend would carry alone follows the others.
     ///
     /// # Errors
     /// The backend that was asked for cannot do all of them, or none can; with what each lacks.
     pub fn pick(
+        self,
+        backends: &[Box<dyn Backend>],
+        requests: &[ShapingRequest],
+        on_channel: bool,
+    ) -> Result<(usize, Vec<String>)> {
+        let (index, why) = self.pick_for(backends, requests, on_channel)?;
+        let alone = |request| match self.pick_for(backends, std::slice::from_ref(request), on_channel) {
+            Ok((same, own)) if same == index => own,
+            _ => format!("as the other link: {why}"),
+        };
+        Ok((index, requests.iter().map(alone).collect()))
+    }
+
+    fn pick_for(
         self,
         backends: &[Box<dyn Backend>],
         requests: &[ShapingRequest],
@@ -193,7 +208,7 @@ mod tests {
         fn is_proven(&self, _: &[ShapingRequest]) -> bool {
             self.2
         }
-        fn set(&mut self, _: &[ShapingRequest], _: &str) -> Result<()> {
+        fn set(&mut self, _: &[ShapingRequest], _: &[String]) -> Result<()> {
             Ok(())
         }
         fn clear(&mut self, _: Option<LinkId>) -> Result<()> {
@@ -226,7 +241,7 @@ mod tests {
         let pick = |choice: BackendChoice, first: Check, second: Check, proven: bool| {
             let backends: [Box<dyn Backend>; 2] =
                 [Box::new(Says("one", first, true)), Box::new(Says("two", second, proven))];
-            choice.pick(&backends, &[], false).map_err(|error| format!("{error:#}"))
+            choice.pick_for(&backends, &[], false).map_err(|error| format!("{error:#}"))
         };
         let (auto, two) = (BackendChoice::Auto, BackendChoice::Named("two"));
         let of = |index, why: &str| Ok((index, why.to_string()));

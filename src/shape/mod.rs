@@ -101,8 +101,8 @@ impl Shaper {
         }
         shaper.prepare(requests)?;
         let on_channel = requests.iter().any(|request| shaper.on_channel(request.link));
-        let (index, why) = choice.pick(&shaper.backends, requests, on_channel)?;
-        shaper.set(index, requests, &why)?;
+        let (index, whys) = choice.pick(&shaper.backends, requests, on_channel)?;
+        shaper.set(index, requests, &whys)?;
         Ok(shaper)
     }
 
@@ -124,13 +124,18 @@ impl Shaper {
     }
 
     /// Sets links up by one backend; the others must not shape them too.
-    fn set(&mut self, index: usize, requests: &[ShapingRequest], why: &str) -> Result<()> {
-        self.backends[index].set(requests, why)?;
+    fn set(&mut self, index: usize, requests: &[ShapingRequest], whys: &[String]) -> Result<()> {
+        self.backends[index].set(requests, whys)?;
         for (_, other) in self.backends.iter_mut().enumerate().filter(|(other, _)| *other != index) {
             requests.iter().try_for_each(|request| other.clear(Some(request.link)))?;
         }
         self.note_rows();
         Ok(())
+    }
+
+    /// Says why a link is not shaped from the beginning.
+    pub fn unshaped_because(&self) -> &'static str {
+        if self.choice == BackendChoice::None { "asked for" } else { "no profile was asked for" }
     }
 
     fn note_rows(&mut self) {
@@ -161,14 +166,14 @@ impl Shaper {
             self.prepare(requests)?;
         }
         let stays = self.carrier(link).and_then(|index| match self.backends[index].check(requests, false) {
-            Ok(Fit::Exactly(why)) => Some((index, self.choice.reason(why))),
+            Ok(Fit::Exactly(why)) => Some((index, vec![self.choice.reason(why)])),
             _ => None,
         });
-        let (index, why) = match stays {
+        let (index, whys) = match stays {
             Some(stays) => stays,
             None => self.choice.pick(&self.backends, requests, false)?,
         };
-        self.set(index, requests, &why)?;
+        self.set(index, requests, &whys)?;
         self.traces.retain(|trace| trace.link != link);
         if self.plays {
             self.play_link(link)?;

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use super::backend::{BackendChoice, ShapingRequest};
+use super::netem;
 use crate::config::channel;
 use crate::config::channel::ChannelConfig;
 use crate::config::profile::Profile;
-use crate::config::script::Script;
+use crate::config::script::{Script, To};
 use crate::units::{LinkId, seed};
 
 /// The options that each command has that shapes links.
@@ -56,7 +57,9 @@ impl LinkOptions {
                 bail!("the script changes link {link}, which is on the channel and follows its channel file");
             }
         }
-        Ok(LinkSetup { profiles, channel, script, capture: None })
+        let setup = LinkSetup { profiles, channel, script, capture: None };
+        setup.check(self.backend)?;
+        Ok(setup)
     }
 }
 
@@ -84,6 +87,20 @@ impl LinkSetup {
             bail!("cannot capture: only the userspace backend sees each packet; leave --backend out");
         }
         Ok(LinkSetup { capture: file.map(Path::to_path_buf), ..self })
+    }
+
+    /// Refuses what the backend that was asked for can do on no kernel.
+    fn check(&self, backend: BackendChoice) -> Result<()> {
+        if backend != BackendChoice::Named(netem::NAME) {
+            return Ok(());
+        }
+        let changes = self.script.iter().flat_map(|script| &script.changes);
+        let changed = changes.filter_map(|change| match &change.to {
+            To::Profile(profile) => Some(&**profile),
+            To::Clear => None,
+        });
+        let profiles = self.profiles.iter().flatten().chain(changed);
+        netem::check::check_config(profiles, self.channel.is_some()).map_err(|refusal| refusal.error)
     }
 
     /// Returns true if a link is to be shaped.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 use twinlink::config::channel::ChannelConfig;
 use twinlink::emulate::channel::SharedChannel;
+use twinlink::emulate::link::ArrivingPacket;
 use twinlink::units::Nanos;
 use twinlink::units::{Direction, LinkId};
 use twinlink::wifi::saturation::{Saturated, frames_per_s};
@@ -53,7 +54,7 @@ fn saturate(channel: &mut SharedChannel, ways: &[Way], seconds: u64) -> Vec<f64>
             }
             while channel.tally(now, way.0, way.1).held_packets < 300 {
                 id += 1;
-                channel.arrive(now, *way, id, 1514).unwrap();
+                channel.arrive(now, *way, ArrivingPacket::plain(id, 1514)).unwrap();
             }
         }
         channel.take_lost();
@@ -203,7 +204,7 @@ fn busy_time_is_that_of_the_transmissions() {
 fn an_idle_channel_adds_the_transmission_and_the_delay() {
     let a = format!("{A54}\ndelay = \"7ms\"");
     let mut channel = shared(&channel_file("", &a, A6, None));
-    channel.arrive(SECOND, A_DOWN, 1, 1350).unwrap();
+    channel.arrive(SECOND, A_DOWN, ArrivingPacket::plain(1, 1350)).unwrap();
     // 1372 bytes of MPDU are 51 symbols of 4 µs behind 20 µs of preamble.
     let expected = SECOND + 224_000 + 7_000_000;
     channel.advance(expected - 1);
@@ -217,8 +218,8 @@ fn a_busy_channel_makes_a_new_packet_wait_and_draw() {
     for seed in 0..200 {
         let config = ChannelConfig::parse("test", &channel_file("", A54, A6, None)).unwrap();
         let mut channel = SharedChannel::new(&config, seed);
-        channel.arrive(SECOND, B_DOWN, 1, 1514).unwrap();
-        channel.arrive(SECOND + 1_000_000, A_DOWN, 2, 1514).unwrap();
+        channel.arrive(SECOND, B_DOWN, ArrivingPacket::plain(1, 1514)).unwrap();
+        channel.arrive(SECOND + 1_000_000, A_DOWN, ArrivingPacket::plain(2, 1514)).unwrap();
         let mut at = SECOND;
         while channel.take_due(at, LinkId::A, Direction::Down).is_none() {
             at = channel.next_event().unwrap();
@@ -239,7 +240,7 @@ fn what_fails_seven_times_is_lost_and_said_to_be() {
     let mut channel = shared(&text);
     let (mut lost, mut departed, mut now) = (0, 0, 0);
     for id in 0..10_000 {
-        channel.arrive(now, A_DOWN, id, 1514).unwrap();
+        channel.arrive(now, A_DOWN, ArrivingPacket::plain(id, 1514)).unwrap();
         while let Some(at) = channel.next_event() {
             now = at;
             channel.advance(now);
@@ -280,7 +281,7 @@ fn play(text: &str, packets: &[(Nanos, usize, u32)]) -> (Told, u64) {
         now += gap;
         channel.advance(now);
         collect(&mut channel, now);
-        if channel.arrive(now, ways[way], id as u32, bytes).is_err() {
+        if channel.arrive(now, ways[way], ArrivingPacket::plain(id as u32, bytes)).is_err() {
             dropped.push(id as u32);
         }
     }
@@ -313,4 +314,78 @@ proptest! {
         }
         prop_assert_eq!(play(&text, &packets), ((departed, dropped, lost), held));
     }
+}
+
+/// Fills a direction of a channel with one flow of full frames, one every so many nanoseconds, beside a packet of
+/// another flow every 20 ms. Returns the mean bit/s of the first, the mean wait (ms) of the others from 6 s on, and the
+/// drops and marks.
+fn beside_a_load(queue: &str, every: Nanos, ect: bool) -> (f64, f64, u64, u64) {
+    // The way down crosses twice, and its second crossing is the slow one.
+    let text = channel_file("", A54, A6, Some("phy = \"802.11n/20MHz/MCS1\"")).replace("\"300p\"", queue);
+    let mut channel = shared(&text);
+    let (mut now, mut id, mut next, mut load, mut bits) = (0, 0u32, 0, 0u64, 0u64);
+    let (mut sent, mut waits) = (HashMap::new(), Vec::new());
+    while now < 12 * SECOND {
+        while let Some(departure) = channel.take_due(now, A_DOWN.0, A_DOWN.1) {
+            match sent.remove(&departure.id) {
+                Some(at) if at > 6 * SECOND => waits.push((departure.at - at) as f64 / 1e6),
+                Some(_) => {}
+                None => bits += u64::from(departure.bytes) * 8,
+            }
+        }
+        for _ in load..now / every {
+            id += 1;
+            let _ = channel.arrive(now, A_DOWN, ArrivingPacket { id, bytes: 1514, flow: 1, ect });
+        }
+        load = now / every;
+        if now >= next {
+            (id, next) = (id + 1, next + SECOND / 50);
+            if channel.arrive(now, A_DOWN, ArrivingPacket { id, bytes: 100, flow: 2, ect }).is_ok() {
+                sent.insert(id, now);
+            }
+        }
+        for (_, _, id) in channel.take_lost() {
+            sent.remove(&id);
+        }
+        now = channel.next_event().unwrap_or(next).min((load + 1) * every);
+        channel.advance(now);
+    }
+    let tally = channel.tally(now, A_DOWN.0, A_DOWN.1);
+    (bits as f64 / 12.0, waits.iter().sum::<f64>() / waits.len() as f64, tally.dropped_queue, tally.marked)
+}
+
+#[test]
+fn managed_queues_keep_waits_short_at_both_crossings() {
+    let (fifo_bits, fifo_ms, ..) = beside_a_load("\"300ms\"", 605_600, false);
+    assert!(fifo_ms > 100.0, "{fifo_ms} ms");
+    // A tenth more than the channel carries, from a sender that answers no drops.
+    let every = (L / (1.1 * fifo_bits) * 1e9) as Nanos;
+    for (kind, most_ms) in [("codel", 60.0), ("fq_codel", 20.0)] {
+        let (bits, ms, dropped, marked) =
+            beside_a_load(&format!("{{ kind = \"{kind}\", limit = \"300ms\" }}"), every, false);
+        assert!(ms < most_ms && dropped > 100 && marked == 0, "{kind}: {ms} ms, {dropped} dropped");
+        close(bits, fifo_bits, 0.05, kind);
+    }
+    let marks = beside_a_load("{ kind = \"fq_codel\", limit = \"1s\", ecn = true }", every, true);
+    assert!(marks.3 > 100, "{marks:?}");
+}
+
+#[test]
+fn managed_queue_stands_before_the_cap_too() {
+    let cap = "cap = \"10mbit\"\nqueue = { kind = \"fq_codel\", limit = \"1s\" }";
+    let text = format!("description = \"test\"\n[channel]\n[link.a]\n{A54}\n{cap}\n");
+    let mut channel = shared(&text);
+    for id in 0..1000 {
+        let _ = channel.arrive(0, A_DOWN, ArrivingPacket { id, bytes: 1514, flow: id % 5, ect: false });
+    }
+    let (mut departed, mut now) = (0, 0);
+    while let Some(event) = channel.next_event() {
+        now = event;
+        channel.advance(now);
+        departed += std::iter::from_fn(|| channel.take_due(now, A_DOWN.0, A_DOWN.1)).count() as u64;
+    }
+    let tally = channel.tally(now, A_DOWN.0, A_DOWN.1);
+    assert_eq!((tally.held_packets, departed + tally.dropped_queue), (0, 1000));
+    assert!(tally.dropped_queue > 50, "{tally:?}");
+    close(departed as f64 * L / (now as f64 / 1e9), 1e7, 0.02, "the cap");
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use twinlink::config::channel::{ChannelConfig, Fair};
 use twinlink::emulate::channel::SharedChannel;
 use twinlink::emulate::channel::medium::Medium;
+use twinlink::emulate::link::ArrivingPacket;
 use twinlink::emulate::rng::{Purpose, Stream};
 use twinlink::units::{Direction, LinkId, Nanos};
 use twinlink::wifi::exchange::Transmitter;
@@ -130,7 +131,7 @@ impl Row {
                 }
                 while channel.tally(now, link, Direction::Down).waiting_packets < 200 {
                     id += 1;
-                    channel.arrive(now, (link, Direction::Down), id, FRAME).unwrap();
+                    channel.arrive(now, (link, Direction::Down), ArrivingPacket::plain(id, FRAME)).unwrap();
                 }
             }
             channel.take_lost().for_each(drop);

@@ -228,3 +228,31 @@ fn the_doctor_tells_programs_what_it_tells_people() {
         assert!(check["ok"] == true || check["advice"].is_string(), "{check}");
     }
 }
+
+#[test]
+fn netem_that_was_asked_for_refuses_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let cross = "description = \"d\"\n[down]\nrate = \"20mbit\"\nqueue = \"100ms\"\ncross = \"1 x cubic\"\n\
+                 [up]\nrate = \"20mbit\"\nqueue = \"100ms\"\n";
+    std::fs::write(dir.path().join("cross.toml"), cross).unwrap();
+    let netem = ["simulate", "--backend", "netem"];
+    let channel = refusal(dir.path(), &[&netem[..], &["--channel", "course-scenario-1-near"]].concat());
+    assert!(
+        channel.contains("cannot do a shared channel with netem: use --backend auto or userspace"),
+        "{channel}"
+    );
+    let links = ["--link-a", "./cross.toml", "--link-b", "rate-20"];
+    let error = refusal(dir.path(), &[&netem[..], &links].concat());
+    let words = "cannot do all of the profile ./cross.toml with netem: it has no traffic of others: use --backend auto";
+    assert!(error.contains(words), "{error}");
+    let script = "[[at]]\nafter = \"1s\"\nlink = \"b\"\nprofile = \"./cross.toml\"\n";
+    std::fs::write(dir.path().join("script.toml"), script).unwrap();
+    let links = ["--link-a", "rate-80", "--link-b", "rate-20", "--script", "script.toml"];
+    let error = refusal(dir.path(), &[&netem[..], &links].concat());
+    assert!(error.contains(words), "{error}");
+    let allowed = twinlink(
+        dir.path(),
+        &["simulate", "--backend", "netem", "--link-a", "rate-80", "--link-b", "rate-20"],
+    );
+    assert!(allowed.status.success());
+}

@@ -336,6 +336,10 @@ fn what_a_program_leaves_behind_is_ended() {
     assert_eq!(run.end()["exit"], "ok");
     let [fault] = &run.records("fault")[..] else { panic!("one fault") };
     assert_eq!(fault["what"], "the program left 2 processes");
+    let links = run.records("link");
+    assert!(
+        links.len() == 4 && links.iter().all(|link| link["backend"] == "none" && link["why"] == "asked for")
+    );
 }
 
 #[test]

@@ -45,6 +45,7 @@ expect "drops that the log has" "$(records sample "$WORK/fq_codel.jsonl" | jq -s
 echo 1 >/proc/sys/net/ipv4/tcp_ecn
 loaded marks
 expect "marks" "$(jq .ecn_mark "$WORK/marks.qdisc")" -gt 0
+expect "marks that the log has" "$(records sample "$WORK/marks.jsonl" | jq -s 'map(select(.link == "a")) | last.down.marked')" -gt 0
 expect "drops beside marks" "$(jq .drops "$WORK/marks.qdisc")" -eq 0
 
 own_links --backend netem --link-a "$WORK/fifo.toml"

@@ -437,9 +437,6 @@ impl FileLink {
                  the table out"
             );
         }
-        if matches!(self.queue, Queue::CoDel(_)) {
-            bail!("link.{key}.queue: on a shared channel a queue is a time or packets, as in \"100ms\"");
-        }
         if let Some(server) = &server {
             check_retry(&format!("link.{key}"), server.retry)?;
         }
@@ -517,7 +514,7 @@ mod tests {
             (GOOD.replace("phy = \"802.11a/54\"", "pyh = \"802.11a/54\""), "pyh"),
             (GOOD.replace("\"5%\"", "\"95%\""), "link.b.retry"),
             (GOOD.replace("\"5%\"", "\"5\""), "unit"),
-            (GOOD.replace("\"100ms\"", "{ kind = \"codel\", limit = \"1s\" }"), "link.b.queue"),
+            (GOOD.replace("\"100ms\"", "{ kind = \"codel\", limit = \"1ms\" }"), "queue.limit"),
             (channel("overhead = \"170us\""), "overhead"),
             (channel("ampdu = 4"), "channel.ampdu is for 802.11n"),
             (GOOD.replace("\"1ms\"", "\"90s\""), "delay: 90s is out of range"),

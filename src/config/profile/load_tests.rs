@@ -78,6 +78,26 @@ fn a_wrong_profile_is_told_by_file_key_and_what_was_expected() {
         (with_down("rate = \"-2mbit\"\nqueue = \"1s\""), "down.rate: \"-2mbit\" is negative"),
         (with_down("rate = \"0mbit\"\nqueue = \"1s\""), "a rate of 0"),
         (with_down("rate = 20\nqueue = \"1s\""), "write rate = \"37mbit\""),
+        (
+            with_down("rate = \"1mbit\"\nqueue = { kind = \"codel\", limit = 100 }"),
+            "down.queue.limit: invalid type: integer `100`, expected a string: write limit = \"30ms\"",
+        ),
+        (
+            with_down("rate = \"1mbit\"\nqueue = { limit = \"1s\", kind = \"codel\", ecn = \"yes\" }"),
+            "down.queue.ecn: invalid type: string \"yes\", expected a boolean",
+        ),
+        (
+            with_down("rate = \"1mbit\"\nqueue = { kind = \"red\", limit = \"1s\" }"),
+            "down.queue.kind: unknown variant `red`",
+        ),
+        (
+            with_down("rate = \"1mbit\"\nqueue = { kind = \"codel\" }"),
+            "down.queue has no limit: write limit = \"30ms\"",
+        ),
+        (
+            with_down("rate = \"1mbit\"\nqueue = { kind = \"codel\", limt = \"1s\" }"),
+            "unknown key \"limt\": did you mean \"limit\"?",
+        ),
         (with_down("rate = \"20mbit\""), "[down] has no queue: write queue = \"100ms\""),
         (with_down("rate = \"1kbit\"\nqueue = \"1s\""), "down.rate: 1kbit is out of range"),
         (with_down("rate = \"1mbit\"\nqueue = \"0ms\""), "down.queue: \"0ms\" is a queue that holds nothing"),

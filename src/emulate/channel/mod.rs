@@ -4,7 +4,9 @@
 //! - [`medium`] decides who sends when, and what is lost: contention, collisions, aggregates, repeats.
 //! - A packet between two stations crosses twice: once in its sender's turn, once in the access
 //!   point's. Requests, ACKs and data all take airtime.
-//! - A direction's queue counts what waits at both crossings, and drops before the first.
+//! - A direction's queue counts what waits at both crossings, and drops before the first. One that chooses whom it
+//!   serves ([`ManagedQueue`]) stands before each crossing, and hands on what two turns send, as access points
+//!   with fq_codel do: what it has handed on waits unseen.
 //!
 //! Not modelled: rate adaptation, interference, hidden stations, beacons, power saving.
 
@@ -13,11 +15,12 @@ pub mod medium;
 use std::collections::VecDeque;
 
 use super::delay_line::Bottleneck;
-use super::delay_line::Draw;
 use super::egress_queue::{ArrivingPacket, EgressQueue, Packet};
 use super::link::{Cause, Departure, Limit, Tally};
+use super::managed_queue::ManagedQueue;
 use super::rng::{Purpose, Stream};
 use crate::config::channel::{ChannelConfig, Hop, Node};
+use crate::config::profile::{FRAME, Shape};
 use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 use medium::{Medium, QueuePosition};
@@ -26,17 +29,26 @@ use medium::{Medium, QueuePosition};
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     flow: usize,
-    id: u32,
-    bytes: u32,
-    draw: Draw,
+    packet: Packet,
     /// The number of crossings behind it.
     crossed: usize,
+}
+
+/// The way into a queue of the medium.
+#[derive(Clone, Debug)]
+struct ManagedHop {
+    position: QueuePosition,
+    /// Where packets wait whose turn is chosen as they are handed on.
+    managed: Option<ManagedQueue>,
+    /// Packets handed on that have not crossed, and the most of them.
+    ahead: u32,
+    most_ahead: u32,
 }
 
 /// One direction of a link that crosses the channel.
 #[derive(Clone, Debug)]
 struct ChannelFlow {
-    path: Vec<QueuePosition>,
+    path: Vec<ManagedHop>,
     cap: Option<Bottleneck>,
     /// Held back by the cap, with the time of release.
     entry: VecDeque<(Nanos, Frame)>,
@@ -57,6 +69,8 @@ pub struct SharedChannel {
     flows: [Option<ChannelFlow>; 4],
     /// Packets that were lost on the channel and that the caller has not taken yet.
     lost: Vec<(LinkId, Direction, u32)>,
+    /// Packets that a queue has just dropped.
+    dropped: Vec<Packet>,
 }
 
 fn flow_index(link: LinkId, direction: Direction) -> usize {
@@ -79,6 +93,7 @@ impl SharedChannel {
             devices: Vec::new(),
             flows: [None, None, None, None],
             lost: Vec::new(),
+            dropped: Vec::new(),
         };
         let mut queues = Queues::new();
         for link in LinkId::BOTH {
@@ -87,9 +102,16 @@ impl SharedChannel {
                 if hops.is_empty() {
                     continue;
                 }
-                let path = hops.iter().map(|hop| channel.queue(&mut queues, hop)).collect();
+                let shape = config.shape(link).expect("the link is on the channel");
+                let crossing = |hop: &Hop| ManagedHop {
+                    position: channel.queue(&mut queues, hop),
+                    managed: ManagedQueue::of(&shape),
+                    ahead: 0,
+                    most_ahead: 2 * hop.radio.full_turn(FRAME as u32).frames,
+                };
+                let path = hops.iter().map(crossing).collect();
                 channel.flows[flow_index(link, direction)] =
-                    Some(ChannelFlow::new(config, link, direction, path, seed));
+                    Some(ChannelFlow::new(config, &shape, link, direction, path, seed));
             }
         }
         channel
@@ -118,7 +140,7 @@ impl SharedChannel {
         self.flows[flow_index(link, direction)].as_mut().expect("the caller asks for links on the channel")
     }
 
-    /// Takes a packet of `bytes` (as Ethernet frame) in, after all that happens before it.
+    /// Takes a packet in, after all that happens before it.
     ///
     /// # Errors
     /// The cause, where the packet is dropped.
@@ -129,25 +151,74 @@ impl SharedChannel {
         &mut self,
         now: Nanos,
         (link, direction): (LinkId, Direction),
-        id: u32,
-        bytes: u32,
+        incoming: ArrivingPacket,
     ) -> Result<(), Cause> {
         self.advance(now);
         let index = flow_index(link, direction);
         let flow = self.flow(link, direction);
-        let draw = flow.egress_queue.draw();
-        if !flow.limit.has_room(flow.waiting, bytes) {
+        let packet = Packet::new(incoming, now, flow.egress_queue.draw(), None);
+        if flow.path[0].managed.is_none() && !flow.limit.has_room(flow.waiting, packet.bytes) {
             flow.tally.dropped_queue += 1;
             return Err(Cause::QueueFull);
         }
-        let frame = Frame { flow: index, id, bytes, draw, crossed: 0 };
-        let ready = flow.cap.as_mut().map_or(now, |cap| cap.pass(now, bytes));
-        flow.entry.push_back((ready, frame));
         flow.waiting.0 += 1;
-        flow.waiting.1 += u64::from(bytes);
+        flow.waiting.1 += u64::from(packet.bytes);
+        self.approach(now, Frame { flow: index, packet, crossed: 0 });
+        if self.lost.pop_if(|last| *last == (link, direction, packet.id)).is_some() {
+            return Err(Cause::QueueFull);
+        }
+        let flow = self.flow(link, direction);
         flow.tally.held_packets_max = flow.tally.held_packets_max.max(flow.held(now));
         self.advance(now);
         Ok(())
+    }
+
+    /// Brings a packet before its next crossing.
+    fn approach(&mut self, now: Nanos, mut frame: Frame) {
+        let flow = self.flows[frame.flow].as_mut().expect("a frame's flow exists");
+        frame.packet.arrived = now;
+        match &mut flow.path[frame.crossed].managed {
+            Some(queue) => queue.push(frame.packet, &mut self.dropped),
+            None => self.hand_on(now, frame),
+        }
+        self.serve(now, frame.flow, frame.crossed);
+    }
+
+    /// Lets the queue before a crossing hand on as much as may be ahead of it.
+    fn serve(&mut self, now: Nanos, index: usize, crossed: usize) {
+        loop {
+            let flow = self.flows[index].as_mut().expect("the caller's flow exists");
+            // A cap sends one packet at a time, so that the queue stands before it too.
+            let is_paced = crossed == 0 && flow.cap.is_some() && !flow.entry.is_empty();
+            let crossing = &mut flow.path[crossed];
+            let Some(queue) = crossing.managed.as_mut().filter(|_| !is_paced) else { break };
+            if crossing.ahead >= crossing.most_ahead {
+                break;
+            }
+            let Some(packet) = queue.serve(now, &mut self.dropped) else { break };
+            self.hand_on(now, Frame { flow: index, packet, crossed });
+        }
+        let flow = self.flows[index].as_mut().expect("the caller's flow exists");
+        let (link, direction) = flow_of(index);
+        for packet in self.dropped.drain(..) {
+            flow.waiting.0 -= 1;
+            flow.waiting.1 -= u64::from(packet.bytes);
+            flow.tally.dropped_queue += 1;
+            self.lost.push((link, direction, packet.id));
+        }
+    }
+
+    /// Has a packet contend for its next crossing, for the first one as soon as the cap releases it.
+    fn hand_on(&mut self, now: Nanos, frame: Frame) {
+        let flow = self.flows[frame.flow].as_mut().expect("a frame's flow exists");
+        let crossing = &mut flow.path[frame.crossed];
+        crossing.ahead += 1;
+        if frame.crossed == 0 {
+            let ready = flow.cap.as_mut().map_or(now, |cap| cap.pass(now, frame.packet.bytes));
+            flow.entry.push_back((ready, frame));
+        } else {
+            self.medium.push(now, crossing.position, frame, frame.packet.bytes);
+        }
     }
 
     /// Plays everything that happens on the channel up to now.
@@ -170,10 +241,13 @@ impl SharedChannel {
     /// Lets packets that their cap has released contend. Returns true if there were any.
     fn admit(&mut self, now: Nanos) -> bool {
         let mut admitted = false;
-        for flow in self.flows.iter_mut().flatten() {
-            while flow.entry.front().is_some_and(|entry| entry.0 <= now) {
-                let Some((_, frame)) = flow.entry.pop_front() else { break };
-                self.medium.push(now, flow.path[0], frame, frame.bytes);
+        for index in 0..self.flows.len() {
+            while let Some(flow) = &mut self.flows[index]
+                && let Some((_, frame)) = flow.entry.front().copied().filter(|entry| entry.0 <= now)
+            {
+                flow.entry.pop_front();
+                self.medium.push(now, flow.path[0].position, frame, frame.packet.bytes);
+                self.serve(now, index, 0);
                 admitted = true;
             }
         }
@@ -186,22 +260,32 @@ impl SharedChannel {
         for outcome in outcomes {
             let mut frame = outcome.item;
             let flow = self.flows[frame.flow].as_mut().expect("a frame's flow exists");
+            flow.path[frame.crossed].ahead -= 1;
+            self.serve(now, frame.flow, frame.crossed);
+            let flow = self.flows[frame.flow].as_mut().expect("a frame's flow exists");
             frame.crossed += 1;
-            if let Some(&next) = flow.path.get(frame.crossed).filter(|_| outcome.delivered) {
-                self.medium.push(now, next, frame, frame.bytes);
+            if outcome.delivered && frame.crossed < flow.path.len() {
+                self.approach(now, frame);
                 continue;
             }
             flow.waiting.0 -= 1;
-            flow.waiting.1 -= u64::from(frame.bytes);
+            flow.waiting.1 -= u64::from(frame.packet.bytes);
             if outcome.delivered {
-                let packet = ArrivingPacket::plain(frame.id, frame.bytes);
-                flow.egress_queue.file(Packet::new(packet, now, frame.draw, None));
+                flow.tally.marked += u64::from(frame.packet.marked);
+                frame.packet.out = now;
+                flow.egress_queue.file(frame.packet);
             } else {
                 flow.tally.dropped_loss += 1;
                 let (link, direction) = flow_of(frame.flow);
-                self.lost.push((link, direction, frame.id));
+                self.lost.push((link, direction, frame.packet.id));
             }
         }
+    }
+
+    /// Whether a direction's packets leave in the order in which they came.
+    pub fn keeps_order(&self, link: LinkId, direction: Direction) -> bool {
+        let mut crossings = self.flows[flow_index(link, direction)].iter().flat_map(|flow| &flow.path);
+        crossings.all(|crossing| crossing.managed.as_ref().is_none_or(ManagedQueue::keeps_order))
     }
 
     /// When to call [`SharedChannel::advance`] next.
@@ -252,19 +336,19 @@ impl SharedChannel {
 impl ChannelFlow {
     fn new(
         config: &ChannelConfig,
+        shape: &Shape,
         link: LinkId,
         direction: Direction,
-        path: Vec<QueuePosition>,
+        path: Vec<ManagedHop>,
         seed: u64,
     ) -> ChannelFlow {
-        let shape = config.shape(link).expect("the link is on the channel");
         ChannelFlow {
             path,
             cap: config.link(link).and_then(|on_channel| on_channel.cap).map(Bottleneck::new),
             entry: VecDeque::new(),
             waiting: (0, 0),
-            egress_queue: EgressQueue::new(&shape, seed, link, direction),
-            limit: Limit::of(&shape),
+            egress_queue: EgressQueue::new(shape, seed, link, direction),
+            limit: Limit::of(shape),
             tally: Tally::default(),
         }
     }

@@ -80,35 +80,51 @@ fn tc(line: String) -> Result<()> {
 /// # Errors
 /// A shared channel, a trace that is too fine for tbf, or a kernel that lacks something.
 pub(crate) fn check(requests: &[ShapingRequest], on_channel: bool) -> Result<Fit, Refusal> {
-    if on_channel {
-        let error = anyhow!("cannot do a shared channel with netem: use --backend auto or userspace");
-        return Err(Refusal { why: "a shared channel is modelled in userspace".into(), error });
-    }
-    requests.iter().try_for_each(|request| check_profile(&request.profile))?;
+    check_config(requests.iter().map(|request| &request.profile), on_channel)?;
+    requests.iter().try_for_each(|request| check_kernel(&request.profile))?;
     let difference = requests.iter().find_map(|request| difference(&request.profile));
     Ok(difference.map_or(Fit::Exactly("a rate and a queue need only tbf".into()), |difference| {
         Fit::Nearly(difference.into())
     }))
 }
 
-/// Fails where the kernel's own qdiscs cannot do all of a profile.
-fn check_profile(profile: &Profile) -> Result<(), Refusal> {
-    let refusal = |why: String, error: anyhow::Error| Refusal {
-        why,
-        error: error.context(format!("cannot do all of the profile {} with netem", profile.name)),
-    };
-    if [&profile.down, &profile.up].iter().any(|shape| shape.cross.is_some()) {
-        let error = anyhow!("cross traffic is modelled in userspace: use --backend auto or userspace");
-        return Err(refusal("cross traffic is modelled in userspace".into(), error));
+/// Fails where no kernel's own qdiscs can do these links.
+///
+/// # Errors
+/// A shared channel, cross traffic, or a trace that is too fine for tbf.
+pub(crate) fn check_config<'a>(
+    profiles: impl IntoIterator<Item = &'a Profile>,
+    on_channel: bool,
+) -> Result<(), Refusal> {
+    if on_channel {
+        let error = anyhow!("cannot do a shared channel with netem: use --backend auto or userspace");
+        return Err(Refusal { why: "a shared channel is modelled in userspace".into(), error });
     }
-    check_trace(profile).map_err(|error| refusal("tbf cannot follow the steps of a trace".into(), error))?;
+    profiles.into_iter().try_for_each(|profile| {
+        if difference(profile) == Some(NO_CROSS) {
+            let error = anyhow!("{NO_CROSS}: use --backend auto or userspace");
+            return Err(refusal(profile, format!("of netem, {NO_CROSS}"), error));
+        }
+        check_trace(profile)
+            .map_err(|error| refusal(profile, "tbf cannot follow the steps of a trace".into(), error))
+    })
+}
+
+const NO_CROSS: &str = "it has no traffic of others";
+
+fn refusal(profile: &Profile, why: String, error: anyhow::Error) -> Refusal {
+    Refusal { why, error: error.context(format!("cannot do all of the profile {} with netem", profile.name)) }
+}
+
+/// Fails where this kernel lacks what a profile needs.
+fn check_kernel(profile: &Profile) -> Result<(), Refusal> {
     let missing = missing([&profile.down, &profile.up])
-        .map_err(|error| refusal("what netem needs of the kernel cannot be tried".into(), error))?;
+        .map_err(|error| refusal(profile, "what netem needs of the kernel cannot be tried".into(), error))?;
     if missing.is_empty() {
         return Ok(());
     }
     let names: Vec<String> = missing.iter().map(|feature| feature.with_modules()).collect();
-    Err(refusal(format!("this kernel lacks {}", names.join(", ")), lacks(&missing)))
+    Err(refusal(profile, format!("this kernel lacks {}", names.join(", ")), lacks(&missing)))
 }
 
 /// Fails where tbf cannot follow a profile's trace: its bucket, refilled at each step, would carry too
@@ -139,7 +155,7 @@ fn check_trace(profile: &Profile) -> Result<()> {
 pub(crate) fn difference(profile: &Profile) -> Option<&'static str> {
     let any = |differs: fn(&Shape) -> bool| [&profile.down, &profile.up].into_iter().any(differs);
     if any(|shape| shape.cross.is_some()) {
-        Some("it has no traffic of others")
+        Some(NO_CROSS)
     } else if any(|shape| matches!(shape.loss, Loss::GilbertElliott(_)) && shape.can_lose()) {
         Some("its bursts of loss last for packets, not for a time")
     } else if any(|shape| !shape.jitter_correlation().is_zero()) {

@@ -65,7 +65,7 @@ impl NetemDirection {
     }
 }
 
-const NAME: &str = "netem";
+pub(crate) const NAME: &str = "netem";
 
 /// The links that the kernel's qdiscs carry for this process.
 #[derive(Default)]
@@ -93,13 +93,13 @@ impl Backend for Netem {
         check::check(requests, on_channel)
     }
 
-    fn set(&mut self, requests: &[ShapingRequest], why: &str) -> Result<()> {
-        let (known, new): (Vec<_>, Vec<_>) = requests.iter().partition(|request| {
+    fn set(&mut self, requests: &[ShapingRequest], whys: &[String]) -> Result<()> {
+        let (known, new): (Vec<_>, Vec<_>) = requests.iter().zip(whys).partition(|(request, _)| {
             let server = request.server.to_canonical().to_string();
             self.lanes.iter().any(|lane| lane.place.link == request.link && lane.place.server == server)
         });
-        self.add(&new, why)?;
-        known.into_iter().try_for_each(|request| self.change(request, why))
+        self.add(&new)?;
+        known.into_iter().try_for_each(|(request, why)| self.change(request, why))
     }
 
     fn clear(&mut self, link: Option<LinkId>) -> Result<()> {
@@ -171,9 +171,9 @@ impl Netem {
     }
 
     /// Sets links up anew, in the place of whatever they were: all of them, or none.
-    fn add(&mut self, requests: &[&ShapingRequest], why: &str) -> Result<()> {
+    fn add(&mut self, requests: &[(&ShapingRequest, &String)]) -> Result<()> {
         let mut lanes = Vec::new();
-        for request in requests {
+        for (request, why) in requests {
             self.clear(Some(request.link))?;
             for direction in Direction::BOTH {
                 lanes.push(lane(request, direction, why)?);
@@ -269,6 +269,7 @@ fn counted(lanes: &[NetemDirection], owner: Owner) -> Result<Vec<ActiveShaping>>
             packets: found.packets,
             bytes: found.bytes,
             dropped_queue: found.drops,
+            marked: found.marked,
             dropped_loss: if lane.alias.lossy { None } else { Some(0) },
             queue_packets: found.queue_packets,
             queue_bytes: found.queue_bytes,

@@ -64,16 +64,16 @@ impl Backend for UserspaceLinks {
             && kernel_support::missing(&FEATURES).is_ok_and(|missing| missing.is_empty())
     }
 
-    fn set(&mut self, requests: &[ShapingRequest], why: &str) -> Result<()> {
+    fn set(&mut self, requests: &[ShapingRequest], whys: &[String]) -> Result<()> {
         match &mut self.packets {
             Some(packets) => packets.set(requests),
             None => Userspace::start(requests, self.channel.as_ref(), self.seed, self.capture.as_ref())
                 .map(|packets| self.packets = Some(packets)),
         }
-        .with_context(|| format!("cannot hold the links in userspace ({why})"))?;
-        for request in requests {
+        .with_context(|| format!("cannot hold the links in userspace ({})", whys.join("; ")))?;
+        for (request, why) in requests.iter().zip(whys) {
             self.links.retain(|(carried, _)| carried.link != request.link);
-            self.links.push((request.clone(), why.to_string()));
+            self.links.push((request.clone(), why.clone()));
         }
         let profiles: Vec<_> = self.links.iter().map(|(carried, _)| &carried.profile).collect();
         if let Some(warning) = nfqueue::beyond_measured(&profiles) {

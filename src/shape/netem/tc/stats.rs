@@ -12,7 +12,7 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::tc::{TcAttribute, TcMessage, TcStats2};
+use netlink_packet_route::tc::{TcAttribute, TcFqCodelXstats, TcMessage, TcStats2, TcXstats};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 /// The counters of one device: what left it is its root's, what it dropped is counted at the root or
@@ -24,6 +24,8 @@ pub(crate) struct Stats {
     pub queue_packets: u64,
     pub queue_bytes: u64,
     pub drops: u64,
+    /// Packets that a CoDel below has marked (ECN); none where there is none that counts them.
+    pub marked: Option<u64>,
 }
 
 /// The index of a network device in this namespace; `None` where there is no such device.
@@ -88,9 +90,25 @@ fn add(stats: &mut Stats, message: &TcMessage) {
                     }
                     stats.drops = stats.drops.max(queue.drops.into());
                 }
+                TcStats2::App(xstats) => stats.marked = marked(message, xstats).or(stats.marked),
                 _ => {}
             }
         }
+    }
+}
+
+/// Returns the marks that a qdisc of CoDel's counts.
+fn marked(message: &TcMessage, xstats: &TcXstats) -> Option<u64> {
+    let is_codel =
+        message.attributes.iter().any(|one| matches!(one, TcAttribute::Kind(kind) if kind == "codel"));
+    match xstats {
+        TcXstats::FqCodel(TcFqCodelXstats::Qdisc(counts)) => Some(counts.ecn_mark.into()),
+        // The seventh number of tc_codel_xstats (linux/pkt_sched.h).
+        TcXstats::Other(numbers) if is_codel => {
+            let number = numbers.get(24..28)?.try_into().ok()?;
+            Some(u32::from_ne_bytes(number).into())
+        }
+        _ => None,
     }
 }
 
@@ -145,7 +163,7 @@ fn collect(mut answer: &[u8], messages: &mut Vec<TcMessage>) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netlink_packet_route::tc::{TcStatsBasic, TcStatsQueue};
+    use netlink_packet_route::tc::{TcFqCodelQdStats, TcStatsBasic, TcStatsQueue};
 
     fn qdisc(parent: u32, packets: u32, bytes: u64, waiting: (u32, u32), drops: u32) -> TcMessage {
         let (mut basic, mut queue) = (TcStatsBasic::default(), TcStatsQueue::default());
@@ -163,8 +181,29 @@ mod tests {
         let mut stats = Stats::default();
         add(&mut stats, &qdisc(u32::MAX, 3, 4542, (1, 1514), 2));
         add(&mut stats, &qdisc(0x1_0001, 9, 9999, (7, 7777), 2));
-        let expected = Stats { packets: 3, bytes: 4542, queue_packets: 1, queue_bytes: 1514, drops: 2 };
+        let expected =
+            Stats { packets: 3, bytes: 4542, queue_packets: 1, queue_bytes: 1514, drops: 2, marked: None };
         assert_eq!(stats, expected);
+    }
+
+    #[test]
+    fn marks_are_those_of_the_codel_below() {
+        let below = |kind: &str, xstats: TcXstats| {
+            let mut message = qdisc(0x1_0001, 9, 9999, (0, 0), 0);
+            message.attributes.push(TcAttribute::Kind(kind.into()));
+            message.attributes.push(TcAttribute::Stats2(vec![TcStats2::App(xstats)]));
+            let mut stats = Stats::default();
+            add(&mut stats, &message);
+            add(&mut stats, &qdisc(u32::MAX, 3, 4542, (0, 0), 0));
+            stats.marked
+        };
+        let codel: Vec<u8> = (1..10u32).flat_map(u32::to_ne_bytes).collect();
+        assert_eq!(below("codel", TcXstats::Other(codel.clone())), Some(7));
+        assert_eq!(below("codel", TcXstats::Other(codel[..26].to_vec())), None);
+        assert_eq!(below("netem", TcXstats::Other(codel)), None);
+        let mut counts = TcFqCodelQdStats::default();
+        counts.ecn_mark = 5;
+        assert_eq!(below("fq_codel", TcXstats::FqCodel(TcFqCodelXstats::Qdisc(counts))), Some(5));
     }
 
     #[test]
