@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use super::run::{Group, LogLine, LoggedRun, SweepFile};
 use super::{SUMMARY, TABLES};
 use crate::log::schema::SCHEMA;
-use crate::results::PAGE;
+use crate::results::{LOG as RUN_LOG, PAGE, RUNS, SWEEP_LOG};
 use crate::text::visible;
 
 /// Something that could not be used.
@@ -44,9 +44,7 @@ pub(crate) struct Loaded {
 }
 
 /// The file of an experiment's own records, and the copy of its description.
-const SWEEP_LOG: &str = "sweep.jsonl";
 const EXPERIMENT: &str = "experiment.toml";
-const RUN_LOG: &str = "log.jsonl";
 
 /// Reads all of `paths`.
 ///
@@ -111,7 +109,7 @@ impl Loaded {
         if has(RUN_LOG) {
             let run = self.run(&path.join(RUN_LOG));
             self.alone.extend(run);
-        } else if has(SWEEP_LOG) || has(EXPERIMENT) {
+        } else if has(SWEEP_LOG) || (has(EXPERIMENT) && path.join(RUNS).is_dir()) {
             self.experiment(path);
         } else {
             return false;
@@ -130,7 +128,7 @@ impl Loaded {
     }
 
     fn experiment(&mut self, path: &Path) {
-        let runs_path = path.join("runs");
+        let runs_path = path.join(RUNS);
         let folders = subfolders(&runs_path).unwrap_or_default();
         let logs: Vec<PathBuf> = folders.iter().map(|folder| folder.join(RUN_LOG)).collect();
         let mut runs = Vec::new();
@@ -157,7 +155,7 @@ impl Loaded {
     fn check_experiment(&mut self, path: &Path, sweep: &SweepFile, runs: &mut Vec<LoggedRun>) {
         self.keep_last_tries(sweep, runs);
         for end in &sweep.cells {
-            let (cell, folder) = (&end.cell, path.join("runs").join(&end.run));
+            let (cell, folder) = (&end.cell, path.join(RUNS).join(&end.run));
             if end.run.is_empty() {
                 let what =
                     format!("cell {}, {}, was not measured: {}", cell.index, cell.schedule, end.summary);

@@ -240,6 +240,24 @@ fn an_experiment_that_was_cut_short_or_mixed_up_is_named() {
 }
 
 #[test]
+fn an_experiment_that_was_only_written_is_no_problem_of_a_report() {
+    let dir = TempDir::new().unwrap();
+    made_up("run", &dir.path().join("one"), &["--segments", "10"]);
+    fs::create_dir(dir.path().join("mine")).unwrap();
+    fs::write(dir.path().join("mine/experiment.toml"), "").unwrap();
+    let output = report(&[dir.path()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    // One that was begun is: its runs are there, and what it measured is lost.
+    fs::create_dir(dir.path().join("mine/runs")).unwrap();
+    let output = report(&[dir.path()]);
+    assert!(
+        !output.status.success() && stderr(&output).contains("sweep.jsonl: missing"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn tables_are_exported_for_notes_and_papers_and_nothing_is_written() {
     let dir = TempDir::new().unwrap();
     made_up("sweep", dir.path(), &["--segments", "10", "--repetitions", "2"]);
