@@ -71,7 +71,7 @@ impl Fetched {
         }
         let names = run.links.names();
         let files = ready.transfer.segments.len() as u64;
-        let bars = Bars::new(run.bars, files, names.each_ref().map(Option::as_deref));
+        let bars = Bars::new(run.bars, files, &config.servers, names.each_ref().map(Option::as_deref));
         let before = read(&ready.links).await?;
         let fetching = fetch_all(ready);
         let mut sampler = Sampler::new(ready.transfer.clone(), ready.links.clone());

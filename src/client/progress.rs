@@ -46,7 +46,12 @@ pub(crate) struct Bars {
 
 impl Bars {
     /// Bars for a run of `files` segments; hidden ones where nobody is looking, or unless `shown`.
-    pub(crate) fn new(shown: bool, files: u64, profiles: [Option<&str>; 2]) -> Bars {
+    pub(crate) fn new(
+        shown: bool,
+        files: u64,
+        servers: &PerLink<String>,
+        profiles: [Option<&str>; 2],
+    ) -> Bars {
         let target = if shown && on_terminal() {
             ProgressDrawTarget::stderr_with_hz(10)
         } else {
@@ -61,7 +66,7 @@ impl Bars {
         let links = LinkId::BOTH.map(|link| {
             let bar = all.add(ProgressBar::new(files).with_style(style("  {prefix:24!} {msg}")));
             let profile = profiles[link.index()].unwrap_or("unshaped");
-            bar.set_prefix(visible(&format!("{link} {profile}")).into_owned());
+            bar.set_prefix(visible(&format!("{link} {} ({profile})", servers[link])).into_owned());
             bar
         });
         Bars { total, links, began: Instant::now() }
@@ -73,9 +78,10 @@ impl Bars {
         let all_bytes = bytes.iter().sum::<u64>().max(1) as f64;
         for link in LinkId::BOTH {
             let (moment, bytes) = (now[link.index()], bytes[link.index()] as f64);
-            let queue = moment.queue_ms.map_or(String::new(), |ms| format!("  queue {ms:.0} ms"));
+            let queue = moment.queue_ms.map_or(String::new(), |ms| format!(", queue {ms:.0} ms"));
             self.links[link.index()].set_message(format!(
-                "{:>7.1} MB {:>3.0} %  {:>7.2} Mbit/s{queue}",
+                "{:>4} files {:>6.1} MB {:>3.0} % {:>6.2} Mbit/s{queue}",
+                transfer.metrics(link).files(),
                 bytes / 1e6,
                 bytes * 100.0 / all_bytes,
                 moment.goodput_kbit / 1e3

@@ -67,8 +67,9 @@ pub(crate) fn start(
                 None => {
                     let any = if network.has_ipv6 { "[::]" } else { "0.0.0.0" };
                     let listen = format!("{any}:{PORT}");
-                    let line = ["server", "--output", "json", "--data"].map(OsString::from).to_vec();
-                    let line = line.into_iter().chain([data.into(), "--listen".into(), listen.into()]);
+                    let line =
+                        ["server".into(), "--data".into(), data.into(), "--listen".into(), listen.into()];
+                    let line = line.into_iter().chain(["--output", "json"].map(OsString::from));
                     let fault = fault.map(|fault| format!("--fault={fault}").into());
                     std::iter::once(program.into()).chain(line).chain(fault).collect()
                 }

@@ -16,6 +16,10 @@ const STYLE: TableStyle = TableStyle::new().top_border(LINE).header_separator(LI
 const COLUMNS: [&str; 8] =
     ["schedule", "runs", "median s", "interval", "efficiency", "from a", "longer than best", ""];
 
+/// The same where a table must fit a terminal.
+const SHORT_COLUMNS: [&str; 8] =
+    ["schedule", "runs", "median s", "interval", "effic.", "from a", "longer", ""];
+
 /// A form of tables for papers and notes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum TableForm {
@@ -97,7 +101,7 @@ fn table(place: &ConditionResults) -> String {
     let mut table = Table::new();
     table.load_style(STYLE);
     fit(&mut table);
-    table.set_header(COLUMNS);
+    table.set_header(SHORT_COLUMNS);
     for column in 1..7 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);

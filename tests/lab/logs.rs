@@ -107,7 +107,7 @@ fn terminal_names_links_and_what_carries_them() {
         &["link b: wifi-near, carried by userspace: "],
         &["a 10.45.0.2 (rate-20) ", "files"],
         &["b 10.45.0.3 (wifi-near) ", "files"],
-        &["goodput Mbit/s"],
+        &["Mbit/s", "RTT ms, busy", "last s"],
         &["adaptive fetched 40 files"],
     ] {
         assert!(is_shown(parts), "a terminal does not show {parts:?}: {seen}");
