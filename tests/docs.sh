@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Types every command of README.md and docs/tutorial.md, as printed, in a fresh copy of the tree and a fresh folder.
-# What needs Docker, minutes or a person is named as not run, with the reason. Runs fetch a short list of files, by way of
+# What needs minutes or a person is named as not run, with the reason. Runs fetch a short list of files, by way of
 # the environment. Usage: tests/docs.sh TWINLINK
 set -euo pipefail
 program=$(realpath "$1")
@@ -19,12 +19,36 @@ for number, name in enumerate(open(os.environ["FILES"]).read().split()):
     urllib.request.urlretrieve(f"http://{servers[number % 2]}/{name}", os.path.join(os.environ["OUT"], name))
 PY
 
+# The image of compose, with the program under test in place of one that is built for minutes: the last stage of the
+# Dockerfile. Without its base image, the commands of compose are not run.
+docker=
+image=twinlink-docs-$$
+if docker image inspect debian:trixie-slim >/dev/null 2>&1; then
+    DOCKER_CONFIG=$("$tree/tests/setup/compose.sh")
+    export DOCKER_CONFIG TWINLINK_IMAGE=$image COMPOSE_PROJECT_NAME=$image
+    mkdir "$work/context"
+    cp "$program" "$work/context/twinlink"
+    cp -r "$tree/netem" "$tree/experiments" "$work/context"
+    sed -n '/^FROM debian/,$p' "$tree/Dockerfile" |
+        sed 's|^COPY --from=build .*/twinlink |COPY twinlink |
+            s|^COPY --from=build /segments \(.*\)|RUN ["twinlink", "segments", "\1"]|' >"$work/context/Dockerfile"
+    trap 'docker compose down -v >/dev/null 2>&1; docker image rm -f "$image" >/dev/null 2>&1; rm -rf "$work"' EXIT
+    if timeout 300 docker build -q -t "$image" "$work/context" >"$work/output" 2>&1; then
+        docker=yes
+    else
+        cat "$work/output"
+        [ -z "${CI:-}" ] || exit 1
+    fi
+fi
+
 # Why a command is not run; nothing for one that is.
 reason() {
     case $1 in
-    *docker*compose* | *"http://127.0.0.1:4455"*) echo "needs the containers" ;;
+    *docker*open.yaml* | *"http://127.0.0.1:4455"*) echo "publishes ports of this machine" ;;
+    *docker*sweep\ course-quick | *docker*course-scenario-1.toml* | *docker*--mean-size*) echo "takes minutes" ;;
+    *docker*compose*) [ -n "$docker" ] || echo "needs Docker and the base image" ;;
     make\ * | cargo\ * | rm\ *) echo "builds or deletes" ;;
-    xdg-open* | *netem/set.sh*) echo "needs a person beside it" ;;
+    xdg-open* | netem/set.sh*) echo "needs a person beside it" ;;
     "twinlink grade "* | "twinlink sweep split.toml" | *from-video.sh* | "cp my-files"*) echo "takes minutes, or files of one's own" ;;
     *aria2c*) command -v aria2c >/dev/null || echo "aria2c is not installed" ;;
     *--watch*) echo "goes on until it is ended" ;;

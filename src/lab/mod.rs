@@ -68,7 +68,7 @@ pub(crate) struct LabArgs {
     #[arg(long, value_name = "NAME")]
     pub name: Option<LabName>,
     /// List the labs of this user that run, by name, and end
-    #[arg(long, exclusive = true)]
+    #[arg(long)]
     pub list: bool,
     /// Run COMMAND in the client's namespace instead of the client
     #[arg(long, requires = "command")]

@@ -43,7 +43,7 @@ pub(crate) struct SweepArgs {
     #[arg(env = "TWINLINK_SERVER_B", default_value = "server-b", value_parser = server_name)]
     pub server_b: String,
     /// List the experiments that have a name, and end
-    #[arg(long, exclusive = true)]
+    #[arg(long)]
     pub list: bool,
     /// List the runs and do none; needs no server and no privilege
     #[arg(long)]

@@ -11,7 +11,7 @@ fn every_command_of_readme_and_tutorial_works_as_printed() {
         return;
     }
     let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/docs.sh");
-    let output = Command::new("timeout").arg("300").arg(script).arg(program_under_test()).output().unwrap();
+    let output = Command::new("timeout").arg("600").arg(script).arg(program_under_test()).output().unwrap();
     println!("{}", words(&output));
     assert!(output.status.success(), "{}", words(&output));
 }

@@ -52,6 +52,16 @@ fn text_is_sentences_a_table_and_the_page() {
 }
 
 #[test]
+fn lists_are_printed_whatever_the_environment_sets() {
+    let settings =
+        [("TWINLINK_RESULTS", "results"), ("TWINLINK_SERVER_LOGS", "logs"), ("TWINLINK_OUTPUT", "json")];
+    for args in [["sweep", "--list"], ["lab", "--list"]] {
+        let output = twinlink(&args, &settings);
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn the_page_is_named_as_the_host_has_it() {
     let dir = tempfile::tempdir().unwrap();
     let results = dir.path().join("results");
