@@ -24,7 +24,7 @@ use crate::shape::active_trace::StartedStep;
 use crate::shape::backend::{BackendChoice, ShapingRequest};
 use crate::shape::control::client::ControlRequest;
 use crate::shape::setup::LinkSetup;
-use crate::units::{Delay, Direction, LinkId};
+use crate::units::{Delay, Direction, LinkId, Percent};
 
 pub(crate) struct Links {
     shaper: Mutex<Shaper>,
@@ -314,7 +314,7 @@ impl Links {
     }
 
     /// Returns the limits of a link's shapes so far, for a reconciliation: the greatest share of packets that
-    /// they corrupt or duplicate, and the most bytes that link and queue hold. `None` if it ever was
+    /// they corrupt, duplicate or let overtake, and the most bytes that link and queue hold. `None` if it ever was
     /// unshaped.
     pub(crate) fn spoilt_and_held(&self, link: LinkId) -> Option<(f64, u64)> {
         let history = self.history.lock().expect("nobody panics while holding the history");
@@ -323,7 +323,8 @@ impl Links {
             let Shapes { down, up, .. } = past.shapes.as_ref()?;
             let steps = down.trace.iter().flat_map(|trace| trace.steps()).map(|step| step.rate);
             let fastest = steps.fold(down.rate, Ord::max);
-            spoilt = spoilt.max(down.corrupt.probability() + down.duplicate.probability());
+            let shares = [down.corrupt, down.duplicate, down.reorder].map(Percent::probability);
+            spoilt = spoilt.max(shares.iter().sum());
             let held_s = (down.greatest_delay().0
                 + down.jitter.0
                 + up.greatest_delay().0

@@ -7,7 +7,7 @@
 //!
 //! is the bytes that TCP discarded as received before. It is below 0 only for packets with shorter headers
 //! (no timestamps), or if bytes passed beside the shaper. It is above 0 by retransmissions (as often as
-//! packets were dropped, corrupted or duplicated, and as the server reports), and by the bytes in flight when
+//! packets were dropped, corrupted, duplicated or overtaken, and as the server reports), and by the bytes in flight when
 //! a connection was closed.
 
 use crate::log::schema::Reconciled;
@@ -33,7 +33,7 @@ pub(crate) struct Counts {
     pub dropped_packets: u64,
     /// Sent again, as the server tells; null where it does not.
     pub retransmits: Option<u64>,
-    /// The share of packets that the profile damages or doubles, 0 to 1.
+    /// The share of packets that the profile damages, doubles or lets overtake, 0 to 1.
     pub spoilt: f64,
     /// Payload of a full segment.
     pub mss_bytes: u64,
