@@ -92,7 +92,11 @@ fn winner(place: &ConditionResults, best: &EntrantResults) -> String {
         place.cells.iter().filter_map(|cell| Some((cell, cell.against_best.as_ref()?))).collect();
     others.sort_by(|x, y| x.1.pct.median.total_cmp(&y.1.pct.median));
     let Some((next, by)) = others.first() else {
-        return format!("{} took {text}; nothing else was tried here.", best.label);
+        let rest = match place.cells.len() {
+            1 => "nothing else was tried here",
+            _ => "of the others no run is left to compare",
+        };
+        return format!("{} took {text}; {rest}.", best.label);
     };
     let (first, second, longer) = (&best.label, &next.label, span(by));
     text = match by.significant {
