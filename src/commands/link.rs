@@ -23,6 +23,7 @@ use crate::shape::guard;
 use crate::shape::netem;
 use crate::shape::netem::tc::render;
 use crate::shape::netem::tc::render::{Child, DeviceDirection};
+use crate::shape::userspace::nfqueue;
 use crate::text::{fit, print, print_json, tell};
 use crate::units::{Direction, LinkId, Rate};
 
@@ -313,9 +314,14 @@ fn plan(args: &PlanArgs) -> Result<()> {
         ipv6: server.is_some_and(|server| server.is_ipv6()),
     });
     let shown_steps = if args.all { usize::MAX } else { SHOWN_STEPS };
-    let nearly = netem::check::difference(&profile).map_or(String::new(), |difference| {
-        format!("# by default twinlink holds this link in userspace; of netem, {difference}\n")
-    });
+    let refused = nfqueue::refusals(&profile).into_iter().next();
+    let nearly = match (refused, netem::check::difference(&profile)) {
+        (Some(refused), _) => format!("# twinlink holds this link by netem alone; of userspace, {refused}\n"),
+        (None, Some(nearly)) => {
+            format!("# by default twinlink holds this link in userspace; of netem, {nearly}\n")
+        }
+        (None, None) => String::new(),
+    };
     print(&format!("{nearly}{}", plan_text(&places, &profile, args.seed, shown_steps)))
 }
 
