@@ -180,6 +180,19 @@ fn every_experiment_that_ships_is_valid_and_its_cells_can_be_listed() {
     assert!(seen > 0, "no experiment was found");
 }
 
+#[test]
+fn change_that_a_trace_would_overrule_is_refused() {
+    let text = |change: &str| {
+        format!(
+            "schedules = [\"adaptive\"]\n[[condition]]\nname = \"x\"\nlink_b = \"rate-20\"\n\
+             link_a = {{ profile = \"lte-driving\", {change} }}\n"
+        )
+    };
+    let refused = format!("{:#}", parse(&text("rate = \"1mbit\"")).unwrap_err());
+    assert!(refused.contains("rate: the profile lte-driving takes it from its trace"), "{refused}");
+    parse(&text("queue = \"50ms\"")).unwrap();
+}
+
 const PROGRAMS: &str = r#"
 schedules = ["adaptive"]
 pipelines = ["auto", 1]

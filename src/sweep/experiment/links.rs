@@ -137,11 +137,27 @@ impl Changed {
             self.queue.map(|queue| format!(", queue {queue}")),
             self.cross.map(|cross| format!(", cross {cross}")),
         ];
-        self.apply(&mut profile.down);
-        self.apply(&mut profile.up);
+        for shape in [&mut profile.down, &mut profile.up] {
+            if let Some(key) = self.key_of_trace(shape) {
+                bail!(
+                    "{key}: the profile {} takes it from its trace, step by step: leave {key} out",
+                    self.profile
+                );
+            }
+            self.apply(shape);
+        }
         profile.name.extend(changes.into_iter().flatten());
         profile.check().map_err(|problem| anyhow!("the profile {}: {problem}", profile.name))?;
         Ok(profile)
+    }
+
+    /// Returns a key of this change that a shape's trace would overrule.
+    fn key_of_trace(&self, shape: &Shape) -> Option<&'static str> {
+        let steps = shape.trace.as_ref()?.steps();
+        let delay = self.delay.is_some() && steps.iter().any(|step| step.delay.is_some());
+        let loss = self.loss.is_some() && steps.iter().any(|step| step.loss.is_some());
+        let keys = [("rate", self.rate.is_some()), ("delay", delay), ("loss", loss)];
+        keys.into_iter().find_map(|(key, overruled)| overruled.then_some(key))
     }
 
     fn apply(&self, shape: &mut Shape) {
