@@ -78,15 +78,15 @@ fn load(path: &Path, unit: Option<TraceUnit>) -> Result<(TraceUnit, ParsedTrace)
         found.map_err(|problem| anyhow!("cannot use the trace {}: {problem}", path.display()))
     };
     if let Some(unit) = unit {
-        return Ok((unit, read(unit)?));
+        return Ok((unit, read(Some(unit))?));
     }
-    let in_mbit = read(TraceUnit::Mbit);
+    let in_mbit = read(None);
     match &in_mbit {
         Ok(found) if !too_fast(found) => return Ok((TraceUnit::Mbit, in_mbit?)),
         _ => {}
     }
     // An error in every unit is told as it is in the usual one.
-    match read(TraceUnit::Bytes) {
+    match read(Some(TraceUnit::Bytes)) {
         Ok(found) => Ok((TraceUnit::Bytes, found)),
         Err(_) => Ok((TraceUnit::Mbit, in_mbit?)),
     }

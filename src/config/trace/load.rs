@@ -27,8 +27,7 @@ pub(crate) struct TraceTable {
     #[serde(default)]
     format: Format,
     /// The unit of rates in a file of seconds and rates.
-    #[serde(default)]
-    units: TraceUnit,
+    units: Option<TraceUnit>,
     /// Whether the trace starts again at its end; true by default.
     #[serde(default = "yes", rename = "loop")]
     looped: bool,
@@ -43,7 +42,10 @@ pub(crate) struct TraceTable {
 
 /// One file with a column for each link, or a file for link a and one for link b.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "write one file with a column for each link, as \"drive.csv\", or two, as [\"a.csv\", \"b.csv\"]"
+)]
 enum PairFiles {
     One(String),
     Two([String; 2]),

@@ -85,7 +85,8 @@ impl TraceUnit {
 const MAHIMAHI_STEP: Nanos = 100_000_000;
 
 const MS: Nanos = 1_000_000;
-/// Reads a trace. With `step` the rates are averaged over steps of that length; `unit` is that of pairs.
+/// Reads a trace. With `step` the rates are averaged over steps of that length; `unit` is that of pairs, Mbit/s where
+/// none is given.
 ///
 /// # Errors
 /// The line and what is wrong with it.
@@ -93,14 +94,17 @@ pub(crate) fn read(
     from: impl BufRead,
     format: Format,
     step: Option<Nanos>,
-    unit: TraceUnit,
+    unit: Option<TraceUnit>,
 ) -> Result<ParsedTrace, String> {
     let mut lines = Lines::new(from);
     let Some(first) = lines.line()? else { return Err("it is empty: write one step at least".into()) };
     let format = if format == Format::Auto { guess(&first).map_err(|e| lines.problem(e))? } else { format };
+    if unit.is_some() && format != Format::Pairs {
+        return Err("units: a file of this format says its own: leave units out".into());
+    }
     match format {
         Format::Mahimahi => mahimahi(first, lines, step.unwrap_or(MAHIMAHI_STEP)).map(ParsedTrace::One),
-        Format::Pairs => pairs(first, lines, step, unit),
+        Format::Pairs => pairs(first, lines, step, unit.unwrap_or_default()),
         Format::Csv | Format::Auto => csv::read(&first, lines, step),
     }
 }

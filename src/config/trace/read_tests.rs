@@ -9,14 +9,14 @@ use crate::units::{Delay, Percent};
 const S: Nanos = 1_000_000_000;
 
 fn one(text: &str, step: Option<Nanos>) -> Steps {
-    match read(text.as_bytes(), Format::Auto, step, TraceUnit::Mbit).unwrap() {
+    match read(text.as_bytes(), Format::Auto, step, None).unwrap() {
         ParsedTrace::One(steps) => steps,
         both => panic!("{both:?}"),
     }
 }
 
 fn error(text: &[u8]) -> String {
-    read(text, Format::Auto, None, TraceUnit::Mbit).unwrap_err()
+    read(text, Format::Auto, None, None).unwrap_err()
 }
 
 /// Times in ms and rates in kbit/s.
@@ -62,8 +62,7 @@ fn the_public_sets_have_both_ways_and_gaps() {
     let text = "Timestamp,Longitude,State,DL_bitrate,UL_bitrate,RSRP\n\
         2018.01.18_23.59.58,1.1,D,-,10,-90\n2018.01.18_23.59.59,1.1,D,1000,-,-90\n\
         2018.01.18_23.59.59,1.1,D,2000,20,-90\n2018.01.19_00.00.02,1.1,D,-,0,-\n";
-    let ParsedTrace::Both { down, up } = read(text.as_bytes(), Format::Auto, None, TraceUnit::Mbit).unwrap()
-    else {
+    let ParsedTrace::Both { down, up } = read(text.as_bytes(), Format::Auto, None, None).unwrap() else {
         panic!()
     };
     assert_eq!(rows(&down), [(0, 0.0), (1000, 2000.0)]);
@@ -92,7 +91,7 @@ fn what_is_no_trace_is_not_quoted() {
     ];
     for text in secrets {
         for format in [Format::Auto, Format::Mahimahi, Format::Pairs, Format::Csv] {
-            let error = read(text.as_bytes(), format, None, TraceUnit::Mbit).unwrap_err();
+            let error = read(text.as_bytes(), format, None, None).unwrap_err();
             assert!(!error.contains("hunter2"), "{error}");
         }
     }
@@ -142,13 +141,13 @@ fn a_file_that_is_no_trace_is_told_by_its_line() {
 proptest! {
     #[test]
     fn no_bytes_make_the_reader_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = read(&text[..], Format::Auto, None, TraceUnit::Mbit);
+        let _ = read(&text[..], Format::Auto, None, None);
     }
 
     #[test]
     fn nor_does_what_looks_like_a_trace(text in "(time,rate\n|DL_bitrate,UL_bitrate\n)?([0-9]{1,12}[ ,.\n-]{0,2}|1e30|mbit|%|ms){0,40}") {
         for step in [None, Some(10_000_000), Some(S)] {
-            let _ = read(text.as_bytes(), Format::Auto, step, TraceUnit::Mbit);
+            let _ = read(text.as_bytes(), Format::Auto, step, None);
         }
     }
 
@@ -191,4 +190,13 @@ proptest! {
         prop_assert!(plain.length == averaged.length || averaged.steps.len() == 1);
         prop_assert!(off < 0.01 || averaged.steps.len() == 1, "{off} Mbit/s");
     }
+}
+
+#[test]
+fn units_are_refused_where_the_file_says_its_own() {
+    for text in ["1\n2\n300\n", "at_s,rate_kbit\n0,500\n1,900\n"] {
+        let refused = read(text.as_bytes(), Format::Auto, None, Some(TraceUnit::Bytes)).unwrap_err();
+        assert!(refused.contains("leave units out"), "{refused}");
+    }
+    assert!(read("0 500\n1 900\n".as_bytes(), Format::Auto, None, Some(TraceUnit::Bytes)).is_ok());
 }
