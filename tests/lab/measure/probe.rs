@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
-use crate::fixture::{Inside, Lab, Log, between, eventually, have, number, server, stdout_of};
+use crate::fixture::{Inside, Lab, Log, Place, between, eventually, have, number, server, stdout_of, users};
 
 fn of<'a>(probes: &'a Value, link: &str, direction: &str) -> &'a Value {
     let is_it = |row: &&Value| row["link"] == link && row["direction"] == direction;
@@ -109,4 +109,33 @@ fn link_that_is_not_as_its_profile_says_is_told() {
     let log = lab.client("warn", &[&["--probe", "warn"], &links[..]].concat()).well();
     assert_eq!(log.of("probe").len(), 4);
     assert_eq!(wrong(&log), ["a down"], "{:?}", log.of("probe"));
+}
+
+#[test]
+fn links_of_root_and_of_an_ordinary_user_are_as_their_profiles_say() {
+    for user in users() {
+        let place = Place::new(user);
+        let [option, data] = place.data(8, "500KB");
+        let client = [
+            "--",
+            "--link-a",
+            "wifi-near",
+            "--link-b",
+            "lte-medium",
+            "--probe",
+            "warn",
+            "--log",
+            "log.jsonl",
+        ];
+        let output = place.run(&[&[&*option, &*data], &client[..]].concat());
+        assert!(output.status.success(), "{user:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let log = Log::read(&place.path("work/log.jsonl"));
+        let probes = log.of("probe");
+        assert_eq!(probes.len(), 4, "{user:?}");
+        for probe in probes {
+            let verdict = probe["verdict"].as_str().unwrap();
+            let verdict = verdict.strip_prefix("At the second attempt: ").unwrap_or(verdict);
+            assert!(probe["ok"] == true || verdict.starts_with("This machine is busy"), "{user:?}: {probe}");
+        }
+    }
 }

@@ -104,3 +104,48 @@ fn traffic_of_others_has_its_share_and_is_accounted_for() {
     between("share of one connection beside one, %", share, 40.0, 60.0);
     between("efficiency in the whole link", efficiency, 0.3, 0.7);
 }
+
+/// Keeps connections to server a busy for some seconds; prints the Mbit/s of each after the first third.
+const CONNECTIONS: &str = r#"
+import http.client, os, sys, threading, time
+number, seconds = int(sys.argv[1]), float(sys.argv[2])
+began, got = time.monotonic(), [0] * number
+def fetch(at):
+    server = http.client.HTTPConnection("server-a", 4455)
+    while True:
+        server.request("GET", "/s001.m4s", headers={"Twinlink-Sender": "cc=reno"})
+        answer = server.getresponse()
+        while piece := answer.read(16384):
+            if seconds / 3 < time.monotonic() - began < seconds:
+                got[at] += len(piece)
+for at in range(number):
+    threading.Thread(target=fetch, args=(at,), daemon=True).start()
+time.sleep(seconds)
+print(*(bytes * 8 / (seconds * 2 / 3) / 1e6 for bytes in got), flush=True)
+os._exit(0)
+"#;
+
+#[test]
+fn modelled_connections_leave_what_real_ones_leave() {
+    let Some(lab) = Lab::serving(1, "5MB").enter() else { return };
+    lab.write("connections.py", CONNECTIONS);
+    let of_each = |name: &str, queue: &str, cross: &str, number: &str| -> Vec<f64> {
+        let plain = format!("rate = \"20mbit\"\ndelay = \"10ms\"\nqueue = {queue}\n");
+        let profile = lab.profile(name, &format!("{plain}{cross}"), &plain, "");
+        let hold = ["link", "hold", "--backend", "userspace", "--link-a", &profile, "--"];
+        let run = ["python3", "connections.py", number, "12"];
+        let told = stdout_of(&mut lab.twinlink(&[&hold[..], &run].concat()));
+        told.split_whitespace().map(|mbit| mbit.parse().unwrap()).collect()
+    };
+    // Three that share a fifo differ by chance, as do the runs; fq_codel gives each the same.
+    for (name, queue, tolerance) in
+        [("fifo", "\"100ms\"", 0.4), ("fair", "{ kind = \"fq_codel\", limit = \"100ms\" }", 0.08)]
+    {
+        let real = of_each(&format!("{name}-real"), queue, "", "3");
+        let beside_modelled = of_each(name, queue, "cross = \"2 x reno\"", "1")[0];
+        let mean = real.iter().sum::<f64>() / 3.0;
+        println!("{name}: {real:?} Mbit/s of three, {beside_modelled} beside two of the model");
+        let range = (mean * (1.0 - tolerance), mean * (1.0 + tolerance));
+        between("Mbit/s beside two connections of the model", beside_modelled, range.0, range.1);
+    }
+}
