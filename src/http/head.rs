@@ -30,6 +30,8 @@ pub(crate) struct RequestHead {
     pub if_none_match: Option<String>,
     /// The value of `Twinlink-Sender` (`crate::sender_report`).
     pub sender: Option<String>,
+    /// A browser sends it for a page of an origin that it names (RFC 6454, section 7).
+    pub has_origin: bool,
 }
 
 /// Why a request is refused without knowing what it is about.
@@ -81,6 +83,7 @@ pub(crate) fn parse_request(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>
             "transfer-encoding" => codings.push(value),
             "connection" => options.note(&String::from_utf8_lossy(value)),
             "expect" => head.expects_continue |= value.eq_ignore_ascii_case(b"100-continue"),
+            "origin" => head.has_origin = true,
             "range" => drop(head.range.get_or_insert_with(|| ascii(value))),
             "if-range" => drop(head.if_range.get_or_insert_with(|| ascii(value))),
             "if-match" => append(&mut head.if_match, value),

@@ -1,8 +1,9 @@
 //! The files of a folder to serve, and the order and digests that its own `SHA256SUMS` gives. Reads names and
 //! that one list; no content of a file.
 //!
-//! Not served: subfolders, dotfiles, `README*`, `manifest*`, `*.sh` (all in any case), and
-//! `SHA256SUMS` itself, which the server makes anew. A symbolic link is served when it leads to a
+//! Not served: subfolders, dotfiles, `README*`, `manifest*` but for `manifest.mpd`, `*.sh` (all in any case), and
+//! `SHA256SUMS` itself, which the server makes anew. Playlists are served and not listed: a player asks for them, and
+//! nobody fetches them as files of the set. A symbolic link is served when it leads to a
 //! regular file inside the folder; one that leads outside is left out, with a warning, because a
 //! folder handed over by someone else must not be able to publish more than itself.
 
@@ -120,9 +121,15 @@ fn is_served(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     !(lower.starts_with('.')
         || lower.starts_with("readme")
-        || lower.starts_with("manifest")
+        || lower.starts_with("manifest") && lower != "manifest.mpd"
         || lower.ends_with(".sh")
         || name == SUMS)
+}
+
+/// Returns true for a playlist, of HLS or DASH.
+pub(crate) fn is_playlist(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    [".m3u8", ".mpd"].iter().any(|extension| lower.ends_with(extension))
 }
 
 /// The folder's own list of digests, in its order: names and, in lower case, their digests. Lines that

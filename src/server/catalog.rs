@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use super::file::ServedFile;
 use crate::manifest::SUMS;
-use crate::manifest::folder::{FolderFile, list, read_list, sort};
+use crate::manifest::folder::{FolderFile, is_playlist, list, read_list, sort};
 use crate::segments::hex;
 
 /// The files that a server serves.
@@ -118,8 +118,8 @@ impl Catalog {
     }
 
     fn new(folder: PathBuf, entries: Vec<CatalogEntry>) -> Catalog {
-        let text: String =
-            entries.iter().map(|entry| format!("{}  {}\n", hex(&entry.digest), entry.name)).collect();
+        let listed = entries.iter().filter(|entry| !is_playlist(&entry.name));
+        let text: String = listed.map(|entry| format!("{}  {}\n", hex(&entry.digest), entry.name)).collect();
         let digest = Sha256::digest(text.as_bytes()).into();
         let len = text.len() as u64;
         let sums =
@@ -253,6 +253,8 @@ mod tests {
             ("b.m4s", "b"),
             ("ReadMe.md", "x"),
             ("manifest.json", "x"),
+            ("Manifest.mpd", "m"),
+            ("q1.m3u8", "q"),
             (".hidden", "x"),
             ("cut.sh", "x"),
             ("healthz", "x"),
@@ -265,8 +267,12 @@ mod tests {
         std::os::unix::fs::symlink("b.m4s", dir.path().join("in.m4s")).unwrap();
         std::os::unix::fs::symlink("nowhere", dir.path().join("broken.m4s")).unwrap();
         let table = Catalog::build(dir.path()).unwrap().unwrap();
-        assert_eq!(names(&table), ["b.m4s", "in.m4s", "with space.mp4"]);
-        assert_eq!(table.bytes(), 3);
+        assert_eq!(names(&table), ["Manifest.mpd", "b.m4s", "in.m4s", "q1.m3u8", "with space.mp4"]);
+        assert_eq!(table.bytes(), 5);
+        let CatalogContent::Memory(sums) = &table.get(SUMS).unwrap().content else { panic!("not in memory") };
+        let sums = String::from_utf8(sums.clone()).unwrap();
+        let listed: Vec<&str> = sums.lines().map(|line| &line[66..]).collect();
+        assert_eq!(listed, ["b.m4s", "in.m4s", "with space.mp4"], "playlists are served, and not listed");
     }
 
     #[test]

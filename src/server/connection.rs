@@ -198,6 +198,9 @@ impl Conversation<'_> {
         if let Some(report) = report {
             answer = answer.header(sender_report::HEADER, report);
         }
+        if request.has_origin {
+            answer = answer.for_every_origin();
+        }
         answer.closes |= request.closes || *self.stop.borrow() || body.left() > UNWANTED_BYTES;
         // A client that was not told to go on may send its body or leave it out.
         answer.closes |= request.expects_continue && body.left() > 0;

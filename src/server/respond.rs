@@ -20,6 +20,8 @@ pub(crate) enum Resource<'a> {
     Entry(&'a CatalogEntry),
     Health,
     Sink,
+    /// A browser asks what a page of another origin may request.
+    Preflight,
     /// The resource does not take the method; it takes these.
     NotAllowed(&'static str),
     NotFound,
@@ -99,6 +101,13 @@ impl<'a> Answer<'a> {
         Ok(self)
     }
 
+    /// Lets pages of every origin read the answer and its timing (Fetch, 3.2; Resource Timing, 3.5).
+    pub(crate) fn for_every_origin(self) -> Answer<'a> {
+        self.header("Access-Control-Allow-Origin", "*")
+            .header("Access-Control-Expose-Headers", "*")
+            .header("Timing-Allow-Origin", "*")
+    }
+
     pub(crate) fn closing(self) -> Answer<'a> {
         Answer { closes: true, ..self }
     }
@@ -125,6 +134,7 @@ impl<'a> Answer<'a> {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        204 => "No Content",
         206 => "Partial Content",
         304 => "Not Modified",
         400 => "Bad Request",
@@ -156,6 +166,7 @@ pub(crate) fn resource<'a>(table: &'a Catalog, request: &RequestHead) -> Resourc
     };
     let reads = matches!(request.method.as_str(), "GET" | "HEAD");
     match name.as_str() {
+        _ if request.method == "OPTIONS" && request.has_origin => Resource::Preflight,
         "healthz" if reads => Resource::Health,
         "sink" if request.method == "PUT" => Resource::Sink,
         "sink" => Resource::NotAllowed("PUT"),
@@ -237,6 +248,10 @@ fn body(entry: &CatalogEntry, from: u64, to: u64) -> io::Result<Body<'_>> {
 pub(crate) fn other<'a>(resource: &Resource) -> Answer<'a> {
     match resource {
         Resource::Health => Answer::plain(200, "ok"),
+        Resource::Preflight => Answer::new(204)
+            .header("Access-Control-Allow-Methods", "GET, HEAD, PUT")
+            .header("Access-Control-Allow-Headers", "*")
+            .header("Access-Control-Max-Age", 86_400),
         Resource::NotAllowed(allow) => Answer::plain(405, "this takes other methods").header("Allow", allow),
         Resource::Bad(why) => Answer::plain(400, why),
         Resource::Entry(_) | Resource::Sink | Resource::NotFound => {

@@ -33,6 +33,7 @@ pub(crate) fn sizes(data: Option<&Path>, pattern: Option<&str>) -> Result<Vec<u6
     let all: Vec<(String, u64)> = match data {
         Some(data) => {
             let mut found = folder::list(data)?;
+            found.retain(|file| !folder::is_playlist(&file.name));
             ensure!(!found.is_empty(), "{} holds no file that a server would serve", data.display());
             folder::sort(&mut found, &folder::read_list(data));
             let size = |file: folder::FolderFile| {

@@ -227,6 +227,43 @@ async fn what_is_not_meant_is_said() {
 }
 
 #[tokio::test]
+async fn pages_of_other_origins_may_read_answers() {
+    let lab = Lab::start(&[("s001.m4s", b"one"), ("q1.m3u8", b"#EXTM3U"), ("manifest.mpd", b"<MPD/>")]).await;
+    let own = ["access-control-allow-origin", "access-control-expose-headers", "timing-allow-origin"];
+    for (target, kind) in [
+        ("/s001.m4s", "video/iso.segment"),
+        ("/q1.m3u8", "application/vnd.apple.mpegurl"),
+        ("/manifest.mpd", "application/dash+xml"),
+        ("/missing", "text/plain; charset=utf-8"),
+    ] {
+        let answer = lab.get(target, &["Origin: http://page.example"]).await;
+        assert_eq!(answer.header("content-type"), Some(kind));
+        assert_eq!(own.map(|name| answer.header(name)), [Some("*"); 3], "{target}");
+        let plain = lab.get(target, &[]).await;
+        assert_eq!(
+            own.map(|name| plain.header(name)),
+            [None; 3],
+            "only a browser's request costs these bytes"
+        );
+    }
+    let asked = [
+        "Origin: http://page.example",
+        "Access-Control-Request-Method: GET",
+        "Access-Control-Request-Headers: range",
+    ];
+    for target in ["/s001.m4s", "/sink", "/missing"] {
+        let answer = lab.ask("OPTIONS", target, &asked).await;
+        assert_eq!((answer.status, answer.body.len()), (204, 0), "{target}");
+        assert_eq!(answer.header("access-control-allow-methods"), Some("GET, HEAD, PUT"));
+        assert_eq!(answer.header("access-control-allow-headers"), Some("*"));
+        assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+    }
+    assert_eq!(lab.ask("OPTIONS", "/s001.m4s", &[]).await.status, 405, "that is no browser's question");
+    let listed = String::from_utf8(lab.get("/SHA256SUMS", &[]).await.body).unwrap();
+    assert_eq!(listed.lines().map(|line| &line[66..]).collect::<Vec<_>>(), ["s001.m4s"]);
+}
+
+#[tokio::test]
 async fn connections_are_kept_alive_and_half_closed_ones_answered() {
     let lab = Lab::start(&[("s001.m4s", &content(100_000, 1))]).await;
     let mut client = lab.connect().await;
