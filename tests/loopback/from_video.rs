@@ -56,13 +56,68 @@ fn the_pieces_of_a_video_make_up_the_video() {
             (listed[0], &listed[1..]),
             ("init.mp4", &expected.iter().map(String::as_str).collect::<Vec<_>>()[..])
         );
-        assert_eq!(fs::read_dir(&out).unwrap().count(), 22, "something was left behind");
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 24, "something was left behind");
+        let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
+        assert_eq!(
+            read("q1.m3u8").lines().filter(|line| line.ends_with(".m4s")).collect::<Vec<_>>(),
+            expected
+        );
+        let master = read("master.m3u8");
+        let urls: Vec<&str> = master.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(urls, ["http://server-a:4455/q1.m3u8", "http://server-b:4455/q1.m3u8"]);
         let whole: Vec<u8> = listed.iter().flat_map(|name| fs::read(out.join(name)).unwrap()).collect();
         let joined = dir.path().join("joined.mp4");
         fs::write(&joined, whole).unwrap();
         assert_eq!(frames(&joined), "500\n");
         assert_eq!(frames(&video), "500\n");
         run("ffmpeg", &["-v", "error", "-xerror", "-i", joined.to_str().unwrap(), "-f", "null", "-"]);
+    }
+}
+
+#[test]
+fn qualities_are_cut_alike_and_both_playlists_name_them() {
+    if !have(&["ffmpeg", "ffprobe"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (video, out) = (dir.path().join("clip.mp4"), dir.path().join("cut"));
+    clip(&video, &["-c:v", "libx264", "-c:a", "aac"]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("server_data/from-video.sh");
+    let servers = "http://one.example/ http://two.example/";
+    let mut command = Command::new("sh");
+    let output =
+        command.arg(script).args(["-q", "3"]).args([&video, &out]).env("SERVERS", servers).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
+    let times =
+        |name: &str| read(name).lines().filter(|line| line.starts_with("#EXTINF")).collect::<String>();
+    assert_eq!(times("q1.m3u8").matches("#EXTINF").count(), 20);
+    assert_eq!([times("q2.m3u8"), times("q3.m3u8")], [times("q1.m3u8"), times("q1.m3u8")]);
+    let (master, mpd) = (read("master.m3u8"), read("manifest.mpd"));
+    for (quality, size, heights) in [
+        ("q1", "160x90", "height=\"90\""),
+        ("q2", "78x44", "height=\"44\""),
+        ("q3", "40x22", "height=\"22\""),
+    ] {
+        assert!(mpd.contains(&format!("id=\"{quality}\"")) && mpd.contains(heights), "{mpd}");
+        assert_eq!(master.matches(&format!("RESOLUTION={size},CODECS=\"avc1.")).count(), 2, "{master}");
+        assert!(master.contains(&format!("http://two.example/{quality}.m3u8")), "{master}");
+    }
+    assert!(
+        mpd.contains("<BaseURL>http://one.example/</BaseURL>\n  <BaseURL>http://two.example/</BaseURL>"),
+        "{mpd}"
+    );
+    assert!(
+        mpd.contains("contentType=\"audio\"") && master.contains("URI=\"http://two.example/audio.m3u8\"")
+    );
+    let listed = read("SHA256SUMS");
+    assert!(
+        !listed.contains("m3u8") && listed.contains("  q3-s020.m4s") && listed.contains("  audio-init.mp4"),
+        "{listed}"
+    );
+    // ffmpeg reads the cut of each quality, pictures alone.
+    for playlist in ["q1.m3u8", "q2.m3u8", "q3.m3u8"] {
+        assert_eq!(frames(&out.join(playlist)), "500\n");
     }
 }
 
