@@ -18,7 +18,7 @@ build:
 # seconds; it leaves the examples in the documentation to cargo.
 test: build
 	@tests/setup/packages.sh base
-	@if [ "$$(id -u)" -eq 0 ]; then tests/setup/packages.sh root peers compose browser; fi
+	@if [ "$$(id -u)" -eq 0 ]; then tests/setup/packages.sh root peers compose players browser; fi
 	@export TWINLINK_BIN=$(CURDIR)/target/release/twinlink; threads=$$((4 * $$(nproc))); \
 	if command -v cargo-nextest >/dev/null; then \
 	    code=0; \

@@ -52,7 +52,53 @@ pub(crate) struct Arrival {
 
 /// Returns true if a file of this name carries media.
 pub(crate) fn is_media(name: &str) -> bool {
-    !name.starts_with("init.")
+    !name.starts_with("init.") && !name.contains("-init.")
+}
+
+/// A moment that a player itself tells of, as HTML's media elements name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum MediaEvent {
+    /// Playback begins, or goes on.
+    Playing,
+    /// Playback stands still for want of media.
+    Waiting,
+    /// Playback has come to the end of the media.
+    Ended,
+}
+
+/// Rates what a player told, each event with its time (ms, on the clock of `start_ms`); `None` where it never played.
+/// Only a stall that was over counts.
+pub(crate) fn watched(events: &[(f64, MediaEvent)], start_ms: f64, rule: Rule) -> Option<Qoe> {
+    let mut events = events.iter().skip_while(|(_, event)| *event != MediaEvent::Playing);
+    let begin_ms = events.next()?.0;
+    let (mut end_ms, mut waits_from, mut stalls) = (begin_ms, None, Vec::new());
+    for &(at_ms, event) in events {
+        match (event, waits_from) {
+            (MediaEvent::Waiting, None) => waits_from = Some(at_ms),
+            (MediaEvent::Playing | MediaEvent::Ended, Some(from_ms)) => {
+                stalls.push(at_ms - from_ms);
+                waits_from = None;
+            }
+            _ => {}
+        }
+        end_ms = at_ms;
+        if event == MediaEvent::Ended {
+            break;
+        }
+    }
+    let rebuffer_ms = stalls.iter().fold(0.0, |sum, stall| sum + stall);
+    let spent_ms = end_ms - begin_ms;
+    let share_of = |whole: f64| (whole > 0.0).then(|| rebuffer_ms / whole);
+    Some(Qoe {
+        startup_delay_ms: Some(begin_ms - start_ms),
+        rebuffer_count: stalls.len() as u64,
+        rebuffer_ms,
+        rebuffer_ratio: share_of(spent_ms),
+        stall_per_media: share_of(spent_ms - rebuffer_ms),
+        segment_duration_ms: rule.segment_duration_ms,
+        startup_segments: rule.startup_segments,
+    })
 }
 
 /// The player stood still, waiting for a segment.
@@ -226,6 +272,30 @@ mod tests {
         assert_eq!(play(arrived, 0.0, RULE).unwrap().buffer.last(), Some(&(2002.0, 0.0)));
         assert!(play([], 0.0, RULE).is_none());
         assert!(play(arrivals(&[1.0])[1..].to_vec(), 0.0, RULE).is_none());
+    }
+
+    #[test]
+    fn a_player_that_tells_is_rated_by_what_it_told() {
+        use MediaEvent::{Ended, Playing, Waiting};
+        let told = [
+            (5.0, Waiting),
+            (300.0, Playing),
+            (1300.0, Waiting),
+            (1500.0, Waiting),
+            (1800.0, Playing),
+            (4800.0, Ended),
+            (9000.0, Waiting),
+        ];
+        let qoe = watched(&told, 100.0, RULE).unwrap();
+        assert_eq!((qoe.startup_delay_ms, qoe.rebuffer_count, qoe.rebuffer_ms), (Some(200.0), 1, 500.0));
+        assert_eq!((qoe.rebuffer_ratio, qoe.stall_per_media), (Some(500.0 / 4500.0), Some(0.125)));
+        assert_eq!(watched(&told[..1], 100.0, RULE), None);
+        let open = watched(&told[..3], 100.0, RULE).unwrap();
+        assert_eq!(
+            (open.rebuffer_count, open.stall_per_media),
+            (0, Some(0.0)),
+            "nobody knows how long it is"
+        );
     }
 
     #[test]

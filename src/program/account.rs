@@ -95,6 +95,19 @@ pub(crate) fn tell_all(requests: &[ServedRequest], files: &[FoundFile]) -> bool 
     })
 }
 
+/// Takes the files of which a server sent something for fetched, as far as it was sent, and leaves out the others: a
+/// player stores nothing, and chooses what it needs.
+pub(crate) fn count_as_fetched(files: &mut Vec<FoundFile>, requests: &[ServedRequest]) {
+    files.retain_mut(|file| {
+        let of = || requests.iter().filter(|request| request.fetches() && request.name == file.name);
+        if let (FileState::Missing, Some(bytes)) = (&file.state, of().map(|request| request.to_byte).max()) {
+            let done_ms = of().map(|request| request.sent_ms).fold(0.0, f64::max);
+            file.state = FileState::Whole { bytes, done_ms, digest_ok: None };
+        }
+        file.state != FileState::Missing
+    });
+}
+
 /// Accounts for a run. `requests` are those since the program began, or `None` where no server tells.
 pub(crate) fn account(files: &[FoundFile], requests: Option<&[ServedRequest]>) -> Account {
     let mut account = Account::default();
@@ -291,6 +304,21 @@ mod tests {
         assert_eq!((found.bytes, found.last_file_ms), (7, Some(4.0)));
         assert!(found.links.is_none() && found.first_request_ms.is_none());
         assert!(found.segments.iter().all(|segment| segment.link.is_none()));
+    }
+
+    #[test]
+    fn files_that_a_player_was_sent_count_as_fetched() {
+        let requests = [
+            served(LinkId::A, "x", 0..7, 1.0..4.0),
+            served(LinkId::B, "x", 7..9, 2.0..3.0),
+            ServedRequest { method: "HEAD".into(), ..served(LinkId::A, "y", 0..0, 1.0..2.0) },
+        ];
+        let missing = |name: &str| FoundFile { name: name.into(), state: FileState::Missing };
+        let mut files = vec![missing("y"), missing("x"), whole("z", 3, 9.0, Some(true))];
+        count_as_fetched(&mut files, &requests);
+        let found: Vec<_> = files.iter().map(|file| (file.name.as_str(), &file.state)).collect();
+        let x = FileState::Whole { bytes: 9, done_ms: 4.0, digest_ok: None };
+        assert_eq!(found, [("x", &x), ("z", &whole("z", 3, 9.0, Some(true)).state)]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub(crate) mod arrivals;
 pub(crate) mod command;
 pub(crate) mod config;
 pub(crate) mod image;
+pub(crate) mod playback;
 pub(crate) mod requests;
 pub(crate) mod sandbox;
 
@@ -40,7 +41,7 @@ use crate::log::schema::{self, Cell, Event, Fault, LinkTotals, Log, PerLink, Pro
 use crate::log::writer::Stdout;
 use crate::manifest::{self, ManifestEntry, digest::Digest, metalink};
 use crate::output;
-use crate::qoe::{self, Arrival, Rule};
+use crate::qoe::{self, Arrival, MediaEvent, Rule};
 use crate::results::{self, Folder};
 use crate::shape::control::server::ControlServer;
 use crate::shape::setup::LinkSetup;
@@ -145,6 +146,8 @@ struct Observed<'a> {
     program: Option<ProgramUse>,
     account: Account,
     served: Option<Vec<ServedRequest>>,
+    /// The events that a player told; `None` for a program that stores files.
+    told: Option<Vec<(f64, MediaEvent)>>,
     /// Payload that each shaper let pass on the way down, estimated from its frames.
     down_bytes: [PassedBytes; 2],
     /// When each link was sampled last, and its payload then.
@@ -175,7 +178,7 @@ impl ProgramContext {
 
 impl<'a> Observed<'a> {
     fn new(config: &'a ProgramConfig, log: Arc<Log>, folder: Folder, shown: bool) -> Observed<'a> {
-        let (links, script, files, began, first_frame, program, account, served, down_bytes) =
+        let (links, script, files, began, first_frame, program, account, served, told, down_bytes) =
             Default::default();
         let sampled = [(Instant::now(), 0); 2];
         Observed {
@@ -191,6 +194,7 @@ impl<'a> Observed<'a> {
             program,
             account,
             served,
+            told,
             down_bytes,
             sampled,
         }
@@ -475,7 +479,7 @@ impl<'a> Observed<'a> {
     ) -> Result<(), Failure> {
         let times = arrivals.finish();
         let (files, log, out) = (self.files.clone(), self.log.clone(), place.out.clone());
-        let found = blocking(move || {
+        let mut found = blocking(move || {
             let state = |file: &ManifestEntry| {
                 let time = times.get(std::ffi::OsStr::from_bytes(file.name.as_bytes()));
                 found(&out.join(&file.name), file.digest, time.map(|at| log.ms(*at)), &log)
@@ -487,6 +491,10 @@ impl<'a> Observed<'a> {
         })
         .await?;
         self.served = self.read_served(origins, &found).await;
+        self.told = playback::read(&place.out, self.log.epoch());
+        if self.told.is_some() {
+            account::count_as_fetched(&mut found, self.served.as_deref().unwrap_or_default());
+        }
         self.account = account::account(&found, self.served.as_deref());
         self.account.elsewhere = self.elsewhere(place);
         for segment in &self.account.segments {
@@ -581,6 +589,8 @@ impl<'a> Observed<'a> {
     fn judge(&self, used: ProgramUse, place: &ProgramContext) -> Result<(), Failure> {
         let Account { missing, wrong, .. } = &self.account;
         let label = &self.config.name;
+        let last = self.told.as_ref().map(|told| told.last().map(|(_, event)| *event));
+        let stopped = last.is_some_and(|last| last != Some(MediaEvent::Ended));
         if let (Some(failure), false) =
             (self.limits(place).full_disk(), missing.is_empty() && wrong.is_empty())
         {
@@ -593,6 +603,13 @@ impl<'a> Observed<'a> {
                 Outcome::Program,
                 anyhow!("{label} ended with {}{printed}", used.status),
             ));
+        }
+        if stopped {
+            let error = anyhow!(
+                "{label} did not play to the end: the last event in $OUT/{} is not ended",
+                playback::EVENTS
+            );
+            return Err(Failure::new(Outcome::Incomplete, error));
         }
         let named = |names: &[String], what: &str| match names {
             [] => None,
@@ -702,6 +719,9 @@ impl<'a> Observed<'a> {
         let config = self.config;
         let rule =
             Rule { segment_duration_ms: config.segment_duration.ms(), startup_segments: config.startup };
+        if let Some(told) = &self.told {
+            return qoe::watched(told, first_ms, rule);
+        }
         let arrivals = self.account.segments.iter().map(|segment| Arrival {
             index: segment.index,
             done_ms: (segment.done_ms - first_ms).max(0.0),

@@ -20,6 +20,7 @@ mod measure;
 mod owner;
 mod packets;
 mod peers;
+mod players;
 mod real_media;
 mod report_page;
 mod shaper;

@@ -4,6 +4,7 @@
 #   root      the lab in network namespaces
 #   peers     the programs that stand in for our server or client in tests
 #   compose   docker compose for real
+#   players   what plays video over the lab's links
 #   browser   what opens the report's pages
 #   images    stand-ins for base images that cannot be pulled
 #   vm        the lab under a kernel with sch_netem
@@ -20,11 +21,13 @@ programs_of() {
     root) echo ip=iproute2 tc=iproute2 iptables=iptables ping=iputils-ping ethtool=ethtool tcpdump=tcpdump jq=jq ;;
     peers) echo ffmpeg=ffmpeg aria2c=aria2 wget2=wget2 lftp=lftp nginx=nginx-light iperf3=iperf3 curl=curl python3=python3 ;;
     compose) echo curl=curl jq=jq python3=python3 busybox=busybox-static ;;
+    players) echo ffmpeg=ffmpeg mpv=mpv python3=python3 pip3=python3-pip,python3-setuptools \
+        gst-launch-1.0=gstreamer1.0-tools,gstreamer1.0-plugins-base,gstreamer1.0-plugins-good,gstreamer1.0-plugins-bad,gstreamer1.0-libav ;;
     browser) echo chromium=chromium,fonts-dejavu-core tshark=tshark pdftotext=poppler-utils jq=jq python3=python3 ;;
     images) echo mmdebstrap=mmdebstrap ;;
     vm) echo depmod=kmod ping=iputils-ping ;;
     lint) echo shellcheck=shellcheck ;;
-    *) die "cannot install for '$1': no such tier; expected base, root, peers, compose, browser, images, vm or lint" ;;
+    *) die "cannot install for '$1': no such tier; expected base, root, peers, compose, players, browser, images, vm or lint" ;;
     esac
 }
 
@@ -45,7 +48,7 @@ without_services() {
     trap - EXIT
 }
 
-[ $# -gt 0 ] || die "cannot install anything: name at least one tier (base, root, peers, compose, browser, images, vm, lint)"
+[ $# -gt 0 ] || die "cannot install anything: name at least one tier (base, root, peers, compose, players, browser, images, vm, lint)"
 
 missing=()
 for tier in "$@"; do
