@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use comfy_table::{Attribute, Cell as TableCell, CellAlignment, LineStyle, Table, TableStyle};
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 
 use super::model::{ConditionResults, EntrantResults, Study};
 use super::words;
@@ -109,12 +109,10 @@ fn table(place: &ConditionResults) -> String {
     }
     for (index, cell) in place.cells.iter().enumerate() {
         let best = place.best == Some(index);
-        let mut cells = row(cell).map(TableCell::new).to_vec();
-        cells.push(TableCell::new(remark(cell, best)));
-        if best {
-            cells[0] = TableCell::new(&cell.label).add_attribute(Attribute::Bold);
-        }
-        table.add_row(cells);
+        table.add_row(row(cell).into_iter().chain([remark(cell, best).to_string()]));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 1));
     }
     table.to_string()
 }

@@ -132,6 +132,25 @@ fn json_asked_for_on_a_terminal_is_json() {
 }
 
 #[test]
+fn a_report_on_a_terminal_has_a_plain_table() {
+    if !crate::support::have(&["script"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    assert!(fetch(dir.path(), &[], &[]).status.success());
+    let line = format!("{TWINLINK} report {}", dir.path().join("results").display());
+    let output =
+        Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
+    let text = stdout(&output);
+    assert!(text.contains("adaptive") && text.contains(" best"), "{text}");
+    assert!(!text.contains("u{1b}") && !text.contains('\u{1b}'), "{text}");
+    assert!(
+        text.lines().filter(|line| line.contains("─")).all(|line| line.trim_end().chars().count() <= 80),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_wrong_command_line_is_told_in_text_unless_json_was_asked_for() {
     let wrong = ["client", "--schedule", "ratoi=1:2", "a", "b"];
     let compose = ("TWINLINK_RESULTS_HOST", "results");
