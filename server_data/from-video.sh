@@ -239,4 +239,5 @@ done
     done >SHA256SUMS && chmod 644 SHA256SUMS
 )
 mv -- "$work"/* "$out"/
-echo "$count segments of $seconds s or more and init.mp4, streams $how, in $out"
+mean=$(awk -F '[:,]' '/^#EXTINF/ { s += $2; n++ } END { printf "%.3f", s / n }' "$out/q1.m3u8")
+echo "$count segments and init.mp4, streams $how, in $out; for the quality for a viewer: --segment-duration ${mean}s"
