@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp};
 use tokio::sync::watch;
 
@@ -155,13 +155,14 @@ impl RunningProgram {
                 return ended.len();
             }
             for pid in left {
+                // Only orphans that became children of this process are waited for; the program's own is by a
+                // thread. One that had ended already was not left.
+                let waited = (pid != self.pid).then(|| waitpid(pid, Some(WaitPidFlag::WNOHANG)));
+                if waited.is_some_and(|waited| waited.is_ok_and(|status| status != WaitStatus::StillAlive)) {
+                    continue;
+                }
                 let _ = kill(pid, Signal::SIGKILL);
                 ended.insert(pid);
-                // Only orphans that became children of this process are waited for; the program's own is by a
-                // thread.
-                if pid != self.pid {
-                    let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
-                }
             }
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -75,7 +75,10 @@ fn play(player: &str, playlist: &str, links: [&str; 2], video_js: Option<&Path>)
     let folder = fs::read_dir(place.path("work/results")).unwrap().next().unwrap().unwrap().path();
     let printed = fs::read_to_string(folder.join("stderr.txt")).unwrap();
     assert!(output.status.success(), "{player} {playlist}: {}\n{printed}", words(&output));
-    let end = Log::read(&folder.join("log.jsonl")).end().clone();
+    let log = Log::read(&folder.join("log.jsonl"));
+    let left = |fault: &&Value| fault["what"].as_str().unwrap().starts_with("the program left");
+    assert_eq!(log.of("fault").into_iter().find(left), None, "a player that has ended leaves no process");
+    let end = log.end().clone();
     assert_eq!(end["exit"], "ok", "{end}");
     place.expect_nothing_left();
     end
