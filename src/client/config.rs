@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::measure::When;
 use super::origin;
 use crate::manifest;
-use crate::schedule::{Pipeline, Schedule};
+use crate::schedule::{Connections, Pipeline, Schedule};
 use crate::shape::backend::BackendChoice;
 use crate::units::{Delay, PerLink, Percent};
 
@@ -17,6 +17,8 @@ pub(crate) struct RunConfig {
     pub servers: PerLink<String>,
     pub schedule: Schedule,
     pub pipeline: Pipeline,
+    /// How many connections each link has; without it, the schedule's own choice.
+    pub connections: Option<Connections>,
     pub backend: BackendChoice,
     /// The folder for the files; without it they are verified and deleted.
     pub out: Option<PathBuf>,
@@ -49,6 +51,7 @@ impl Default for RunConfig {
             servers: PerLink { a: "server-a".into(), b: "server-b".into() },
             schedule: Schedule::Adaptive,
             pipeline: Pipeline::Auto,
+            connections: None,
             backend: BackendChoice::Auto,
             out: None,
             files: None,
@@ -67,6 +70,11 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
+    /// Returns how many connections each link has.
+    pub(crate) fn connections(&self) -> Connections {
+        Connections::chosen(self.connections, &self.schedule)
+    }
+
     /// Returns the schedule, with the playback of these files.
     pub(crate) fn schedule_of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Schedule {
         let init_segments = names.into_iter().take_while(|name| !crate::qoe::is_media(name)).count();

@@ -14,7 +14,7 @@ use super::prepare::Ready;
 use super::progress::{self, Bars};
 use super::sampler::Sampler;
 use super::transfer::{Failure, Transfer};
-use super::worker::{Fetcher, LinkEnd};
+use super::worker::{Fetcher, LinkEnd, further};
 use super::{Run, blocking, reach, running, scripted};
 use crate::log::outcome::Outcome;
 use crate::log::schema::{Event, Reconciled};
@@ -121,7 +121,11 @@ fn reconciled(ready: &Ready, link: LinkId, readings: [&CounterReading; 2]) -> Op
         shaper_bytes: after.bytes.checked_sub(before.bytes)?,
         shaper_packets: after.packets.checked_sub(before.packets)?,
         dropped_packets: drops(after).checked_sub(drops(before))?,
-        retransmits: metrics.sender().as_ref().map(|(_, sender)| sender.retransmits_total),
+        retransmits: metrics
+            .open()
+            .values()
+            .filter_map(|open| Some(open.sender.as_ref()?.1.retransmits_total))
+            .reduce(|a, b| a + b),
         spoilt,
         mss_bytes: metrics.mss_bytes() as u64,
         ipv6: ready.is_ipv6(link),
@@ -208,14 +212,15 @@ async fn fetch_all(ready: &Ready) -> Result<(), Failure> {
         reach::await_server(&ready.origins.b, give_up)
     )
     .map_err(|error| Failure::new(Outcome::Unreachable, error))?;
-    // Every run meets a trace from its beginning, however long the preparation took.
-    let links = ready.links.clone();
-    blocking(move || links.play()).await?;
     // Neither counts as away while its task has yet to begin.
     for (link, stream) in [(LinkId::A, &a), (LinkId::B, &b)] {
         let rtt = origin::rtt_of(stream).unwrap_or_default();
         ready.transfer.schedule(|scheduler, now| scheduler.opened(link, now, rtt));
     }
+    let further = further::open_first(ready).await;
+    // Every run meets a trace from its beginning, however long the preparation took.
+    let links = ready.links.clone();
+    blocking(move || links.play()).await?;
     let mut at_work = JoinSet::new();
     for (link, stream) in [(LinkId::A, a), (LinkId::B, b)] {
         let origins = [link, link.other()].map(|link| ready.origins[link].clone());
@@ -223,6 +228,8 @@ async fn fetch_all(ready: &Ready) -> Result<(), Failure> {
         let fetcher = Fetcher::new(ready.transfer.clone(), origin, other, &ready.capabilities[link]);
         at_work.spawn(fetcher.run(stream));
     }
+    let further = further::keep(ready, further);
+    tokio::pin!(further);
     // Sizes matter towards the end, so the transfer does not wait for them.
     let sizes = learn_sizes(&ready.transfer, &ready.origins.a);
     tokio::pin!(sizes);
@@ -235,6 +242,7 @@ async fn fetch_all(ready: &Ready) -> Result<(), Failure> {
                 continue;
             }
             joined = at_work.join_next() => joined,
+            failure = &mut further => return Err(failure),
             // A link that is still trying to come back is not waited for.
             done = ready.transfer.all_done() => {
                 done?;

@@ -15,7 +15,7 @@ use crate::config::script::Change;
 use crate::log::outcome::Outcome;
 use crate::log::schema::{Event, Fault, LinkTotals, PerLink, Qoe, RunEnd};
 use crate::qoe::{self, Arrival, Rule};
-use crate::schedule::{Pipeline, Schedule};
+use crate::schedule::{Connections, Pipeline, Schedule};
 use crate::text::{count, explained, sentence};
 use crate::units::LinkId;
 
@@ -28,6 +28,7 @@ pub(crate) struct PastRun {
     pub changes: Vec<Change>,
     pub schedule: Schedule,
     pub pipeline: Pipeline,
+    pub connections: Connections,
     /// The files' sizes in bytes.
     pub sizes: Vec<u64>,
     /// The congestion control that each server reported.
@@ -158,6 +159,7 @@ impl Fetched {
             changes,
             schedule: config.schedule_of(transfer.segments.iter().map(|segment| segment.name.as_str())),
             pipeline: config.pipeline,
+            connections: config.connections(),
             sizes: (0..transfer.segments.len()).map(size).collect::<Option<_>>()?,
             senders: LinkId::BOTH.map(|link| capabilities[link].sending_congestion_control()),
             seed: config.seed,

@@ -105,6 +105,7 @@ impl Preparation {
         let schedule = config.schedule_of(segments.iter().map(|segment| segment.name.as_str()));
         let adviser = adviser(&schedule, &segments, &sizes).await?;
         let mut scheduler = Scheduler::new(&schedule, config.pipeline, sizes);
+        scheduler.set_connections(config.connections());
         scheduler.set_least_share(config.least_rate.probability());
         adviser.into_iter().for_each(|adviser| scheduler.set_adviser(Box::new(adviser)));
         let transfer = Arc::new(Transfer::new(segments, scheduler, store, run.log.clone(), give_up));
@@ -200,6 +201,7 @@ fn first_record(config: &RunConfig, shapes: bool, log: &Log) -> schema::RunStart
         seed: config.seed,
         schedule: config.schedule.to_string(),
         pipeline: config.pipeline.to_string(),
+        connections: Some(config.connections().to_string()),
         congestion_control: config.congestion.clone(),
         verify: config.verify,
         sync: config.sync,

@@ -11,10 +11,12 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::blocking;
 use super::links::{CounterReading, Links};
 use super::progress::{Bars, LinkMoment, SAMPLE_EVERY};
+use super::transfer::in_flight::OpenConnection;
 use super::transfer::{Failure, Transfer};
 use crate::log::outcome::Outcome;
 use crate::log::schema::{Event, Sample};
-use crate::tcp;
+use crate::schedule::TcpReading;
+use crate::tcp::{self, TcpInfo};
 use crate::units::{Direction, LinkId};
 
 /// The last sample of each link.
@@ -84,20 +86,26 @@ fn log(
         let goodput_kbit = if span_s > 0.0 { (bytes - earlier) as f64 * 8e-3 / span_s } else { 0.0 };
         let queue_ms = reading.counters(link, Direction::Down).and_then(|down| down.queue_ms);
         now_of[link.index()] = LinkMoment { goodput_kbit, queue_ms };
-        let socket = metrics.socket().clone();
-        let tcp = socket.as_ref().and_then(|stream| tcp::read(stream.as_ref()).ok());
-        if let Some(tcp) = &tcp {
+        let open: Vec<OpenConnection> = metrics.open().values().cloned().collect();
+        let infos: Vec<TcpInfo> =
+            open.iter().filter_map(|open| tcp::read(open.socket.as_ref()).ok()).collect();
+        let first = open.first();
+        let tcp = infos.first().cloned();
+        if let Some((tcp, first)) = tcp.as_ref().zip(first) {
             metrics.mss.store(tcp.snd_mss_bytes, Ordering::Relaxed);
-            let without =
-                socket.as_ref().is_some_and(|s| tcp::has_timestamps(s.as_ref()).is_ok_and(|has| !has));
+            let without = tcp::has_timestamps(first.socket.as_ref()).is_ok_and(|has| !has);
             metrics.no_timestamps.store(without, Ordering::Relaxed);
         }
-        let told = metrics.sender().clone();
+        if let Some(reading) = reading_of(&open, &infos, now) {
+            transfer.schedule(|scheduler, now| scheduler.read_tcp(link, reading, now));
+        }
+        let told = first.and_then(|first| first.sender.clone());
         let sample = Sample {
             link,
             bytes,
             goodput_kbit,
-            requests_in_flight: Some(metrics.in_flight.load(Ordering::Relaxed)),
+            requests_in_flight: Some(open.iter().map(|open| open.in_flight).sum()),
+            connections: Some(open.len() as u64),
             tcp,
             sender_at_ms: told.as_ref().map(|(at, _)| transfer.log.ms(*at)),
             sender: told.map(|(_, sender)| sender),
@@ -114,4 +122,21 @@ fn log(
             .map_err(|error| Failure::new(Outcome::Log, error))?;
     }
     Ok(now_of)
+}
+
+/// A server's report that is older says nothing of now.
+const REPORT_COUNTS: Duration = Duration::from_millis(500);
+
+/// Returns the state of the TCP of a link's connections; `None` without one. Their losses are what each server sent
+/// again, or without its report what came out of order; the round trip is the sending end's, or the receiving one's.
+fn reading_of(open: &[OpenConnection], infos: &[TcpInfo], now: Instant) -> Option<TcpReading> {
+    let (mut losses, mut rtt_ms) = (0, 0.0);
+    for (open, tcp) in open.iter().zip(infos) {
+        let sender = open.sender.as_ref();
+        losses += sender.map_or(tcp.rcv_out_of_order.unwrap_or_default(), |told| told.1.retransmits_total);
+        let fresh = sender.filter(|told| now.saturating_duration_since(told.0) < REPORT_COUNTS);
+        rtt_ms += fresh.map_or(tcp.rtt_ms, |told| told.1.rtt_ms);
+    }
+    let rtt = Duration::from_secs_f64(rtt_ms / 1e3 / infos.len().max(1) as f64);
+    (!infos.is_empty()).then_some(TcpReading { losses, rtt })
 }

@@ -66,6 +66,7 @@ impl From<ClientArgs> for RunConfig {
             servers: PerLink { a: next(), b: next() },
             schedule: args.schedule.schedule,
             pipeline: args.schedule.pipeline,
+            connections: args.schedule.connections,
             backend: args.run.links.backend,
             out: args.out,
             files: args.run.files,

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::client::config::{files_pattern, give_up_time};
 use crate::log::schema::Stdout;
-use crate::schedule::{self, Pipeline, Schedule};
+use crate::schedule::{self, Connections, Pipeline, Schedule};
 use crate::shape::setup::{LinkOptions, LinkSetup};
 use crate::tcp;
 use crate::units::Delay;
@@ -58,6 +58,16 @@ pub(crate) struct ScheduleOptions {
         help_heading = "Schedule"
     )]
     pub pipeline: Pipeline,
+    /// TCP connections to each server: a number, or auto (more than one on a round trip from 80 ms on, and more while
+    /// losses limit a link and more carry more); without it auto for adaptive and inorder, and 1 for the others
+    #[arg(
+        long,
+        env = "TWINLINK_CONNECTIONS",
+        value_name = "auto|N",
+        allow_hyphen_values = true,
+        help_heading = "Schedule"
+    )]
+    pub connections: Option<Connections>,
     /// Congestion control of the servers' sockets, and of the client's; each kernel's default without it
     #[arg(long, env = "TWINLINK_CONGESTION", value_name = "NAME", value_parser = tcp::CONGESTION_CONTROLS,
           help_heading = "Schedule")]

@@ -8,9 +8,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::options::{RunOptions, ScheduleOptions};
 use crate::client::finish::PastRun;
-use crate::schedule::Schedule;
+use crate::schedule::{Connections, Schedule};
 use crate::simulate::{Control, Prediction, Setup, kernels_choice, predict, sizes};
-use crate::text::{print, visible_json};
+use crate::text::{count, print, visible_json};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct SimulateArgs {
@@ -55,6 +55,7 @@ pub(crate) fn main(args: SimulateArgs) -> Result<()> {
         changes: asked.script.as_ref().map_or(&[], |script| &script.changes),
         schedule: &schedule,
         pipeline: args.schedule.pipeline,
+        connections: Connections::chosen(args.schedule.connections, &schedule),
         sizes: &sizes,
         congestion: [congestion; 2],
         kernel: kernels_choice(),
@@ -91,6 +92,7 @@ pub(crate) fn predicted_ms(run: &PastRun) -> Option<f64> {
         changes: &run.changes,
         schedule: &run.schedule,
         pipeline: run.pipeline,
+        connections: run.connections,
         sizes: &run.sizes,
         congestion: run.senders.each_ref().map(|name| sender(name).unwrap_or_else(kernels_choice)),
         kernel: kernels_choice(),
@@ -111,8 +113,10 @@ fn text(args: &SimulateArgs, congestion: Control, prediction: &Prediction) -> St
         let done = link.last_byte_ms.map_or("-".into(), |ms| format!("{:.3} s", ms / 1e3));
         let rate = link.goodput_kbit.map_or("-".into(), |kbit| format!("{:.2} Mbit/s", kbit / 1e3));
         format!(
-            "  link {id}: {:.1} % of the bytes, {} files, {rate}, done at {done}",
-            link.share_pct, link.files
+            "  link {id}: {:.1} % of the bytes, {} files, {rate}, done at {done}, {}",
+            link.share_pct,
+            link.files,
+            count(link.connections as u64, "connection")
         )
     });
     let between = match prediction.seeds {

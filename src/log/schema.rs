@@ -80,6 +80,8 @@ pub struct RunStart {
     pub schedule: String,
     /// "auto", or the number of requests in flight per connection.
     pub pipeline: String,
+    /// "auto", or the number of connections to each server; null for a program.
+    pub connections: Option<String>,
     /// Of the client's sockets, which send only requests.
     pub congestion_control: Option<String>,
     pub servers: PerLink<Server>,
@@ -246,6 +248,9 @@ pub struct Sample {
     pub goodput_kbit: f64,
     /// Null where a program fetches, which does not tell.
     pub requests_in_flight: Option<u64>,
+    /// How many connections are open; null where a program fetches.
+    pub connections: Option<u64>,
+    /// Of the first of the open connections.
     pub tcp: Option<TcpInfo>,
     /// The server's end, as it last told; null before it did and where it does not.
     pub sender: Option<Sender>,

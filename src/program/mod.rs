@@ -456,6 +456,7 @@ impl<'a> Observed<'a> {
                 bytes,
                 goodput_kbit: kbit,
                 requests_in_flight: None,
+                connections: None,
                 tcp: None,
                 sender: None,
                 sender_at_ms: None,

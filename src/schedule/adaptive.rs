@@ -25,8 +25,9 @@
 
 use std::time::Duration;
 
-use super::link_state::OutstandingRequest;
-use super::{Next, PartRequest, Scheduler};
+use super::connection::OutstandingRequest;
+use super::link_state::LinkState;
+use super::{ConnectionId, Next, PartRequest, Scheduler};
 use crate::units::{LinkId, PerLink};
 
 /// A part takes at least this long (s), within bounds in bytes.
@@ -47,35 +48,38 @@ pub(super) struct LinkView {
 }
 
 impl Scheduler {
-    pub(super) fn next_adaptive(&mut self, link: LinkId, now: Duration) -> Next {
-        if self.exceeds_budget(link, now) {
+    pub(super) fn next_adaptive(&mut self, id: ConnectionId, now: Duration) -> Next {
+        if self.exceeds_budget(id, now) {
             return Next::Drop;
         }
         let look_again = Next::Wait(Some(now + LOOK_AGAIN));
+        let link = id.link;
         self.prune(link);
         let views = self.views(now);
-        let (mine, state) = (views[link], &self.link_states[link]);
-        let wanted = state.useful_outstanding(&self.sizes);
-        if wanted == 0 && !state.asked.is_empty() {
-            let useless_s = state.outstanding(&self.sizes) as f64 / mine.rate;
-            let work = !self.pool.is_empty() || self.worth_taking(link, &views, now).is_some();
+        let (state, connection) = (&self.link_states[link], self.connection(id));
+        if !connection.asked.is_empty() && connection.useful_outstanding(&self.sizes) == 0 {
+            let rate = self.view_of(id, &views, now).rate;
+            let useless_s = connection.outstanding(&self.sizes) as f64 / rate;
+            let work = !self.pool.is_empty() || self.worth_taking(id, &views, now).is_some();
             let reopening_s = 3.0 * state.rtt.as_secs_f64() + 0.05;
             return if work && useless_s > reopening_s { Next::Drop } else { look_again };
         }
-        if !state.may_pipeline(self.pipeline) || (!state.asked.is_empty() && !self.runs_low(link, now)) {
+        if !state.may_pipeline(id.index, self.pipeline)
+            || (!connection.asked.is_empty() && !self.runs_low(id, now))
+        {
             return Next::Wait(None);
         }
-        if let Some(part) = self.late_elsewhere(link, &views, now) {
-            return self.take_over(link, part, now);
+        if let Some(part) = self.late_elsewhere(id, &views, now) {
+            return self.take_over(id, part, now);
         }
         if self.pool.first(link).is_some() {
             let Some((place, most)) = self.pick_in_time(link, &views, now) else { return look_again };
             return self
-                .sized(link, place, most, &views)
-                .map_or(look_again, |part| self.ask_for(link, place, part, now));
+                .sized(id, place, most, &views)
+                .map_or(look_again, |part| self.ask_for(id, place, part, now));
         }
-        match self.worth_taking(link, &views, now) {
-            Some(part) => self.take_over(link, part, now),
+        match self.worth_taking(id, &views, now) {
+            Some(part) => self.take_over(id, part, now),
             None => look_again,
         }
     }
@@ -89,21 +93,33 @@ impl Scheduler {
             let as_other =
                 known[link.other()].map(|rate| rate.max(state.mean_rate.burst().unwrap_or_default()));
             let guess = known[link].or(as_other).unwrap_or(1e6).max(1.0);
-            let rate = if state.up && !state.dead { guess } else { 0.0 };
+            let rate = if state.is_up() && !state.dead { guess } else { 0.0 };
             let busy_s = state.outstanding(&self.sizes) as f64 / guess;
             LinkView { rate, starts_s: busy_s.max(state.rtt.as_secs_f64()) }
         })
     }
 
-    /// Returns the piece of the part at `place` that `link` should ask for, of at most `most` bytes; `None`
+    /// Returns the same of one connection: its share of the link's rate.
+    pub(super) fn view_of(&self, id: ConnectionId, views: &PerLink<LinkView>, now: Duration) -> LinkView {
+        let (link, state) = (views[id.link], &self.link_states[id.link]);
+        if link.rate <= 0.0 || state.connections.len() < 2 {
+            return link;
+        }
+        let rate = link.rate * state.share_of(id.index, now);
+        let busy_s = self.connection(id).outstanding(&self.sizes) as f64 / rate;
+        LinkView { rate, starts_s: busy_s.max(state.rtt.as_secs_f64()) }
+    }
+
+    /// Returns the piece of the part at `place` that a connection should ask for, of at most `most` bytes; `None`
     /// where another link serves it better.
     fn sized(
         &self,
-        link: LinkId,
+        id: ConnectionId,
         place: usize,
         most: Option<u64>,
         views: &PerLink<LinkView>,
     ) -> Option<PartRequest> {
+        let link = id.link;
         let (mine, (part, own)) = (views[link], self.pool.get(link, place)?);
         if own {
             return Some(part);
@@ -118,7 +134,10 @@ impl Scheduler {
         if most.is_none() && share < (least / 2.0).min(rest as f64 / 2.0) {
             return None;
         }
-        let most = most.unwrap_or(size).min((share / 2.0).max(least) as u64).min(size);
+        // Each connection of the link takes its part of that.
+        let connections = self.link_states[link].connections.iter().filter(|connection| connection.up).count();
+        let half = share / 2.0 / connections.max(1) as f64;
+        let most = most.unwrap_or(size).min(half.max(least) as u64).min(size);
         // A rest that is not worth a request of its own goes with it.
         if size as f64 - most as f64 <= least / 2.0 {
             return Some(part);
@@ -141,7 +160,14 @@ impl Scheduler {
     }
 
     /// Takes `wanted` out of what waits at `place`.
-    pub(super) fn ask_for(&mut self, link: LinkId, place: usize, wanted: PartRequest, now: Duration) -> Next {
+    pub(super) fn ask_for(
+        &mut self,
+        id: ConnectionId,
+        place: usize,
+        wanted: PartRequest,
+        now: Duration,
+    ) -> Next {
+        let link = id.link;
         let Some((whole, own)) = self.pool.take(link, place, &self.sizes) else { return Next::Wait(None) };
         if let Some(to) = wanted.to.filter(|_| wanted.to != whole.to) {
             self.pool.put_back(PartRequest { from: to, ..whole }, own.then_some(link), &self.sizes);
@@ -150,32 +176,41 @@ impl Scheduler {
             let before = PartRequest { to: Some(wanted.from), ..whole };
             self.pool.put_back(before, own.then_some(link), &self.sizes);
         }
-        self.ask(link, wanted, own, now)
+        self.ask(id, wanted, own, now)
     }
 
-    /// The end of the other link's last part, where both are done earlier if `link` fetches it.
-    fn worth_taking(&self, link: LinkId, views: &PerLink<LinkView>, now: Duration) -> Option<PartRequest> {
-        let theirs = &self.link_states[link.other()];
-        let last = theirs.asked.iter().rev().find(|asked| asked.useful_outstanding(&self.sizes) > 0)?;
-        // Of a link that has hardly begun it is not known that it is slow; if it is silent, it stalls.
-        theirs.rate(now)?;
-        self.end_of(link, last, theirs.useful_outstanding(&self.sizes), views, now)
+    /// The end of the last part of the connection that is done last, where all is done earlier if `id` fetches it.
+    fn worth_taking(&self, id: ConnectionId, views: &PerLink<LinkView>, now: Duration) -> Option<PartRequest> {
+        let others = self.connections().filter(|(other, _)| *other != id);
+        let done_last = others.filter_map(|(other, state)| {
+            let owed = state.useful_outstanding(&self.sizes);
+            let last = state.asked.iter().rev().find(|asked| asked.useful_outstanding(&self.sizes) > 0)?;
+            // Of one that has hardly begun it is not known that it is slow; if it is silent, it stalls.
+            self.link_states[other.link].rate(now)?;
+            if other.link == id.link {
+                state.rate(now)?;
+            }
+            let done_s = owed as f64 / self.view_of(other, views, now).rate.max(1.0);
+            Some((done_s, other, last, owed))
+        });
+        let (_, other, last, owed) = done_last.max_by(|a, b| a.0.total_cmp(&b.0))?;
+        self.end_of(id, (other, last), owed, views, now)
     }
 
-    /// The end of a part that the other link was asked for and of which `owed` bytes with those before
-    /// them are to come, where that is all here earlier if `link` fetches the end.
+    /// The end of a part that another connection was asked for and of which `owed` bytes with those before
+    /// them are to come, where that is all here earlier if `id` fetches the end.
     pub(super) fn end_of(
         &self,
-        link: LinkId,
-        part: &OutstandingRequest,
+        id: ConnectionId,
+        (from, part): (ConnectionId, &OutstandingRequest),
         owed: u64,
         views: &PerLink<LinkView>,
         now: Duration,
     ) -> Option<PartRequest> {
-        let (mine, other) = (views[link], views[link.other()]);
-        let (state, owed) = (&self.link_states[link], owed as f64);
+        let [mine, other] = [id, from].map(|id| self.view_of(id, views, now));
+        let (state, owed) = (&self.link_states[id.link], owed as f64);
         let (end, most) = (self.sizes.end(&part.part)?, part.useful_outstanding(&self.sizes));
-        if part.own || !state.ranges || !self.may_bring(link, part.part.segment) || most == 0 {
+        if part.own || !state.ranges || !self.may_bring(id.link, part.part.segment) || most == 0 {
             return None;
         }
         let alone_s = owed / other.rate.max(1.0);
@@ -191,7 +226,7 @@ impl Scheduler {
         if mine.starts_s + taken as f64 / mine.rate >= alone_s {
             return None;
         }
-        let allowed = self.most_to_steal(link.other(), views, gain_s, now).unwrap_or(taken);
+        let allowed = self.most_to_steal(from, other.rate, views, gain_s, now).unwrap_or(taken);
         let taken = taken.min(allowed);
         if taken < least.min(most) {
             return None;
@@ -199,18 +234,18 @@ impl Scheduler {
         Some(PartRequest { from: end - taken, ..part.part })
     }
 
-    /// Asks `link` for the end of what the other link was asked for.
-    fn take_over(&mut self, link: LinkId, part: PartRequest, now: Duration) -> Next {
-        let (sizes, theirs) = (&self.sizes, &mut self.link_states[link.other()].asked);
+    /// Asks a connection for the end of what another one was asked for.
+    fn take_over(&mut self, id: ConnectionId, part: PartRequest, now: Duration) -> Next {
+        let sizes = &self.sizes;
         // A part stolen whole is empty, and may end where another part does.
         let same = |asked: &&mut OutstandingRequest| {
             (asked.part.segment, asked.part.to) == (part.segment, part.to)
                 && asked.useful_outstanding(sizes) > 0
         };
-        if let Some(asked) = theirs.iter_mut().rev().find(same) {
+        if let Some(asked) = self.link_states.iter_mut().flat_map(LinkState::asked_mut).find(same) {
             asked.part.to = Some(part.from);
         }
-        self.ask(link, part, false, now)
+        self.ask(id, part, false, now)
     }
 }
 

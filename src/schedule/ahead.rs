@@ -22,8 +22,7 @@
 
 use std::time::Duration;
 
-use super::{Schedule, Scheduler};
-use crate::units::LinkId;
+use super::{ConnectionId, Schedule, Scheduler};
 
 /// The time that is asked ahead beside two round trips, where the other link could do the work (s).
 const AHEAD_S: f64 = 0.15;
@@ -35,11 +34,13 @@ pub(super) const AHEAD_UNKNOWN: u64 = 256 * 1024;
 const FILES_AHEAD_UNKNOWN: usize = 16;
 
 impl Scheduler {
-    /// Returns true if the outstanding bytes of `link` arrive so soon that it should be asked for more.
-    pub(super) fn runs_low(&self, link: LinkId, now: Duration) -> bool {
-        let state = &self.link_states[link];
+    /// Returns true if the outstanding bytes of a connection arrive so soon that it should be asked for more. Of
+    /// several connections of a link each has its share of the link's bytes.
+    pub(super) fn runs_low(&self, id: ConnectionId, now: Duration) -> bool {
+        let state = &self.link_states[id.link];
         let fixed = self.plan.is_fixed();
-        let outstanding = state.outstanding(&self.sizes) as f64;
+        let outstanding =
+            self.connection(id).outstanding(&self.sizes) as f64 / state.share_of(id.index, now);
         let most = if self.plan == Schedule::Greedy { state.next_window() } else { f64::INFINITY };
         match state.latest_rate(now) {
             Some(rate) => {
@@ -47,7 +48,7 @@ impl Scheduler {
                 let ahead = rate * (2.0 * state.rtt.as_secs_f64() + beside_s);
                 outstanding <= ahead.max(state.best_in_flight()).min(most)
             }
-            None if fixed && state.asked.len() < FILES_AHEAD_UNKNOWN => true,
+            None if fixed && state.asked().count() < FILES_AHEAD_UNKNOWN => true,
             // Playback cannot start without the bytes that a slow link owes.
             None if matches!(self.plan, Schedule::Inorder(_)) => outstanding < AHEAD_UNKNOWN as f64 / 4.0,
             None => outstanding < most.min(AHEAD_UNKNOWN as f64),

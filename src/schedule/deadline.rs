@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use super::adaptive::{LinkView, least_part, share};
 use super::ahead::AHEAD_UNKNOWN;
-use super::{PartRequest, Schedule, Scheduler};
+use super::{ConnectionId, PartRequest, Schedule, Scheduler};
 use crate::qoe::Rule;
 use crate::units::{LinkId, PerLink};
 
@@ -123,32 +123,38 @@ impl Scheduler {
         None
     }
 
-    /// The end of what comes late on the other link, where `link` had better fetch it before anything
+    /// The end of what comes late on the other link, where a connection had better fetch it before anything
     /// that waits.
     pub(super) fn late_elsewhere(
         &mut self,
-        link: LinkId,
+        id: ConnectionId,
         views: &PerLink<LinkView>,
         now: Duration,
     ) -> Option<PartRequest> {
         let Schedule::Inorder(timeline) = self.plan else { return None };
         let (now_s, begins_s) = (now.as_secs_f64(), self.begins_s(&timeline, views, now));
         let due_s = |segment| self.player.due_s(&timeline, segment, begins_s);
-        let next_due_s = self.pool.first(link).map_or(f64::INFINITY, |(part, _)| due_s(part.segment));
-        let theirs = &self.link_states[link.other()];
-        let rate = theirs.rate(now)?.max(1.0);
-        let mut before = 0;
-        for asked in &theirs.asked {
-            let owed = before + asked.useful_outstanding(&self.sizes);
-            let due_s = due_s(asked.part.segment);
-            if due_s >= next_due_s {
-                return None;
+        let next_due_s = self.pool.first(id.link).map_or(f64::INFINITY, |(part, _)| due_s(part.segment));
+        let link = id.link.other();
+        self.link_states[link].rate(now)?;
+        for (index, theirs) in self.link_states[link].connections.iter().enumerate() {
+            let from = ConnectionId { link, index };
+            let rate = self.view_of(from, views, now).rate.max(1.0);
+            let mut before = 0;
+            for asked in &theirs.asked {
+                let owed = before + asked.useful_outstanding(&self.sizes);
+                let due_s = due_s(asked.part.segment);
+                if due_s >= next_due_s {
+                    break;
+                }
+                let late = now_s + owed as f64 / rate > due_s;
+                if let Some(part) =
+                    late.then(|| self.end_of(id, (from, asked), owed, views, now)).flatten()
+                {
+                    return Some(part);
+                }
+                before += asked.outstanding(&self.sizes);
             }
-            let late = now_s + owed as f64 / rate > due_s;
-            if let Some(part) = late.then(|| self.end_of(link, asked, owed, views, now)).flatten() {
-                return Some(part);
-            }
-            before += asked.outstanding(&self.sizes);
         }
         None
     }

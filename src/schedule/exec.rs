@@ -123,7 +123,7 @@ impl Scheduler {
             AdviserAnswer { wait_ms: Some(ms), file: None, from: None, to: None }
                 if (1.0..=1e5).contains(&ms) =>
             {
-                let busy = self.link_states.iter().any(|state| !state.asked.is_empty());
+                let busy = self.link_states.iter().any(|state| !state.is_idle());
                 let since = *self.idle_since.insert(self.idle_since.filter(|_| !busy).unwrap_or(now));
                 if now > since + LONGEST_IDLE {
                     return Err(format!("it keeps both links waiting for {} s", LONGEST_IDLE.as_secs()));
@@ -144,7 +144,7 @@ impl Scheduler {
         let links = PerLink::of(|link| {
             let state = &self.link_states[link];
             AdvisedLink {
-                up: state.up && !state.dead,
+                up: state.is_up() && !state.dead,
                 rtt_ms: state.rtt.as_secs_f64() * 1e3,
                 rate_kbit: state.rate(now).map(|rate| rate * 8e-3),
                 received_bytes: state.received_bytes(),

@@ -1,9 +1,9 @@
-//! The state of one link during a run: its outstanding requests, their progress, and its rate.
+//! The state of one link during a run: its connections, their progress together, and its rate.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::PartRequest;
+use super::connection::{ConnectionState, OutstandingRequest};
 use super::ewma::Ewma;
 use super::pipeline::Pipeline;
 use super::pool::Sizes;
@@ -31,44 +31,11 @@ const SLOW_BYTES_PER_S: f64 = 8000.0;
 /// How often the bytes that came are noted, for looking back.
 const MARK_EVERY: Duration = Duration::from_millis(100);
 
-/// A request on its way, or being answered.
-#[derive(Clone, Debug)]
-pub(crate) struct OutstandingRequest {
-    /// The requested part; `to` shrinks when the other link steals its end.
-    pub part: PartRequest,
-    /// Only this link may fetch it.
-    pub own: bool,
-    /// The next byte to come.
-    pub at: u64,
-    /// One past the last byte that comes, as far as it is known.
-    pub ends: Option<u64>,
-    pub requested: Duration,
-    pub answering: bool,
-    /// The rest of its answer is useless.
-    pub cancelled: bool,
-}
-
-impl OutstandingRequest {
-    /// Returns the outstanding bytes that are useful.
-    pub(crate) fn useful_outstanding(&self, sizes: &Sizes) -> u64 {
-        let from = self.at.max(self.part.from);
-        if self.cancelled { 0 } else { sizes.estimate(&PartRequest { from, ..self.part }) }
-    }
-
-    /// Returns the outstanding bytes, useful or not.
-    pub(crate) fn outstanding(&self, sizes: &Sizes) -> u64 {
-        self.ends.map_or_else(
-            || sizes.estimate(&PartRequest { from: self.at, to: None, ..self.part }),
-            |ends| ends.saturating_sub(self.at),
-        )
-    }
-}
-
 /// One link's side of a schedule.
 #[derive(Clone, Debug)]
 pub(crate) struct LinkState {
-    /// It has a connection.
-    pub up: bool,
+    /// The connections that it has or had, by their index.
+    pub connections: Vec<ConnectionState>,
     pub dead: bool,
     /// The server keeps connections open between answers.
     pub keeps_alive: bool,
@@ -76,7 +43,6 @@ pub(crate) struct LinkState {
     pub ranges: bool,
     /// Least round trip seen.
     pub rtt: Duration,
-    pub asked: VecDeque<OutstandingRequest>,
     /// Its rate, for decisions that reach further than the next request.
     pub mean_rate: Ewma,
     /// Its latest rate, which is more than that while its TCP has not reached the link's rate.
@@ -108,12 +74,11 @@ pub(crate) struct LinkState {
 impl Default for LinkState {
     fn default() -> LinkState {
         LinkState {
-            up: false,
+            connections: vec![ConnectionState::default()],
             dead: false,
             keeps_alive: true,
             ranges: true,
             rtt: Duration::ZERO,
-            asked: VecDeque::new(),
             mean_rate: Ewma::over(MEAN_SPAN),
             best_rate: 0.0,
             shaped_rate: f64::INFINITY,
@@ -133,33 +98,52 @@ impl Default for LinkState {
 }
 
 impl LinkState {
-    pub(crate) fn opened(&mut self, now: Duration, rtt: Duration) {
-        self.up = true;
-        self.rtt = rtt;
-        self.last_byte = now;
-        self.active_since = now;
-        (self.due_since, self.unbroken_since) = (now, now);
+    pub(crate) fn opened(&mut self, index: usize, now: Duration, rtt: Duration) {
+        if self.is_up() {
+            self.rtt = self.rtt.min(rtt);
+        } else {
+            self.rtt = rtt;
+            self.last_byte = now;
+            self.active_since = now;
+            (self.due_since, self.unbroken_since) = (now, now);
+        }
+        if self.connections.len() <= index {
+            self.connections.resize_with(index + 1, ConnectionState::default);
+        }
+        self.connections[index].opened(now);
     }
 
-    pub(crate) fn ask(&mut self, part: PartRequest, own: bool, now: Duration) {
-        if self.asked.is_empty() {
+    /// Whether it has a connection.
+    pub(crate) fn is_up(&self) -> bool {
+        self.connections.iter().any(|connection| connection.up)
+    }
+
+    /// Returns the requests that are outstanding on its connections.
+    pub(crate) fn asked(&self) -> impl DoubleEndedIterator<Item = &OutstandingRequest> {
+        self.connections.iter().flat_map(|connection| &connection.asked)
+    }
+
+    pub(crate) fn asked_mut(&mut self) -> impl Iterator<Item = &mut OutstandingRequest> {
+        self.connections.iter_mut().flat_map(|connection| &mut connection.asked)
+    }
+
+    /// Whether nothing is outstanding on it.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.connections.iter().all(|connection| connection.asked.is_empty())
+    }
+
+    pub(crate) fn ask(&mut self, index: usize, request: OutstandingRequest) {
+        if self.is_idle() {
+            let now = request.requested;
             self.last_byte = now;
             (self.due_since, self.unbroken_since) = (now, now);
         }
-        let (at, ends) = (part.from, part.to);
-        self.asked.push_back(OutstandingRequest {
-            part,
-            own,
-            at,
-            ends,
-            requested: now,
-            answering: false,
-            cancelled: false,
-        });
+        self.connections[index].ask(request);
     }
 
     /// `bytes` of payload came in one read.
-    pub(crate) fn received(&mut self, now: Duration, bytes: u64) {
+    pub(crate) fn received(&mut self, index: usize, now: Duration, bytes: u64) {
+        self.connections[index].received(now, bytes);
         if self.pauses(now) {
             self.active_since = now;
         }
@@ -183,16 +167,18 @@ impl LinkState {
         if self.mean_rate.is_steady() {
             self.best_rate = self.best_rate.max(self.mean_rate.bytes_per_s(now, None).unwrap_or_default());
         }
-        if self.asked.is_empty() {
+        if self.is_idle() {
             self.idle();
         }
     }
 
-    /// The connection is gone, and with it what was asked for, which is returned.
-    pub(crate) fn closed(&mut self) -> VecDeque<OutstandingRequest> {
-        self.up = false;
-        self.idle();
-        std::mem::take(&mut self.asked)
+    /// A connection is gone, and with it what it was asked for, which is returned.
+    pub(crate) fn closed(&mut self, index: usize) -> VecDeque<OutstandingRequest> {
+        let closed = std::mem::take(&mut self.connections[index]);
+        if self.is_idle() {
+            self.idle();
+        }
+        closed.asked
     }
 
     fn idle(&mut self) {
@@ -213,7 +199,8 @@ impl LinkState {
 
     /// Returns the latest time at which the first due byte should have come, if that time is over.
     fn overdue(&self, now: Duration) -> Option<Duration> {
-        let due = self.asked.front()?.requested + 2 * self.rtt + Duration::from_millis(100);
+        let firsts = self.connections.iter().filter_map(|connection| connection.asked.front());
+        let due = firsts.map(|first| first.requested).min()? + 2 * self.rtt + Duration::from_millis(100);
         (due < now).then_some(due)
     }
 
@@ -242,31 +229,45 @@ impl LinkState {
 
     /// Bytes asked for that are to come and wanted.
     pub(crate) fn useful_outstanding(&self, sizes: &Sizes) -> u64 {
-        self.asked.iter().map(|asked| asked.useful_outstanding(sizes)).sum()
+        self.asked().map(|asked| asked.useful_outstanding(sizes)).sum()
     }
 
     /// Bytes asked for that are to come, wanted or not: what a further request has to wait for.
     pub(crate) fn outstanding(&self, sizes: &Sizes) -> u64 {
-        self.asked.iter().map(|asked| asked.outstanding(sizes)).sum()
+        self.asked().map(|asked| asked.outstanding(sizes)).sum()
     }
 
-    /// Whether another request may go out, as far as the connection and the user's choice go.
-    pub(crate) fn may_pipeline(&self, pipeline: Pipeline) -> bool {
-        match pipeline {
-            _ if self.asked.is_empty() => true,
+    /// Returns the share of its rate that a connection has, as far as it is known; 1 for the only one.
+    pub(crate) fn share_of(&self, index: usize, now: Duration) -> f64 {
+        let up = || self.connections.iter().filter(|connection| connection.up);
+        if up().nth(1).is_none() {
+            return 1.0;
+        }
+        let known = || up().filter_map(|connection| connection.rate(now));
+        let mean = known().sum::<f64>() / known().count().max(1) as f64;
+        // After a loss it carries less for a while; it would never carry more if it were asked for no more.
+        let rate = |connection: &ConnectionState| connection.rate(now).unwrap_or(mean).max(mean / 4.0).max(1.0);
+        rate(&self.connections[index]) / up().map(rate).sum::<f64>()
+    }
+
+    /// Whether another request may go out on a connection, as far as that and the user's choice go.
+    pub(crate) fn may_pipeline(&self, index: usize, pipeline: Pipeline) -> bool {
+        match (self.connections[index].asked.len(), pipeline) {
+            (0, _) => true,
             _ if !self.keeps_alive => false,
-            Pipeline::Depth(most) => self.asked.len() < most,
-            Pipeline::Auto => self.asked.len() < DEEPEST_AUTO,
+            (asked, Pipeline::Depth(most)) => asked < most,
+            (asked, Pipeline::Auto) => asked < DEEPEST_AUTO,
         }
     }
 
-    /// From when on silence is a stall; `None` where nothing is due.
-    pub(crate) fn stalls_at(&self) -> Option<Duration> {
-        (self.up && !self.asked.is_empty()).then(|| self.last_byte + self.stall_timeout())
+    /// From when on the silence of a connection is a stall; `None` where nothing is due on it.
+    pub(crate) fn stalls_at(&self, index: usize) -> Option<Duration> {
+        let connection = &self.connections[index];
+        (connection.up && !connection.asked.is_empty()).then(|| connection.last_byte + self.stall_timeout())
     }
 
     /// How many bytes came from `from` or a little earlier on.
-    fn brought_since(&self, from: Duration) -> u64 {
+    pub(super) fn brought_since(&self, from: Duration) -> u64 {
         let before = self.marks.iter().rev().find(|(at, _)| *at <= from).or(self.marks.front());
         self.brought - before.map_or(self.brought, |(_, bytes)| *bytes)
     }
@@ -293,7 +294,7 @@ impl LinkState {
 
     /// Returns whether all that it was asked for came, sooner than a rate can be told.
     pub(crate) fn is_done_at_once(&self) -> bool {
-        self.brought > 0 && self.asked.is_empty()
+        self.brought > 0 && self.is_idle()
     }
 
     /// Whether it brings less than `least_bytes_per_s` although something is due. A link that is slow by
@@ -306,7 +307,7 @@ impl LinkState {
             true => (SHORT_SLOW_WINDOW.max(4 * self.rtt).min(SLOW_WINDOW), self.unbroken_since),
             false => (SLOW_WINDOW, self.due_since),
         };
-        let due = self.up && !self.asked.is_empty() && now < self.last_byte + self.stall_timeout();
+        let due = self.is_up() && !self.is_idle() && now < self.last_byte + self.stall_timeout();
         let from = now.checked_sub(window).filter(|&from| due && since <= from);
         let bytes = from.map_or(0, |from| self.brought_since(from));
         bytes > 0 && (bytes as f64) < least * window.as_secs_f64()
@@ -324,6 +325,6 @@ impl LinkState {
 
     /// Since when it has brought what was due, or had nothing due; `None` where it pauses or is away.
     pub(crate) fn active_since(&self, now: Duration) -> Option<Duration> {
-        (self.up && (self.asked.is_empty() || !self.pauses(now))).then_some(self.active_since)
+        (self.is_up() && (self.is_idle() || !self.pauses(now))).then_some(self.active_since)
     }
 }

@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use super::{PartRequest, Scheduler};
+use super::{ConnectionId, PartRequest, Scheduler};
 use crate::units::LinkId;
 
 /// The most that one request asks for (bytes).
@@ -31,14 +31,16 @@ impl Scheduler {
     /// Returns true if `link` has a connection, and a shorter round trip than `other`.
     pub(super) fn is_nearer(&self, link: LinkId, other: LinkId) -> bool {
         let [link, other] = [link, other].map(|link| &self.link_states[link]);
-        link.up && !link.dead && link.rtt < other.rtt
+        link.is_up() && !link.dead && link.rtt < other.rtt
     }
 
     /// Returns true if `link` would be asked for more now.
     pub(super) fn has_room(&self, link: LinkId, now: Duration) -> bool {
-        let state = &self.link_states[link];
         let auto = self.pipeline == super::Pipeline::Auto;
-        state.may_pipeline(self.pipeline) && (!auto || state.asked.is_empty() || self.runs_low(link, now))
+        self.link_states[link].connections.iter().enumerate().any(|(index, connection)| {
+            let may = connection.up && self.link_states[link].may_pipeline(index, self.pipeline);
+            may && (!auto || connection.asked.is_empty() || self.runs_low(ConnectionId { link, index }, now))
+        })
     }
 
     /// Returns the beginning of the first part of `link`'s queue, and its place there.

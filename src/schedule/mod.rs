@@ -5,13 +5,16 @@
 //! next request of each link and its time. It counts every byte: a byte is new exactly once, and waste after
 //! that. `twinlink client` drives it with sockets and `twinlink simulate` with a model of the links.
 //!
-//! For each request of a link, in this order: [`Scheduler::next`] gives it, [`Scheduler::head`], any number
+//! A link has one connection or more, each with a number ([`ConnectionId`]). For each request of a connection, in
+//! this order: [`Scheduler::next`] gives it, [`Scheduler::head`], any number
 //! of [`Scheduler::claim`] (which bytes are new) and [`Scheduler::received`] (how many came in one read),
 //! then [`Scheduler::ended`]. Answers come in the order of the requests. The caller that writes a file's last
 //! byte calls [`Scheduler::completed`].
 
 pub(crate) mod adaptive;
 pub(crate) mod ahead;
+pub(crate) mod connection;
+pub(crate) mod connections;
 pub(crate) mod deadline;
 pub(crate) mod dems;
 pub(crate) mod ecf;
@@ -34,6 +37,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use crate::units::{LinkId, PerLink};
+pub(crate) use connection::ConnectionId;
+use connection::{ConnectionState, OutstandingRequest};
+use connections::ConnectionCount;
+pub(crate) use connections::{Connections, TcpReading};
 use deadline::Playhead;
 use exec::{Advice, Adviser};
 pub(crate) use link_state::LEAST_STALL;
@@ -102,6 +109,7 @@ pub(crate) struct Scheduler {
     sizes: Sizes,
     pool: PartPool,
     link_states: PerLink<LinkState>,
+    counts: PerLink<ConnectionCount>,
     player: Playhead,
     /// Bytes received twice or in vain.
     wasted: u64,
@@ -144,6 +152,7 @@ impl Scheduler {
             sizes,
             pool,
             link_states: Default::default(),
+            counts: Default::default(),
             player: Playhead::default(),
             wasted: 0,
             open: HashMap::new(),
@@ -190,9 +199,11 @@ impl Scheduler {
         self.pool.recount(&self.sizes);
     }
 
-    /// `link` has a connection, with this round trip (least seen so far).
-    pub(crate) fn opened(&mut self, link: LinkId, now: Duration, rtt: Duration) {
-        self.link_state(link).opened(now, rtt);
+    /// A connection is open, with this round trip (least seen so far).
+    pub(crate) fn opened(&mut self, id: impl Into<ConnectionId>, now: Duration, rtt: Duration) {
+        let id = id.into();
+        self.counts[id.link].begins(rtt);
+        self.link_state(id.link).opened(id.index, now, rtt);
     }
 
     /// Whether the server of `link` keeps a connection open after the first answer on it.
@@ -200,21 +211,26 @@ impl Scheduler {
         self.link_state(link).keeps_alive = keeps_alive;
     }
 
-    /// Returns the next step of `link`, which has a connection.
-    pub(crate) fn next(&mut self, link: LinkId, now: Duration) -> Next {
+    /// Returns the next step of a connection, which is open.
+    pub(crate) fn next(&mut self, id: impl Into<ConnectionId>, now: Duration) -> Next {
         if self.is_done() {
             return Next::Done;
+        }
+        let id = id.into();
+        let link = id.link;
+        if id.index >= self.wanted_connections(link) {
+            return if self.connection(id).asked.is_empty() { Next::Done } else { Next::Wait(None) };
         }
         let state = &self.link_states[link];
         debug_assert!(!state.dead, "a dead link asks for nothing");
         if self.is_adaptive() {
-            return self.next_adaptive(link, now);
+            return self.next_adaptive(id, now);
         }
-        if !state.may_pipeline(self.pipeline) {
+        if !state.may_pipeline(id.index, self.pipeline) {
             return Next::Wait(None);
         }
         let auto = self.pipeline == Pipeline::Auto;
-        if auto && !state.asked.is_empty() && !self.runs_low(link, now) {
+        if auto && !state.connections[id.index].asked.is_empty() && !self.runs_low(id, now) {
             return Next::Wait(None);
         }
         self.prune(link);
@@ -231,7 +247,7 @@ impl Scheduler {
             _ if auto && !own && self.leaves_to_other(link, &part, now) => None,
             _ => Some((0, part)),
         };
-        picked.map_or(look_again, |(place, part)| self.ask_for(link, place, part, now))
+        picked.map_or(look_again, |(place, part)| self.ask_for(id, place, part, now))
     }
 
     /// Forgets what waits first and has come meanwhile, from a request that was thought lost or slow.
@@ -246,15 +262,23 @@ impl Scheduler {
         }
     }
 
-    fn ask(&mut self, link: LinkId, part: PartRequest, own: bool, now: Duration) -> Next {
-        self.link_state(link).ask(part, own, now);
+    fn ask(&mut self, id: ConnectionId, part: PartRequest, own: bool, now: Duration) -> Next {
+        self.link_state(id.link).ask(id.index, OutstandingRequest::new(part, own, now));
         Next::Request(part)
     }
 
-    /// The answer that is due on `link` begins with byte `from` of a file of `total` bytes, and its
+    /// The answer that is due on a connection begins with byte `from` of a file of `total` bytes, and its
     /// body is `length` bytes long, as far as the head says.
-    pub(crate) fn head(&mut self, link: LinkId, from: u64, length: Option<u64>, total: Option<u64>) {
-        let Some(asked) = self.link_states[link].asked.front_mut() else { return };
+    pub(crate) fn head(
+        &mut self,
+        id: impl Into<ConnectionId>,
+        from: u64,
+        length: Option<u64>,
+        total: Option<u64>,
+    ) {
+        let id = id.into();
+        let connections = &mut self.link_states[id.link].connections;
+        let Some(asked) = connections[id.index].asked.front_mut() else { return };
         if let Some(total) = total.filter(|_| !asked.cancelled) {
             self.sizes.learn(asked.part.segment, total);
         }
@@ -266,7 +290,7 @@ impl Scheduler {
         let ranges = from == asked.part.from && !beyond;
         if !ranges {
             // It sends files whole, whatever is asked for.
-            self.link_state(link).ranges = false;
+            self.link_state(id.link).ranges = false;
         }
     }
 
@@ -280,10 +304,11 @@ impl Scheduler {
         self.link_states[link].ranges
     }
 
-    /// Of the next `bytes` that came on `link`: how many are there already, and how many after those
+    /// Of the next `bytes` that came on a connection: how many are there already, and how many after those
     /// are new. Both together may be less than `bytes`; then ask again for the rest.
-    pub(crate) fn claim(&mut self, link: LinkId, bytes: u64) -> Claim {
-        let Some(asked) = self.link_states[link].asked.front_mut() else {
+    pub(crate) fn claim(&mut self, id: impl Into<ConnectionId>, bytes: u64) -> Claim {
+        let id = id.into();
+        let Some(asked) = self.link_states[id.link].connections[id.index].asked.front_mut() else {
             return Claim { at: 0, stale: bytes, fresh: 0 };
         };
         let at = asked.at;
@@ -300,38 +325,42 @@ impl Scheduler {
         Claim { at, stale, fresh }
     }
 
-    /// One read brought `bytes` of payload on `link`.
-    pub(crate) fn received(&mut self, link: LinkId, now: Duration, bytes: u64) {
-        self.link_state(link).received(now, bytes);
+    /// One read brought `bytes` of payload on a connection.
+    pub(crate) fn received(&mut self, id: impl Into<ConnectionId>, now: Duration, bytes: u64) {
+        let id = id.into();
+        self.link_state(id.link).received(id.index, now, bytes);
     }
 
-    /// Ends the current answer on `link`. Its missing bytes go back to the pool.
-    pub(crate) fn ended(&mut self, link: LinkId) {
-        let Some(asked) = self.link_state(link).asked.pop_front() else { return };
+    /// Ends the current answer on a connection. Its missing bytes go back to the pool.
+    pub(crate) fn ended(&mut self, id: impl Into<ConnectionId>) {
+        let id = id.into();
+        let Some(asked) = self.connection_mut(id).asked.pop_front() else { return };
         if asked.part.to.is_none() && !asked.cancelled {
             self.sizes.learn(asked.part.segment, asked.at);
         }
-        self.put_back(link, &asked);
+        self.put_back(id.link, &asked);
     }
 
-    /// The answer under way on `link` is over, and nothing of it was of use.
-    pub(crate) fn passed_over(&mut self, link: LinkId) {
-        if let Some(asked) = self.link_state(link).asked.pop_front() {
-            self.put_back(link, &asked);
+    /// The answer under way on a connection is over, and nothing of it was of use.
+    pub(crate) fn passed_over(&mut self, id: impl Into<ConnectionId>) {
+        let id = id.into();
+        if let Some(asked) = self.connection_mut(id).asked.pop_front() {
+            self.put_back(id.link, &asked);
         }
     }
 
-    /// `link` lost its connection: what it still owed is to be fetched still.
-    pub(crate) fn lost(&mut self, link: LinkId) {
+    /// A connection is lost: what it still owed is to be fetched still.
+    pub(crate) fn lost(&mut self, id: impl Into<ConnectionId>) {
+        let id = id.into();
         self.changes += 1;
-        let asked = self.link_state(link).closed();
+        let asked = self.link_state(id.link).closed(id.index);
         for asked in asked.iter().rev() {
-            self.put_back(link, asked);
+            self.put_back(id.link, asked);
         }
     }
 
     /// Puts what is missing of a request back.
-    fn put_back(&mut self, link: LinkId, asked: &link_state::OutstandingRequest) {
+    fn put_back(&mut self, link: LinkId, asked: &OutstandingRequest) {
         let PartRequest { segment, from, to } = asked.part;
         if asked.cancelled || self.complete[segment] {
             return;
@@ -377,7 +406,7 @@ impl Scheduler {
             self.abandon(segment);
             return false;
         }
-        let asked = self.link_states[link].asked.iter_mut();
+        let asked = self.link_states[link].asked_mut();
         let asked = asked.filter(|asked| asked.part.segment == segment && !asked.cancelled);
         let owed: Vec<_> = asked.map(|asked| (asked.clone(), asked.cancelled = true).0).collect();
         owed.iter().for_each(|asked| self.put_back(link, asked));
@@ -394,7 +423,7 @@ impl Scheduler {
     /// Gives a segment up: it is fetched from nowhere.
     pub(crate) fn abandon(&mut self, segment: usize) {
         self.pool.retain(|part| part.segment != segment, &self.sizes);
-        for asked in self.link_states.iter_mut().flat_map(|state| &mut state.asked) {
+        for asked in self.link_states.iter_mut().flat_map(LinkState::asked_mut) {
             asked.cancelled |= asked.part.segment == segment;
         }
         self.open.remove(&segment);
@@ -429,11 +458,13 @@ impl Scheduler {
         self.complete[segment] || covered >= size
     }
 
-    /// Returns the received ranges of an incomplete segment, without those of outstanding requests on the
-    /// link `but`, whose last bytes may not be written yet.
-    pub(crate) fn settled(&self, segment: usize, but: LinkId) -> Ranges {
+    /// Returns the received ranges of an incomplete segment, without those of outstanding requests on other
+    /// connections than `id`, whose last bytes may not be written yet.
+    pub(crate) fn settled(&self, segment: usize, id: impl Into<ConnectionId>) -> Ranges {
+        let id = id.into();
         let mut settled = self.open.get(&segment).cloned().unwrap_or_default();
-        for asked in self.link_states[but].asked.iter().filter(|asked| asked.part.segment == segment) {
+        let others = self.connections().filter(|(other, _)| *other != id).flat_map(|(_, state)| &state.asked);
+        for asked in others.filter(|asked| asked.part.segment == segment) {
             settled = settled
                 .iter()
                 .flat_map(|(from, to)| {
@@ -470,7 +501,7 @@ impl Scheduler {
         self.open.remove(&segment);
         self.sizes.forget(segment);
         self.pool.retain(|part| part.segment != segment, &self.sizes);
-        for asked in self.link_states.iter_mut().flat_map(|state| &mut state.asked) {
+        for asked in self.link_states.iter_mut().flat_map(LinkState::asked_mut) {
             asked.cancelled |= asked.part.segment == segment;
         }
         let only = self.owner_of(segment, only.or(self.owners[segment]));
@@ -478,17 +509,16 @@ impl Scheduler {
         self.changes += 1;
     }
 
-    /// Discards the received ranges of the segment that is being answered on `link`; the answer brings all of
+    /// Discards the received ranges of the segment that is being answered on a connection; the answer brings all of
     /// it anew.
-    pub(crate) fn begins_anew(&mut self, link: LinkId) {
-        let Some(segment) = self.link_state(link).asked.front().map(|asked| asked.part.segment) else {
-            return;
-        };
+    pub(crate) fn begins_anew(&mut self, id: impl Into<ConnectionId>) {
+        let id = id.into();
+        let Some((segment, ..)) = self.due(id) else { return };
         let had = self.open.get(&segment).into_iter().flat_map(Ranges::iter);
         self.wasted += had.map(|(from, to)| to - from).sum::<u64>();
         self.restart(segment, None);
         self.pool.retain(|part| part.segment != segment, &self.sizes);
-        if let Some(asked) = self.link_state(link).asked.front_mut() {
+        if let Some(asked) = self.connection_mut(id).asked.front_mut() {
             (asked.part, asked.cancelled) = (PartRequest::whole(segment), false);
         }
     }
@@ -503,7 +533,7 @@ impl Scheduler {
         if self.is_done() {
             Outlook::Nothing
         } else if self.pool.first(link).is_some()
-            || (self.is_adaptive() && !self.link_states[link.other()].asked.is_empty())
+            || (self.is_adaptive() && !self.link_states[link.other()].is_idle())
         {
             Outlook::Work
         } else {
@@ -515,7 +545,8 @@ impl Scheduler {
     /// the other server cannot bring, which are abandoned.
     pub(crate) fn give_up(&mut self, link: LinkId) -> bool {
         self.link_state(link).dead = true;
-        self.changes += 1;
+        (0..self.link_states[link].connections.len())
+            .for_each(|index| self.lost(ConnectionId { link, index }));
         let other = link.other();
         let own = self.pool.own(link);
         if self.is_done() {
@@ -536,7 +567,7 @@ impl Scheduler {
 
     /// Whether `link` has a connection.
     pub(crate) fn is_up(&self, link: LinkId) -> bool {
-        self.link_states[link].up
+        self.link_states[link].is_up()
     }
 
     /// Returns true if one link may do the work of the other, so that a server that is away need not end the
@@ -545,30 +576,34 @@ impl Scheduler {
         self.is_adaptive()
     }
 
-    /// When `link` is to be asked about with [`Scheduler::is_stalled`] if nothing comes before.
-    pub(crate) fn stalls_at(&self, link: LinkId) -> Option<Duration> {
-        self.link_states[link].stalls_at().filter(|_| self.is_adaptive())
+    /// When a connection is to be asked about with [`Scheduler::is_stalled`] if nothing comes before.
+    pub(crate) fn stalls_at(&self, id: impl Into<ConnectionId>) -> Option<Duration> {
+        let id = id.into();
+        self.link_states[id.link].stalls_at(id.index).filter(|_| self.is_adaptive())
     }
 
-    /// Since when nothing has come on `link` although something is due; `None` where nothing is.
-    pub(crate) fn silent_since(&self, link: LinkId) -> Option<Duration> {
-        let state = &self.link_states[link];
-        (state.up && !state.asked.is_empty()).then_some(state.last_byte)
+    /// Since when nothing has come on a connection although something is due; `None` where nothing is.
+    pub(crate) fn silent_since(&self, id: impl Into<ConnectionId>) -> Option<Duration> {
+        let connection = self.connection(id.into());
+        (connection.up && !connection.asked.is_empty()).then_some(connection.last_byte)
     }
 
-    /// The first segment that is due on `link`, the next byte of it, and how many are wanted.
-    pub(crate) fn due(&self, link: LinkId) -> Option<(usize, u64, u64)> {
-        let first = self.link_states[link].asked.front()?;
+    /// The first segment that is due on a connection, the next byte of it, and how many are wanted.
+    pub(crate) fn due(&self, id: impl Into<ConnectionId>) -> Option<(usize, u64, u64)> {
+        let first = self.connection(id.into()).asked.front()?;
         Some((first.part.segment, first.at, first.useful_outstanding(&self.sizes)))
     }
 
-    /// Whether nothing has come on `link` for the longer of 1 s and 4 round trips although something
-    /// was due, while the other link moved or had nothing to wait for. Silence on both at once is an
-    /// outage, which is not the fault of this connection.
-    pub(crate) fn is_stalled(&self, link: LinkId, now: Duration) -> bool {
-        let stall_timeout = self.link_states[link].stall_timeout();
-        let active_since = self.link_states[link.other()].active_since(now);
-        self.stalls_at(link).zip(active_since).is_some_and(|(at, since)| now >= at.max(since + stall_timeout))
+    /// Whether nothing has come on a connection for the longer of 1 s and 4 round trips although something
+    /// was due, while the other link moved or had nothing to wait for, or its own link moved. Silence on both at
+    /// once is an outage, which is not the fault of this connection.
+    pub(crate) fn is_stalled(&self, id: impl Into<ConnectionId>, now: Duration) -> bool {
+        let id = id.into();
+        let (state, other) = (&self.link_states[id.link], &self.link_states[id.link.other()]);
+        let stall_timeout = state.stall_timeout();
+        let Some(at) = self.stalls_at(id).filter(|&at| now >= at) else { return false };
+        let since = other.active_since(now);
+        since.is_some_and(|since| now >= since + stall_timeout) || state.last_rx + stall_timeout / 2 >= at
     }
 
     /// Returns the new bytes that are progress of the server of `link`, before which it counts as silent: what
@@ -604,7 +639,7 @@ impl Scheduler {
         let other = &self.link_states[link.other()];
         let at_once = || other.is_done_at_once().then_some(f64::INFINITY);
         let theirs = other.rate(now).or_else(|| other.mean_rate()).or_else(at_once);
-        let theirs = theirs.filter(|_| other.up && !other.dead && self.least_share > 0.0);
+        let theirs = theirs.filter(|_| other.is_up() && !other.dead && self.least_share > 0.0);
         let state = &self.link_states[link];
         theirs.is_some_and(|rate| state.is_slow(self.least_share * rate, self.is_adaptive(), now))
     }
@@ -625,5 +660,21 @@ impl Scheduler {
 
     fn link_state(&mut self, link: LinkId) -> &mut LinkState {
         &mut self.link_states[link]
+    }
+
+    fn connection(&self, id: ConnectionId) -> &ConnectionState {
+        &self.link_states[id.link].connections[id.index]
+    }
+
+    fn connection_mut(&mut self, id: ConnectionId) -> &mut ConnectionState {
+        &mut self.link_states[id.link].connections[id.index]
+    }
+
+    /// Returns all connections of both links.
+    fn connections(&self) -> impl Iterator<Item = (ConnectionId, &ConnectionState)> {
+        LinkId::BOTH.into_iter().flat_map(|link| {
+            let of_link = self.link_states[link].connections.iter().enumerate();
+            of_link.map(move |(index, state)| (ConnectionId { link, index }, state))
+        })
     }
 }

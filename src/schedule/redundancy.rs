@@ -10,10 +10,10 @@
 
 use std::time::Duration;
 
-use super::Scheduler;
+use super::{ConnectionId, Scheduler};
 use super::adaptive::LinkView;
 use super::link_state::LEAST_STALL;
-use crate::units::{LinkId, PerLink};
+use crate::units::PerLink;
 
 /// The share of the payload that may come twice.
 const MOST_SHARE: f64 = 0.02;
@@ -28,34 +28,36 @@ impl Scheduler {
         ((self.sizes.known_bytes() as f64 * MOST_SHARE) as u64).max(ALWAYS)
     }
 
-    /// Returns the most bytes to steal from a link that otherwise delays the end by `gain_s`; `None` for any
-    /// amount.
+    /// Returns the most bytes to steal from a connection of this rate (bytes/s) that otherwise delays the end by
+    /// `gain_s`; `None` for any amount.
     pub(super) fn most_to_steal(
         &self,
-        from: LinkId,
+        from: ConnectionId,
+        rate: f64,
         views: &PerLink<LinkView>,
         gain_s: f64,
         now: Duration,
     ) -> Option<u64> {
         let wanted: u64 = self.link_states.iter().map(|state| state.useful_outstanding(&self.sizes)).sum();
-        let rest = (wanted + self.pool.bytes_for(from, &self.sizes)) as f64;
+        let rest = (wanted + self.pool.bytes_for(from.link, &self.sizes)) as f64;
         let rest_s = rest / (views.a.rate + views.b.rate).max(1.0);
         let left = self.redundancy_budget().saturating_sub(self.wasted);
-        let silent = now.saturating_sub(self.link_states[from].last_byte) >= LEAST_STALL / 2;
+        let silent = now.saturating_sub(self.connection(from).last_byte) >= LEAST_STALL / 2;
         let recovery = silent || gain_s >= LEAST_STALL.as_secs_f64();
-        (!recovery && views[from].rate * rest_s > left as f64).then_some(left)
+        (!recovery && rate * rest_s > left as f64).then_some(left)
     }
 
-    /// Returns true if the bytes that `link` receives now are there already and about to exceed the budget. A
+    /// Returns true if the bytes that a connection receives now are there already and about to exceed the budget. A
     /// server that sends whole files cannot be made to send less.
-    pub(super) fn exceeds_budget(&self, link: LinkId, now: Duration) -> bool {
-        let state = &self.link_states[link];
-        let Some(first) = state.asked.front().filter(|_| state.ranges) else {
+    pub(super) fn exceeds_budget(&self, id: ConnectionId, now: Duration) -> bool {
+        let state = &self.link_states[id.link];
+        let Some(first) = self.connection(id).asked.front().filter(|_| state.ranges) else {
             return false;
         };
         let have = self.open.get(&first.part.segment).map_or(0, |have| have.covered_from(first.at));
         let have = if self.complete[first.part.segment] { u64::MAX } else { have };
-        let soon = (state.rate(now).unwrap_or_default() * SOON_S) as u64;
+        let rate = state.rate(now).unwrap_or_default() * state.share_of(id.index, now);
+        let soon = (rate * SOON_S) as u64;
         let useless = first.outstanding(&self.sizes).min(have).min(soon);
         useless > 0 && self.wasted + useless > self.redundancy_budget()
     }

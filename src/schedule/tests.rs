@@ -465,10 +465,10 @@ fn steady_link(schedule: &str) -> (Scheduler, impl Fn(&mut Scheduler, u64, u64))
 fn a_burst_behind_a_lost_packet_is_no_fast_link() {
     for schedule in ["adaptive", "greedy", "ratio=1:0"] {
         let (mut scheduler, bring) = steady_link(schedule);
-        let before = scheduler.link_states[LinkId::A].asked.len();
+        let before = scheduler.link_states[LinkId::A].asked().count();
         // A round trip and a half for a lost packet, and all that came behind it at once, in three reads.
         (0..3).for_each(|ms| bring(&mut scheduler, 3_290 + ms, 37_500));
-        let after = scheduler.link_states[LinkId::A].asked.len();
+        let after = scheduler.link_states[LinkId::A].asked().count();
         assert!(after <= 4 * before, "{schedule}: {before} requests outstanding, and then {after}");
     }
 }
@@ -536,7 +536,7 @@ fn a_connection_that_brings_nothing_of_use_is_dropped_also_where_one_request_is_
     run.scheduler.pipeline = Pipeline::Depth(1);
     run.until(Duration::from_millis(300));
     assert_eq!(run.scheduler.next(LinkId::A, run.now), Next::Wait(None));
-    let asked = &mut run.scheduler.link_states[LinkId::A].asked[0];
+    let asked = &mut run.scheduler.link_states[LinkId::A].connections[0].asked[0];
     asked.part.to = Some(asked.at);
     assert_eq!(run.scheduler.next(LinkId::A, run.now), Next::Drop);
 }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::schedule::{Next, Outlook, Pipeline, Schedule, Scheduler};
+use crate::schedule::{ConnectionId, Connections, Next, Outlook, Pipeline, Schedule, Scheduler, TcpReading};
 use crate::units::LinkId;
 use crate::units::Nanos;
 
@@ -39,19 +39,26 @@ enum SimulatedState {
     Opening,
 }
 
-/// One link's side.
+/// The client's end of one connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Side {
+struct ClientEnd {
     asked: VecDeque<SimulatedRequest>,
     state: SimulatedState,
     /// When to ask the scheduler again though nothing came.
     wake: Nanos,
+}
+
+/// One link's side.
+#[derive(Clone, Debug)]
+pub(crate) struct Side {
+    /// By their index.
+    ends: Vec<ClientEnd>,
     pub bytes: u64,
     pub files: u64,
     pub last_byte: Option<Nanos>,
 }
 
-/// The next action of a link on the network.
+/// The next action of a connection on the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum LinkAction {
     /// A request of so many bytes, and the bytes of its answer.
@@ -81,27 +88,49 @@ fn nanos(time: Duration) -> Nanos {
 }
 
 impl<'a> Client<'a> {
-    /// A client with an open connection to each server.
+    /// A client with the connections open that each link begins with.
     pub(crate) fn new(
         schedule: &Schedule,
-        pipeline: Pipeline,
+        (pipeline, connections): (Pipeline, Connections),
         sizes: &'a [u64],
         rtt: [Nanos; 2],
     ) -> Client<'a> {
         let known = |size: &u64| schedule.needs_sizes().then_some(*size);
         let mut scheduler = Scheduler::new(schedule, pipeline, sizes.iter().map(known).collect());
-        for link in LinkId::BOTH {
-            scheduler.opened(link, Duration::ZERO, clock(rtt[link.index()]));
+        scheduler.set_connections(connections);
+        let sides = LinkId::BOTH.map(|link| {
+            let rtt = clock(rtt[link.index()]);
+            scheduler.opened(link, Duration::ZERO, rtt);
+            for id in scheduler.missing_connections(link) {
+                scheduler.opened(id, Duration::ZERO, rtt);
+            }
+            let end = ClientEnd { asked: VecDeque::new(), state: SimulatedState::Open, wake: 0 };
+            let ends = vec![end; scheduler.wanted_connections(link)];
+            Side { ends, bytes: 0, files: 0, last_byte: None }
+        });
+        Client { scheduler, sizes, sides, wasted_bytes: 0, changed: false }
+    }
+
+    /// Returns how many connections a link has, open or not.
+    pub(crate) fn connections(&self, link: LinkId) -> usize {
+        self.sides[link.index()].ends.len()
+    }
+
+    /// The TCP of a link is in this state. The link may get further connections, which are yet to be opened.
+    pub(crate) fn read_tcp(&mut self, link: LinkId, reading: TcpReading, now: Nanos) {
+        self.scheduler.read_tcp(link, reading, clock(now));
+        let wanted = self.scheduler.wanted_connections(link);
+        let ends = &mut self.sides[link.index()].ends;
+        for end in ends.iter_mut().take(wanted).filter(|end| end.state == SimulatedState::Closed(Nanos::MAX)) {
+            (end.state, end.wake) = (SimulatedState::Closed(now), now);
         }
-        let side = |_| Side {
-            asked: VecDeque::new(),
-            state: SimulatedState::Open,
-            wake: 0,
-            bytes: 0,
-            files: 0,
-            last_byte: None,
-        };
-        Client { scheduler, sizes, sides: [0, 1].map(side), wasted_bytes: 0, changed: false }
+        let more = wanted.max(ends.len());
+        let closed = ClientEnd { asked: VecDeque::new(), state: SimulatedState::Closed(now), wake: now };
+        ends.resize(more, closed);
+    }
+
+    fn end(&mut self, id: ConnectionId) -> &mut ClientEnd {
+        &mut self.sides[id.link.index()].ends[id.index]
     }
 
     /// Whether it asks for the files' sizes while the transfer begins.
@@ -120,42 +149,43 @@ impl<'a> Client<'a> {
         self.sides.iter().map(|side| side.files).sum::<u64>() == self.sizes.len() as u64
     }
 
-    /// When to ask a link for its next action though nothing came.
-    pub(crate) fn next(&self, link: LinkId) -> Nanos {
-        self.sides[link.index()].wake
+    /// When to ask a connection for its next action though nothing came.
+    pub(crate) fn next(&self, id: ConnectionId) -> Nanos {
+        self.sides[id.link.index()].ends[id.index].wake
     }
 
-    /// Returns the next action of a link, if any; the caller asks again until there is none.
-    pub(crate) fn next_action(&mut self, link: LinkId, now: Nanos) -> Option<LinkAction> {
-        let side = &mut self.sides[link.index()];
-        side.wake = Nanos::MAX;
-        match side.state {
+    /// Returns the next action of a connection, if any; the caller asks again until there is none.
+    pub(crate) fn next_action(&mut self, id: ConnectionId, now: Nanos) -> Option<LinkAction> {
+        let end = self.end(id);
+        end.wake = Nanos::MAX;
+        match end.state {
             SimulatedState::Opening => return None,
             SimulatedState::Closed(until) => {
                 if until > now {
-                    side.wake = until;
+                    end.wake = until;
                     return None;
                 }
-                if self.scheduler.outlook(link) != Outlook::Work {
+                if self.scheduler.outlook(id.link) != Outlook::Work {
                     return None;
                 }
-                side.state = SimulatedState::Opening;
+                self.end(id).state = SimulatedState::Opening;
                 return Some(LinkAction::Open);
             }
             SimulatedState::Open => {}
         }
-        if self.scheduler.is_stalled(link, clock(now)) {
-            return Some(self.close(link, now + BACKOFF));
+        if self.scheduler.is_stalled(id, clock(now)) {
+            return Some(self.close(id, now + BACKOFF));
         }
-        let next = self.scheduler.next(link, clock(now));
-        let stalls = self.scheduler.stalls_at(link).map_or(Nanos::MAX, nanos);
-        let side = &mut self.sides[link.index()];
-        side.wake = if stalls > now { stalls } else { now + LOOK_AGAIN };
+        let next = self.scheduler.next(id, clock(now));
+        let stalls = self.scheduler.stalls_at(id).map_or(Nanos::MAX, nanos);
+        let is_done = self.is_done();
+        let end = &mut self.sides[id.link.index()].ends[id.index];
+        end.wake = if stalls > now { stalls } else { now + LOOK_AGAIN };
         match next {
             Next::Request(part) => {
                 let length = part.to.unwrap_or(self.sizes[part.segment]) - part.from;
                 let (segment, from, head_left) = (part.segment, part.from, ANSWER_HEAD_BYTES);
-                side.asked.push_back(SimulatedRequest { segment, from, length, head_left, left: length });
+                end.asked.push_back(SimulatedRequest { segment, from, length, head_left, left: length });
                 let whole = part.from == 0 && part.to.is_none();
                 Some(LinkAction::Ask(
                     if whole { REQUEST_BYTES } else { RANGE_REQUEST_BYTES },
@@ -163,36 +193,37 @@ impl<'a> Client<'a> {
                 ))
             }
             Next::Wait(at) => {
-                side.wake = side.wake.min(at.map_or(Nanos::MAX, |at| nanos(at).max(now + LEAST_WAIT)));
+                end.wake = end.wake.min(at.map_or(Nanos::MAX, |at| nanos(at).max(now + LEAST_WAIT)));
                 None
             }
-            Next::Drop => Some(self.close(link, now)),
+            Next::Drop => Some(self.close(id, now)),
+            Next::Done if !is_done => Some(self.close(id, Nanos::MAX)),
             Next::Done => {
-                side.wake = Nanos::MAX;
+                end.wake = Nanos::MAX;
                 None
             }
         }
     }
 
-    fn close(&mut self, link: LinkId, until: Nanos) -> LinkAction {
-        self.scheduler.lost(link);
-        let side = &mut self.sides[link.index()];
-        side.asked.clear();
-        (side.state, side.wake) = (SimulatedState::Closed(until), until);
+    fn close(&mut self, id: ConnectionId, until: Nanos) -> LinkAction {
+        self.scheduler.lost(id);
+        let end = self.end(id);
+        end.asked.clear();
+        (end.state, end.wake) = (SimulatedState::Closed(until), until);
         self.changed = true;
         LinkAction::Close
     }
 
     /// The new connection is open; its handshake took `rtt`.
-    pub(crate) fn opened(&mut self, link: LinkId, now: Nanos, rtt: Nanos) {
-        self.sides[link.index()].state = SimulatedState::Open;
-        self.scheduler.opened(link, clock(now), clock(rtt));
+    pub(crate) fn opened(&mut self, id: ConnectionId, now: Nanos, rtt: Nanos) {
+        self.end(id).state = SimulatedState::Open;
+        self.scheduler.opened(id, clock(now), clock(rtt));
     }
 
     /// `bytes` of answers came.
-    pub(crate) fn received(&mut self, link: LinkId, now: Nanos, mut bytes: u64) {
+    pub(crate) fn received(&mut self, id: ConnectionId, now: Nanos, mut bytes: u64) {
         let mut payload = 0;
-        while let Some(asked) = self.sides[link.index()].asked.front_mut() {
+        while let Some(asked) = self.end(id).asked.front_mut() {
             let head = asked.head_left.min(bytes);
             asked.head_left -= head;
             if asked.head_left > 0 {
@@ -203,33 +234,33 @@ impl<'a> Client<'a> {
             bytes -= head + body;
             let SimulatedRequest { segment, from, length, left, .. } = *asked;
             if head > 0 {
-                self.scheduler.head(link, from, Some(length), Some(self.sizes[segment]));
+                self.scheduler.head(id, from, Some(length), Some(self.sizes[segment]));
             }
             payload += body;
-            self.claim(link, body);
+            self.claim(id, body);
             if left == 0 {
-                self.scheduler.ended(link);
-                self.sides[link.index()].asked.pop_front();
+                self.scheduler.ended(id);
+                self.end(id).asked.pop_front();
             }
             if !self.scheduler.is_complete(segment) && self.scheduler.is_whole(segment) {
                 self.scheduler.completed(segment);
-                self.sides[link.index()].files += 1;
+                self.sides[id.link.index()].files += 1;
             }
             if left > 0 {
                 break;
             }
         }
         if payload > 0 {
-            self.sides[link.index()].last_byte = Some(now);
-            self.scheduler.received(link, clock(now), payload);
+            self.sides[id.link.index()].last_byte = Some(now);
+            self.scheduler.received(id, clock(now), payload);
         }
     }
 
     /// Tells new bytes from such as have come already.
-    fn claim(&mut self, link: LinkId, mut bytes: u64) {
+    fn claim(&mut self, id: ConnectionId, mut bytes: u64) {
         while bytes > 0 {
-            let claim = self.scheduler.claim(link, bytes);
-            self.sides[link.index()].bytes += claim.fresh;
+            let claim = self.scheduler.claim(id, bytes);
+            self.sides[id.link.index()].bytes += claim.fresh;
             self.wasted_bytes += claim.stale;
             bytes -= claim.stale + claim.fresh;
         }

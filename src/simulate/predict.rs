@@ -14,7 +14,7 @@ use crate::config::script::To;
 use crate::config::traffic::Control;
 use crate::emulate::emulator::Emulator;
 use crate::emulate::tcp::connection::ConnectionConfig;
-use crate::schedule::{Pipeline, Schedule};
+use crate::schedule::{Connections, Pipeline, Schedule};
 use crate::units::LinkId;
 use crate::units::Nanos;
 use crate::units::PerLink;
@@ -29,6 +29,7 @@ pub(crate) struct Setup<'a> {
     pub changes: &'a [script::Change],
     pub schedule: &'a Schedule,
     pub pipeline: Pipeline,
+    pub connections: Connections,
     /// The files' sizes in bytes, in the order of the list.
     pub sizes: &'a [u64],
     /// The congestion control of each server.
@@ -65,6 +66,8 @@ pub(crate) struct Prediction {
 pub(crate) struct Share {
     pub bytes: u64,
     pub files: u64,
+    /// The connections that it had.
+    pub connections: usize,
     pub share_pct: f64,
     pub goodput_kbit: Option<f64>,
     pub last_byte_ms: Option<f64>,
@@ -164,7 +167,7 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
         })
         .collect();
     changes.sort_by_key(|change| change.at);
-    let client = Client::new(setup.schedule, setup.pipeline, setup.sizes, rtt);
+    let client = Client::new(setup.schedule, (setup.pipeline, setup.connections), setup.sizes, rtt);
     let looks_up = client.needs_sizes();
     let emulator = Emulator::new(setup.channel, setup.seed);
     let mut run = SimulatedRun::new(emulator, profiles, changes, client, LinkId::BOTH.map(config), rtt);
@@ -187,6 +190,7 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
         Share {
             bytes: side.bytes,
             files: side.files,
+            connections: run.client.connections(id),
             share_pct: side.bytes as f64 * 100.0 / bytes.max(1) as f64,
             goodput_kbit: last_byte_ms.filter(|&ms| ms > 0.0).map(|ms| side.bytes as f64 * 8.0 / ms),
             last_byte_ms,

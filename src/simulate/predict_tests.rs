@@ -23,6 +23,7 @@ fn setup<'a>(profiles: &'a [Option<Profile>; 2], schedule: &'a Schedule, sizes: 
         changes: &[],
         schedule,
         pipeline: Pipeline::Auto,
+        connections: Connections::chosen(None, schedule),
         sizes,
         congestion: [Control::Reno; 2],
         kernel: Control::Cubic,

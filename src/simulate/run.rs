@@ -4,6 +4,8 @@
 //! thread. Nothing moves but at events: a packet leaves a link, a timer of a connection is over, the
 //! client looks again, a link changes.
 
+use std::time::Duration;
+
 use super::client::{Client, LinkAction};
 use super::lookup::Lookup;
 use crate::config::profile::Profile;
@@ -12,6 +14,8 @@ use crate::emulate::link::ArrivingPacket;
 use crate::emulate::tcp::connection::{
     CLIENT, ClientEvent, ConnectionConfig, SERVER, TcpConnection, TcpPacket,
 };
+use crate::emulate::tcp::sender::Sender;
+use crate::schedule::{ConnectionId, TcpReading};
 use crate::units::Nanos;
 use crate::units::{Direction, LinkId};
 
@@ -75,15 +79,26 @@ impl SimulatedNetwork {
     }
 }
 
-/// The place of the connection on which sizes are looked up, after one for each link.
-const LOOKUP: usize = 2;
-const CONNECTIONS: usize = LOOKUP + 1;
+/// The purpose of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Transfer(ConnectionId),
+    /// Sizes are looked up on it.
+    Lookup,
+}
 
 /// The whole of it.
 pub(crate) struct SimulatedRun<'a> {
     network: SimulatedNetwork,
-    /// By link, and the one on which sizes are looked up.
     connections: Vec<TcpConnection>,
+    purposes: Vec<Purpose>,
+    /// The places of each link's connections among them.
+    places: [Vec<usize>; 2],
+    /// The bytes of answers that came at one time, by connection.
+    came: Vec<Option<u64>>,
+    config: [ConnectionConfig; 2],
+    /// The losses on connections that are closed.
+    past_losses: [u64; 2],
     lookup: Option<Lookup>,
     pub client: Client<'a>,
     changes: Vec<LinkChange<'a>>,
@@ -120,23 +135,49 @@ impl<'a> SimulatedRun<'a> {
             emulator.set(0, link, profiles[link.index()]);
             emulator.play(0, link, profiles[link.index()]);
         }
-        let mut connections: Vec<TcpConnection> =
-            LinkId::BOTH.iter().map(|&link| TcpConnection::closed(link, config[link.index()])).collect();
-        for (connection, rtt) in connections.iter_mut().zip(rtt) {
-            connection.establish(0, rtt);
-        }
         changes.reverse();
         let network = SimulatedNetwork { emulator, in_flight: PacketsInFlight::default() };
-        SimulatedRun {
+        let mut run = SimulatedRun {
             network,
-            connections,
+            connections: Vec::new(),
+            purposes: Vec::new(),
+            places: Default::default(),
+            came: Vec::new(),
+            config,
+            past_losses: [0; 2],
             lookup: None,
             client,
             changes,
             samples: Default::default(),
             next_sample: 0,
             now: 0,
+        };
+        for link in LinkId::BOTH {
+            run.add_connections(link);
+            for &place in &run.places[link.index()] {
+                run.connections[place].establish(0, rtt[link.index()]);
+            }
         }
+        run
+    }
+
+    /// Adds what is missing of a link's connections, which are closed.
+    fn add_connections(&mut self, link: LinkId) {
+        let places = &mut self.places[link.index()];
+        for index in places.len()..self.client.connections(link) {
+            places.push(self.connections.len());
+            let config = self.config[link.index()];
+            let seed = config.seed.wrapping_add((index as u64) << 48);
+            self.connections.push(TcpConnection::closed(link, ConnectionConfig { seed, ..config }));
+            self.purposes.push(Purpose::Transfer(ConnectionId { link, index }));
+        }
+    }
+
+    fn ids(&self) -> impl Iterator<Item = ConnectionId> + use<> {
+        let counts = self.places.each_ref().map(Vec::len);
+        LinkId::BOTH
+            .into_iter()
+            .flat_map(move |link| (0..counts[link.index()]).map(move |index| ConnectionId { link, index }))
     }
 
     /// Has the sizes of so many files looked up on a connection of its own to server a.
@@ -144,15 +185,14 @@ impl<'a> SimulatedRun<'a> {
         let mut connection = TcpConnection::closed(LinkId::A, config);
         connection.open(0);
         self.connections.push(connection);
+        self.purposes.push(Purpose::Lookup);
         self.lookup = Some(Lookup::new(files));
     }
 
     /// Plays until every file is complete. Returns the time of the last byte; none where what is missing
     /// never comes, or where `goes_on` says no, which is asked now and then.
     pub(crate) fn play(&mut self, goes_on: &impl Fn() -> bool) -> Option<Nanos> {
-        for link in LinkId::BOTH {
-            self.ask(link);
-        }
+        self.ids().for_each(|id| self.ask(id));
         for round in 0u64.. {
             if self.client.is_done() {
                 return Some(self.now);
@@ -184,21 +224,30 @@ impl<'a> SimulatedRun<'a> {
         }
         self.next_sample = now + SAMPLE_EVERY;
         for link in LinkId::BOTH {
-            let sender = &self.connections[link.index()].ends[SERVER].sender;
-            let tally = self.network.emulator.tally(now, (link, Direction::Down));
-            if let Some(tally) = tally.filter(|_| sender.in_flight() > 0) {
-                let sample = LinkSample { rtt: sender.smoothed_rtt(), held_bytes: tally.held_bytes };
-                self.samples[link.index()].push(sample);
+            let places = self.places[link.index()].iter();
+            let senders = || places.clone().map(|&place| &self.connections[place].ends[SERVER].sender);
+            let busy = || senders().filter(|sender| sender.in_flight() > 0);
+            let count = busy().count() as Nanos;
+            if count == 0 {
+                continue;
             }
+            let rtt = busy().map(Sender::smoothed_rtt).sum::<Nanos>() / count;
+            let losses = self.past_losses[link.index()] + senders().map(Sender::losses).sum::<u64>();
+            if let Some(tally) = self.network.emulator.tally(now, (link, Direction::Down)) {
+                self.samples[link.index()].push(LinkSample { rtt, held_bytes: tally.held_bytes });
+            }
+            let reading = TcpReading { losses, rtt: Duration::from_nanos(rtt) };
+            self.client.read_tcp(link, reading, now);
+            self.add_connections(link);
         }
     }
 
     fn next(&self) -> Nanos {
         let departure = self.network.emulator.next_event().unwrap_or(Nanos::MAX);
-        let client = LinkId::BOTH.map(|link| self.client.next(link));
+        let client = self.ids().map(|id| self.client.next(id)).min().unwrap_or(Nanos::MAX);
         let change = self.changes.last().map_or(Nanos::MAX, |change| change.at);
         let timers = self.connections.iter().map(TcpConnection::next);
-        timers.fold(departure.min(change).min(client[0]).min(client[1]), Nanos::min)
+        timers.fold(departure.min(change).min(client), Nanos::min)
     }
 
     /// Lets all that is due now happen.
@@ -212,7 +261,9 @@ impl<'a> SimulatedRun<'a> {
         emulator.advance(now);
         emulator.take_lost().for_each(|(.., id)| in_flight.forget(id));
         for way in WAYS {
-            let mut came = [None; CONNECTIONS];
+            let mut came = std::mem::take(&mut self.came);
+            came.clear();
+            came.resize(self.connections.len(), None);
             while let Some(departure) = self.network.emulator.take_due(now, way) {
                 let packet = self.network.in_flight.take(departure.id);
                 // The receiver drops a corrupted packet.
@@ -225,6 +276,7 @@ impl<'a> SimulatedRun<'a> {
                     self.answer(index, way, *bytes);
                 }
             }
+            self.came = came;
         }
         for index in 0..self.connections.len() {
             if self.connections[index].next() <= now {
@@ -233,9 +285,9 @@ impl<'a> SimulatedRun<'a> {
                 connection.on_time(now, &mut |packet| network.send(now, link, index, packet));
             }
         }
-        for link in LinkId::BOTH {
-            if self.client.next(link) <= now {
-                self.ask(link);
+        for id in self.ids() {
+            if self.client.next(id) <= now {
+                self.ask(id);
             }
         }
     }
@@ -247,8 +299,8 @@ impl<'a> SimulatedRun<'a> {
         match connection.take(now, packet, &mut |packet| network.send(now, link, index, packet)) {
             ClientEvent::Bytes(bytes) => bytes,
             ClientEvent::Open(rtt) => {
-                if index == link.index() {
-                    self.client.opened(link, now, rtt);
+                if let Purpose::Transfer(id) = self.purposes[index] {
+                    self.client.opened(id, now, rtt);
                 }
                 0
             }
@@ -257,33 +309,34 @@ impl<'a> SimulatedRun<'a> {
 
     /// Answers what came on a connection at one time: a server with what it may send, the client with
     /// requests and acknowledgements.
-    fn answer(&mut self, index: usize, (link, direction): Way, bytes: u64) {
+    fn answer(&mut self, index: usize, (_, direction): Way, bytes: u64) {
         if direction == Direction::Up {
             return self.send(index, SERVER);
         }
-        if index == LOOKUP {
-            return self.looked_up(bytes);
-        }
+        let Purpose::Transfer(id) = self.purposes[index] else { return self.looked_up(index, bytes) };
         if bytes > 0 {
-            self.client.received(link, self.now, bytes);
+            self.client.received(id, self.now, bytes);
         }
-        self.ask(link);
+        self.ask(id);
     }
 
-    /// Takes the client's actions on a link, and acknowledges the bytes that it has read.
-    fn ask(&mut self, link: LinkId) {
-        let (now, index) = (self.now, link.index());
-        while let Some(action) = self.client.next_action(link, now) {
+    /// Takes the client's actions on a connection, and acknowledges the bytes that it has read.
+    fn ask(&mut self, id: ConnectionId) {
+        let (now, index) = (self.now, self.places[id.link.index()][id.index]);
+        while let Some(action) = self.client.next_action(id, now) {
             let connection = &mut self.connections[index];
             match action {
                 LinkAction::Ask(request, answer) => connection.ask(now, request, answer),
-                LinkAction::Close => connection.close(),
+                LinkAction::Close => {
+                    self.past_losses[id.link.index()] += connection.ends[SERVER].sender.losses();
+                    connection.close();
+                }
                 LinkAction::Open => connection.open(now),
             }
         }
         self.send(index, CLIENT);
         if std::mem::take(&mut self.client.changed) {
-            self.ask(link.other());
+            self.ids().filter(|&other| other != id).for_each(|other| self.ask(other));
         }
     }
 
@@ -295,8 +348,8 @@ impl<'a> SimulatedRun<'a> {
     }
 
     /// Answers with sizes came, or the connection for them is open.
-    fn looked_up(&mut self, bytes: u64) {
-        let (now, index) = (self.now, LOOKUP);
+    fn looked_up(&mut self, index: usize, bytes: u64) {
+        let now = self.now;
         if let Some(lookup) = &mut self.lookup {
             for (request, answer) in lookup.came(bytes) {
                 self.connections[index].ask(now, request, answer);

@@ -12,7 +12,7 @@ use super::plan::PlanStep;
 use crate::client::measure::When;
 use crate::client::measure::expected::{probe_s, rtt_s, throughput_s};
 use crate::log::schema::Cell;
-use crate::schedule::Schedule;
+use crate::schedule::{Connections, Schedule};
 use crate::shape::setup::LinkSetup;
 use crate::simulate::{self, Setup};
 use crate::text::duration;
@@ -131,6 +131,7 @@ impl<'a> Predictions<'a> {
             changes: asked.script.as_ref().map_or(&[], |script| &script.changes),
             schedule: &schedule,
             pipeline: cell.pipeline.parse().ok()?,
+            connections: Connections::chosen(None, &schedule),
             sizes: &self.sizes,
             congestion: [control; 2],
             kernel: simulate::kernels_choice(),

@@ -9,6 +9,7 @@ use super::in_flight::InFlight;
 use super::{Failure, Transfer, TransferState, Unfinished};
 use crate::log::outcome::Outcome;
 use crate::manifest::digest::Digest;
+use crate::schedule::ConnectionId;
 use crate::units::{LinkId, PerLink};
 
 /// The most restarts of a file because a server reports another version.
@@ -39,18 +40,20 @@ pub(crate) struct BodyFacts {
 }
 
 impl Transfer {
-    /// The answer to the first request of `link` begins. Returns whether anything of it is of use; if not,
+    /// The answer to the first request of a connection begins. Returns whether anything of it is of use; if not,
     /// that server is not asked for the segment again.
     ///
     /// # Errors
     /// No file can be made for it.
     pub(crate) fn begin(
         &self,
-        link: LinkId,
+        id: impl Into<ConnectionId>,
         request: &mut InFlight,
         body: BodyFacts,
         anew: bool,
     ) -> Result<bool, Failure> {
+        let id = id.into();
+        let link = id.link;
         let mut guard = self.state();
         let state = &mut *guard;
         let segment = request.part.segment;
@@ -66,7 +69,7 @@ impl Transfer {
             }
             state.drop_version(segment);
             match body.from {
-                0 => state.scheduler.begins_anew(link),
+                0 => state.scheduler.begins_anew(id),
                 _ => state.scheduler.restart(segment, None),
             }
         } else if anew && !has_come {
@@ -76,18 +79,18 @@ impl Transfer {
                 return Ok(false);
             }
             state.drop_version(segment);
-            state.scheduler.begins_anew(link);
+            state.scheduler.begins_anew(id);
         }
         let name = &self.segments[segment].name;
         let known = state.scheduler.size(segment);
         if !has_come && known.zip(body.total_bytes).is_some_and(|(known, said)| known != said) {
             // The size came of a HEAD, which is a hint.
             match body.from {
-                0 => state.scheduler.begins_anew(link),
+                0 => state.scheduler.begins_anew(id),
                 _ => state.scheduler.restart(segment, None),
             }
         }
-        state.scheduler.head(link, body.from, body.length, body.total_bytes);
+        state.scheduler.head(id, body.from, body.length, body.total_bytes);
         if has_come {
             return Ok(true);
         }

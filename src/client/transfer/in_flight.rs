@@ -1,5 +1,6 @@
 //! A request in flight, and the metrics of the link that it is on.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -52,6 +53,15 @@ impl InFlight {
     }
 }
 
+/// An open connection, as other tasks see it.
+#[derive(Clone)]
+pub(crate) struct OpenConnection {
+    pub socket: Arc<TcpStream>,
+    /// The server's last report on its end, and its time.
+    pub sender: Option<(Instant, schema::Sender)>,
+    pub in_flight: u64,
+}
+
 /// The metrics of a link that other tasks read while it runs.
 #[derive(Default)]
 pub(crate) struct LinkMetrics {
@@ -60,11 +70,9 @@ pub(crate) struct LinkMetrics {
     /// Heads of answers received.
     pub head_bytes: AtomicU64,
     pub files: AtomicU64,
-    pub in_flight: AtomicU64,
+    /// How many connections were opened.
     pub connections: AtomicU64,
-    pub socket: Mutex<Option<Arc<TcpStream>>>,
-    /// The server's last report on its end of that socket, and its time.
-    pub sender: Mutex<Option<(Instant, schema::Sender)>>,
+    open: Mutex<BTreeMap<usize, OpenConnection>>,
     pub round_trips: Mutex<ObservedRtts>,
     /// Payload of a full segment, as negotiated; 0 until it was read.
     pub mss: AtomicU64,
@@ -73,12 +81,9 @@ pub(crate) struct LinkMetrics {
 }
 
 impl LinkMetrics {
-    pub(crate) fn socket(&self) -> MutexGuard<'_, Option<Arc<TcpStream>>> {
-        self.socket.lock().expect("nobody panics while holding a socket")
-    }
-
-    pub(crate) fn sender(&self) -> MutexGuard<'_, Option<(Instant, schema::Sender)>> {
-        self.sender.lock().expect("nobody panics while holding a report")
+    /// Returns the open connections, by their index.
+    pub(crate) fn open(&self) -> MutexGuard<'_, BTreeMap<usize, OpenConnection>> {
+        self.open.lock().expect("nobody panics while holding the connections")
     }
 
     pub(crate) fn round_trips(&self) -> MutexGuard<'_, ObservedRtts> {

@@ -21,7 +21,7 @@ use crate::log::schema;
 use crate::log::schema::{Event, Log};
 use crate::manifest::ManifestEntry;
 use crate::manifest::digest::Digest;
-use crate::schedule::{Claim, Next, Outlook, Ranges, Scheduler};
+use crate::schedule::{Claim, ConnectionId, Next, Outlook, Ranges, Scheduler};
 use crate::units::{LinkId, PerLink};
 use answers::{AnswerOrder, MOST_RESTARTS};
 use in_flight::{InFlight, LinkMetrics};
@@ -273,18 +273,18 @@ impl Transfer {
 
     /// Notes what has come of a segment by requests that are over, for a run that goes on after this
     /// one was killed.
-    pub(crate) fn note(&self, link: LinkId, segment: usize) -> Result<(), Failure> {
-        let Some((incoming, size, ranges)) = self.settled(link, segment) else { return Ok(()) };
+    pub(crate) fn note(&self, id: ConnectionId, segment: usize) -> Result<(), Failure> {
+        let Some((incoming, size, ranges)) = self.settled(id, segment) else { return Ok(()) };
         let name = &self.segments[segment].name;
         self.store.note(name, &incoming, size, &ranges).map_err(|error| Failure::new(Outcome::Store, error))
     }
 
-    /// Returns an unfinished segment, its size, and which ranges of it no request but of `link` brings.
-    fn settled(&self, link: LinkId, segment: usize) -> Option<(Arc<Incoming>, u64, Ranges)> {
+    /// Returns an unfinished segment, its size, and which ranges of it no request of another connection brings.
+    fn settled(&self, id: ConnectionId, segment: usize) -> Option<(Arc<Incoming>, u64, Ranges)> {
         let state = self.state();
         let size = state.scheduler.size(segment).filter(|_| !state.scheduler.is_complete(segment))?;
         let incoming = state.unfinished.get(&segment)?.incoming.clone();
-        Some((incoming, size, state.scheduler.settled(segment, link.other())))
+        Some((incoming, size, state.scheduler.settled(segment, id)))
     }
 
     /// Notes that all of a segment has come, which is yet to be checked.
@@ -311,10 +311,11 @@ impl Transfer {
         Instant::now() + at.saturating_sub(self.now())
     }
 
-    /// Returns the next step of `link`: a request with the facts that are known of it, or why there is none.
-    pub(crate) fn next(&self, link: LinkId, now: Instant) -> Result<InFlight, Next> {
-        let mut state = self.state();
-        let next = state.scheduler.next(link, self.now());
+    /// Returns the next step of a connection: a request with the facts that are known of it, or why there is none.
+    pub(crate) fn next(&self, id: impl Into<ConnectionId>, now: Instant) -> Result<InFlight, Next> {
+        let (id, mut state) = (id.into(), self.state());
+        let link = id.link;
+        let next = state.scheduler.next(id, self.now());
         if let Some(problem) = state.scheduler.take_advice_failure() {
             let error = anyhow!("cannot follow the program of --schedule exec: {problem}");
             state.failure.get_or_insert(Failure::new(Outcome::Scheduler, error));
@@ -328,12 +329,12 @@ impl Transfer {
         Ok(InFlight::new(part, etag, whole, now))
     }
 
-    /// Splits the next `bytes` of the answer on `link` into known and new ones. The caller must write the new
+    /// Splits the next `bytes` of the answer on a connection into known and new ones. The caller must write the new
     /// ones.
-    pub(crate) fn claim(&self, link: LinkId, request: &mut InFlight, bytes: u64) -> Claim {
-        let mut state = self.state();
-        let state = &mut *state;
-        let claim = state.scheduler.claim(link, bytes);
+    pub(crate) fn claim(&self, id: impl Into<ConnectionId>, request: &mut InFlight, bytes: u64) -> Claim {
+        let (id, mut state) = (id.into(), self.state());
+        let (link, state) = (id.link, &mut *state);
+        let claim = state.scheduler.claim(id, bytes);
         state.totals.wasted_bytes += claim.stale;
         let Some(unfinished) = state.unfinished.get_mut(&request.part.segment).filter(|_| claim.fresh > 0)
         else {
@@ -408,8 +409,8 @@ impl Transfer {
     }
 
     /// A connection is gone: what it still owed is to be fetched still.
-    pub(crate) fn lost(&self, link: LinkId) {
-        self.schedule(|scheduler, _| scheduler.lost(link));
+    pub(crate) fn lost(&self, id: impl Into<ConnectionId>) {
+        self.schedule(|scheduler, _| scheduler.lost(id));
     }
 
     /// Does `work`, which gives a file its name and records it, unless the run is over.

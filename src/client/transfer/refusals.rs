@@ -5,6 +5,7 @@ use anyhow::anyhow;
 use super::in_flight::InFlight;
 use super::{Failure, Transfer};
 use crate::log::outcome::Outcome;
+use crate::schedule::ConnectionId;
 use crate::units::LinkId;
 
 /// The answers of one server that bring nothing new of a file before it is not asked for it again.
@@ -75,13 +76,13 @@ impl Transfer {
     /// An answer with a segment broke off, and brought nothing new of what is wanted of it: the segment
     /// comes after all others. A server whose answers (`answered`) do so three times is not asked for
     /// it again.
-    pub(crate) fn broke_off(&self, link: LinkId, request: &InFlight, answered: bool, problem: &str) {
-        let segment = request.part.segment;
+    pub(crate) fn broke_off(&self, id: ConnectionId, request: &InFlight, answered: bool, problem: &str) {
+        let (link, segment) = (id.link, request.part.segment);
         if request.record.is_some() {
             return;
         }
         let mut state = self.state();
-        let due = state.scheduler.due(link).is_some_and(|(due, _, wanted)| due == segment && wanted > 0);
+        let due = state.scheduler.due(id).is_some_and(|(due, _, wanted)| due == segment && wanted > 0);
         if !due || state.scheduler.is_whole(segment) || state.checking.contains(&segment) {
             return;
         }
@@ -103,9 +104,10 @@ impl Transfer {
 
     /// The answer with a segment that is due comes too slowly. Where the other server may bring the
     /// segment, this one is not asked for it again; else it is, twice. Returns whether it is not.
-    pub(crate) fn too_slow(&self, link: LinkId, segment: usize, problem: &str) -> bool {
+    pub(crate) fn too_slow(&self, id: ConnectionId, segment: usize, problem: &str) -> bool {
+        let link = id.link;
         let mut state = self.state();
-        let wanted = state.scheduler.due(link).is_some_and(|(due, _, wanted)| due == segment && wanted > 0);
+        let wanted = state.scheduler.due(id).is_some_and(|(due, _, wanted)| due == segment && wanted > 0);
         if !wanted || state.scheduler.is_whole(segment) || state.checking.contains(&segment) {
             return false;
         }

@@ -1,9 +1,12 @@
-//! One link at work: a connection at a time, requests pipelined on it, answers into files.
+//! A connection of a link at work: requests pipelined on it, answers into files.
 //!
 //! Asks the [`Transfer`] what to fetch and never decides it. A connection that breaks or stalls gives back
 //! what it owed and is opened again with backoff; a server from which nothing comes for `--give-up` is
-//! given up, or the run, where one link can do without the other, when nothing comes from either.
+//! given up, or the run, where one link can do without the other, when nothing comes from either. That is the first
+//! connection's part; a further one ends when it breaks, and is opened again where the scheduler wants it
+//! ([`further`]).
 
+pub(crate) mod further;
 pub(crate) mod receive;
 
 use std::borrow::Cow;
@@ -25,13 +28,13 @@ use super::reach::{self, FIRST_BACKOFF, LONGEST_BACKOFF};
 use super::running;
 use super::splice::Pipe;
 use super::transfer::answers::AnswerOrder;
-use super::transfer::in_flight::InFlight;
+use super::transfer::in_flight::{InFlight, OpenConnection};
 use super::transfer::{Failure, Transfer};
 use crate::http::answer::NotHttp;
 use crate::http::pipeline::PipelinedConnection;
 use crate::http::request::OutgoingRequest;
 use crate::log::outcome::Outcome;
-use crate::schedule::{LEAST_STALL, Next};
+use crate::schedule::{ConnectionId, LEAST_STALL, Next};
 use crate::text::duration;
 use crate::units::LinkId;
 
@@ -98,9 +101,10 @@ struct Connection {
     closing: bool,
 }
 
-/// One link's side of a run.
+/// One connection's side of a run.
 pub(crate) struct Fetcher {
     transfer: Arc<Transfer>,
+    id: ConnectionId,
     origin: Origin,
     other: Origin,
     /// Where files are that the server redirects, and how many redirects led there.
@@ -111,6 +115,8 @@ pub(crate) struct Fetcher {
     spared: Option<usize>,
     /// How often the connection was changed since, for the server's silence.
     moves: u32,
+    /// An answer has begun on any connection of it.
+    answered: bool,
     /// Least round trip of the last connection.
     rtt: Duration,
     buffer: Vec<u8>,
@@ -132,6 +138,8 @@ impl Fetcher {
         }
         Fetcher {
             transfer,
+            id: origin.link.into(),
+            answered: false,
             origin,
             other,
             redirects: HashMap::new(),
@@ -194,12 +202,14 @@ impl Fetcher {
 
     /// How long this server has not got on; where the other can do its work, either.
     fn away(&self) -> Duration {
-        let other = self.transfer.schedule(|scheduler, now| {
-            let at = scheduler.last_progress(self.origin.link.other());
-            scheduler.outlives_a_link().then(|| now.saturating_sub(at))
+        let link = self.origin.link;
+        // Its other connections may get on.
+        let servers = self.transfer.schedule(|scheduler, now| {
+            let other = Some(link.other()).filter(|_| scheduler.outlives_a_link());
+            let progress = |link| now.saturating_sub(scheduler.last_progress(link));
+            std::iter::once(link).chain(other).map(progress).min().unwrap_or_default()
         });
-        let own = running::now().saturating_sub(self.last_progress);
-        other.map_or(own, |other| own.min(other))
+        running::now().saturating_sub(self.last_progress).min(servers)
     }
 
     /// Counts new bytes, which may be too few to be progress.
@@ -258,14 +268,15 @@ impl Fetcher {
         };
         self.rtt = rtt_of(&stream).unwrap_or(self.rtt);
         let outlives = self.transfer.schedule(|scheduler, now| {
-            scheduler.opened(self.origin.link, now, self.rtt);
+            scheduler.opened(self.id, now, self.rtt);
             scheduler.outlives_a_link()
         });
         // A server that was away for longer than anybody waits may come back, and needs time to answer then.
         let due = if outlives { running::now() } else { self.last_progress };
         let metrics = self.transfer.metrics(self.origin.link);
         metrics.connections.fetch_add(1, Ordering::Relaxed);
-        *metrics.socket() = Some(stream.clone());
+        let open = OpenConnection { socket: stream.clone(), sender: None, in_flight: 0 };
+        metrics.open().insert(self.id.index, open);
         let mut connection = Connection {
             http: PipelinedConnection::new(stream),
             due,
@@ -277,10 +288,7 @@ impl Fetcher {
             closing: false,
         };
         let outcome = self.work(&mut connection).await;
-        let metrics = self.transfer.metrics(self.origin.link);
-        *metrics.socket() = None;
-        *metrics.sender() = None;
-        metrics.in_flight.store(0, Ordering::Relaxed);
+        self.transfer.metrics(self.origin.link).open().remove(&self.id.index);
         if let Err(Broken::Fatal(_)) = &outcome {
             // Claimed bytes may not be on file. They stay claimed, so that no note has them.
             return outcome;
@@ -288,21 +296,21 @@ impl Fetcher {
         if let (Err(Broken::Origin(problem)), Some(first)) = (&outcome, connection.in_flight.front())
             && !connection.excused
         {
-            self.transfer.broke_off(self.origin.link, first, first.first_byte.is_some(), problem);
+            self.transfer.broke_off(self.id, first, first.first_byte.is_some(), problem);
         }
         if let Some(first) = connection.in_flight.front() {
             self.settle_unstated(first)?;
         }
-        self.transfer.lost(self.origin.link);
+        self.transfer.lost(self.id);
         for request in connection.in_flight.iter().filter(|request| request.incoming.is_some()) {
-            self.transfer.note(self.origin.link, request.part.segment)?;
+            self.transfer.note(self.id, request.part.segment)?;
         }
         outcome
     }
 
     async fn work(&mut self, connection: &mut Connection) -> Result<(), Broken> {
         let transfer = self.transfer.clone();
-        let link = self.origin.link;
+        let id = self.id;
         let mut second: Option<Second> = None;
         loop {
             // Being told of a change counts from before the question, so that none is missed.
@@ -325,8 +333,8 @@ impl Fetcher {
                 continue;
             }
             connection.http.flush().map_err(|error| self.lost(connection, &error))?;
-            let stalls = transfer.schedule(|scheduler, _| scheduler.stalls_at(link));
-            let move_at = running::now() + self.move_after().saturating_sub(silent_for(&transfer, link));
+            let stalls = transfer.schedule(|scheduler, _| scheduler.stalls_at(id));
+            let move_at = running::now() + self.move_after().saturating_sub(silent_for(&transfer, id));
             let now = Instant::now();
             let stalls =
                 stalls.map(|at| transfer.moment(at)).map(|at| if at > now { at } else { now + LOOK_AGAIN });
@@ -340,7 +348,7 @@ impl Fetcher {
                 () = until(stalls) => {}
                 () = running::sleep_until(move_at), if second.is_none() => {}
                 stream = ready(&mut second) => {
-                    let silent = duration(silent_for(&transfer, link));
+                    let silent = duration(silent_for(&transfer, id));
                     let what = format!("nothing came from {} for {silent}, and it answers on another connection", self.origin);
                     return Err(Broken::Moved(stream, what));
                 }
@@ -349,11 +357,11 @@ impl Fetcher {
                     self.read(connection)?;
                 }
             }
-            let silent = silent_for(&transfer, link);
+            let silent = silent_for(&transfer, id);
             if silent < self.move_after() {
                 second = None;
             } else if second.is_none() {
-                let due = transfer.schedule(|scheduler, _| scheduler.due(link));
+                let due = transfer.schedule(|scheduler, _| scheduler.due(id));
                 second = due.map(|(segment, at, _)| {
                     let path = self.path_of(segment).0.into_owned();
                     Box::pin(reach::second_connection(self.origin.clone(), path, at)) as Second
@@ -376,7 +384,7 @@ impl Fetcher {
         if silent >= self.transfer.give_up {
             return Err(Broken::Origin(self.silence()));
         }
-        if self.transfer.schedule(|scheduler, now| scheduler.is_stalled(link, now)) {
+        if self.transfer.schedule(|scheduler, now| scheduler.is_stalled(self.id, now)) {
             let what = format!(
                 "nothing came from {} for {} while the other link moved; its work goes there",
                 self.origin,
@@ -385,7 +393,7 @@ impl Fetcher {
             return Err(Broken::Origin(what));
         }
         if is_slow(&self.transfer, link)
-            && let Some((segment, ..)) = self.transfer.schedule(|scheduler, _| scheduler.due(link))
+            && let Some((segment, ..)) = self.transfer.schedule(|scheduler, _| scheduler.due(self.id))
         {
             let name = &self.transfer.segments[segment].name;
             let what = format!("{} sends {name} slower than the least rate", self.origin);
@@ -393,7 +401,7 @@ impl Fetcher {
                 self.last_progress = running::now();
             }
             // A fault has been logged then.
-            let excluded = self.transfer.too_slow(link, segment, &what);
+            let excluded = self.transfer.too_slow(self.id, segment, &what);
             return Err(if excluded { Broken::Closed } else { Broken::Origin(what) });
         }
         connection.excused = false;
@@ -403,7 +411,7 @@ impl Fetcher {
     /// Says how little came in `--give-up`.
     fn silence(&self) -> String {
         let (link, give_up) = (self.origin.link, self.transfer.give_up);
-        match silent_for(&self.transfer, link) < give_up {
+        match silent_for(&self.transfer, self.id) < give_up {
             true => {
                 let least = self.transfer.schedule(|scheduler, _| scheduler.least_progress(link));
                 format!("fewer than {least} new bytes came in {} (--least-rate)", duration(give_up))
@@ -423,7 +431,7 @@ impl Fetcher {
             if !connection.in_flight.is_empty() && !fits {
                 break Next::Wait(None);
             }
-            let next = connection.held.take().map_or_else(|| self.transfer.next(link, Instant::now()), Ok);
+            let next = connection.held.take().map_or_else(|| self.transfer.next(self.id, Instant::now()), Ok);
             let mut request = match next {
                 Ok(request) => request,
                 Err(stopped) => break stopped,
@@ -445,7 +453,9 @@ impl Fetcher {
             });
             connection.in_flight.push_back(request);
         };
-        self.transfer.metrics(link).in_flight.store(connection.in_flight.len() as u64, Ordering::Relaxed);
+        if let Some(open) = self.transfer.metrics(link).open().get_mut(&self.id.index) {
+            open.in_flight = connection.in_flight.len() as u64;
+        }
         stopped
     }
 
@@ -486,9 +496,9 @@ fn is_slow(transfer: &Transfer, link: LinkId) -> bool {
     transfer.schedule(|scheduler, now| scheduler.is_slow(link, now))
 }
 
-/// How long nothing has come on `link` although something was due.
-fn silent_for(transfer: &Transfer, link: LinkId) -> Duration {
-    transfer.schedule(|scheduler, now| now.saturating_sub(scheduler.silent_since(link).unwrap_or(now)))
+/// How long nothing has come on a connection although something was due.
+fn silent_for(transfer: &Transfer, id: ConnectionId) -> Duration {
+    transfer.schedule(|scheduler, now| now.saturating_sub(scheduler.silent_since(id).unwrap_or(now)))
 }
 
 /// Waits for a second connection; for ever where none is tried.

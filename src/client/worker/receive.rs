@@ -71,7 +71,7 @@ impl Fetcher {
     /// Counts payload.
     fn received(&self, bytes: u64) {
         self.transfer.metrics(self.origin.link).bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.transfer.schedule(|scheduler, now| scheduler.received(self.origin.link, now, bytes));
+        self.transfer.schedule(|scheduler, now| scheduler.received(self.id, now, bytes));
     }
 
     /// Moves what is there of a body from the socket into its file without a copy of it in this program,
@@ -120,11 +120,14 @@ impl Fetcher {
         transfer.received_head(head.head_bytes);
         transfer.metrics(self.origin.link).head_bytes.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
         if let Some(sender) = head.sender.as_deref().and_then(sender_report::parse) {
-            *transfer.metrics(self.origin.link).sender() = Some((now, sender));
+            if let Some(open) = transfer.metrics(self.origin.link).open().get_mut(&self.id.index) {
+                open.sender = Some((now, sender));
+            }
         }
         let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
         request.first_byte = Some(now);
         connection.closing = head.closes;
+        self.answered = true;
         if !std::mem::replace(&mut connection.answered, true) {
             // Of a server that closes after the first answer already, nothing is asked for behind it.
             transfer.schedule(|scheduler, _| scheduler.keeps_alive(self.origin.link, !head.closes));
@@ -136,7 +139,7 @@ impl Fetcher {
         let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
         let Placed { from, to, total_bytes } = placed;
         (request.unstated, request.ends) = (head.length.is_none(), to);
-        let (link, segment) = (self.origin.link, request.part.segment);
+        let segment = request.part.segment;
         if request.unstated && total_bytes.is_none() {
             self.ask_other_for_size(segment);
         }
@@ -146,7 +149,7 @@ impl Fetcher {
         let promised = promised(head);
         let length = to.map(|to| to - from);
         let body = BodyFacts { from, length, total_bytes, etag: head.etag.clone(), promised };
-        match self.transfer.begin(link, request, body, anew)? {
+        match self.transfer.begin(self.id, request, body, anew)? {
             true => Ok(()),
             false => pass_over(connection, head),
         }
@@ -307,7 +310,7 @@ impl Fetcher {
         }
         let mut new = 0;
         while piece.len() > 0 {
-            let claim = self.transfer.claim(self.origin.link, request, piece.len() as u64);
+            let claim = self.transfer.claim(self.id, request, piece.len() as u64);
             let (stale, fresh) = (claim.stale as usize, claim.fresh as usize);
             let store = |error| Failure::new(Outcome::Store, error);
             piece.discard(stale).map_err(store)?;
@@ -345,7 +348,7 @@ impl Fetcher {
     fn check_end(&self, request: &InFlight, bytes: u64) -> Result<(), Broken> {
         let (link, segment) = (self.origin.link, request.part.segment);
         let (at, size) = self.transfer.schedule(|scheduler, _| {
-            (scheduler.due(link).map_or(0, |(_, at, _)| at), scheduler.size(segment))
+            (scheduler.due(self.id).map_or(0, |(_, at, _)| at), scheduler.size(segment))
         });
         let Some(end) = request.ends.or(size).filter(|&end| at.saturating_add(bytes) > end) else {
             return Ok(());
@@ -365,12 +368,12 @@ impl Fetcher {
         let Some(request) = connection.in_flight.pop_front() else { return Err(NotHttp::Unasked.into()) };
         let segment = request.part.segment;
         if request.passed_over {
-            self.transfer.schedule(|scheduler, _| scheduler.passed_over(self.origin.link));
+            self.transfer.schedule(|scheduler, _| scheduler.passed_over(self.id));
             return Ok(());
         }
-        self.transfer.broke_off(self.origin.link, &request, true, "its answers end early");
+        self.transfer.broke_off(self.id, &request, true, "its answers end early");
         let total = self.transfer.schedule(|scheduler, _| {
-            scheduler.ended(self.origin.link);
+            scheduler.ended(self.id);
             scheduler.size(segment)
         });
         // An empty file has no body to finish it, nor has one that ended with its connection a size.
@@ -379,7 +382,7 @@ impl Fetcher {
                 self.completed_file();
                 self.finish(segment, &whole)
             }
-            None => Ok(self.transfer.note(self.origin.link, segment)?),
+            None => Ok(self.transfer.note(self.id, segment)?),
         }
     }
 

@@ -228,6 +228,11 @@ impl Sender {
         self.rtt.smoothed
     }
 
+    /// Returns the segments that it took for lost so far.
+    pub(crate) fn losses(&self) -> u64 {
+        self.lost_total
+    }
+
     pub(crate) fn in_flight(&self) -> u32 {
         self.segments.len() as u32 - self.sacked - self.lost + self.again
     }

@@ -1,0 +1,244 @@
+//! `--connections`: how many connections a link has.
+//!
+//! **Rule of `auto`.** A link begins with one connection, or on a round trip from 80 ms on with one for each 10 ms of
+//! it, up to 16: n connections in slow start bring n times ten segments in the first round trip, which saves log₂ n
+//! of them. It gets more where losses, not the bottleneck, limit its TCP. A loss-based TCP with a share p of its
+//! packets lost carries MSS/RTT·√(3/2)/√p at most (Mathis, Semke, Mahdavi and Ott, ACM CCR 27(3), 1997), so n of them
+//! carry n times as much. At that limit the queue at the bottleneck is empty although packets are lost; a TCP that
+//! the bottleneck limits keeps a queue there. So the connections are doubled while
+//! - packets were lost in the last 2 s, and
+//! - the smoothed round trip has been less than 5/4 of the least one + 10 ms for the longer of 200 ms and four round
+//!   trips.
+//!
+//! Each doubling is a trial: where the link does not carry a tenth more after as long again, in slow start, and once
+//! more, in which it is measured, the new connections are closed after what they owe, and the next trial comes after
+//! 10 s, 20 s and so on. A server that refuses a connection, or says that it is busy, is not asked for more than it
+//! holds; one that closes each connection after an answer has one.
+//!
+//! **Worst case.** A server whose TCP ignores losses (BBR) beside random loss, where the first trial brings nothing.
+//! It has twice the connections for twelve round trips or 0.6 s.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{ConnectionId, Schedule, Scheduler};
+use crate::units::LinkId;
+
+/// The most connections that `auto` opens to a server.
+const MOST_AUTO: usize = 16;
+/// The most connections of any choice.
+const MOST: usize = 64;
+/// From this round trip on a link begins with more than one connection: one for each of these spans.
+const LONG_RTT: Duration = Duration::from_millis(80);
+const RTT_PER_CONNECTION: Duration = Duration::from_millis(10);
+/// How long a loss explains a rate.
+const LOSS_COUNTS: Duration = Duration::from_secs(2);
+/// The least time before and after a trial in which the rate is measured.
+const LEAST_WINDOW: Duration = Duration::from_millis(200);
+/// A trial that brings less is undone.
+const LEAST_GAIN: f64 = 1.1;
+/// The time to the next trial after one that brought nothing, doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+
+/// The user's choice of how many connections a link has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connections {
+    Auto,
+    Count(usize),
+}
+
+impl Connections {
+    /// Returns the choice, or the schedule's own without one: `auto` where work moves between the links by their
+    /// rates, 1 elsewhere.
+    pub(crate) fn chosen(choice: Option<Connections>, schedule: &Schedule) -> Connections {
+        let own = if schedule.is_adaptive() { Connections::Auto } else { Connections::Count(1) };
+        choice.unwrap_or(own)
+    }
+}
+
+impl FromStr for Connections {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s.parse() {
+            _ if s == "auto" => Ok(Connections::Auto),
+            Ok(count) if (1..=MOST).contains(&count) => Ok(Connections::Count(count)),
+            _ => Err(format!(
+                "\"{s}\" is not a number of connections: write auto, or a number from 1 to {MOST}"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Connections::Auto => f.write_str("auto"),
+            Connections::Count(count) => count.fmt(f),
+        }
+    }
+}
+
+/// The state of the TCP of all connections of a link, at one time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TcpReading {
+    /// The packets that were lost so far, or another count that grows with each loss.
+    pub losses: u64,
+    /// The mean of the smoothed round trips.
+    pub rtt: Duration,
+}
+
+/// How many connections a link is to have, and why.
+#[derive(Clone, Debug)]
+pub(super) struct ConnectionCount {
+    choice: Connections,
+    has_begun: bool,
+    pub wanted: usize,
+    /// The most that its server takes.
+    most: usize,
+    losses: u64,
+    last_loss: Option<Duration>,
+    /// Since when its queue has been empty.
+    empty_since: Option<Duration>,
+    trial: Option<Trial>,
+    next_trial: Duration,
+    pause: Duration,
+}
+
+/// A try whether more connections carry more.
+#[derive(Clone, Copy, Debug)]
+struct Trial {
+    began: Duration,
+    /// The connections and the rate (bytes/s) before it.
+    count_before: usize,
+    rate_before: f64,
+}
+
+impl Default for ConnectionCount {
+    fn default() -> ConnectionCount {
+        ConnectionCount {
+            choice: Connections::Count(1),
+            has_begun: false,
+            wanted: 1,
+            most: MOST,
+            losses: 0,
+            last_loss: None,
+            empty_since: None,
+            trial: None,
+            next_trial: Duration::ZERO,
+            pause: FIRST_PAUSE,
+        }
+    }
+}
+
+impl ConnectionCount {
+    fn new(choice: Connections) -> ConnectionCount {
+        let wanted = if let Connections::Count(count) = choice { count } else { 1 };
+        ConnectionCount { choice, wanted, ..ConnectionCount::default() }
+    }
+
+    fn most_auto(&self) -> usize {
+        MOST_AUTO.min(self.most)
+    }
+
+    /// A connection is open, with this round trip; the first one decides how many the link begins with.
+    pub(super) fn begins(&mut self, rtt: Duration) {
+        let begins = !std::mem::replace(&mut self.has_begun, true);
+        if begins && self.choice == Connections::Auto && rtt >= LONG_RTT {
+            let count = rtt.as_nanos() / RTT_PER_CONNECTION.as_nanos();
+            self.wanted = (count as usize).min(self.most_auto());
+        }
+    }
+
+    /// The server takes no more than so many connections.
+    fn limit(&mut self, most: usize) {
+        self.most = self.most.min(most.max(1));
+        self.wanted = self.wanted.min(self.most);
+        self.trial = None;
+    }
+
+    /// Takes a reading of a link with this least round trip; `rate` tells the bytes/s that it carried over a time
+    /// until now, and `busy` whether it has work enough to carry more.
+    fn read(
+        &mut self,
+        reading: TcpReading,
+        least_rtt: Duration,
+        rate: impl Fn(Duration) -> f64,
+        busy: bool,
+        now: Duration,
+    ) {
+        if reading.losses > self.losses {
+            self.last_loss = Some(now);
+        }
+        self.losses = reading.losses;
+        let empty = reading.rtt <= least_rtt * 5 / 4 + Duration::from_millis(10);
+        self.empty_since = self.empty_since.or(Some(now)).filter(|_| empty && busy);
+        let window = LEAST_WINDOW.max(4 * least_rtt);
+        if let Some(trial) = self.trial.filter(|_| !busy) {
+            // Nothing can be measured any more.
+            self.trial = None;
+            self.next_trial = trial.began + self.pause;
+        }
+        if let Some(trial) = self.trial {
+            if now < trial.began + 2 * window {
+                return;
+            }
+            self.trial = None;
+            if rate(window) < LEAST_GAIN * trial.rate_before {
+                self.wanted = trial.count_before;
+                self.next_trial = now + self.pause;
+                self.pause *= 2;
+                return;
+            }
+        }
+        let lossy = self.last_loss.is_some_and(|at| now < at + LOSS_COUNTS);
+        let limited = lossy && self.empty_since.is_some_and(|since| now >= since + window);
+        let more = (2 * self.wanted).min(self.most_auto());
+        if self.choice == Connections::Auto && limited && now >= self.next_trial && more > self.wanted {
+            self.trial = Some(Trial { began: now, count_before: self.wanted, rate_before: rate(window) });
+            self.wanted = more;
+        }
+    }
+}
+
+impl Scheduler {
+    /// Sets how many connections each link has.
+    pub(crate) fn set_connections(&mut self, choice: Connections) {
+        self.counts.iter_mut().for_each(|count| *count = ConnectionCount::new(choice));
+    }
+
+    /// Returns how many connections `link` is to have now: those with a lower index. One with a higher index is told
+    /// [`super::Next::Done`] when it owes nothing.
+    pub(crate) fn wanted_connections(&self, link: LinkId) -> usize {
+        match &self.link_states[link] {
+            state if state.dead => 0,
+            state if !state.keeps_alive => 1,
+            _ => self.counts[link].wanted,
+        }
+    }
+
+    /// Returns the connections that `link` is to have and that are not open.
+    pub(crate) fn missing_connections(&self, link: LinkId) -> Vec<ConnectionId> {
+        let open = |index: usize| self.link_states[link].connections.get(index).is_some_and(|state| state.up);
+        let missing = (0..self.wanted_connections(link)).filter(|&index| !open(index));
+        missing.map(|index| ConnectionId { link, index }).collect()
+    }
+
+    /// The server of `link` refused a further connection, or says that it is busy: it is asked for no more than it
+    /// holds.
+    pub(crate) fn connection_refused(&mut self, link: LinkId) {
+        let up = self.link_states[link].connections.iter().filter(|state| state.up).count();
+        self.counts[link].limit(up);
+    }
+
+    /// The TCP of the connections of `link` is in this state. To be told every 100 ms or so.
+    pub(crate) fn read_tcp(&mut self, link: LinkId, reading: TcpReading, now: Duration) {
+        let state = &self.link_states[link];
+        let busy = self.pool.first(link).is_some() && !state.is_idle();
+        let rate = |window: Duration| state.brought_since(now.saturating_sub(window)) as f64 / window.as_secs_f64();
+        let count = &mut self.counts[link];
+        let before = count.wanted;
+        count.read(reading, state.rtt, rate, busy, now);
+        self.changes += u64::from(count.wanted != before);
+    }
+}
