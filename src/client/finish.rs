@@ -92,12 +92,17 @@ impl Fetched {
             let last_byte_ms = totals.last_byte[link].and_then(since_first);
             let metrics = transfer.metrics(link);
             let passed = self.ready.links.passed(link);
+            let connections = transfer.schedule(|scheduler, _| {
+                (scheduler.wanted_connections(link), scheduler.connections_reason(link))
+            });
             metrics.round_trips().add_to(LinkTotals {
                 bytes,
                 files: metrics.files(),
                 goodput_kbit: last_byte_ms.filter(|&ms| ms > 0.0).map(|ms| bytes as f64 * 8.0 / ms),
                 last_byte_ms,
                 connections: metrics.connections(),
+                connections_wanted: Some(connections.0 as u64),
+                connections_why: Some(connections.1.to_string()),
                 reconciled: self.reconciled[link.index()],
                 marked: self.marked[link.index()],
                 cross_bytes: passed.map(|passed| passed.cross_bytes),

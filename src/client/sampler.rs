@@ -96,7 +96,7 @@ fn log(
             let without = tcp::has_timestamps(first.socket.as_ref()).is_ok_and(|has| !has);
             metrics.no_timestamps.store(without, Ordering::Relaxed);
         }
-        if let Some(reading) = reading_of(&open, &infos, now) {
+        if let Some(reading) = reading_of(&infos) {
             transfer.schedule(|scheduler, now| scheduler.read_tcp(link, reading, now));
         }
         let told = first.and_then(|first| first.sender.clone());
@@ -124,19 +124,11 @@ fn log(
     Ok(now_of)
 }
 
-/// A server's report that is older says nothing of now.
-const REPORT_COUNTS: Duration = Duration::from_millis(500);
-
-/// Returns the state of the TCP of a link's connections; `None` without one. Their losses are what each server sent
-/// again, or without its report what came out of order; the round trip is the sending end's, or the receiving one's.
-fn reading_of(open: &[OpenConnection], infos: &[TcpInfo], now: Instant) -> Option<TcpReading> {
-    let (mut losses, mut rtt_ms) = (0, 0.0);
-    for (open, tcp) in open.iter().zip(infos) {
-        let sender = open.sender.as_ref();
-        losses += sender.map_or(tcp.rcv_out_of_order.unwrap_or_default(), |told| told.1.retransmits_total);
-        let fresh = sender.filter(|told| now.saturating_duration_since(told.0) < REPORT_COUNTS);
-        rtt_ms += fresh.map_or(tcp.rtt_ms, |told| told.1.rtt_ms);
-    }
-    let rtt = Duration::from_secs_f64(rtt_ms / 1e3 / infos.len().max(1) as f64);
-    (!infos.is_empty()).then_some(TcpReading { losses, rtt })
+/// Returns the state of the TCP of a link's connections; `None` without one. The client's end tells, with any server:
+/// a loss shows as data out of order, and the round trip is that of its acknowledgements, or of its requests where that
+/// is more.
+fn reading_of(infos: &[TcpInfo]) -> Option<TcpReading> {
+    let losses = infos.iter().filter_map(|tcp| tcp.rcv_out_of_order).sum();
+    let rtt_ms = infos.iter().map(|tcp| tcp.rcv_rtt_ms.max(tcp.rtt_ms)).sum::<f64>() / infos.len() as f64;
+    (!infos.is_empty()).then(|| TcpReading { losses, rtt: Duration::from_secs_f64(rtt_ms / 1e3) })
 }

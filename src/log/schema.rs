@@ -119,6 +119,8 @@ pub struct Cell {
     pub schedule: String,
     /// "auto" for a program, which decides itself.
     pub pipeline: String,
+    /// How many connections each link has; null for the schedule's own choice, and for a program.
+    pub connections: Option<String>,
     pub congestion: Option<String>,
 }
 
@@ -392,7 +394,11 @@ pub struct LinkTotals {
     pub goodput_kbit: Option<f64>,
     /// When this link's last byte came, counted from the first request.
     pub last_byte_ms: Option<f64>,
+    /// How many were opened.
     pub connections: u64,
+    /// How many it was to have at the end, and why; null where a program fetched.
+    pub connections_wanted: Option<u64>,
+    pub connections_why: Option<String>,
     /// The least round trip that TCP saw at either end.
     #[serde(default)]
     pub idle_rtt_ms: Option<f64>,

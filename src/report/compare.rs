@@ -31,6 +31,7 @@ pub(crate) struct CellKey {
     pub channel: String,
     pub schedule: String,
     pub pipeline: String,
+    pub connections: Option<String>,
     pub congestion: Option<String>,
 }
 
@@ -41,12 +42,21 @@ fn study(group: &Group, with_faulty: bool) -> Study<'_> {
     let several = |of: fn(&CellKey) -> Option<&str>| {
         runs.iter().map(|(key, _, _)| of(key)).collect::<BTreeSet<_>>().len() > 1
     };
-    let (pipelines, congestions) =
-        (several(|key| Some(&key.pipeline)), several(|key| key.congestion.as_deref()));
+    // Each schedule has a choice of its own.
+    let mut counts: BTreeMap<&String, BTreeSet<&Option<String>>> = BTreeMap::new();
+    for (key, _, _) in &runs {
+        counts.entry(&key.schedule).or_default().insert(&key.connections);
+    }
+    let pipelines = several(|key| Some(&key.pipeline));
+    let congestions = several(|key| key.congestion.as_deref());
     let label = |key: &CellKey| {
         let mut label = key.schedule.clone();
         if pipelines {
             label += &format!(", pipeline {}", key.pipeline);
+        }
+        let several = counts.get(&key.schedule).is_some_and(|counts| counts.len() > 1);
+        if let Some(count) = key.connections.as_deref().filter(|_| several) {
+            label += &format!(", connections {count}");
         }
         if let Some(congestion) = key.congestion.as_deref().filter(|_| congestions) {
             label += &format!(", {congestion}");
@@ -121,12 +131,13 @@ fn title(group: &Group) -> String {
 }
 
 /// Where in the tables a cell comes: ratios by the share of link a, then the rest by name.
-type EntrantOrder = (u64, String, u64, Option<String>);
+type EntrantOrder = (u64, String, u64, Option<u64>, Option<String>);
 
 fn order(key: &CellKey) -> EntrantOrder {
     let share = split::share_a(&key.schedule).map_or(u64::MAX, |share| (share * 1e9) as u64);
     let depth = key.pipeline.parse().unwrap_or(u64::MAX);
-    (share, key.schedule.clone(), depth, key.congestion.clone())
+    let count = key.connections.as_ref().map(|count| count.parse().unwrap_or(u64::MAX));
+    (share, key.schedule.clone(), depth, count, key.congestion.clone())
 }
 
 /// Which cell a run is, and its block. None for a run that did not even begin.
@@ -138,6 +149,7 @@ pub(crate) fn key(run: &LoggedRun) -> Option<(CellKey, Option<u64>)> {
             channel: cell.channel.clone(),
             schedule: cell.schedule.clone(),
             pipeline: cell.pipeline.clone(),
+            connections: cell.connections.clone(),
             congestion: cell.congestion.clone(),
         };
         return Some((key, Some(cell.block)));
@@ -153,6 +165,7 @@ pub(crate) fn key(run: &LoggedRun) -> Option<(CellKey, Option<u64>)> {
         channel: if run.shares_channel() { "shared" } else { "independent" }.into(),
         schedule: start.schedule.clone(),
         pipeline: start.pipeline.clone(),
+        connections: start.connections.clone(),
         congestion: start.congestion_control.clone(),
     };
     Some((key, None))
@@ -177,6 +190,7 @@ impl<'a> EntrantResults<'a> {
             label,
             schedule: key.schedule.clone(),
             pipeline: key.pipeline.clone(),
+            connections: key.connections.clone(),
             congestion: key.congestion.clone(),
             runs: Vec::new(),
             failed: Vec::new(),

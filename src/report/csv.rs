@@ -118,6 +118,7 @@ const RUNS: &[Column<LoggedRun, LoggedRun>] = &[
     ("schedule", |r, _| compare::key(r).map_or(String::new(), |(key, _)| text(&key.schedule))),
     ("schedule_used", |r, _| start(r, |s| Some(s.schedule.clone()))),
     ("pipeline", |r, _| start(r, |s| Some(s.pipeline.clone()))),
+    ("connections", |r, _| start(r, |s| s.connections.clone())),
     // Of the client's sockets, which send requests, and of the servers', which send the payload.
     ("congestion", |r, _| start(r, |s| s.congestion_control.clone())),
     ("sender_congestion_a", |r, _| or_empty(r.sender_congestion(LinkId::A))),

@@ -55,6 +55,8 @@ pub(crate) struct EntrantResults<'a> {
     pub label: String,
     pub schedule: String,
     pub pipeline: String,
+    /// Null for the schedule's own choice.
+    pub connections: Option<String>,
     pub congestion: Option<String>,
     #[serde(skip)]
     pub runs: Vec<CompleteRun<'a>>,

@@ -150,6 +150,7 @@ fn environment(loaded: &Loaded) -> String {
         starts(&|start| Some(format!("{}, {}", server(start, LinkId::A), server(start, LinkId::B)))),
     );
     fact("pipeline", starts(&|start| Some(start.pipeline.clone())));
+    fact("connections to a server", starts(&|start| start.connections.clone()));
     fact("seed of the links", starts(&|start| Some(start.seed.to_string())));
     fact("seed of the order", sweeps.map(|start| start.seed.to_string()).collect());
     fact(

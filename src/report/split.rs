@@ -20,8 +20,9 @@ pub(crate) fn split(cells: &[EntrantResults], throughput: Option<&MedianThroughp
         .collect();
     let (_, best, _) = *all.iter().min_by(|x, y| x.2.total_cmp(&y.2))?;
     // Only the ratio may differ between what is compared here.
-    let same =
-        |cell: &EntrantResults| (&cell.pipeline, &cell.congestion) == (&best.pipeline, &best.congestion);
+    let settings =
+        |cell: &EntrantResults| (cell.pipeline.clone(), cell.connections.clone(), cell.congestion.clone());
+    let same = |cell: &EntrantResults| settings(cell) == settings(best);
     let alike: Vec<_> = all.into_iter().filter(|(_, cell, _)| same(cell)).collect();
     let alone = &throughput.alone_kbit;
     if alike.len() < 3 || !(alone.a > 0.0 && alone.b > 0.0) {

@@ -135,7 +135,8 @@ impl Scheduler {
             return None;
         }
         // Each connection of the link takes its part of that.
-        let connections = self.link_states[link].connections.iter().filter(|connection| connection.up).count();
+        let connections =
+            self.link_states[link].connections.iter().filter(|connection| connection.up).count();
         let half = share / 2.0 / connections.max(1) as f64;
         let most = most.unwrap_or(size).min(half.max(least) as u64).min(size);
         // A rest that is not worth a request of its own goes with it.
@@ -180,7 +181,12 @@ impl Scheduler {
     }
 
     /// The end of the last part of the connection that is done last, where all is done earlier if `id` fetches it.
-    fn worth_taking(&self, id: ConnectionId, views: &PerLink<LinkView>, now: Duration) -> Option<PartRequest> {
+    fn worth_taking(
+        &self,
+        id: ConnectionId,
+        views: &PerLink<LinkView>,
+        now: Duration,
+    ) -> Option<PartRequest> {
         let others = self.connections().filter(|(other, _)| *other != id);
         let done_last = others.filter_map(|(other, state)| {
             let owed = state.useful_outstanding(&self.sizes);

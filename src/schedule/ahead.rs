@@ -39,8 +39,7 @@ impl Scheduler {
     pub(super) fn runs_low(&self, id: ConnectionId, now: Duration) -> bool {
         let state = &self.link_states[id.link];
         let fixed = self.plan.is_fixed();
-        let outstanding =
-            self.connection(id).outstanding(&self.sizes) as f64 / state.share_of(id.index, now);
+        let outstanding = self.connection(id).outstanding(&self.sizes) as f64 / state.share_of(id.index, now);
         let most = if self.plan == Schedule::Greedy { state.next_window() } else { f64::INFINITY };
         match state.latest_rate(now) {
             Some(rate) => {

@@ -5,18 +5,19 @@
 //! of them. It gets more where losses, not the bottleneck, limit its TCP. A loss-based TCP with a share p of its
 //! packets lost carries MSS/RTT·√(3/2)/√p at most (Mathis, Semke, Mahdavi and Ott, ACM CCR 27(3), 1997), so n of them
 //! carry n times as much. At that limit the queue at the bottleneck is empty although packets are lost; a TCP that
-//! the bottleneck limits keeps a queue there. So the connections are doubled while
+//! the bottleneck limits keeps a queue there. So a link gets four
+//! times as many connections, up to 16, where
 //! - packets were lost in the last 2 s, and
 //! - the smoothed round trip has been less than 5/4 of the least one + 10 ms for the longer of 200 ms and four round
-//!   trips.
+//!   trips, all of them with as many connections as it has now.
 //!
-//! Each doubling is a trial: where the link does not carry a tenth more after as long again, in slow start, and once
-//! more, in which it is measured, the new connections are closed after what they owe, and the next trial comes after
-//! 10 s, 20 s and so on. A server that refuses a connection, or says that it is busy, is not asked for more than it
+//! That is a trial: where the link does not carry a tenth more when as long again has passed, and once more, in which
+//! that is measured, the new connections are closed after what they owe, and the next trial comes after 10 s, 20 s
+//! and so on. A server that refuses a connection, or says that it is busy, is not asked for more than it
 //! holds; one that closes each connection after an answer has one.
 //!
 //! **Worst case.** A server whose TCP ignores losses (BBR) beside random loss, where the first trial brings nothing.
-//! It has twice the connections for twelve round trips or 0.6 s.
+//! It has four times the connections for eight round trips or 0.4 s, and 16 of them if its queue stays empty.
 
 use std::fmt;
 use std::str::FromStr;
@@ -32,6 +33,8 @@ const MOST: usize = 64;
 /// From this round trip on a link begins with more than one connection: one for each of these spans.
 const LONG_RTT: Duration = Duration::from_millis(80);
 const RTT_PER_CONNECTION: Duration = Duration::from_millis(10);
+/// So many times as many connections are tried at once.
+const STEP: usize = 4;
 /// How long a loss explains a rate.
 const LOSS_COUNTS: Duration = Duration::from_secs(2);
 /// The least time before and after a trial in which the rate is measured.
@@ -88,10 +91,27 @@ pub(crate) struct TcpReading {
     pub rtt: Duration,
 }
 
+/// The reason for a link's number of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ConnectionsReason {
+    /// The user chose it, or the schedule means one.
+    Chosen,
+    /// One carries what there is.
+    OneIsEnough,
+    LongRoundTrip,
+    /// Losses limit its TCP.
+    Losses,
+    /// More were tried and carried no more.
+    NoGain,
+    /// The server takes no more.
+    Refused,
+}
+
 /// How many connections a link is to have, and why.
 #[derive(Clone, Debug)]
 pub(super) struct ConnectionCount {
     choice: Connections,
+    reason: ConnectionsReason,
     has_begun: bool,
     pub wanted: usize,
     /// The most that its server takes.
@@ -108,7 +128,8 @@ pub(super) struct ConnectionCount {
 /// A try whether more connections carry more.
 #[derive(Clone, Copy, Debug)]
 struct Trial {
-    began: Duration,
+    /// The time of its last step.
+    grown: Duration,
     /// The connections and the rate (bytes/s) before it.
     count_before: usize,
     rate_before: f64,
@@ -118,6 +139,7 @@ impl Default for ConnectionCount {
     fn default() -> ConnectionCount {
         ConnectionCount {
             choice: Connections::Count(1),
+            reason: ConnectionsReason::Chosen,
             has_begun: false,
             wanted: 1,
             most: MOST,
@@ -131,10 +153,26 @@ impl Default for ConnectionCount {
     }
 }
 
+impl fmt::Display for ConnectionsReason {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            ConnectionsReason::Chosen => "chosen",
+            ConnectionsReason::OneIsEnough => "one is enough",
+            ConnectionsReason::LongRoundTrip => "long round trip",
+            ConnectionsReason::Losses => "losses",
+            ConnectionsReason::NoGain => "more carry no more",
+            ConnectionsReason::Refused => "refused",
+        })
+    }
+}
+
 impl ConnectionCount {
     fn new(choice: Connections) -> ConnectionCount {
-        let wanted = if let Connections::Count(count) = choice { count } else { 1 };
-        ConnectionCount { choice, wanted, ..ConnectionCount::default() }
+        let (wanted, reason) = match choice {
+            Connections::Auto => (1, ConnectionsReason::OneIsEnough),
+            Connections::Count(count) => (count, ConnectionsReason::Chosen),
+        };
+        ConnectionCount { choice, wanted, reason, ..ConnectionCount::default() }
     }
 
     fn most_auto(&self) -> usize {
@@ -146,14 +184,17 @@ impl ConnectionCount {
         let begins = !std::mem::replace(&mut self.has_begun, true);
         if begins && self.choice == Connections::Auto && rtt >= LONG_RTT {
             let count = rtt.as_nanos() / RTT_PER_CONNECTION.as_nanos();
-            self.wanted = (count as usize).min(self.most_auto());
+            (self.wanted, self.reason) =
+                ((count as usize).min(self.most_auto()), ConnectionsReason::LongRoundTrip);
         }
     }
 
     /// The server takes no more than so many connections.
     fn limit(&mut self, most: usize) {
         self.most = self.most.min(most.max(1));
-        self.wanted = self.wanted.min(self.most);
+        if self.wanted > self.most {
+            (self.wanted, self.reason) = (self.most, ConnectionsReason::Refused);
+        }
         self.trial = None;
     }
 
@@ -174,29 +215,23 @@ impl ConnectionCount {
         let empty = reading.rtt <= least_rtt * 5 / 4 + Duration::from_millis(10);
         self.empty_since = self.empty_since.or(Some(now)).filter(|_| empty && busy);
         let window = LEAST_WINDOW.max(4 * least_rtt);
-        if let Some(trial) = self.trial.filter(|_| !busy) {
-            // Nothing can be measured any more.
-            self.trial = None;
-            self.next_trial = trial.began + self.pause;
-        }
-        if let Some(trial) = self.trial {
-            if now < trial.began + 2 * window {
-                return;
-            }
-            self.trial = None;
-            if rate(window) < LEAST_GAIN * trial.rate_before {
-                self.wanted = trial.count_before;
-                self.next_trial = now + self.pause;
-                self.pause *= 2;
-                return;
-            }
-        }
         let lossy = self.last_loss.is_some_and(|at| now < at + LOSS_COUNTS);
         let limited = lossy && self.empty_since.is_some_and(|since| now >= since + window);
-        let more = (2 * self.wanted).min(self.most_auto());
+        let more = (STEP * self.wanted).min(self.most_auto());
         if self.choice == Connections::Auto && limited && now >= self.next_trial && more > self.wanted {
-            self.trial = Some(Trial { began: now, count_before: self.wanted, rate_before: rate(window) });
-            self.wanted = more;
+            let begins = Trial { grown: now, count_before: self.wanted, rate_before: rate(window) };
+            self.trial = Some(Trial { grown: now, ..self.trial.unwrap_or(begins) });
+            (self.wanted, self.reason) = (more, ConnectionsReason::Losses);
+            self.empty_since = Some(now);
+            return;
+        }
+        let Some(trial) = self.trial.filter(|trial| !busy || now >= trial.grown + 2 * window) else { return };
+        self.trial = None;
+        // Without work, nothing can be measured.
+        if busy && rate(window) < LEAST_GAIN * trial.rate_before {
+            (self.wanted, self.reason) = (trial.count_before, ConnectionsReason::NoGain);
+            self.next_trial = now + self.pause;
+            self.pause *= 2;
         }
     }
 }
@@ -217,6 +252,11 @@ impl Scheduler {
         }
     }
 
+    /// Returns the reason for that.
+    pub(crate) fn connections_reason(&self, link: LinkId) -> ConnectionsReason {
+        self.counts[link].reason
+    }
+
     /// Returns the connections that `link` is to have and that are not open.
     pub(crate) fn missing_connections(&self, link: LinkId) -> Vec<ConnectionId> {
         let open = |index: usize| self.link_states[link].connections.get(index).is_some_and(|state| state.up);
@@ -235,10 +275,96 @@ impl Scheduler {
     pub(crate) fn read_tcp(&mut self, link: LinkId, reading: TcpReading, now: Duration) {
         let state = &self.link_states[link];
         let busy = self.pool.first(link).is_some() && !state.is_idle();
-        let rate = |window: Duration| state.brought_since(now.saturating_sub(window)) as f64 / window.as_secs_f64();
+        let rate =
+            |window: Duration| state.brought_since(now.saturating_sub(window)) as f64 / window.as_secs_f64();
         let count = &mut self.counts[link];
         let before = count.wanted;
         count.read(reading, state.rtt, rate, busy, now);
         self.changes += u64::from(count.wanted != before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RTT: Duration = Duration::from_millis(20);
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// Reads a link every 100 ms until `until_ms`, with so many losses a second, this smoothed round trip and the rate
+    /// that `rate` tells for a number of connections. Returns how many it has each time.
+    fn counts(losses_per_s: u64, rtt_ms: u64, rate: fn(usize) -> f64, until_ms: u64) -> Vec<usize> {
+        let mut count = ConnectionCount::new(Connections::Auto);
+        count.begins(RTT);
+        let read = |at: u64| {
+            let reading = TcpReading { losses: losses_per_s * at / 1000, rtt: ms(rtt_ms) };
+            let wanted = count.wanted;
+            count.read(reading, RTT, |_| rate(wanted), true, ms(at));
+            count.wanted
+        };
+        (0..=until_ms).step_by(100).map(read).collect()
+    }
+
+    #[test]
+    fn losses_beside_an_empty_queue_open_connections() {
+        let more = counts(10, 22, |count| count as f64, 2000);
+        assert_eq!((more.first(), more.last()), (Some(&1), Some(&MOST_AUTO)));
+        assert!(more.contains(&STEP) && more.is_sorted(), "{more:?}");
+    }
+
+    #[test]
+    fn bottleneck_with_a_queue_keeps_one_connection() {
+        assert_eq!(counts(10, 70, |count| count as f64, 5000).last(), Some(&1));
+        assert_eq!(counts(0, 20, |count| count as f64, 5000).last(), Some(&1));
+    }
+
+    #[test]
+    fn connections_that_bring_nothing_are_closed_for_a_while() {
+        let tried = counts(10, 22, |_| 1.0, 9000);
+        assert_eq!(tried.iter().max(), Some(&MOST_AUTO));
+        assert!(tried[12..].iter().all(|&count| count == 1), "{tried:?}");
+        assert!(counts(10, 22, |_| 1.0, 13_000)[90..].iter().any(|&count| count > 1));
+    }
+
+    #[test]
+    fn long_round_trip_begins_with_several() {
+        for (rtt_ms, begins) in [(79, 1), (80, 8), (120, 12), (600, MOST_AUTO)] {
+            let mut count = ConnectionCount::new(Connections::Auto);
+            count.begins(ms(rtt_ms));
+            count.begins(ms(1000));
+            assert_eq!(count.wanted, begins, "{rtt_ms} ms");
+        }
+        let mut one = ConnectionCount::new(Connections::Count(1));
+        one.begins(ms(600));
+        assert_eq!(one.wanted, 1);
+    }
+
+    #[test]
+    fn server_that_refuses_keeps_what_it_has() {
+        let mut scheduler =
+            Scheduler::new(&Schedule::Adaptive, crate::schedule::Pipeline::Auto, vec![Some(1 << 30)]);
+        scheduler.set_connections(Connections::Count(8));
+        (0..3).for_each(|index| {
+            scheduler.opened(ConnectionId { link: LinkId::A, index }, Duration::ZERO, RTT);
+        });
+        assert_eq!(scheduler.missing_connections(LinkId::A).len(), 5);
+        scheduler.connection_refused(LinkId::A);
+        assert_eq!(scheduler.wanted_connections(LinkId::A), 3);
+        assert!(scheduler.missing_connections(LinkId::A).is_empty());
+        scheduler.keeps_alive(LinkId::A, false);
+        let third = ConnectionId { link: LinkId::A, index: 2 };
+        assert_eq!(scheduler.next(third, Duration::ZERO), crate::schedule::Next::Done);
+    }
+
+    #[test]
+    fn connections_are_auto_or_a_number() {
+        assert_eq!("auto".parse(), Ok(Connections::Auto));
+        assert_eq!("64".parse(), Ok(Connections::Count(64)));
+        for bad in ["0", "-1", "many", "", "65"] {
+            assert!(bad.parse::<Connections>().is_err(), "{bad}");
+        }
     }
 }

@@ -148,9 +148,7 @@ impl Scheduler {
                     break;
                 }
                 let late = now_s + owed as f64 / rate > due_s;
-                if let Some(part) =
-                    late.then(|| self.end_of(id, (from, asked), owed, views, now)).flatten()
-                {
+                if let Some(part) = late.then(|| self.end_of(id, (from, asked), owed, views, now)).flatten() {
                     return Some(part);
                 }
                 before += asked.outstanding(&self.sizes);

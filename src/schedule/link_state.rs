@@ -246,7 +246,8 @@ impl LinkState {
         let known = || up().filter_map(|connection| connection.rate(now));
         let mean = known().sum::<f64>() / known().count().max(1) as f64;
         // After a loss it carries less for a while; it would never carry more if it were asked for no more.
-        let rate = |connection: &ConnectionState| connection.rate(now).unwrap_or(mean).max(mean / 4.0).max(1.0);
+        let rate =
+            |connection: &ConnectionState| connection.rate(now).unwrap_or(mean).max(mean / 4.0).max(1.0);
         rate(&self.connections[index]) / up().map(rate).sum::<f64>()
     }
 

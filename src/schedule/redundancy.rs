@@ -10,9 +10,9 @@
 
 use std::time::Duration;
 
-use super::{ConnectionId, Scheduler};
 use super::adaptive::LinkView;
 use super::link_state::LEAST_STALL;
+use super::{ConnectionId, Scheduler};
 use crate::units::PerLink;
 
 /// The share of the payload that may come twice.

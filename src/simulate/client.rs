@@ -121,7 +121,8 @@ impl<'a> Client<'a> {
         self.scheduler.read_tcp(link, reading, clock(now));
         let wanted = self.scheduler.wanted_connections(link);
         let ends = &mut self.sides[link.index()].ends;
-        for end in ends.iter_mut().take(wanted).filter(|end| end.state == SimulatedState::Closed(Nanos::MAX)) {
+        for end in ends.iter_mut().take(wanted).filter(|end| end.state == SimulatedState::Closed(Nanos::MAX))
+        {
             (end.state, end.wake) = (SimulatedState::Closed(now), now);
         }
         let more = wanted.max(ends.len());

@@ -143,12 +143,23 @@ fn dry_run(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
     table.load_style(presets::NOTHING);
     fit(&mut table);
     let (pipelines, controls) = (experiment.pipelines.len() > 1, experiment.congestion.len() > 1);
-    let shown_columns = [true, true, true, true, true, pipelines, controls, true];
-    let only_shown = |cells: [String; 8]| {
+    let counts = experiment.connections.len() > 1;
+    let shown_columns = [true, true, true, true, true, pipelines, counts, controls, true];
+    let only_shown = |cells: [String; 9]| {
         let kept = cells.into_iter().zip(shown_columns).filter(|(_, shown)| *shown);
         kept.map(|(cell, _)| cell).collect::<Vec<_>>()
     };
-    let head = ["run", "block", "condition", "links", "entrant", "pipeline", "congestion", "predicted s"];
+    let head = [
+        "run",
+        "block",
+        "condition",
+        "links",
+        "entrant",
+        "pipeline",
+        "connections",
+        "congestion",
+        "predicted s",
+    ];
     table.set_header(only_shown(head.map(String::from)));
     for column in 0..2 {
         if let Some(column) = table.column_mut(column) {
@@ -171,6 +182,7 @@ fn dry_run(experiment: &Experiment, data: Option<&Path>) -> Result<String> {
             cell.channel.clone(),
             cell.schedule.clone(),
             cell.pipeline.clone(),
+            cell.connections.clone().unwrap_or("the schedule's".into()),
             congestion,
             seconds.map_or("unknown".into(), shown),
         ]));

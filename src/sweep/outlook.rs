@@ -33,12 +33,15 @@ impl Effort {
     pub(crate) const BRIEF: Effort = Effort { seeds: 1, longest: Some(Duration::from_secs(1)) };
 }
 
-/// The key of cells with equal predictions: condition, channel, schedule, pipeline and congestion control.
-type Kind = [String; 5];
+/// The key of cells with equal predictions: condition, channel, schedule, pipeline, connections and congestion
+/// control.
+type Kind = [String; 6];
 
 fn kind(cell: &Cell) -> Kind {
-    let congestion = cell.congestion.clone().unwrap_or_default();
-    [&cell.condition, &cell.channel, &cell.schedule, &cell.pipeline, &congestion].map(String::clone)
+    let [congestion, connections] =
+        [&cell.congestion, &cell.connections].map(|setting| setting.clone().unwrap_or_default());
+    let Cell { condition, channel, schedule, pipeline, .. } = cell;
+    [condition, channel, schedule, pipeline, &connections, &congestion].map(String::clone)
 }
 
 /// How long a cell's transfer takes, s.
@@ -131,7 +134,10 @@ impl<'a> Predictions<'a> {
             changes: asked.script.as_ref().map_or(&[], |script| &script.changes),
             schedule: &schedule,
             pipeline: cell.pipeline.parse().ok()?,
-            connections: Connections::chosen(None, &schedule),
+            connections: Connections::chosen(
+                cell.connections.as_deref().map(str::parse).transpose().ok()?,
+                &schedule,
+            ),
             sizes: &self.sizes,
             congestion: [control; 2],
             kernel: simulate::kernels_choice(),

@@ -279,6 +279,7 @@ impl Sweep<'_> {
             segment_duration: self.experiment.segment_duration,
             startup: self.experiment.startup,
             pipeline: cell.pipeline.parse().map_err(wrong)?,
+            connections: cell.connections.as_deref().map(str::parse).transpose().map_err(wrong)?,
             ..self.config(cell)
         })))
     }

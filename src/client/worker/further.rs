@@ -112,7 +112,8 @@ pub(crate) async fn keep(ready: &Ready, open: Vec<(ConnectionId, Arc<TcpStream>)
             for link in LinkId::BOTH {
                 if scheduler.is_up(link) && scheduler.outlook(link) == Outlook::Work {
                     let missing = scheduler.missing_connections(link).into_iter();
-                    to_start.extend(missing.filter(|id| id.index > 0 && !held.contains(id)).map(|id| (id, None)));
+                    to_start
+                        .extend(missing.filter(|id| id.index > 0 && !held.contains(id)).map(|id| (id, None)));
                 }
             }
         });

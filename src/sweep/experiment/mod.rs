@@ -21,7 +21,7 @@ use crate::config::file::{self, did_you_mean};
 use crate::lab::servers;
 use crate::log::schema::Cell;
 use crate::qoe::Rule;
-use crate::schedule::Pipeline;
+use crate::schedule::{Connections, Pipeline};
 use crate::shape::setup::LinkSetup;
 use crate::tcp;
 use crate::text::check_placeholders;
@@ -50,6 +50,8 @@ pub(crate) struct Experiment {
     /// Servers of the programs' own protocol, as of `twinlink lab --server`.
     pub server_command: Option<String>,
     pub pipelines: Vec<Pipeline>,
+    /// How many connections a link has; none for the schedule's own choice.
+    pub connections: Vec<Option<Connections>>,
     /// Of the client's sockets; none for the kernel's own.
     pub congestion: Vec<Option<String>>,
     /// How long each of the three measurements of throughput takes; none for no measurement.
@@ -98,6 +100,7 @@ struct ExperimentFile {
     #[serde(default)]
     program: Vec<ProgramEntry>,
     pipelines: Option<Vec<toml::Value>>,
+    connections: Option<Vec<toml::Value>>,
     congestion: Option<Vec<String>>,
     throughput: Option<Delay>,
     #[serde(default = "on")]
@@ -145,7 +148,17 @@ impl Experiment {
         let files = file.files.as_deref().map(files_pattern).transpose();
         let files = files.map_err(|problem| anyhow!("files: {problem}"))?;
         let pipelines = file.pipelines.unwrap_or_else(|| vec!["auto".into()]);
-        let pipelines: Vec<String> = pipelines.iter().map(pipeline_text).collect::<Result<_>>()?;
+        let texts = |key, values: &[toml::Value]| -> Result<Vec<String>> {
+            values.iter().map(|value| auto_or_number(key, value)).collect()
+        };
+        let pipelines = texts("pipelines", &pipelines)?;
+        let connections = match file.connections {
+            Some(counts) => {
+                let counts = entries("connections", &texts("connections", &counts)?, str::parse)?;
+                counts.into_iter().map(Some).collect()
+            }
+            None => vec![None],
+        };
         let congestion = match file.congestion {
             Some(names) => {
                 let names = entries("congestion", &names, congestion_name)?;
@@ -164,6 +177,7 @@ impl Experiment {
             server_command: file.server_command,
             entrants: entrant::read(&file.schedules, file.program)?,
             pipelines: entries("pipelines", &pipelines, str::parse)?,
+            connections,
             congestion,
             throughput: file.throughput,
             probe: When::from_str(&file.probe, false)
@@ -246,15 +260,17 @@ impl Experiment {
     }
 
     /// Returns each pipeline and congestion control that an entrant runs with. A program chooses both itself.
-    fn settings(&self, entrant: &Entrant) -> Vec<(Pipeline, Option<String>)> {
+    fn settings(&self, entrant: &Entrant) -> Vec<(Pipeline, Option<Connections>, Option<String>)> {
         if let Entrant::Program(_) = entrant {
-            return vec![(Pipeline::Auto, None)];
+            return vec![(Pipeline::Auto, None, None)];
         }
-        let with = |pipeline: &Pipeline| {
-            let pipeline = *pipeline;
-            self.congestion.iter().map(move |congestion| (pipeline, congestion.clone()))
-        };
-        self.pipelines.iter().flat_map(with).collect()
+        let mut settings = Vec::new();
+        for &pipeline in &self.pipelines {
+            for &connections in &self.connections {
+                settings.extend(self.congestion.iter().map(|name| (pipeline, connections, name.clone())));
+            }
+        }
+        settings
     }
 
     /// The records of one repetition's cells in the order of the file, their index still open.
@@ -262,7 +278,7 @@ impl Experiment {
         let mut cells = Vec::new();
         for condition in &self.conditions {
             for entrant in &self.entrants {
-                for (pipeline, congestion) in self.settings(entrant) {
+                for (pipeline, connections, congestion) in self.settings(entrant) {
                     cells.push(Cell {
                         experiment: self.name.clone(),
                         index: 0,
@@ -271,6 +287,7 @@ impl Experiment {
                         channel: condition.channel().to_string(),
                         schedule: entrant.to_string(),
                         pipeline: pipeline.to_string(),
+                        connections: connections.map(|count| count.to_string()),
                         congestion,
                     });
                 }
@@ -334,14 +351,12 @@ fn congestion_name(name: &str) -> Result<String, String> {
     Err(format!("\"{name}\" is unsupported: {guess}name one of {}", known.join(", ")))
 }
 
-/// A depth may be written as a number.
-fn pipeline_text(value: &toml::Value) -> Result<String> {
+/// A count may be written as a number.
+fn auto_or_number(key: &str, value: &toml::Value) -> Result<String> {
     match value {
         toml::Value::String(text) => Ok(text.clone()),
-        toml::Value::Integer(depth) => Ok(depth.to_string()),
-        other => {
-            bail!("pipelines: {other} is invalid: write \"auto\", or a number of requests in flight")
-        }
+        toml::Value::Integer(count) => Ok(count.to_string()),
+        other => bail!("{key}: {other} is invalid: write \"auto\", or a number"),
     }
 }
 
