@@ -51,6 +51,7 @@ pub(super) fn run() -> LoggedRun {
         bytes: 125_000,
         goodput_kbit: 7500.0,
         requests_in_flight: Some(2),
+        connections: Some(1),
         tcp: None,
         sender: Some(sender),
         sender_at_ms: Some(90.0),

@@ -7,13 +7,13 @@
 //! carry n times as much. At that limit the queue at the bottleneck is empty although packets are lost; a TCP that
 //! the bottleneck limits keeps a queue there. So a link gets four
 //! times as many connections, up to 16, where
-//! - packets were lost in the last 2 s, and
+//! - packets were lost in the last 2 s, the first of them one of these spans ago or longer, and
 //! - the smoothed round trip has been less than 5/4 of the least one + 10 ms for the longer of 200 ms and four round
 //!   trips, all of them with as many connections as it has now.
 //!
-//! That is a trial: where the link does not carry a tenth more when as long again has passed, and once more, in which
-//! that is measured, the new connections are closed after what they owe, and the next trial comes after 10 s, 20 s
-//! and so on. A server that refuses a connection, or says that it is busy, is not asked for more than it
+//! That is a trial: where the link does not carry a tenth more than before the first step when as long again has passed,
+//! and once more, in which that is measured, all new connections are closed after what they owe, and the next trial
+//! comes after 10 s, 20 s and so on. A server that refuses a connection, or says that it is busy, is not asked for more than it
 //! holds; one that closes each connection after an answer has one.
 //!
 //! **Worst case.** A server whose TCP ignores losses (BBR) beside random loss, where the first trial brings nothing.
@@ -118,6 +118,8 @@ pub(super) struct ConnectionCount {
     most: usize,
     losses: u64,
     last_loss: Option<Duration>,
+    /// The first loss with as many connections as now.
+    first_loss: Option<Duration>,
     /// Since when its queue has been empty.
     empty_since: Option<Duration>,
     trial: Option<Trial>,
@@ -128,11 +130,10 @@ pub(super) struct ConnectionCount {
 /// A try whether more connections carry more.
 #[derive(Clone, Copy, Debug)]
 struct Trial {
-    /// The time of its last step.
-    grown: Duration,
+    /// When it is judged; `None` once it was.
+    judge_at: Option<Duration>,
     /// The connections and the rate (bytes/s) before it.
-    count_before: usize,
-    rate_before: f64,
+    base: (usize, f64),
 }
 
 impl Default for ConnectionCount {
@@ -145,6 +146,7 @@ impl Default for ConnectionCount {
             most: MOST,
             losses: 0,
             last_loss: None,
+            first_loss: None,
             empty_since: None,
             trial: None,
             next_trial: Duration::ZERO,
@@ -210,26 +212,34 @@ impl ConnectionCount {
     ) {
         if reading.losses > self.losses {
             self.last_loss = Some(now);
+            self.first_loss.get_or_insert(now);
         }
         self.losses = reading.losses;
         let empty = reading.rtt <= least_rtt * 5 / 4 + Duration::from_millis(10);
         self.empty_since = self.empty_since.or(Some(now)).filter(|_| empty && busy);
         let window = LEAST_WINDOW.max(4 * least_rtt);
-        let lossy = self.last_loss.is_some_and(|at| now < at + LOSS_COUNTS);
-        let limited = lossy && self.empty_since.is_some_and(|since| now >= since + window);
+        let for_a_window = |since: Option<Duration>| since.is_some_and(|since| now >= since + window);
+        // What came before the first loss is no rate that losses limit.
+        let lossy = for_a_window(self.first_loss) && self.last_loss.is_some_and(|at| now < at + LOSS_COUNTS);
+        let limited = lossy && for_a_window(self.empty_since);
         let more = (STEP * self.wanted).min(self.most_auto());
         if self.choice == Connections::Auto && limited && now >= self.next_trial && more > self.wanted {
-            let begins = Trial { grown: now, count_before: self.wanted, rate_before: rate(window) };
-            self.trial = Some(Trial { grown: now, ..self.trial.unwrap_or(begins) });
+            let base = self.trial.map_or((self.wanted, rate(window)), |trial| trial.base);
+            self.trial = Some(Trial { judge_at: Some(now + 2 * window), base });
             (self.wanted, self.reason) = (more, ConnectionsReason::Losses);
-            self.empty_since = Some(now);
+            (self.empty_since, self.first_loss) = (Some(now), None);
             return;
         }
-        let Some(trial) = self.trial.filter(|trial| !busy || now >= trial.grown + 2 * window) else { return };
-        self.trial = None;
+        let Some(trial) = self.trial.as_mut().filter(|trial| trial.judge_at.is_some_and(|at| now >= at))
+        else {
+            return;
+        };
+        trial.judge_at = None;
+        let (count, rate_before) = trial.base;
         // Without work, nothing can be measured.
-        if busy && rate(window) < LEAST_GAIN * trial.rate_before {
-            (self.wanted, self.reason) = (trial.count_before, ConnectionsReason::NoGain);
+        if busy && rate(window) < LEAST_GAIN * rate_before {
+            (self.wanted, self.reason) = (count, ConnectionsReason::NoGain);
+            (self.trial, self.first_loss) = (None, None);
             self.next_trial = now + self.pause;
             self.pause *= 2;
         }
@@ -325,8 +335,8 @@ mod tests {
     fn connections_that_bring_nothing_are_closed_for_a_while() {
         let tried = counts(10, 22, |_| 1.0, 9000);
         assert_eq!(tried.iter().max(), Some(&MOST_AUTO));
-        assert!(tried[12..].iter().all(|&count| count == 1), "{tried:?}");
-        assert!(counts(10, 22, |_| 1.0, 13_000)[90..].iter().any(|&count| count > 1));
+        assert!(tried[18..80].iter().all(|&count| count == 1), "{tried:?}");
+        assert!(counts(10, 22, |_| 1.0, 20_000)[90..].iter().any(|&count| count > 1));
     }
 
     #[test]

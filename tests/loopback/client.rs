@@ -141,6 +141,72 @@ fn one_in_flight_waits_for_each_answer() {
 }
 
 #[test]
+fn several_connections_bring_every_file_once() {
+    for schedule in ["adaptive", "inorder", "greedy", "ratio=1:2"] {
+        let (pair, out) = (pair(20, "500KB"), tempfile::tempdir().unwrap());
+        let folder = out.path().to_str().unwrap();
+        let addresses = [pair.a.address.as_str(), &pair.b.address];
+        let output = client(&[
+            "--connections",
+            "4",
+            "--schedule",
+            schedule,
+            "--out",
+            folder,
+            addresses[0],
+            addresses[1],
+        ]);
+        assert!(output.status.success(), "{schedule}: {}", stderr(&output));
+        let records = records(&output);
+        let (start, end) = (&records[0]["data"], run_end(&records));
+        assert_eq!(start["connections"], "4");
+        assert_eq!((&end["files"], end["exit"].as_str()), (&20.into(), Some("ok")));
+        assert!(of_event(&records, "fault").is_empty(), "{schedule}");
+        for link in ["a", "b"] {
+            let totals = &end["links"][link];
+            assert!(totals["connections"].as_u64() >= Some(4), "{schedule}: {totals}");
+            assert_eq!(
+                (&totals["connections_wanted"], &totals["connections_why"]),
+                (&4.into(), &"chosen".into())
+            );
+        }
+        let arrived = fs::read_dir(out.path()).unwrap().count();
+        assert!(arrived >= 20, "{schedule}: {arrived}");
+    }
+}
+
+#[test]
+fn server_that_refuses_further_connections_is_asked_for_no_more() {
+    let server = || {
+        let open = AtomicUsize::new(0);
+        odd_server(move |_, mut stream| {
+            let busy = open.fetch_add(1, Ordering::SeqCst) >= 3;
+            while let Some(request) = read_request(&mut stream) {
+                let (path, _) = asked_for(&request);
+                let (status, body) = match path.as_str() {
+                    "/SHA256SUMS" => ("404 Not Found", &b""[..]),
+                    _ if busy => ("503 Service Unavailable", &b""[..]),
+                    _ => ("200 OK", BODY),
+                };
+                std::thread::sleep(Duration::from_millis(5));
+                answer(&mut stream, &format!("HTTP/1.1 {status}"), body);
+                if busy {
+                    break;
+                }
+            }
+            open.fetch_sub(1, Ordering::SeqCst);
+        })
+        .to_string()
+    };
+    let output = client(&["--files", "x{0..39}", "--connections", "6", &server(), &server()]);
+    let records = records(&output);
+    let end = run_end(&records);
+    let why = &end["links"]["a"]["connections_why"];
+    assert_eq!((&end["files"], why), (&40.into(), &"refused".into()), "{}", stderr(&output));
+    assert!(end["links"]["a"]["connections_wanted"].as_u64() < Some(6), "{end}");
+}
+
+#[test]
 fn a_run_leaves_a_log_in_a_folder_of_its_own() {
     let pair = pair(5, "5KB");
     let results = tempfile::tempdir().unwrap();
