@@ -119,11 +119,13 @@ impl Fetcher {
         let transfer = &self.transfer;
         transfer.received_head(head.head_bytes);
         transfer.metrics(self.origin.link).head_bytes.fetch_add(head.head_bytes as u64, Ordering::Relaxed);
-        if let Some(sender) = head.sender.as_deref().and_then(sender_report::parse) {
-            if let Some(open) = transfer.metrics(self.origin.link).open().get_mut(&self.id.index) {
-                open.sender = Some((now, sender));
-            }
+        let mut open = transfer.metrics(self.origin.link).open();
+        if let Some(open) = open.get_mut(&self.id.index)
+            && let Some(sender) = head.sender.as_deref().and_then(sender_report::parse)
+        {
+            open.sender = Some((now, sender));
         }
+        drop(open);
         let Some(request) = connection.in_flight.front_mut() else { return Err(NotHttp::Unasked.into()) };
         request.first_byte = Some(now);
         connection.closing = head.closes;
