@@ -5,13 +5,13 @@
 //! of them. It gets more where losses, not the bottleneck, limit its TCP. A loss-based TCP with a share p of its
 //! packets lost carries MSS/RTT·√(3/2)/√p at most (Mathis, Semke, Mahdavi and Ott, ACM CCR 27(3), 1997), so n of them
 //! carry n times as much. At that limit the queue at the bottleneck is empty although packets are lost; a TCP that
-//! the bottleneck limits keeps a queue there. So a link gets four
+//! the bottleneck limits keeps a queue there. A link gets four
 //! times as many connections, up to 16, where
 //! - packets were lost in the last 2 s, the first of them one of these spans ago or longer, and
 //! - the smoothed round trip has been less than 5/4 of the least one + 10 ms for the longer of 200 ms and four round
 //!   trips, all of them with as many connections as it has now.
 //!
-//! That is a trial: where the link does not carry a tenth more than before the first step when as long again has passed,
+//! This is a trial: where the link does not carry a tenth more than before the first step when as long again has passed,
 //! and once more, in which that is measured, all new connections are closed after what they owe, and the next trial
 //! comes after 10 s, 20 s and so on. A server that refuses a connection, or says that it is busy, is not asked for more than it
 //! holds; one that closes each connection after an answer has one.
@@ -33,7 +33,7 @@ const MOST: usize = 64;
 /// From this round trip on a link begins with more than one connection: one for each of these spans.
 const LONG_RTT: Duration = Duration::from_millis(80);
 const RTT_PER_CONNECTION: Duration = Duration::from_millis(10);
-/// So many times as many connections are tried at once.
+/// The factor of a trial's next step.
 const STEP: usize = 4;
 /// How long a loss explains a rate.
 const LOSS_COUNTS: Duration = Duration::from_secs(2);
@@ -122,14 +122,14 @@ pub(super) struct ConnectionCount {
     first_loss: Option<Duration>,
     /// Since when its queue has been empty.
     empty_since: Option<Duration>,
-    trial: Option<Trial>,
+    trial: Option<ConnectionTrial>,
     next_trial: Duration,
     pause: Duration,
 }
 
 /// A try whether more connections carry more.
 #[derive(Clone, Copy, Debug)]
-struct Trial {
+struct ConnectionTrial {
     /// When it is judged; `None` once it was.
     judge_at: Option<Duration>,
     /// The connections and the rate (bytes/s) before it.
@@ -219,13 +219,13 @@ impl ConnectionCount {
         self.empty_since = self.empty_since.or(Some(now)).filter(|_| empty && busy);
         let window = LEAST_WINDOW.max(4 * least_rtt);
         let for_a_window = |since: Option<Duration>| since.is_some_and(|since| now >= since + window);
-        // What came before the first loss is no rate that losses limit.
+        // The rate before the first loss is not limited by losses.
         let lossy = for_a_window(self.first_loss) && self.last_loss.is_some_and(|at| now < at + LOSS_COUNTS);
         let limited = lossy && for_a_window(self.empty_since);
         let more = (STEP * self.wanted).min(self.most_auto());
         if self.choice == Connections::Auto && limited && now >= self.next_trial && more > self.wanted {
             let base = self.trial.map_or((self.wanted, rate(window)), |trial| trial.base);
-            self.trial = Some(Trial { judge_at: Some(now + 2 * window), base });
+            self.trial = Some(ConnectionTrial { judge_at: Some(now + 2 * window), base });
             (self.wanted, self.reason) = (more, ConnectionsReason::Losses);
             (self.empty_since, self.first_loss) = (Some(now), None);
             return;

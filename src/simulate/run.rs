@@ -81,7 +81,7 @@ impl SimulatedNetwork {
 
 /// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
+enum ConnectionPurpose {
     Transfer(ConnectionId),
     /// Sizes are looked up on it.
     Lookup,
@@ -91,7 +91,7 @@ enum Purpose {
 pub(crate) struct SimulatedRun<'a> {
     network: SimulatedNetwork,
     connections: Vec<TcpConnection>,
-    purposes: Vec<Purpose>,
+    purposes: Vec<ConnectionPurpose>,
     /// The places of each link's connections among them.
     places: [Vec<usize>; 2],
     /// The bytes of answers that came at one time, by connection.
@@ -169,7 +169,7 @@ impl<'a> SimulatedRun<'a> {
             let config = self.config[link.index()];
             let seed = config.seed.wrapping_add((index as u64) << 48);
             self.connections.push(TcpConnection::closed(link, ConnectionConfig { seed, ..config }));
-            self.purposes.push(Purpose::Transfer(ConnectionId { link, index }));
+            self.purposes.push(ConnectionPurpose::Transfer(ConnectionId { link, index }));
         }
     }
 
@@ -185,7 +185,7 @@ impl<'a> SimulatedRun<'a> {
         let mut connection = TcpConnection::closed(LinkId::A, config);
         connection.open(0);
         self.connections.push(connection);
-        self.purposes.push(Purpose::Lookup);
+        self.purposes.push(ConnectionPurpose::Lookup);
         self.lookup = Some(Lookup::new(files));
     }
 
@@ -299,7 +299,7 @@ impl<'a> SimulatedRun<'a> {
         match connection.take(now, packet, &mut |packet| network.send(now, link, index, packet)) {
             ClientEvent::Bytes(bytes) => bytes,
             ClientEvent::Open(rtt) => {
-                if let Purpose::Transfer(id) = self.purposes[index] {
+                if let ConnectionPurpose::Transfer(id) = self.purposes[index] {
                     self.client.opened(id, now, rtt);
                 }
                 0
@@ -313,7 +313,9 @@ impl<'a> SimulatedRun<'a> {
         if direction == Direction::Up {
             return self.send(index, SERVER);
         }
-        let Purpose::Transfer(id) = self.purposes[index] else { return self.looked_up(index, bytes) };
+        let ConnectionPurpose::Transfer(id) = self.purposes[index] else {
+            return self.looked_up(index, bytes);
+        };
         if bytes > 0 {
             self.client.received(id, self.now, bytes);
         }
