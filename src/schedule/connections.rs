@@ -285,8 +285,7 @@ impl Scheduler {
     pub(crate) fn read_tcp(&mut self, link: LinkId, reading: TcpReading, now: Duration) {
         let state = &self.link_states[link];
         let busy = self.pool.first(link).is_some() && !state.is_idle();
-        let rate =
-            |window: Duration| state.brought_since(now.saturating_sub(window)) as f64 / window.as_secs_f64();
+        let rate = |window: Duration| state.rate_since(now.saturating_sub(window), now);
         let count = &mut self.counts[link];
         let before = count.wanted;
         count.read(reading, state.rtt, rate, busy, now);

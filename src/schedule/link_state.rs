@@ -268,9 +268,17 @@ impl LinkState {
     }
 
     /// How many bytes came from `from` or a little earlier on.
-    pub(super) fn brought_since(&self, from: Duration) -> u64 {
+    fn brought_since(&self, from: Duration) -> u64 {
         let before = self.marks.iter().rev().find(|(at, _)| *at <= from).or(self.marks.front());
         self.brought - before.map_or(self.brought, |(_, bytes)| *bytes)
+    }
+
+    /// Returns the bytes per second that came from `from` or a little earlier on; 0 before anything came.
+    pub(super) fn rate_since(&self, from: Duration, now: Duration) -> f64 {
+        let before = self.marks.iter().rev().find(|(at, _)| *at <= from).or(self.marks.front());
+        before.map_or(0.0, |&(at, bytes)| {
+            (self.brought - bytes) as f64 / now.saturating_sub(at).as_secs_f64().max(1e-3)
+        })
     }
 
     /// Notes that its server got on.
