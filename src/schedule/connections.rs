@@ -13,7 +13,7 @@
 //!
 //! This is a trial: where the link does not carry a tenth more than before the first step when as long again has passed,
 //! and once more, in which that is measured, all new connections are closed after what they owe, and the next trial
-//! comes after 10 s, 20 s and so on. A server that refuses a connection, or says that it is busy, is not asked for more than it
+//! comes after 2 s, 4 s and so on. A server that refuses a connection, or says that it is busy, is not asked for more than it
 //! holds; one that closes each connection after an answer has one.
 //!
 //! **Worst case.** A server whose TCP ignores losses (BBR) beside random loss, where the first trial brings nothing.
@@ -42,7 +42,7 @@ const LEAST_WINDOW: Duration = Duration::from_millis(200);
 /// A trial that brings less is undone.
 const LEAST_GAIN: f64 = 1.1;
 /// The time to the next trial after one that brought nothing, doubled each time.
-const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The user's choice of how many connections a link has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -334,7 +334,7 @@ mod tests {
     fn connections_that_bring_nothing_are_closed_for_a_while() {
         let tried = counts(10, 22, |_| 1.0, 9000);
         assert_eq!(tried.iter().max(), Some(&MOST_AUTO));
-        assert!(tried[18..80].iter().all(|&count| count == 1), "{tried:?}");
+        assert!(tried[12..28].iter().all(|&count| count == 1), "{tried:?}");
         assert!(counts(10, 22, |_| 1.0, 20_000)[90..].iter().any(|&count| count > 1));
     }
 
