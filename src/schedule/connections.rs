@@ -221,7 +221,8 @@ impl ConnectionCount {
         let for_a_window = |since: Option<Duration>| since.is_some_and(|since| now >= since + window);
         // The rate before the first loss is not limited by losses.
         let lossy = for_a_window(self.first_loss) && self.last_loss.is_some_and(|at| now < at + LOSS_COUNTS);
-        let limited = lossy && for_a_window(self.empty_since);
+        // On a long way a queue is a small part of the round trip, and hard to tell.
+        let limited = least_rtt < LONG_RTT && lossy && for_a_window(self.empty_since);
         let more = (STEP * self.wanted).min(self.most_auto());
         if self.choice == Connections::Auto && limited && now >= self.next_trial && more > self.wanted {
             let base = self.trial.map_or((self.wanted, rate(window)), |trial| trial.base);
