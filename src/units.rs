@@ -381,7 +381,7 @@ pub fn check_seed(seed: u64) -> Result<u64, String> {
 }
 
 /// One value for each of the two links.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PerLink<T> {
     pub a: T,

@@ -13,9 +13,9 @@ use crate::config::channel::ChannelConfig;
 use crate::config::profile::Profile;
 use crate::config::script::Change;
 use crate::log::outcome::Outcome;
-use crate::log::schema::{Event, Fault, LinkTotals, PerLink, Qoe, RunEnd};
+use crate::log::schema::{Event, Fault, LinkCoupling, LinkTotals, PerLink, Qoe, RunEnd};
 use crate::qoe::{self, Arrival, Rule};
-use crate::schedule::{Connections, Pipeline, Schedule};
+use crate::schedule::{Connections, Coupling, Pipeline, Schedule};
 use crate::text::{count, explained, sentence};
 use crate::units::LinkId;
 
@@ -76,6 +76,11 @@ impl Fetched {
         end.elapsed_ms = totals.last_file.filter(|_| is_ok).and_then(since_first);
         end.first_request_ms = totals.first_request.map(|at| run.log.ms(at));
         (end.files, end.bytes, end.wasted_bytes) = (totals.files, totals.bytes, totals.wasted_bytes);
+        end.coupling = match transfer.schedule(|scheduler, _| scheduler.coupling()) {
+            Coupling::Unknown => None,
+            Coupling::Independent => Some(LinkCoupling { coupled: false, gain: None }),
+            Coupling::Coupled { gain } => Some(LinkCoupling { coupled: true, gain: Some(gain) }),
+        };
         let bounds = self.bounds(totals);
         end.bound_ms = bounds.map(|bounds| bounds.plain_ms);
         end.bound_tcp_ms = bounds.map(|bounds| bounds.tcp_ms);
@@ -232,6 +237,9 @@ pub(crate) fn summary(
     }
     if let (Some(bound_ms), Some(efficiency)) = (end.bound_ms, end.efficiency) {
         text += &format!("; the bound is {:.3} s, efficiency {efficiency:.3}", bound_ms / 1e3);
+    }
+    if let Some(LinkCoupling { coupled: true, gain: Some(gain) }) = end.coupling {
+        text += &format!("; the links share a channel: one alone brings {gain:.2} times what both do");
     }
     if let (count, Some(first)) = faults {
         let link = first.link.map_or(String::new(), |link| format!("on link {link}: "));

@@ -334,6 +334,9 @@ pub struct RunEnd {
     pub predicted_ms: Option<f64>,
     /// Bytes received and thrown away.
     pub wasted_bytes: u64,
+    /// Whether the links got in each other's way, as `adaptive` and `inorder` found; null where they did not find out.
+    #[serde(default)]
+    pub coupling: Option<LinkCoupling>,
     /// Records that stdout did not get, because nobody read it; the file has them.
     pub dropped_records: u64,
     /// Files that an earlier run had left complete; null without `--resume`.
@@ -347,6 +350,15 @@ pub struct RunEnd {
     pub qoe: Option<Qoe>,
     /// The resources of a program that fetched in the client's place; null for a run of the client.
     pub program: Option<ProgramEnd>,
+}
+
+/// Whether what one link brings costs the other.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct LinkCoupling {
+    pub coupled: bool,
+    /// The better link's goodput alone, over that of both together; null for independent links.
+    pub gain: Option<f64>,
 }
 
 /// A program of the user's, when it has ended.

@@ -307,6 +307,10 @@ pub(crate) fn explain(run: &LoggedRun) -> Vec<String> {
         return said;
     };
     let (first, last, gap) = if a < b { ("a", "b", b - a) } else { ("b", "a", a - b) };
+    // A link that yields is told of in the summary.
+    if end.coupling.is_some_and(|found| found.coupled) {
+        return said;
+    }
     if gap <= elapsed * 0.01 {
         said.push("Both links were busy to the end.".into());
     } else {

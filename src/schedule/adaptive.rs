@@ -26,8 +26,9 @@
 use std::time::Duration;
 
 use super::connection::OutstandingRequest;
+use super::coupling::{FIRST_PART_BYTES, LinkActivity};
 use super::link_state::LinkState;
-use super::{ConnectionId, Next, PartRequest, Scheduler};
+use super::{ConnectionId, Next, PartRequest, Pipeline, Schedule, Scheduler};
 use crate::units::{LinkId, PerLink};
 
 /// A part takes at least this long (s), within bounds in bytes.
@@ -36,6 +37,10 @@ const LEAST_PART_BYTES: (f64, f64) = (8e3, 256e3);
 /// The least gain of stealing work (s), and as a share of the remaining time.
 const LEAST_GAIN_S: f64 = 0.03;
 const LEAST_GAIN_SHARE: f64 = 0.1;
+/// The payload of a full TCP segment, as a share of its Ethernet frame.
+pub(super) const PAYLOAD_SHARE: f64 = 1448.0 / 1514.0;
+/// The rate of a link of which nothing is known (bytes/s).
+const FIRST_RATE: f64 = 1e6;
 /// How often a link with nothing to do looks again.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -55,6 +60,7 @@ impl Scheduler {
         let look_again = Next::Wait(Some(now + LOOK_AGAIN));
         let link = id.link;
         self.prune(link);
+        self.watch_coupling(now);
         let views = self.views(now);
         let (state, connection) = (&self.link_states[link], self.connection(id));
         if !connection.asked.is_empty() && connection.useful_outstanding(&self.sizes) == 0 {
@@ -69,19 +75,42 @@ impl Scheduler {
         {
             return Next::Wait(None);
         }
+        if self.coupling.holds(link) && !self.pool.has_own(link) {
+            return look_again;
+        }
         if let Some(part) = self.late_elsewhere(id, &views, now) {
             return self.take_over(id, part, now);
         }
         if self.pool.first(link).is_some() {
             let Some((place, most)) = self.pick_in_time(link, &views, now) else { return look_again };
+            if self.asks_for_beginning(link, place) {
+                return self.ask_for_beginning(id, place, now);
+            }
             return self
-                .sized(id, place, most, &views)
+                .sized(id, place, most, &views, now)
                 .map_or(look_again, |part| self.ask_for(id, place, part, now));
         }
         match self.worth_taking(id, &views, now) {
             Some(part) => self.take_over(id, part, now),
             None => look_again,
         }
+    }
+
+    /// Tells the estimator of coupled links how both stand.
+    fn watch_coupling(&mut self, now: Duration) {
+        let links = PerLink::of(|link| {
+            let state = &self.link_states[link];
+            LinkActivity {
+                busy: !state.is_idle(),
+                up: !state.dead && state.active_since(now).is_some(),
+                rtt: state.rtt,
+                most: state.shaped_rate * PAYLOAD_SHARE,
+            }
+        });
+        let waits = self.pool.bytes_for(LinkId::A, &self.sizes);
+        let rest =
+            waits + self.link_states.iter().map(|state| state.useful_outstanding(&self.sizes)).sum::<u64>();
+        self.coupling.update(now, &links, rest);
     }
 
     /// Returns the rate and the next free time of both links. An unknown rate counts as the other link's, or
@@ -92,8 +121,9 @@ impl Scheduler {
             let state = &self.link_states[link];
             let as_other =
                 known[link.other()].map(|rate| rate.max(state.mean_rate.burst().unwrap_or_default()));
-            let guess = known[link].or(as_other).unwrap_or(1e6).max(1.0);
-            let rate = if state.is_up() && !state.dead { guess } else { 0.0 };
+            let guess = known[link].or(as_other).unwrap_or(FIRST_RATE).max(1.0);
+            let works = state.is_up() && !state.dead && !self.coupling.yields(link);
+            let rate = if works { guess } else { 0.0 };
             let busy_s = state.outstanding(&self.sizes) as f64 / guess;
             LinkView { rate, starts_s: busy_s.max(state.rtt.as_secs_f64()) }
         })
@@ -118,6 +148,7 @@ impl Scheduler {
         place: usize,
         most: Option<u64>,
         views: &PerLink<LinkView>,
+        now: Duration,
     ) -> Option<PartRequest> {
         let link = id.link;
         let (mine, (part, own)) = (views[link], self.pool.get(link, place)?);
@@ -138,12 +169,38 @@ impl Scheduler {
         let connections =
             self.link_states[link].connections.iter().filter(|connection| connection.up).count();
         let half = share / 2.0 / connections.max(1) as f64;
-        let most = most.unwrap_or(size).min(half.max(least) as u64).min(size);
+        let state = &self.link_states[link];
+        let free =
+            self.pipeline == Pipeline::Auto && self.plan == Schedule::Adaptive && state.is_near_shaped();
+        let rate = state.rate(now).or_else(|| state.mean_rate.burst()).unwrap_or(FIRST_RATE);
+        let at_once = self.coupling.most_at_once(link, rate, now).filter(|_| free).unwrap_or(size);
+        let most = most.unwrap_or(size).min(at_once).min(half.max(least) as u64).min(size);
         // A rest that is not worth a request of its own goes with it.
         if size as f64 - most as f64 <= least / 2.0 {
             return Some(part);
         }
         Some(PartRequest { to: Some(part.from + most), ..part })
+    }
+
+    /// Returns true if a part is a file of unknown size, of which a near link of unknown rate is asked for the
+    /// beginning alone.
+    fn asks_for_beginning(&self, link: LinkId, place: usize) -> bool {
+        let state = &self.link_states[link];
+        let whole =
+            self.pool.get(link, place).is_some_and(|(part, own)| !own && self.sizes.end(&part).is_none());
+        whole && state.ranges && state.is_near_shaped() && state.received_bytes() == 0
+    }
+
+    /// Asks a connection for the beginning of a file. [`Scheduler::head`] puts back the rest as soon as there is known to be
+    /// one.
+    fn ask_for_beginning(&mut self, id: ConnectionId, place: usize, now: Duration) -> Next {
+        let link = id.link;
+        let Some((part, own)) = self.pool.take(link, place, &self.sizes) else { return Next::Wait(None) };
+        let to = Some(part.from + FIRST_PART_BYTES);
+        let request =
+            OutstandingRequest { ends: to, beginning: true, ..OutstandingRequest::new(part, own, now) };
+        self.link_state(link).ask(id.index, request);
+        Next::Request(PartRequest { to, ..part })
     }
 
     /// Whether `link` should take a part that cannot be divided: not where the other brings all that waits

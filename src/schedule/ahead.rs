@@ -26,6 +26,8 @@ use super::{ConnectionId, Schedule, Scheduler};
 
 /// The time that is asked ahead beside two round trips, where the other link could do the work (s).
 const AHEAD_S: f64 = 0.15;
+/// The same for a near link that may soon have to pause (s).
+const AHEAD_BRIEF_S: f64 = 0.05;
 /// The same where only this link may do it (s).
 const AHEAD_FIXED_S: f64 = 1.0;
 /// The bytes outstanding while a link's rate is unknown.
@@ -43,13 +45,23 @@ impl Scheduler {
         let most = if self.plan == Schedule::Greedy { state.next_window() } else { f64::INFINITY };
         match state.latest_rate(now) {
             Some(rate) => {
-                let beside_s = if fixed { AHEAD_FIXED_S } else { AHEAD_S };
+                let brief =
+                    self.plan == Schedule::Adaptive && state.is_near_shaped() && self.coupling.is_new(now);
+                let beside_s = if fixed {
+                    AHEAD_FIXED_S
+                } else if brief {
+                    AHEAD_BRIEF_S
+                } else {
+                    AHEAD_S
+                };
                 let ahead = rate * (2.0 * state.rtt.as_secs_f64() + beside_s);
                 outstanding <= ahead.max(state.best_in_flight()).min(most)
             }
             None if fixed && state.asked().count() < FILES_AHEAD_UNKNOWN => true,
             // Playback cannot start without the bytes that a slow link owes.
             None if matches!(self.plan, Schedule::Inorder(_)) => outstanding < AHEAD_UNKNOWN as f64 / 4.0,
+            // Nor can one of two coupled links pause.
+            None if self.is_adaptive() && state.is_near_shaped() => outstanding < AHEAD_UNKNOWN as f64 / 4.0,
             None => outstanding < most.min(AHEAD_UNKNOWN as f64),
         }
     }

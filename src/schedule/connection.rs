@@ -38,6 +38,8 @@ pub(crate) struct OutstandingRequest {
     pub ends: Option<u64>,
     pub requested: Duration,
     pub answering: bool,
+    /// Only the beginning of the part was asked for, up to `ends`.
+    pub beginning: bool,
     /// The rest of its answer is useless.
     pub cancelled: bool,
 }
@@ -45,7 +47,16 @@ pub(crate) struct OutstandingRequest {
 impl OutstandingRequest {
     pub(crate) fn new(part: PartRequest, own: bool, requested: Duration) -> OutstandingRequest {
         let (at, ends) = (part.from, part.to);
-        OutstandingRequest { part, own, at, ends, requested, answering: false, cancelled: false }
+        OutstandingRequest {
+            part,
+            own,
+            at,
+            ends,
+            requested,
+            answering: false,
+            beginning: false,
+            cancelled: false,
+        }
     }
 
     /// Returns the outstanding bytes that are useful.

@@ -18,6 +18,8 @@ const LATEST: Duration = Duration::from_millis(100);
 const FIRST_WINDOW_BYTES: u64 = 14_480;
 /// A mean over less time is no rate.
 const LEAST_MEAN_S: f64 = 0.25;
+/// The round trip of a link that is near.
+const NEAR: Duration = Duration::from_millis(20);
 /// How long a silent link may be silent before it counts as stalled, at least.
 pub(crate) const LEAST_STALL: Duration = Duration::from_secs(1);
 
@@ -184,6 +186,11 @@ impl LinkState {
     fn idle(&mut self) {
         self.mean_rate.idle();
         self.latest.idle();
+    }
+
+    /// Returns true for a shaped link of a short round trip, which need not be asked for much at once.
+    pub(crate) fn is_near_shaped(&self) -> bool {
+        self.rtt <= NEAR && self.shaped_rate.is_finite()
     }
 
     /// Returns its rate over the last second or so, in bytes per second; `None` while that is unknown.

@@ -15,6 +15,7 @@ pub(crate) mod adaptive;
 pub(crate) mod ahead;
 pub(crate) mod connection;
 pub(crate) mod connections;
+pub(crate) mod coupling;
 pub(crate) mod deadline;
 pub(crate) mod dems;
 pub(crate) mod ecf;
@@ -41,6 +42,8 @@ pub(crate) use connection::ConnectionId;
 use connection::{ConnectionState, OutstandingRequest};
 use connections::ConnectionCount;
 pub(crate) use connections::{Connections, TcpReading};
+pub(crate) use coupling::Coupling;
+use coupling::CouplingEstimator;
 use deadline::Playhead;
 use exec::{Advice, Adviser};
 pub(crate) use link_state::LEAST_STALL;
@@ -126,6 +129,8 @@ pub(crate) struct Scheduler {
     /// Segments that come last: an answer with them broke off.
     deferred: HashSet<usize>,
     changes: u64,
+    /// Whether the links get in each other's way.
+    coupling: CouplingEstimator,
     /// Under `ecf`, the link with the longer round trip waits for the other.
     far_link_waits: bool,
     /// Under `exec`, the program that decides, why it cannot be followed, and since when both links have had
@@ -163,6 +168,7 @@ impl Scheduler {
             least_share: 0.0,
             deferred: HashSet::new(),
             changes: 0,
+            coupling: CouplingEstimator::default(),
             far_link_waits: false,
             adviser: None,
             advice_failure: None,
@@ -288,6 +294,14 @@ impl Scheduler {
         asked.answering = true;
         let beyond = asked.ends.zip(asked_to).is_some_and(|(ends, asked_to)| ends > asked_to);
         let ranges = from == asked.part.from && !beyond;
+        let beginning = std::mem::take(&mut asked.beginning) && ranges;
+        let more = beginning && asked.ends == asked_to && asked.ends != total;
+        if let Some(to) = asked.ends.filter(|_| more) {
+            let part = asked.part;
+            asked.part.to = Some(to);
+            self.pool.put_back(PartRequest { from: to, ..part }, None, &self.sizes);
+            self.changes += 1;
+        }
         if !ranges {
             // It sends files whole, whatever is asked for.
             self.link_state(id.link).ranges = false;
@@ -328,7 +342,13 @@ impl Scheduler {
     /// One read brought `bytes` of payload on a connection.
     pub(crate) fn received(&mut self, id: impl Into<ConnectionId>, now: Duration, bytes: u64) {
         let id = id.into();
+        self.coupling.received(id.link, now, bytes);
         self.link_state(id.link).received(id.index, now, bytes);
+    }
+
+    /// Returns whether the links get in each other's way, as far as it is known.
+    pub(crate) fn coupling(&self) -> Coupling {
+        self.coupling.verdict()
     }
 
     /// Ends the current answer on a connection. Its missing bytes go back to the pool.

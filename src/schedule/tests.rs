@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
-use super::adaptive::{least_part, share};
+use super::adaptive::{PAYLOAD_SHARE, least_part, share};
 use crate::qoe;
 use crate::schedule::*;
 
@@ -51,7 +51,9 @@ fn run(schedule: &str, sizes: &[u64], lines: [(f64, u64); 2], known: bool) -> Te
         idle: [Duration::ZERO; 2],
     });
     for link in LinkId::BOTH {
-        scheduler.opened(link, Duration::ZERO, lines[link.index()].rtt);
+        let line = &lines[link.index()];
+        scheduler.opened(link, Duration::ZERO, line.rtt);
+        scheduler.set_shaped_rate(link, Some(line.bytes_per_s / PAYLOAD_SHARE));
     }
     let seen = sizes.iter().map(|&size| vec![false; size as usize]).collect();
     TestRun {
@@ -75,8 +77,11 @@ impl TestRun {
         loop {
             match self.scheduler.next(link, self.now) {
                 Next::Request(part) => {
-                    let to = part.to.unwrap_or(self.sizes[part.segment]);
-                    assert!(part.from <= to && to <= self.sizes[part.segment], "{part:?}");
+                    let size = self.sizes[part.segment];
+                    // A beginning of a file of unknown size may be all of it.
+                    let known = self.scheduler.size(part.segment).is_some();
+                    let to = part.to.map_or(size, |to| if known { to } else { to.min(size) });
+                    assert!(part.from <= to && to <= size, "{part:?}");
                     let line = &mut self.lines[link.index()];
                     line.asked.push_back((part, to - part.from, self.now + line.rtt, false));
                 }
@@ -134,7 +139,8 @@ impl TestRun {
         let Scheduler { plan, pool, sizes, link_states, .. } = &self.scheduler;
         let share = share(link, &views, pool.bytes_for(link, sizes));
         let divisible = pool.first(link).is_some_and(|(part, _)| sizes.end(&part).is_some());
-        let divisible = divisible && link_states[link].ranges;
+        // A link that pauses does so on purpose: others look at what that costs.
+        let divisible = divisible && link_states[link].ranges && !self.scheduler.coupling.holds(link);
         if *plan == Schedule::Adaptive && divisible && share > least_part(views[link].rate) {
             let line = &mut self.lines[link.index()];
             line.idle.iter_mut().for_each(|idle| *idle += STEP);

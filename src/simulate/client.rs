@@ -88,18 +88,20 @@ fn nanos(time: Duration) -> Nanos {
 }
 
 impl<'a> Client<'a> {
-    /// A client with the connections open that each link begins with.
+    /// A client with the connections open that each link begins with; the links are shaped to these rates (bytes/s).
     pub(crate) fn new(
         schedule: &Schedule,
         (pipeline, connections): (Pipeline, Connections),
         sizes: &'a [u64],
         rtt: [Nanos; 2],
+        shaped: [f64; 2],
     ) -> Client<'a> {
         let known = |size: &u64| schedule.needs_sizes().then_some(*size);
         let mut scheduler = Scheduler::new(schedule, pipeline, sizes.iter().map(known).collect());
         scheduler.set_connections(connections);
         let sides = LinkId::BOTH.map(|link| {
             let rtt = clock(rtt[link.index()]);
+            scheduler.set_shaped_rate(link, Some(shaped[link.index()]));
             scheduler.opened(link, Duration::ZERO, rtt);
             for id in scheduler.missing_connections(link) {
                 scheduler.opened(id, Duration::ZERO, rtt);
@@ -184,7 +186,8 @@ impl<'a> Client<'a> {
         end.wake = if stalls > now { stalls } else { now + LOOK_AGAIN };
         match next {
             Next::Request(part) => {
-                let length = part.to.unwrap_or(self.sizes[part.segment]) - part.from;
+                let size = self.sizes[part.segment];
+                let length = part.to.map_or(size, |to| to.min(size)) - part.from;
                 let (segment, from, head_left) = (part.segment, part.from, ANSWER_HEAD_BYTES);
                 end.asked.push_back(SimulatedRequest { segment, from, length, head_left, left: length });
                 let whole = part.from == 0 && part.to.is_none();

@@ -167,7 +167,8 @@ fn predict_one(setup: &Setup, goes_on: &impl Fn() -> bool) -> Option<Prediction>
         })
         .collect();
     changes.sort_by_key(|change| change.at);
-    let client = Client::new(setup.schedule, (setup.pipeline, setup.connections), setup.sizes, rtt);
+    let shaped = profiles.map(|profile| profile.down.greatest_rate().bytes_per_s());
+    let client = Client::new(setup.schedule, (setup.pipeline, setup.connections), setup.sizes, rtt, shaped);
     let looks_up = client.needs_sizes();
     let emulator = Emulator::new(setup.channel, setup.seed);
     let mut run = SimulatedRun::new(emulator, profiles, changes, client, LinkId::BOTH.map(config), rtt);
