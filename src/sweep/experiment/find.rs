@@ -20,6 +20,7 @@ pub(crate) const BUILT_IN: &[(&str, &str)] = built_in![
     "course-quick",
     "course-scenario-1",
     "course-scenario-2",
+    "losses",
     "peers",
     "rtt",
     "streaming",
