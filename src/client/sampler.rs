@@ -54,11 +54,7 @@ impl Sampler {
         let reading = self.links.clone();
         let reading = blocking(move || reading.read().context("the links can no longer be read")).await?;
         self.taken += 1;
-        self.transfer.schedule(|scheduler, _| {
-            LinkId::BOTH
-                .into_iter()
-                .for_each(|link| scheduler.set_shaped_rate(link, reading.shaped_rate(link)));
-        });
+        tell_shaped_rates(&self.transfer, &reading);
         log(&self.transfer, &reading, &mut self.before)
     }
 
@@ -131,4 +127,11 @@ fn reading_of(infos: &[TcpInfo]) -> Option<TcpReading> {
     let losses = infos.iter().filter_map(|tcp| tcp.rcv_out_of_order).sum();
     let rtt_ms = infos.iter().map(|tcp| tcp.rcv_rtt_ms.max(tcp.rtt_ms)).sum::<f64>() / infos.len() as f64;
     (!infos.is_empty()).then(|| TcpReading { losses, rtt: Duration::from_secs_f64(rtt_ms / 1e3) })
+}
+
+/// Tells the scheduler what the links are shaped to.
+pub(crate) fn tell_shaped_rates(transfer: &Transfer, reading: &CounterReading) {
+    transfer.schedule(|scheduler, _| {
+        LinkId::BOTH.into_iter().for_each(|link| scheduler.set_shaped_rate(link, reading.shaped_rate(link)));
+    });
 }

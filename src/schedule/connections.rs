@@ -2,7 +2,7 @@
 //!
 //! **Rule of `auto`.** A link begins with one connection, or on a round trip from 80 ms on with one for each 10 ms of
 //! it, up to 16: n connections in slow start bring n times ten segments in the first round trip, which saves log₂ n
-//! of them. It gets more where losses, not the bottleneck, limit its TCP. A loss-based TCP with a share p of its
+//! of them. Where the link's rate is known, those bring no more than half of what fills it. It gets more where losses, not the bottleneck, limit its TCP. A loss-based TCP with a share p of its
 //! packets lost carries MSS/RTT·√(3/2)/√p at most (Mathis, Semke, Mahdavi and Ott, ACM CCR 27(3), 1997), so n of them
 //! carry n times as much. At that limit the queue at the bottleneck is empty although packets are lost; a TCP that
 //! the bottleneck limits keeps a queue there. A link gets four
@@ -13,8 +13,9 @@
 //!
 //! This is a trial: where the link does not carry a tenth more than before the first step when as long again has passed,
 //! and once more, in which that is measured, all new connections are closed after what they owe, and the next trial
-//! comes after 2 s, 4 s and so on. A server that refuses a connection, or says that it is busy, is not asked for more than it
-//! holds; one that closes each connection after an answer has one.
+//! comes after 2 s, 4 s and so on. Where the link then carries a fifth less than in the trial, they are opened again:
+//! the rate before it was that of slow start. A server that refuses a connection, or says that it is busy, is not
+//! asked for more than it holds; one that closes each connection after an answer has one.
 //!
 //! **Worst case.** A server whose TCP ignores losses (BBR) beside random loss, where the first trial brings nothing.
 //! It has four times the connections for eight round trips or 0.4 s, and 16 of them if its queue stays empty.
@@ -33,6 +34,8 @@ const MOST: usize = 64;
 /// From this round trip on a link begins with more than one connection: one for each of these spans.
 const LONG_RTT: Duration = Duration::from_millis(80);
 const RTT_PER_CONNECTION: Duration = Duration::from_millis(10);
+/// What a connection brings in its first round trip: ten full segments (RFC 6928).
+const FIRST_WINDOW_BYTES: f64 = 14_480.0;
 /// The factor of a trial's next step.
 const STEP: usize = 4;
 /// How long a loss explains a rate.
@@ -41,6 +44,8 @@ const LOSS_COUNTS: Duration = Duration::from_secs(2);
 const LEAST_WINDOW: Duration = Duration::from_millis(200);
 /// A trial that brings less is undone.
 const LEAST_GAIN: f64 = 1.1;
+/// A link that carries less than this share of what it did in a trial misses the connections of the trial.
+const LEAST_WITHOUT: f64 = 0.8;
 /// The time to the next trial after one that brought nothing, doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -123,8 +128,19 @@ pub(super) struct ConnectionCount {
     /// Since when its queue has been empty.
     empty_since: Option<Duration>,
     trial: Option<ConnectionTrial>,
+    undone: Option<UndoneTrial>,
     next_trial: Duration,
     pause: Duration,
+}
+
+/// A trial that brought nothing over the rate before it.
+#[derive(Clone, Copy, Debug)]
+struct UndoneTrial {
+    /// From when on the link is without its connections.
+    over_at: Duration,
+    connections: usize,
+    /// What the link carried with them (bytes/s).
+    rate: f64,
 }
 
 /// A try whether more connections carry more.
@@ -149,6 +165,7 @@ impl Default for ConnectionCount {
             first_loss: None,
             empty_since: None,
             trial: None,
+            undone: None,
             next_trial: Duration::ZERO,
             pause: FIRST_PAUSE,
         }
@@ -181,13 +198,17 @@ impl ConnectionCount {
         MOST_AUTO.min(self.most)
     }
 
-    /// A connection is open, with this round trip; the first one decides how many the link begins with.
-    pub(super) fn begins(&mut self, rtt: Duration) {
+    /// A connection is open, with this round trip, of a link that is shaped to this rate (bytes/s; infinite where it is
+    /// not); the first one decides how many the link begins with.
+    pub(super) fn begins(&mut self, rtt: Duration, shaped_rate: f64) {
         let begins = !std::mem::replace(&mut self.has_begun, true);
         if begins && self.choice == Connections::Auto && rtt >= LONG_RTT {
-            let count = rtt.as_nanos() / RTT_PER_CONNECTION.as_nanos();
-            (self.wanted, self.reason) =
-                ((count as usize).min(self.most_auto()), ConnectionsReason::LongRoundTrip);
+            let count = (rtt.as_nanos() / RTT_PER_CONNECTION.as_nanos()) as usize;
+            let half_full = (shaped_rate * rtt.as_secs_f64() / 2.0 / FIRST_WINDOW_BYTES) as usize;
+            let wanted = count.min(half_full).min(self.most_auto());
+            if wanted > 1 {
+                (self.wanted, self.reason) = (wanted, ConnectionsReason::LongRoundTrip);
+            }
         }
     }
 
@@ -197,7 +218,7 @@ impl ConnectionCount {
         if self.wanted > self.most {
             (self.wanted, self.reason) = (self.most, ConnectionsReason::Refused);
         }
-        self.trial = None;
+        (self.trial, self.undone) = (None, None);
     }
 
     /// Takes a reading of a link with this least round trip; `rate` tells the bytes/s that it carried over a time
@@ -223,12 +244,20 @@ impl ConnectionCount {
         let lossy = for_a_window(self.first_loss) && self.last_loss.is_some_and(|at| now < at + LOSS_COUNTS);
         // On a long way a queue is a small part of the round trip, and hard to tell.
         let limited = least_rtt < LONG_RTT && lossy && for_a_window(self.empty_since);
+        let is_missed = |undone: &UndoneTrial| {
+            busy && now >= undone.over_at && rate(2 * window) < LEAST_WITHOUT * undone.rate
+        };
+        if let Some(missed) = self.undone.filter(is_missed) {
+            (self.wanted, self.reason) = (missed.connections, ConnectionsReason::Losses);
+            (self.empty_since, self.first_loss, self.undone) = (Some(now), None, None);
+            return;
+        }
         let more = (STEP * self.wanted).min(self.most_auto());
         if self.choice == Connections::Auto && limited && now >= self.next_trial && more > self.wanted {
             let base = self.trial.map_or((self.wanted, rate(window)), |trial| trial.base);
             self.trial = Some(ConnectionTrial { judge_at: Some(now + 2 * window), base });
             (self.wanted, self.reason) = (more, ConnectionsReason::Losses);
-            (self.empty_since, self.first_loss) = (Some(now), None);
+            (self.empty_since, self.first_loss, self.undone) = (Some(now), None, None);
             return;
         }
         let Some(trial) = self.trial.as_mut().filter(|trial| trial.judge_at.is_some_and(|at| now >= at))
@@ -238,7 +267,10 @@ impl ConnectionCount {
         trial.judge_at = None;
         let (count, rate_before) = trial.base;
         // Without work, nothing can be measured.
-        if busy && rate(window) < LEAST_GAIN * rate_before {
+        let rate_within = rate(window);
+        if busy && rate_within < LEAST_GAIN * rate_before {
+            let over_at = now + 3 * window;
+            self.undone = Some(UndoneTrial { over_at, connections: self.wanted, rate: rate_within });
             (self.wanted, self.reason) = (count, ConnectionsReason::NoGain);
             (self.trial, self.first_loss) = (None, None);
             self.next_trial = now + self.pause;
@@ -306,13 +338,13 @@ mod tests {
 
     /// Reads a link every 100 ms until `until_ms`, with so many losses a second, this smoothed round trip and the rate
     /// that `rate` tells for a number of connections. Returns how many it has each time.
-    fn counts(losses_per_s: u64, rtt_ms: u64, rate: fn(usize) -> f64, until_ms: u64) -> Vec<usize> {
+    fn counts(losses_per_s: u64, rtt_ms: u64, rate: fn(usize, u64) -> f64, until_ms: u64) -> Vec<usize> {
         let mut count = ConnectionCount::new(Connections::Auto);
-        count.begins(RTT);
+        count.begins(RTT, f64::INFINITY);
         let read = |at: u64| {
             let reading = TcpReading { losses: losses_per_s * at / 1000, rtt: ms(rtt_ms) };
             let wanted = count.wanted;
-            count.read(reading, RTT, |_| rate(wanted), true, ms(at));
+            count.read(reading, RTT, |_| rate(wanted, at), true, ms(at));
             count.wanted
         };
         (0..=until_ms).step_by(100).map(read).collect()
@@ -320,35 +352,52 @@ mod tests {
 
     #[test]
     fn losses_beside_an_empty_queue_open_connections() {
-        let more = counts(10, 22, |count| count as f64, 2000);
+        let more = counts(10, 22, |count, _| count as f64, 2000);
         assert_eq!((more.first(), more.last()), (Some(&1), Some(&MOST_AUTO)));
         assert!(more.contains(&STEP) && more.is_sorted(), "{more:?}");
     }
 
     #[test]
     fn bottleneck_with_a_queue_keeps_one_connection() {
-        assert_eq!(counts(10, 70, |count| count as f64, 5000).last(), Some(&1));
-        assert_eq!(counts(0, 20, |count| count as f64, 5000).last(), Some(&1));
+        assert_eq!(counts(10, 70, |count, _| count as f64, 5000).last(), Some(&1));
+        assert_eq!(counts(0, 20, |count, _| count as f64, 5000).last(), Some(&1));
     }
 
     #[test]
     fn connections_that_bring_nothing_are_closed_for_a_while() {
-        let tried = counts(10, 22, |_| 1.0, 9000);
+        let tried = counts(10, 22, |_, _| 1.0, 9000);
         assert_eq!(tried.iter().max(), Some(&MOST_AUTO));
         assert!(tried[12..28].iter().all(|&count| count == 1), "{tried:?}");
-        assert!(counts(10, 22, |_| 1.0, 20_000)[90..].iter().any(|&count| count > 1));
+        assert!(counts(10, 22, |_, _| 1.0, 20_000)[90..].iter().any(|&count| count > 1));
+    }
+
+    #[test]
+    fn connections_that_are_missed_are_opened_again() {
+        // Slow start still carries what fills the link when the trial begins.
+        let rate = |count: usize, at: u64| if at < 800 { 30.0 } else { (2.0 * count as f64).min(30.0) };
+        let wanted = counts(10, 22, rate, 3000);
+        let closed = wanted.iter().rposition(|&count| count == 1).unwrap();
+        assert!(wanted[..closed].contains(&MOST_AUTO), "{wanted:?}");
+        assert!(wanted[closed + 1..].iter().all(|&count| count == MOST_AUTO), "{wanted:?}");
+        assert_eq!(wanted.last(), Some(&MOST_AUTO));
     }
 
     #[test]
     fn long_round_trip_begins_with_several() {
         for (rtt_ms, begins) in [(79, 1), (80, 8), (120, 12), (600, MOST_AUTO)] {
             let mut count = ConnectionCount::new(Connections::Auto);
-            count.begins(ms(rtt_ms));
-            count.begins(ms(1000));
+            count.begins(ms(rtt_ms), f64::INFINITY);
+            count.begins(ms(1000), f64::INFINITY);
             assert_eq!(count.wanted, begins, "{rtt_ms} ms");
         }
+        // 6 Mbit/s are filled by few, 1 Mbit/s by one.
+        for (bytes_per_s, begins) in [(12.5e6, 10), (0.75e6, 2), (0.125e6, 1)] {
+            let mut count = ConnectionCount::new(Connections::Auto);
+            count.begins(ms(100), bytes_per_s);
+            assert_eq!(count.wanted, begins, "{bytes_per_s} bytes/s");
+        }
         let mut one = ConnectionCount::new(Connections::Count(1));
-        one.begins(ms(600));
+        one.begins(ms(600), f64::INFINITY);
         assert_eq!(one.wanted, 1);
     }
 

@@ -208,7 +208,8 @@ impl Scheduler {
     /// A connection is open, with this round trip (least seen so far).
     pub(crate) fn opened(&mut self, id: impl Into<ConnectionId>, now: Duration, rtt: Duration) {
         let id = id.into();
-        self.counts[id.link].begins(rtt);
+        let shaped_rate = self.link_states[id.link].shaped_rate;
+        self.counts[id.link].begins(rtt, shaped_rate);
         self.link_state(id.link).opened(id.index, now, rtt);
     }
 
