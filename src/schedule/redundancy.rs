@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::adaptive::LinkView;
 use super::link_state::LEAST_STALL;
 use super::{ConnectionId, Scheduler};
-use crate::units::PerLink;
+use crate::units::{LinkId, PerLink};
 
 /// The share of the payload that may come twice.
 const MOST_SHARE: f64 = 0.02;
@@ -47,18 +47,26 @@ impl Scheduler {
         (!recovery && rate * rest_s > left as f64).then_some(left)
     }
 
-    /// Returns true if the bytes that a connection receives now are there already and about to exceed the budget. A
-    /// server that sends whole files cannot be made to send less.
+    /// Returns true if the bytes that a connection receives now are there already and, with those of the others, about
+    /// to exceed the budget. A server that sends whole files cannot be made to send less.
     pub(super) fn exceeds_budget(&self, id: ConnectionId, now: Duration) -> bool {
-        let state = &self.link_states[id.link];
-        let Some(first) = self.connection(id).asked.front().filter(|_| state.ranges) else {
+        if self.useless_soon(id, now) == 0 {
             return false;
+        }
+        let of_link = |link: LinkId| {
+            let indices = 0..self.link_states[link].connections.len();
+            indices.map(move |index| self.useless_soon(ConnectionId { link, index }, now)).sum::<u64>()
         };
+        self.wasted + LinkId::BOTH.map(of_link).iter().sum::<u64>() > self.redundancy_budget()
+    }
+
+    /// Returns the bytes in the next moment of a connection that are there already.
+    fn useless_soon(&self, id: ConnectionId, now: Duration) -> u64 {
+        let state = &self.link_states[id.link];
+        let Some(first) = self.connection(id).asked.front().filter(|_| state.ranges) else { return 0 };
         let have = self.open.get(&first.part.segment).map_or(0, |have| have.covered_from(first.at));
         let have = if self.complete[first.part.segment] { u64::MAX } else { have };
         let rate = state.rate(now).unwrap_or_default() * state.share_of(id.index, now);
-        let soon = (rate * SOON_S) as u64;
-        let useless = first.outstanding(&self.sizes).min(have).min(soon);
-        useless > 0 && self.wasted + useless > self.redundancy_budget()
+        first.outstanding(&self.sizes).min(have).min((rate * SOON_S) as u64)
     }
 }
