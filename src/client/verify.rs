@@ -65,12 +65,14 @@ impl Check {
             .check(&finished.incoming, expected)
             .map_err(|error| Failure::new(Outcome::Store, error))?;
         if let FileVerdict::Wrong { expected, actual } = verdict {
+            let is_of_one = finished.is_of(origin.link);
             // Without a digest in its head, it may be the answer to another request.
-            if finished.promised.is_none() {
+            if finished.promised.is_none() && is_of_one {
                 transfer.order_fails(origin.link);
             }
+            let sender = if is_of_one { origin.to_string() } else { "both servers together".into() };
             let what =
-                format!("{origin} sent {} with the digest {actual}, expected {expected}", segment.name);
+                format!("{sender} sent {} with the digest {actual}, expected {expected}", segment.name);
             let what = match transfer.encoding(origin.link, *index) {
                 Some(encoding) => {
                     format!("{what} (with the Content-Encoding {encoding}, which was not asked for)")
@@ -86,7 +88,7 @@ impl Check {
             transfer.abandon(origin.link, *index, Failure::new(Outcome::Digest, error));
             return Ok(());
         }
-        if verdict == FileVerdict::Right && finished.parts.iter().all(|part| part.link == origin.link) {
+        if verdict == FileVerdict::Right && finished.is_of(origin.link) {
             transfer.order_fits(origin.link, AnswerOrder::DigestsFit);
         }
         transfer.unless_over(|| {

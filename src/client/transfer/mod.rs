@@ -30,6 +30,8 @@ use refusals::Strike;
 /// The most files that are checked at a time beside the tasks that receive; beyond it, receiving waits for
 /// hashing.
 const MOST_CHECKS: usize = 4;
+/// A segment that came wrong so often is not fetched again.
+const MOST_WRONG: u32 = 4;
 /// How long the end of a run waits for the files that are being checked.
 const CHECKS_END: Duration = Duration::from_secs(2);
 /// A server that contradicts what is known of so many files, and has brought none right between them, holds
@@ -71,6 +73,26 @@ pub(crate) struct Finished {
     pub parts: Vec<schema::Part>,
 }
 
+impl Finished {
+    /// Returns how many of its bytes a link brought in this run.
+    fn bytes_of(&self, link: LinkId) -> u64 {
+        let of = self.parts.iter().filter(|part| part.link == link);
+        of.map(|part| part.to_byte - part.from_byte).sum()
+    }
+
+    /// Returns true where no other link brought a part of it.
+    pub(crate) fn is_of(&self, link: LinkId) -> bool {
+        self.parts.iter().all(|part| part.link == link)
+    }
+}
+
+/// How often a segment came with the wrong digest, and the links that brought all of it so.
+#[derive(Debug, Default)]
+struct WrongDigests {
+    times: u32,
+    alone: PerLink<bool>,
+}
+
 /// The work of a run.
 pub(crate) struct Transfer {
     pub segments: Vec<ManifestEntry>,
@@ -94,8 +116,8 @@ struct TransferState {
     unfinished: HashMap<usize, Unfinished>,
     /// Segments of which everything has come, and which have no name yet.
     checking: HashSet<usize>,
-    /// Segments that came wrong once.
-    wrong: HashSet<usize>,
+    /// Segments that came wrong.
+    wrong: HashMap<usize, WrongDigests>,
     /// Bytes that an earlier run has left of segments that have not been begun in this one.
     left: HashMap<usize, u64>,
     totals: Totals,
@@ -207,7 +229,7 @@ impl Transfer {
             scheduler,
             unfinished: HashMap::new(),
             checking: HashSet::new(),
-            wrong: HashSet::new(),
+            wrong: HashMap::new(),
             left: HashMap::new(),
             totals: Totals::default(),
             failure: None,
@@ -376,23 +398,22 @@ impl Transfer {
     /// The names of segments that came wrong and are not there yet.
     pub(crate) fn came_wrong(&self) -> Vec<&str> {
         let state = self.state();
-        let wrong = state.wrong.iter().filter(|&&segment| !state.scheduler.is_complete(segment));
+        let wrong = state.wrong.keys().filter(|&&segment| !state.scheduler.is_complete(segment));
         let mut wrong: Vec<&str> = wrong.map(|&segment| self.segments[segment].name.as_str()).collect();
         wrong.sort_unstable();
         wrong
     }
 
-    /// A segment came with the wrong digest. Returns the link that is to fetch it again: once, and not
-    /// the one that brought most of it, unless the other server is away.
+    /// A segment came with the wrong digest. Returns the link that is to fetch it again: first the one that brought
+    /// less of it, unless its server is away; then the other, if both had brought it. None where each server that is
+    /// there has brought all of it wrong.
     /// A digest that only the first server promised does not bind the other.
     pub(crate) fn fetch_again(&self, segment: usize, finished: &Finished) -> Option<LinkId> {
         let mut state = self.state();
-        let bytes: u64 = finished.parts.iter().map(|part| part.to_byte - part.from_byte).sum();
-        state.totals.wasted_bytes += bytes;
+        let from = PerLink::of(|link| finished.bytes_of(link));
+        state.totals.wasted_bytes += from.a + from.b;
         state.checking.remove(&segment);
-        let of_a = finished.parts.iter().filter(|part| part.link == LinkId::A);
-        let from_a = 2 * of_a.map(|part| part.to_byte - part.from_byte).sum::<u64>() > bytes;
-        let other = if from_a { LinkId::B } else { LinkId::A };
+        let other = if 2 * from.a > from.a + from.b { LinkId::B } else { LinkId::A };
         if state.contradicted.remove(&(other, segment)) {
             // It was right to say that it has another file.
             state.scheduler.readmit(other, segment);
@@ -400,10 +421,15 @@ impl Transfer {
         if state.encoded.contains_key(&(other.other(), segment)) {
             state.encodes[other.other()] = true;
         }
-        let link = if state.scheduler.is_up(other) { other } else { other.other() };
-        if !state.wrong.insert(segment) {
-            return None;
+        let is_up = PerLink::of(|link| state.scheduler.is_up(link));
+        let wrong = state.wrong.entry(segment).or_default();
+        wrong.times += 1;
+        if from[other] == 0 {
+            wrong.alone[other.other()] = true;
         }
+        let untried = [other, other.other()].into_iter().find(|&link| is_up[link] && !wrong.alone[link]);
+        let last = (wrong.times == 1).then_some(other.other());
+        let link = untried.or(last).filter(|_| wrong.times < MOST_WRONG)?;
         state.scheduler.restart(segment, Some(link));
         Some(link)
     }
@@ -623,6 +649,26 @@ mod tests {
             assert_eq!(transfer.fetch_again(0, &finished), again);
             assert_eq!(transfer.came_wrong(), ["x0"]);
             transfer.schedule(|scheduler, _| scheduler.ended(LinkId::A));
+        }
+    }
+
+    #[test]
+    fn a_wrong_file_that_both_brought_is_asked_of_each_alone() {
+        let transfer = transfer(&LinkId::BOTH);
+        let mut again = Some(LinkId::A);
+        for (expected, mixed) in [(Some(LinkId::B), true), (Some(LinkId::A), false), (None, false)] {
+            let link = again.unwrap();
+            let wrong = bring(&transfer, link, 5).incoming.unwrap();
+            let mut finished = transfer.take_finished(0, &wrong).unwrap();
+            if mixed {
+                finished.parts[0].to_byte = 3;
+                let rest =
+                    schema::Part { link: LinkId::B, from_byte: 3, to_byte: 5, ..finished.parts[0].clone() };
+                finished.parts.push(rest);
+            }
+            again = transfer.fetch_again(0, &finished);
+            assert_eq!(again, expected);
+            transfer.schedule(|scheduler, _| scheduler.ended(link));
         }
     }
 
