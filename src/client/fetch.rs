@@ -12,7 +12,7 @@ use super::measure::{Prober, When, expected, reconciliation};
 use super::origin::{self, Origin};
 use super::prepare::Ready;
 use super::progress::{self, Bars};
-use super::sampler::Sampler;
+use super::sampler::{Sampler, tell_shaped_rates};
 use super::transfer::{Failure, Transfer};
 use super::worker::{Fetcher, LinkEnd, further};
 use super::{Run, blocking, reach, running, scripted};
@@ -73,6 +73,7 @@ impl Fetched {
         let files = ready.transfer.segments.len() as u64;
         let bars = Bars::new(run.bars, files, &config.servers, names.each_ref().map(Option::as_deref));
         let before = read(&ready.links).await?;
+        tell_shaped_rates(&ready.transfer, &before);
         let fetching = fetch_all(ready);
         let mut sampler = Sampler::new(ready.transfer.clone(), ready.links.clone());
         // The sampler ends only when it cannot go on, and then neither can the run.
@@ -121,11 +122,7 @@ fn reconciled(ready: &Ready, link: LinkId, readings: [&CounterReading; 2]) -> Op
         shaper_bytes: after.bytes.checked_sub(before.bytes)?,
         shaper_packets: after.packets.checked_sub(before.packets)?,
         dropped_packets: drops(after).checked_sub(drops(before))?,
-        retransmits: metrics
-            .open()
-            .values()
-            .filter_map(|open| Some(open.sender.as_ref()?.1.retransmits_total))
-            .reduce(|a, b| a + b),
+        retransmits: metrics.retransmits(),
         spoilt,
         mss_bytes: metrics.mss_bytes() as u64,
         ipv6: ready.is_ipv6(link),

@@ -31,8 +31,8 @@ pub(crate) struct Counts {
     pub shaper_packets: u64,
     /// Dropped by the shaper, for whatever cause.
     pub dropped_packets: u64,
-    /// Sent again, as the server tells; null where it does not.
-    pub retransmits: Option<u64>,
+    /// Sent again, as the server tells; 0 where it does not.
+    pub retransmits: u64,
     /// The share of packets that the profile damages, doubles or lets overtake, 0 to 1.
     pub spoilt: f64,
     /// Payload of a full segment.
@@ -47,7 +47,7 @@ pub(crate) fn reconcile(counts: &Counts) -> Reconciled {
     let headers = if counts.ipv6 { HEADERS.1 } else { HEADERS.0 };
     let payload = counts.shaper_bytes as i64 - (headers * counts.shaper_packets) as i64;
     let unexplained = payload - counts.received_bytes as i64;
-    let again = counts.dropped_packets.max(counts.retransmits.unwrap_or_default()) * counts.mss_bytes;
+    let again = counts.dropped_packets.max(counts.retransmits) * counts.mss_bytes;
     let share = SPURIOUS + 2.0 * counts.spoilt;
     let most = again
         + (counts.received_bytes as f64 * share) as u64
@@ -112,7 +112,7 @@ mod tests {
         };
         assert!(!reconcile(&twice(5000)).ok);
         assert!(reconcile(&Counts { dropped_packets: 5000, ..twice(5000) }).ok);
-        assert!(reconcile(&Counts { retransmits: Some(5000), ..twice(5000) }).ok);
+        assert!(reconcile(&Counts { retransmits: 5000, ..twice(5000) }).ok);
         assert!(reconcile(&Counts { spoilt: 0.05, ..twice(5000) }).ok);
     }
 }

@@ -73,6 +73,8 @@ pub(crate) struct LinkMetrics {
     /// How many connections were opened.
     pub connections: AtomicU64,
     open: Mutex<BTreeMap<usize, OpenConnection>>,
+    /// What the server said that it sent again on connections that are closed.
+    closed_retransmits: AtomicU64,
     pub round_trips: Mutex<ObservedRtts>,
     /// Payload of a full segment, as negotiated; 0 until it was read.
     pub mss: AtomicU64,
@@ -84,6 +86,20 @@ impl LinkMetrics {
     /// Returns the open connections, by their index.
     pub(crate) fn open(&self) -> MutexGuard<'_, BTreeMap<usize, OpenConnection>> {
         self.open.lock().expect("nobody panics while holding the connections")
+    }
+
+    /// A connection is not open any more.
+    pub(crate) fn closed(&self, index: usize) {
+        let told = self.open().remove(&index).and_then(|closed| closed.sender);
+        let again = told.map_or(0, |(_, sender)| sender.retransmits_total);
+        self.closed_retransmits.fetch_add(again, Ordering::Relaxed);
+    }
+
+    /// Returns how many segments the server sent again, as it last said for each connection.
+    pub(crate) fn retransmits(&self) -> u64 {
+        let told = |open: &OpenConnection| Some(open.sender.as_ref()?.1.retransmits_total);
+        let of_open: u64 = self.open().values().filter_map(told).sum();
+        of_open + self.closed_retransmits.load(Ordering::Relaxed)
     }
 
     pub(crate) fn round_trips(&self) -> MutexGuard<'_, ObservedRtts> {

@@ -288,7 +288,7 @@ impl Fetcher {
             closing: false,
         };
         let outcome = self.work(&mut connection).await;
-        self.transfer.metrics(self.origin.link).open().remove(&self.id.index);
+        self.transfer.metrics(self.origin.link).closed(self.id.index);
         if let Err(Broken::Fatal(_)) = &outcome {
             // Claimed bytes may not be on file. They stay claimed, so that no note has them.
             return outcome;
