@@ -200,6 +200,11 @@ impl Fetcher {
                 );
                 return Ok(ReceivedAnswer::PassOver);
             }
+            // A status that is no file's may be a limit of connections: the first one asks for the file again.
+            status @ 400..500 if self.id.index > 0 && ![404, 410].contains(&status) => {
+                connection.excused = true;
+                return Err(Broken::Busy(format!("{origin} answered {status} for {name}"), None));
+            }
             500.. => return Err(Broken::Origin(format!("it answered {} for {name}", head.status))),
             status => {
                 return refuse(
