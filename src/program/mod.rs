@@ -492,7 +492,7 @@ impl<'a> Observed<'a> {
         })
         .await?;
         self.served = self.read_served(origins, &found).await;
-        self.told = playback::read(&place.out, self.log.epoch());
+        self.told = playback::read(&place.out, self.log.epoch(), self.log.ms(Instant::now()));
         if self.told.is_some() {
             account::count_as_fetched(&mut found, self.served.as_deref().unwrap_or_default());
         }
