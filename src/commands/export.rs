@@ -44,12 +44,11 @@ pub(crate) fn main(command: &ExportCommand) -> Result<()> {
     let (of, text) = match command {
         ExportCommand::Perfetto { of } => (of, perfetto::render(&read(of)?)),
         ExportCommand::P1203 { of, media } => {
-            let text = p1203::render(&read(of)?, media);
-            (of, text.context("cannot rate the run: no segment came that could be played")?)
+            (of, p1203::render(&read(of)?, media).context("cannot rate the run")?)
         }
     };
     let Some(path) = &of.out else { return print(&text) };
-    write_named(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+    write_named(path, text.as_bytes())
 }
 
 /// Reads the run, and warns of the log's problems.

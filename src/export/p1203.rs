@@ -4,6 +4,7 @@
 //! (I.23, in media time; the initial loading is a stall at 0). Bitrates are the sizes of the segments over the time
 //! that each plays; pictures the log does not know, so that the caller says what they are.
 
+use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 
 use super::LoggedRun;
@@ -42,8 +43,15 @@ fn fps(text: &str) -> Result<f64, String> {
     fps.ok_or_else(|| "expected pictures a second, 1 to 1000".into())
 }
 
-/// Renders the input; `None` where no segment came that could be played.
-pub(crate) fn render(run: &LoggedRun, kind: &P1203Media) -> Option<String> {
+/// Renders the input.
+///
+/// # Errors
+/// No segment came that could be played, or the sound is to have more than all bits of one.
+pub(crate) fn render(run: &LoggedRun, kind: &P1203Media) -> Result<String> {
+    input_of(run, kind).context("no segment came that could be played")?
+}
+
+fn input_of(run: &LoggedRun, kind: &P1203Media) -> Option<Result<String>> {
     let played = run.playback()?;
     let duration_s = played.qoe.segment_duration_ms / 1e3;
     let mut came: Vec<_> = run.segments.iter().collect();
@@ -54,13 +62,20 @@ pub(crate) fn render(run: &LoggedRun, kind: &P1203Media) -> Option<String> {
     let media: Vec<_> = whole.map(|(_, segment)| segment).filter(|segment| is_media(&segment.name)).collect();
     let start = |place: usize| place as f64 * duration_s;
     let audio_kbit = f64::from(kind.audio_kbit);
+    let kbit_of = |bytes: u64| bytes as f64 * 8.0 / 1e3 / duration_s;
+    let least_kbit = media.iter().map(|segment| kbit_of(segment.bytes)).fold(f64::INFINITY, f64::min);
+    if audio_kbit >= least_kbit {
+        return Some(Err(anyhow!(
+            "sound of {audio_kbit} kbit/s leaves nothing for the pictures of a segment of {least_kbit:.0} kbit/s: \
+             give --audio-kbit less"
+        )));
+    }
     let video = media.iter().enumerate().map(|(place, segment)| {
-        let kbit = segment.bytes as f64 * 8.0 / 1e3 / duration_s;
         json!({
             "codec": "h264",
             "start": start(place),
             "duration": duration_s,
-            "bitrate": (kbit - audio_kbit).max(1.0),
+            "bitrate": kbit_of(segment.bytes) - audio_kbit,
             "resolution": kind.resolution,
             "fps": kind.fps,
         })
@@ -82,7 +97,7 @@ pub(crate) fn render(run: &LoggedRun, kind: &P1203Media) -> Option<String> {
         "I23": stream("stalling", json!(stalling)),
         "IGen": {"device": kind.device, "displaySize": kind.display, "viewingDistance": "150cm"},
     });
-    Some(format!("{input:#}\n"))
+    Some(Ok(format!("{input:#}\n")))
 }
 
 #[cfg(test)]
@@ -128,6 +143,6 @@ mod tests {
         assert_eq!(input(&run, 0)["I13"]["segments"].as_array().unwrap().len(), 2);
         assert_eq!(input(&run, 0)["I11"]["segments"], json!([]));
         run.segments.clear();
-        assert!(render(&run, &media(0)).is_none());
+        assert!(render(&run, &media(0)).is_err());
     }
 }
