@@ -69,7 +69,10 @@ pub(crate) enum LinkCommand {
 pub(crate) struct Place {
     /// The lab whose links are meant, where several run (twinlink lab --list names them)
     #[arg(long, value_name = "NAME")]
-    lab: Option<LabName>,
+    pub lab: Option<LabName>,
+    /// Nobody reads what it would tell.
+    #[arg(skip)]
+    pub quiet: bool,
 }
 
 impl Place {
@@ -92,7 +95,9 @@ impl Place {
             answer => {
                 let rows = answer.with_context(|| format!("cannot do this in the lab {}", lab.name))?;
                 // Standard output may be one JSON object.
-                tell(&format!("in {} ({}):", lab.name, lab.command));
+                if !self.quiet {
+                    tell(&format!("in {} ({}):", lab.name, lab.command));
+                }
                 Ok(rows)
             }
         }

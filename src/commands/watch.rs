@@ -78,7 +78,7 @@ pub(crate) fn main(args: &WatchArgs) -> Result<()> {
             std::process::exit(0);
         })?;
     }
-    let control = args.control.then(|| control(args.place.clone())).transpose()?;
+    let control = args.control.then(|| control(Place { quiet: true, ..args.place.clone() })).transpose()?;
     serve(&listener, &PageServer { root: args.path.clone(), since, control })
 }
 

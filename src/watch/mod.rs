@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::text::print;
+use crate::text::{print, tell};
 use follow::Follower;
 use view::View;
 
@@ -26,8 +26,15 @@ pub(crate) fn show(root: &Path) -> Result<()> {
     let (mut follower, mut view) = (Follower::new(root, None), View::default());
     let redraws = std::io::stdout().is_terminal();
     let mut drawn = 0;
+    let mut waits = false;
     loop {
         let news = follower.poll().with_context(|| format!("cannot read the log of {}", root.display()))?;
+        if !std::mem::replace(&mut waits, true) && news.is_empty() {
+            tell(&format!(
+                "no run is in {} yet: waiting for one to begin (Ctrl-C ends this)",
+                root.display()
+            ));
+        }
         news.iter().for_each(|news| view.take(news));
         if redraws && (drawn == 0 || !news.is_empty()) {
             drawn = redraw(&view.text(), drawn)?;

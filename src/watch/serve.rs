@@ -112,7 +112,8 @@ fn read_request(stream: &TcpStream) -> io::Result<PageRequest> {
     let host = header("host").unwrap_or_default();
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     let is_own = ["127.0.0.1", "localhost", "[::1]"].contains(&name)
-        && header("origin").is_none_or(|origin| origin == format!("http://{host}"));
+        && header("origin").is_none_or(|origin| origin == format!("http://{host}"))
+        && header("sec-fetch-site").is_none_or(|site| ["same-origin", "none"].contains(&site));
     let length: usize = header("content-length").map_or(Ok(0), str::parse).map_err(|_| invalid())?;
     if length > LONGEST_BODY {
         return Err(invalid());
