@@ -110,8 +110,8 @@ impl Drop for Capture {
     fn drop(&mut self) {
         self.sender = None;
         match self.writer.take().map(JoinHandle::join) {
-            Some(Ok(Err(error))) => tracing::error!("the capture is not complete: {error}"),
-            Some(Err(_)) => tracing::error!("the capture is not complete: its writer panicked"),
+            Some(Ok(Err(error))) => return tracing::error!("the capture is not complete: {error}"),
+            Some(Err(_)) => return tracing::error!("the capture is not complete: its writer panicked"),
             _ => {}
         }
         let left_out: u64 = self.counts.left_out.iter().map(|count| count.load(Relaxed)).sum();
