@@ -8,7 +8,8 @@ build
 echo "== a change in the middle of a run"
 export COMPOSE_PROJECT_NAME=$project
 # Slow enough that the run lasts until link b is cleared, on a busy machine too.
-export TWINLINK_LINK_A=3g TWINLINK_LINK_B=3g
+# One connection to each server, which no change may break.
+export TWINLINK_LINK_A=3g TWINLINK_LINK_B=3g TWINLINK_CONNECTIONS=1
 touch "$WORK/change.begun"
 compose up -d --force-recreate client >"$WORK/change.up" 2>&1 || fail "cannot start: $(tail -n 5 "$WORK/change.up")"
 newest() { find results -mindepth 1 -maxdepth 1 -type d -newer "$WORK/change.begun"; }
