@@ -34,7 +34,7 @@ const MOST: usize = 64;
 /// From this round trip on a link begins with more than one connection: one for each of these spans.
 const LONG_RTT: Duration = Duration::from_millis(80);
 const RTT_PER_CONNECTION: Duration = Duration::from_millis(10);
-/// What a connection brings in its first round trip: ten full segments (RFC 6928).
+/// The bytes of a connection in its first round trip: ten full segments (RFC 6928).
 const FIRST_WINDOW_BYTES: f64 = 14_480.0;
 /// The factor of a trial's next step.
 const STEP: usize = 4;
@@ -139,7 +139,7 @@ struct UndoneTrial {
     /// From when on the link is without its connections.
     over_at: Duration,
     connections: usize,
-    /// What the link carried with them (bytes/s).
+    /// The rate of the link with them (bytes/s).
     rate: f64,
 }
 

@@ -73,7 +73,7 @@ pub(crate) struct LinkMetrics {
     /// How many connections were opened.
     pub connections: AtomicU64,
     open: Mutex<BTreeMap<usize, OpenConnection>>,
-    /// What the server said that it sent again on connections that are closed.
+    /// Segments that the server said it sent again on connections that are closed.
     closed_retransmits: AtomicU64,
     pub round_trips: Mutex<ObservedRtts>,
     /// Payload of a full segment, as negotiated; 0 until it was read.
