@@ -72,6 +72,10 @@ def name(cell):
     return f"{ways[0]} + {ways[1]}, {cell['files']} files"
 
 
+def path_of(folder, cell, letter):
+    return os.path.join(folder, f"{cell['seed']}-{letter}.toml")
+
+
 def predict(options, folder, cell, schedule):
     command = [options.twinlink, "simulate", "--json", "--congestion", options.congestion]
     command += ["--seed", str(cell["seed"] + 1), "--files", f"s{{001..{cell['files']:03}}}.m4s"]
@@ -80,11 +84,8 @@ def predict(options, folder, cell, schedule):
         command += ["--channel", cell["channel"]]
     else:
         rates = ":".join(f"{one['mbit'] * 1000:.0f}" for one in cell["links"])
-        for letter, one in zip("ab", cell["links"]):
-            path = os.path.join(folder, f"{cell['seed']}-{letter}.toml")
-            with open(path, "w") as file:
-                file.write(profile(one))
-            command += [f"--link-{letter}", path]
+        for letter in "ab":
+            command += [f"--link-{letter}", path_of(folder, cell, letter)]
     command += ["--schedule", f"rates={rates}" if schedule == "rates" else schedule]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode != 0:
@@ -110,6 +111,10 @@ def main():
     cells = list(drawn(options.cells, options.seed))
     found = collections.defaultdict(list)
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for cell in cells:
+            for letter, one in zip("ab", cell.get("links", [])):
+                with open(path_of(folder, cell, letter), "w") as file:
+                    file.write(profile(one))
         work = [(cell, schedule) for cell in cells for schedule in SCHEDULES]
         results = pool.map(lambda one: predict(options, folder, *one), work)
         for number, ((cell, schedule), efficiency) in enumerate(zip(work, results), 1):
