@@ -413,7 +413,7 @@ impl Transfer {
         let from = PerLink::of(|link| finished.bytes_of(link));
         state.totals.wasted_bytes += from.a + from.b;
         state.checking.remove(&segment);
-        let other = if 2 * from.a > from.a + from.b { LinkId::B } else { LinkId::A };
+        let other = if from.a > from.b { LinkId::B } else { LinkId::A };
         if state.contradicted.remove(&(other, segment)) {
             // It was right to say that it has another file.
             state.scheduler.readmit(other, segment);
