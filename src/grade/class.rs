@@ -133,13 +133,14 @@ pub(crate) fn main(config: &ClassConfig) -> Result<()> {
     }
     // Before any thread.
     let scratch = Scratch::new()?;
-    let graded = grade_all(config, assignment, submissions, visible, scratch.path());
+    let graded = grade_all(config, path, assignment, submissions, visible, scratch.path());
     scratch.remove();
     graded
 }
 
 fn grade_all(
     config: &ClassConfig,
+    path: PathBuf,
     assignment: Assignment,
     submissions: Vec<(String, PathBuf)>,
     visible: Vec<PathBuf>,
@@ -160,7 +161,7 @@ fn grade_all(
         tell("ending: the labs are ended, and what has been graded is kept");
     });
     let class = Class {
-        path: config.assignment.canonicalize().context("cannot find the assignment")?,
+        path,
         assignment,
         visible,
         folder,
