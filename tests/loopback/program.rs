@@ -199,7 +199,7 @@ fn pair_with_its_own_protocol_runs_and_sweeps() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let folder = fs::read_dir(place.path("runs")).unwrap().next().unwrap().unwrap().path();
     let end = Judged { output, folder }.end();
-    // What an access log would tell is unknown.
+    // No access log tells the requests.
     assert_eq!(
         (&end["exit"], &end["files"], &end["program"]["requests"]),
         (&"ok".into(), &6.into(), &Value::Null)
